@@ -1,0 +1,24 @@
+//! What can be wrong with a file of ours or of others. The room that owns the path adds it.
+
+/// Why bytes were refused: where, what was wanted, what was found.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum FormatError {
+    /// The container itself is damaged: truncated, overlapping, not JSON.
+    #[error("{what} is damaged: {why}")]
+    Damaged { what: &'static str, why: String },
+    /// A tensor that must be there is not.
+    #[error("tensor {name} is missing")]
+    MissingTensor { name: String },
+    /// A tensor has the wrong shape.
+    #[error("tensor {name} has shape {found:?}, wanted {wanted:?}")]
+    Shape { name: String, wanted: Vec<usize>, found: Vec<usize> },
+    /// A tensor has a type that its use does not allow.
+    #[error("tensor {name} has type {found}, wanted {wanted}")]
+    Dtype { name: String, wanted: &'static str, found: String },
+    /// A configuration key is missing or has a value outside its range.
+    #[error("{file}: {key} is {found}, wanted {wanted}")]
+    Key { file: &'static str, key: String, wanted: String, found: String },
+    /// Valid, but something this program does not do.
+    #[error("{what} is not supported: {found}; supported: {supported}")]
+    Unsupported { what: &'static str, found: String, supported: String },
+}

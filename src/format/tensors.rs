@@ -1,0 +1,120 @@
+//! A safetensors file as shared bytes with an index (format: huggingface/safetensors, README "Format").
+//!
+//! [`TensorFile`] keeps the bytes alive and hands out [`Tensor`]s that do the same, so a tensor of a
+//! mapped file can be held by a model without copying and without a lifetime.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytemuck::Pod;
+use safetensors::{Dtype, SafeTensors};
+
+use super::FormatError;
+
+/// Immutable bytes with an owner: a file map in production, a `Vec<u8>` in tests.
+pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// An indexed safetensors file.
+#[derive(Clone)]
+pub struct TensorFile {
+    bytes: Bytes,
+    entries: Arc<BTreeMap<String, Entry>>,
+    metadata: Arc<BTreeMap<String, String>>,
+}
+
+struct Entry {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    range: Range<usize>,
+}
+
+impl TensorFile {
+    /// Reads the header; the tensors' bytes are not touched.
+    ///
+    /// # Errors
+    /// [`FormatError::Damaged`] when the header is not JSON, offsets leave the file, overlap or leave holes.
+    pub fn parse(bytes: Bytes) -> Result<Self, FormatError> {
+        let all: &[u8] = (*bytes).as_ref();
+        let damaged = |why: String| FormatError::Damaged { what: "safetensors header", why };
+        let (header_len, header) = SafeTensors::read_metadata(all).map_err(|e| damaged(e.to_string()))?;
+        let data_start = header_len.checked_add(8).ok_or_else(|| damaged("length overflows".into()))?;
+        let mut entries = BTreeMap::new();
+        for (name, info) in header.tensors() {
+            let range = data_start + info.data_offsets.0..data_start + info.data_offsets.1;
+            if range.start > range.end || range.end > all.len() {
+                return Err(damaged(format!("tensor {name} leaves the file")));
+            }
+            entries.insert(name, Entry { dtype: info.dtype, shape: info.shape.clone(), range });
+        }
+        let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
+        Ok(Self { bytes, entries: Arc::new(entries), metadata: Arc::new(metadata) })
+    }
+
+    /// Names in byte order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// The file's own `__metadata__` table.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// All bytes of the file, header included.
+    pub fn as_bytes(&self) -> &[u8] {
+        (*self.bytes).as_ref()
+    }
+
+    /// The tensor of that name, if it is there.
+    pub fn get(&self, name: &str) -> Option<Tensor> {
+        self.entries.get(name).map(|entry| Tensor {
+            bytes: Arc::clone(&self.bytes),
+            dtype: entry.dtype,
+            shape: entry.shape.clone(),
+            range: entry.range.clone(),
+        })
+    }
+
+    /// The tensor of that name.
+    ///
+    /// # Errors
+    /// [`FormatError::MissingTensor`].
+    pub fn require(&self, name: &str) -> Result<Tensor, FormatError> {
+        self.get(name).ok_or_else(|| FormatError::MissingTensor { name: name.to_owned() })
+    }
+}
+
+/// One tensor of a [`TensorFile`], row-major, keeping the file's bytes alive.
+#[derive(Clone)]
+pub struct Tensor {
+    bytes: Bytes,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    range: Range<usize>,
+}
+
+impl Tensor {
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    pub fn n_elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Raw little-endian bytes.
+    pub fn data(&self) -> &[u8] {
+        &(*self.bytes).as_ref()[self.range.clone()]
+    }
+
+    /// The elements in place, when the bytes are aligned for `T`.
+    /// The caller knows from [`Tensor::dtype`] that `T` is the element type.
+    pub fn as_slice<T: Pod>(&self) -> Option<&[T]> {
+        bytemuck::try_cast_slice(self.data()).ok()
+    }
+}

@@ -1,0 +1,12 @@
+pub mod backend;
+pub mod cli;
+pub mod daemon;
+pub mod format;
+pub mod infer;
+pub mod kernels;
+pub mod model;
+pub mod probe;
+pub mod spool;
+pub mod store;
+pub mod text;
+pub mod tools;
