@@ -1,8 +1,16 @@
 //! Bytes to typed views and back. Takes `&[u8]` or shared [`Bytes`]; never a path, a thread or a kernel.
 
+pub mod adapter;
 pub mod architecture;
+mod bounds;
+pub mod engine;
+pub mod engine_config;
 pub mod error;
+pub(crate) mod json;
 pub mod tensors;
 
+pub use adapter::{Adapter, AdapterError, LoraPair};
+pub use engine::{Limits, Precision, Target};
+pub use engine_config::EngineConfig;
 pub use error::FormatError;
 pub use tensors::{Bytes, Tensor, TensorFile};

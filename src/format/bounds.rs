@@ -1,0 +1,105 @@
+//! Which sizes are believed: a damaged configuration must not ask for a terabyte.
+
+use super::FormatError;
+use super::architecture::{Architecture, Rope, RopeScaling};
+use super::engine::Limits;
+
+/// Largest value of each size; real decoders stay well below.
+const MAX_VOCAB: usize = 1 << 24;
+const MAX_HIDDEN: usize = 1 << 17;
+const MAX_INTERMEDIATE: usize = 1 << 20;
+const MAX_LAYERS: usize = 1 << 10;
+const MAX_HEADS: usize = 1 << 12;
+const MAX_HEAD_DIM: usize = 1 << 11;
+const MAX_POSITIONS: usize = 1 << 26;
+const MAX_BATCH: usize = 1 << 12;
+const MAX_RANK: usize = 1 << 12;
+
+struct Checker {
+    file: &'static str,
+}
+
+impl Checker {
+    fn wrong(&self, key: &str, wanted: String, found: impl ToString) -> FormatError {
+        FormatError::Key { file: self.file, key: key.to_owned(), wanted, found: found.to_string() }
+    }
+
+    fn range(&self, key: &str, found: usize, least: usize, most: usize) -> Result<(), FormatError> {
+        if (least..=most).contains(&found) {
+            return Ok(());
+        }
+        Err(self.wrong(key, format!("{least} to {most}"), found))
+    }
+
+    fn positive(&self, key: &str, found: f64) -> Result<(), FormatError> {
+        if found.is_finite() && found > 0.0 {
+            return Ok(());
+        }
+        Err(self.wrong(key, "a number above 0".to_owned(), found))
+    }
+}
+
+/// Checks every size of an architecture under its key in `config.json`.
+///
+/// # Errors
+/// [`FormatError::Key`] for the first key outside its range.
+pub fn check_architecture(architecture: &Architecture, file: &'static str) -> Result<(), FormatError> {
+    let checker = Checker { file };
+    let a = architecture;
+    checker.range("vocab_size", a.vocab_size, 1, MAX_VOCAB)?;
+    checker.range("hidden_size", a.hidden_size, 1, MAX_HIDDEN)?;
+    checker.range("intermediate_size", a.intermediate_size, 1, MAX_INTERMEDIATE)?;
+    checker.range("num_hidden_layers", a.n_layers, 1, MAX_LAYERS)?;
+    checker.range("num_attention_heads", a.n_heads, 1, MAX_HEADS)?;
+    checker.range("num_key_value_heads", a.n_kv_heads, 1, MAX_HEADS)?;
+    checker.range("head_dim", a.head_dim, 2, MAX_HEAD_DIM)?;
+    checker.range("max_position_embeddings", a.max_positions, 1, MAX_POSITIONS)?;
+    if !a.n_heads.is_multiple_of(a.n_kv_heads) {
+        let wanted = format!("a divisor of num_attention_heads {}", a.n_heads);
+        return Err(checker.wrong("num_key_value_heads", wanted, a.n_kv_heads));
+    }
+    if !a.head_dim.is_multiple_of(2) {
+        return Err(checker.wrong("head_dim", "an even number".to_owned(), a.head_dim));
+    }
+    checker.positive("rms_norm_eps", f64::from(a.rms_norm_eps))?;
+    if let Some(window) = a.sliding_window {
+        checker.range("sliding_window", window, 1, MAX_POSITIONS)?;
+    }
+    check_rope(&a.rope, &checker)
+}
+
+fn check_rope(rope: &Rope, checker: &Checker) -> Result<(), FormatError> {
+    checker.positive("rope_theta", rope.theta)?;
+    match rope.scaling {
+        RopeScaling::None => Ok(()),
+        RopeScaling::Linear { factor } => checker.positive("rope_scaling.factor", factor),
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
+            checker.positive("rope_scaling.factor", factor)?;
+            checker.positive("rope_scaling.low_freq_factor", low_freq_factor)?;
+            checker.positive("rope_scaling.high_freq_factor", high_freq_factor)?;
+            if high_freq_factor <= low_freq_factor {
+                let wanted = format!("a number above low_freq_factor {low_freq_factor}");
+                return Err(checker.wrong("rope_scaling.high_freq_factor", wanted, high_freq_factor));
+            }
+            let key = "rope_scaling.original_max_position_embeddings";
+            checker.range(key, original_max_positions, 1, MAX_POSITIONS)
+        }
+    }
+}
+
+/// Checks an engine's limits.
+///
+/// # Errors
+/// [`FormatError::Key`] for the first one outside its range.
+pub fn check_limits(limits: &Limits, file: &'static str) -> Result<(), FormatError> {
+    let checker = Checker { file };
+    checker.range("builder_config.max_batch_size", limits.max_batch_size, 1, MAX_BATCH)?;
+    checker.range("builder_config.max_input_len", limits.max_input_len, 1, MAX_POSITIONS)?;
+    checker.range("builder_config.max_kv_cache_capacity", limits.max_kv_cache_capacity, 1, MAX_POSITIONS)?;
+    checker.range("builder_config.max_lora_rank", limits.max_lora_rank, 0, MAX_RANK)?;
+    if limits.max_input_len > limits.max_kv_cache_capacity {
+        let wanted = format!("at most max_kv_cache_capacity {}", limits.max_kv_cache_capacity);
+        return Err(checker.wrong("builder_config.max_input_len", wanted, limits.max_input_len));
+    }
+    Ok(())
+}

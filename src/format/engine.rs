@@ -1,0 +1,265 @@
+//! The layout of `llm.engine`: a safetensors file already in the kernels' layout.
+//!
+//! The data section starts on a page and each tensor at a multiple of 64 bytes; the gaps are tensors
+//! named `pad.N`, for the format forbids holes. Names are those of Hugging Face checkpoints. Every
+//! matrix row is padded with zeros to [`row_stride`] elements; norms and biases are plain f32 vectors.
+
+use std::fmt;
+use std::str::FromStr;
+
+use safetensors::Dtype;
+
+use super::architecture::{Architecture, Projection};
+use super::error::FormatError;
+
+/// Version of the layout; another one is refused.
+pub const FORMAT_VERSION: u32 = 1;
+/// Rows are padded to a multiple of this many elements.
+pub const ROW_ALIGN: usize = 32;
+/// Elements of one int4 block of 16 bytes: byte `j` holds element `j` (low nibble) and `j + 16` (high).
+pub const INT4_BLOCK: usize = 32;
+/// Tensors start at multiples of this many bytes.
+pub const TENSOR_ALIGN: usize = 64;
+/// The data section starts at a multiple of this many bytes.
+pub const PAGE: usize = 4096;
+/// The embedding table, which is also the head of a tied model.
+pub const EMBEDDING: &str = "model.embed_tokens.weight";
+/// The head of an untied model.
+pub const HEAD: &str = "lm_head.weight";
+/// The norm before the head.
+pub const FINAL_NORM: &str = "model.norm.weight";
+/// Names of filler tensors start so.
+pub const PAD_PREFIX: &str = "pad.";
+
+/// How matrices are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// F32 `[n, stride]`.
+    F32,
+    /// F16 `[n, stride]`.
+    F16,
+    /// I8 `[n, stride]`, `q` in -127..=127, and F32 `[n]` named `X.weight_scale`; `w = q * scale`.
+    Int8,
+    /// U8 `[n, stride / 2]`, nibbles `q + 8` with `q` in -8..=7 in blocks of [`INT4_BLOCK`], and
+    /// F16 `[n, stride / group]` named `X.weight_scale`; `w = q * scale`, group from [`int4_group`].
+    Int4,
+}
+
+impl Precision {
+    pub const ALL: [Precision; 4] = [Precision::F32, Precision::F16, Precision::Int8, Precision::Int4];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::F16 => "f16",
+            Precision::Int8 => "int8",
+            Precision::Int4 => "int4",
+        }
+    }
+
+    /// How the embedding table and an untied head are stored in an engine of this precision.
+    pub fn of_table(self) -> Precision {
+        if self == Precision::Int4 { Precision::Int8 } else { self }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Precision {
+    type Err = FormatError;
+
+    fn from_str(text: &str) -> Result<Self, FormatError> {
+        let unknown = || FormatError::Unsupported {
+            what: "precision",
+            found: text.to_owned(),
+            supported: "f32, f16, int8, int4".to_owned(),
+        };
+        Precision::ALL.into_iter().find(|precision| precision.name() == text).ok_or_else(unknown)
+    }
+}
+
+/// Where the engine is meant to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Target {
+    Cpu,
+    Cuda,
+}
+
+impl Target {
+    pub fn name(self) -> &'static str {
+        match self {
+            Target::Cpu => "cpu",
+            Target::Cuda => "cuda",
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Target {
+    type Err = FormatError;
+
+    fn from_str(text: &str) -> Result<Self, FormatError> {
+        match text {
+            "cpu" => Ok(Target::Cpu),
+            "cuda" => Ok(Target::Cuda),
+            other => Err(FormatError::Unsupported {
+                what: "target",
+                found: other.to_owned(),
+                supported: "cpu, cuda".to_owned(),
+            }),
+        }
+    }
+}
+
+/// What an engine was built for (`llm_build`'s flags).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Sequences per step, at least 1.
+    pub max_batch_size: usize,
+    /// Prompt tokens per request, at most `max_kv_cache_capacity`.
+    pub max_input_len: usize,
+    /// Prompt and generated tokens per sequence.
+    pub max_kv_cache_capacity: usize,
+    /// 0: no adapters.
+    pub max_lora_rank: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_batch_size: 4, max_input_len: 1024, max_kv_cache_capacity: 4096, max_lora_rank: 0 }
+    }
+}
+
+/// Elements of a stored row of `in_features` logical elements.
+pub fn row_stride(in_features: usize) -> usize {
+    in_features.next_multiple_of(ROW_ALIGN)
+}
+
+/// Elements that share one int4 scale, for a row of `stride` elements.
+pub fn int4_group(stride: usize) -> usize {
+    match stride {
+        _ if stride.is_multiple_of(128) => 128,
+        _ if stride.is_multiple_of(64) => 64,
+        _ => 32,
+    }
+}
+
+/// `model.layers.0.self_attn.q_proj.weight`.
+pub fn projection_weight(layer: usize, projection: Projection) -> String {
+    format!("model.layers.{layer}.{}.weight", projection.path())
+}
+
+/// `model.layers.0.self_attn.q_proj.bias`.
+pub fn projection_bias(layer: usize, projection: Projection) -> String {
+    format!("model.layers.{layer}.{}.bias", projection.path())
+}
+
+/// `X.weight` to `X.weight_scale`.
+pub fn scale_name(weight: &str) -> String {
+    format!("{weight}_scale")
+}
+
+/// One logical tensor of an engine, under its checkpoint name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Item {
+    /// `rows` x `columns` logical elements, stored at a precision.
+    Matrix { name: String, rows: usize, columns: usize, precision: Precision },
+    /// `len` f32 elements.
+    Vector { name: String, len: usize },
+}
+
+impl Item {
+    pub fn name(&self) -> &str {
+        match self {
+            Item::Matrix { name, .. } | Item::Vector { name, .. } => name,
+        }
+    }
+
+    /// The shape in the checkpoint: `[rows, columns]` or `[len]`.
+    pub fn logical_shape(&self) -> Vec<usize> {
+        match *self {
+            Item::Matrix { rows, columns, .. } => vec![rows, columns],
+            Item::Vector { len, .. } => vec![len],
+        }
+    }
+
+    /// The stored tensors: the weight, then its scales if it has any.
+    pub fn stored(&self) -> Vec<Stored> {
+        let one = |name: &str, dtype, shape| Stored { name: name.to_owned(), dtype, shape };
+        match self {
+            Item::Vector { name, len } => vec![one(name, Dtype::F32, vec![*len])],
+            Item::Matrix { name, rows, columns, precision } => {
+                let (rows, stride) = (*rows, row_stride(*columns));
+                let scales = scale_name(name);
+                match precision {
+                    Precision::F32 => vec![one(name, Dtype::F32, vec![rows, stride])],
+                    Precision::F16 => vec![one(name, Dtype::F16, vec![rows, stride])],
+                    Precision::Int8 => {
+                        vec![one(name, Dtype::I8, vec![rows, stride]), one(&scales, Dtype::F32, vec![rows])]
+                    }
+                    Precision::Int4 => vec![
+                        one(name, Dtype::U8, vec![rows, stride / 2]),
+                        one(&scales, Dtype::F16, vec![rows, stride / int4_group(stride)]),
+                    ],
+                }
+            }
+        }
+    }
+}
+
+/// A tensor as the file holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    pub name: String,
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+}
+
+impl Stored {
+    pub fn n_bytes(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
+    }
+}
+
+/// Every tensor of an engine, in file order: embedding, layers, final norm, head.
+pub fn items(architecture: &Architecture, precision: Precision) -> Vec<Item> {
+    let table = |name: &str| Item::Matrix {
+        name: name.to_owned(),
+        rows: architecture.vocab_size,
+        columns: architecture.hidden_size,
+        precision: precision.of_table(),
+    };
+    let vector = |name: String, len| Item::Vector { name, len };
+    let mut items = vec![table(EMBEDDING)];
+    for layer in 0..architecture.n_layers {
+        let inside = |part: &str| format!("model.layers.{layer}.{part}.weight");
+        items.push(vector(inside("input_layernorm"), architecture.hidden_size));
+        items.push(vector(inside("post_attention_layernorm"), architecture.hidden_size));
+        if architecture.qk_norm {
+            items.push(vector(inside("self_attn.q_norm"), architecture.head_dim));
+            items.push(vector(inside("self_attn.k_norm"), architecture.head_dim));
+        }
+        for projection in Projection::ALL {
+            let (rows, columns) = architecture.projection_shape(projection);
+            let name = projection_weight(layer, projection);
+            items.push(Item::Matrix { name, rows, columns, precision });
+            if architecture.has_bias(projection) {
+                items.push(vector(projection_bias(layer, projection), rows));
+            }
+        }
+    }
+    items.push(vector(FINAL_NORM.to_owned(), architecture.hidden_size));
+    if !architecture.tied_head {
+        items.push(table(HEAD));
+    }
+    items
+}
