@@ -1,15 +1,9 @@
 //! Weight matrices as the kernels read them: row-major `[out, in]`, every row padded with zeros to a
-//! multiple of [`ROW_ALIGN`] elements, so that no kernel has a tail along the input.
+//! multiple of [`ROW_ALIGN`] elements (the engine file's layout), so that no kernel has a tail along the input.
 
 use half::f16;
 
-/// Elements that a row is padded to.
-pub const ROW_ALIGN: usize = 32;
-
-/// Elements of a stored row of `n` logical elements.
-pub const fn row_stride(n: usize) -> usize {
-    n.div_ceil(ROW_ALIGN) * ROW_ALIGN
-}
+pub use crate::format::engine::{ROW_ALIGN, row_stride};
 
 /// A borrowed weight matrix `[n_rows, stride]`.
 #[derive(Clone, Copy)]
