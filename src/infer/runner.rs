@@ -192,7 +192,9 @@ impl<B: Backend> Runner<B> {
         }
         for (sequence, &n) in self.running.iter_mut().zip(&n_tokens) {
             while sequence.blocks.len() * BLOCK_LEN < sequence.n_computed + n {
-                sequence.blocks.push(self.blocks.take().expect("there are blocks for every sequence that runs"));
+                sequence
+                    .blocks
+                    .push(self.blocks.take().expect("there are blocks for every sequence that runs"));
             }
         }
         n_tokens.into_iter().enumerate().filter(|&(_, n)| n > 0).collect()

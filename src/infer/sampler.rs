@@ -57,8 +57,9 @@ impl Scores {
             k => k,
         });
         let largest = self.logits[candidates[0] as usize];
-        let weight =
-            |token: u32| (f64::from(self.logits[token as usize] - largest) / f64::from(sampling.temperature)).exp();
+        let weight = |token: u32| {
+            (f64::from(self.logits[token as usize] - largest) / f64::from(sampling.temperature)).exp()
+        };
         let weights: Vec<f64> = candidates.iter().map(|&token| weight(token)).collect();
         let total: f64 = weights.iter().sum();
         let mut kept = 0.0;

@@ -48,7 +48,9 @@ pub enum Finish {
 pub enum InferError {
     #[error("the prompt is empty")]
     EmptyPrompt,
-    #[error("the prompt has {found} tokens, the engine takes at most {max} (build it with a larger --{flag})")]
+    #[error(
+        "the prompt has {found} tokens, the engine takes at most {max} (build it with a larger --{flag})"
+    )]
     PromptTooLong { found: usize, max: usize, flag: &'static str },
     #[error("token {token} is outside the vocabulary of {vocab_size}")]
     Token { token: u32, vocab_size: usize },

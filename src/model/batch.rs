@@ -56,7 +56,9 @@ pub fn lora_groups<'a, B: Backend>(segments: &'a [Segment<'a, B>]) -> Vec<LoraGr
         first_row = rows.end;
         let Some((lora, scale)) = segment.lora else { continue };
         match groups.last_mut() {
-            Some(last) if last.rows.end == rows.start && Arc::ptr_eq(last.lora, lora) && last.scale == scale => {
+            Some(last)
+                if last.rows.end == rows.start && Arc::ptr_eq(last.lora, lora) && last.scale == scale =>
+            {
                 last.rows.end = rows.end;
             }
             _ => groups.push(LoraGroup { rows, lora, scale }),

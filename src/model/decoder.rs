@@ -162,7 +162,8 @@ impl<B: Backend> Decoder<B> {
         let (backend, head_dim, eps) =
             (&self.backend, self.architecture.head_dim, self.architecture.rms_norm_eps);
         backend.rms_norm(x, &layer.attention_norm, eps, normed);
-        for (projection, y) in [(Projection::Q, &mut *q), (Projection::K, &mut *k), (Projection::V, &mut *v)] {
+        for (projection, y) in [(Projection::Q, &mut *q), (Projection::K, &mut *k), (Projection::V, &mut *v)]
+        {
             self.project(layer_idx, layer, projection, step, (normed, y));
         }
         if let Some((q_norm, k_norm)) = &layer.head_norms {

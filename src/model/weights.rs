@@ -2,9 +2,7 @@
 
 use crate::backend::Backend;
 use crate::format::architecture::{Architecture, Projection};
-use crate::format::engine::{
-    EMBEDDING, FINAL_NORM, HEAD, projection_bias, projection_weight, scale_name,
-};
+use crate::format::engine::{EMBEDDING, FINAL_NORM, HEAD, projection_bias, projection_weight, scale_name};
 use crate::format::{FormatError, TensorFile};
 
 /// All weights of a decoder.
