@@ -157,12 +157,12 @@ fn read_limits(builder: Object) -> Result<Limits, FormatError> {
     })
 }
 
-/// Reads `rope_scaling` as transformers writes it; `type` and `rope_type` both name the kind.
+/// Reads `rope_scaling` as transformers writes it: `type`, the older key, wins over `rope_type`.
 pub(super) fn read_rope_scaling(top: Object, key: &'static str) -> Result<RopeScaling, FormatError> {
     let Some(object) = top.optional_object(key, "rope_scaling.")? else { return Ok(RopeScaling::None) };
-    let kind = match object.optional_text("rope_type")? {
+    let kind = match object.optional_text("type")? {
         Some(kind) => kind,
-        None => object.optional_text("type")?.unwrap_or("default"),
+        None => object.optional_text("rope_type")?.unwrap_or("default"),
     };
     match kind {
         "default" => Ok(RopeScaling::None),

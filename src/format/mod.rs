@@ -3,14 +3,20 @@
 pub mod adapter;
 pub mod architecture;
 mod bounds;
+pub mod checkpoint;
 pub mod engine;
 pub mod engine_config;
 pub mod error;
 pub(crate) mod json;
+pub mod peft_config;
+pub mod shards;
 pub mod tensors;
 
 pub use adapter::{Adapter, AdapterError, LoraPair};
+pub use checkpoint::{CheckpointConfig, parse_checkpoint_config};
 pub use engine::{Limits, Precision, Target};
 pub use engine_config::EngineConfig;
 pub use error::FormatError;
+pub use peft_config::PeftConfig;
+pub use shards::ShardIndex;
 pub use tensors::{Bytes, Tensor, TensorFile};

@@ -1,1 +1,17 @@
+//! Live files: the one map, the one atomic writer, and the catalog that shares what was loaded.
 
+pub mod atomic_file;
+pub mod catalog;
+pub mod checkpoint;
+pub mod engine;
+pub mod error;
+pub mod map;
+pub mod roots;
+
+pub use atomic_file::AtomicFile;
+pub use catalog::Catalog;
+pub use checkpoint::Checkpoint;
+pub use engine::Engine;
+pub use error::StoreError;
+pub use map::{Generation, map_file, read_small, read_small_optional};
+pub use roots::AllowedRoots;

@@ -1,0 +1,96 @@
+//! An engine directory, opened: configuration read, weights mapped, text files at hand.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::map::{map_file, read_small, read_small_optional};
+use super::{Checkpoint, StoreError};
+use crate::format::{Bytes, EngineConfig, TensorFile};
+
+/// File names inside an engine directory.
+pub const WEIGHTS_FILE: &str = "llm.engine";
+pub const CONFIG_FILE: &str = "config.json";
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
+pub const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
+pub const CHAT_TEMPLATE_FILE: &str = "chat_template.jinja";
+pub const PROCESSED_TEMPLATE_FILE: &str = "processed_chat_template.json";
+
+/// What an engine directory holds. The shapes of the tensors are checked by who builds a model of them.
+pub struct Engine {
+    pub config: EngineConfig,
+    pub tensors: TensorFile,
+    /// Missing only for a checkpoint that had none: such an engine knows token ids, but no text.
+    pub tokenizer_json: Option<Bytes>,
+    pub tokenizer_config: Option<Bytes>,
+    pub chat_template: Option<String>,
+    pub processed_chat_template: Option<Bytes>,
+}
+
+impl Engine {
+    /// Opens the directory.
+    ///
+    /// # Errors
+    /// [`StoreError`] with the file's path; [`StoreError::MixedEngine`] after a build that was interrupted
+    /// between its renames.
+    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        let config_path = directory.join(CONFIG_FILE);
+        let config =
+            EngineConfig::from_json(&read_small(&config_path)?).map_err(StoreError::format(&config_path))?;
+        let weights_path = directory.join(WEIGHTS_FILE);
+        let tensors =
+            TensorFile::parse(map_file(&weights_path)?).map_err(StoreError::format(&weights_path))?;
+        let says = |key: &str| tensors.metadata().get(key).map(String::as_str);
+        if says("source_digest") != Some(config.source_digest.as_str())
+            || says("precision") != Some(config.precision.name())
+        {
+            return Err(StoreError::MixedEngine { path: directory.to_owned() });
+        }
+        let optional = |name: &str| -> Result<Option<Bytes>, StoreError> {
+            Ok(read_small_optional(&directory.join(name))?.map(|bytes| Arc::new(bytes) as Bytes))
+        };
+        let template_path = directory.join(CHAT_TEMPLATE_FILE);
+        let chat_template = read_small_optional(&template_path)?
+            .map(String::from_utf8)
+            .transpose()
+            .map_err(|_| StoreError::NotText { path: template_path })?;
+        Ok(Self {
+            config,
+            tensors,
+            tokenizer_json: map_optional(&directory.join(TOKENIZER_FILE))?,
+            tokenizer_config: optional(TOKENIZER_CONFIG_FILE)?,
+            chat_template,
+            processed_chat_template: optional(PROCESSED_TEMPLATE_FILE)?,
+        })
+    }
+}
+
+fn map_optional(path: &Path) -> Result<Option<Bytes>, StoreError> {
+    match map_file(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What kind of thing a directory is, by the files in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DirectoryKind {
+    Engine,
+    Checkpoint,
+    PeftAdapter,
+    ProcessedAdapter,
+    Unknown,
+}
+
+impl DirectoryKind {
+    pub fn of(directory: &Path) -> Self {
+        let has = |name: &str| directory.join(name).is_file();
+        match () {
+            () if has(WEIGHTS_FILE) => Self::Engine,
+            () if has("processed_adapter_model.safetensors") => Self::ProcessedAdapter,
+            () if has("adapter_model.safetensors") || has("adapter_config.json") => Self::PeftAdapter,
+            () if Checkpoint::is_at(directory) => Self::Checkpoint,
+            () => Self::Unknown,
+        }
+    }
+}

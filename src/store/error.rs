@@ -1,0 +1,64 @@
+//! What can go wrong with a live file; every variant carries its path.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::format::FormatError;
+
+/// Why a file or directory was not used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The system refused.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io { path: PathBuf, action: &'static str, source: io::Error },
+    /// A directory, a pipe, a device.
+    #[error("{} is {found}, wanted a regular file", path.display())]
+    NotRegular { path: PathBuf, found: &'static str },
+    /// More bytes than such a file may have.
+    #[error("{} has {found} bytes, the limit is {limit}", path.display())]
+    TooLarge { path: PathBuf, found: u64, limit: u64 },
+    /// The bytes are not what they should be.
+    #[error("{}: {source}", path.display())]
+    Format { path: PathBuf, source: FormatError },
+    /// The file is text by contract, and is not UTF-8.
+    #[error("{} is not UTF-8 text", path.display())]
+    NotText { path: PathBuf },
+    /// Weights in a form that is not read.
+    #[error("{} is not read; {advice}", path.display())]
+    WrongWeights { path: PathBuf, advice: &'static str },
+    /// A directory without weights.
+    #[error("{} holds neither model.safetensors nor model.safetensors.index.json", path.display())]
+    NoWeights { path: PathBuf },
+    /// The index names shards that are not there.
+    #[error("{}: missing shards: {names}", path.display())]
+    MissingShards { path: PathBuf, names: String },
+    /// The index says that a shard holds a tensor, the shard says no.
+    #[error("{}: tensor {tensor} is missing, but the index says it is here", path.display())]
+    NotInShard { path: PathBuf, tensor: String },
+    /// `llm.engine` and `config.json` come from different builds.
+    #[error("{}: llm.engine and config.json come from different builds; build the engine again", path.display())]
+    MixedEngine { path: PathBuf },
+    /// A path that requests may not name.
+    #[error("{} lies outside the allowed directories ({roots})", path.display())]
+    OutsideRoots { path: PathBuf, roots: String },
+    /// A name that is a path.
+    #[error("{} is not a plain name: no slash, not . or ..", path.display())]
+    NotPlainName { path: PathBuf },
+}
+
+impl StoreError {
+    /// For `map_err`: an [`StoreError::Io`] with its path.
+    pub fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { path: path.to_owned(), action, source }
+    }
+
+    /// For `map_err`: a [`StoreError::Format`] with its path.
+    pub fn format(path: &Path) -> impl FnOnce(FormatError) -> Self {
+        move |source| Self::Format { path: path.to_owned(), source }
+    }
+
+    /// Whether the cause is that nothing is there.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}

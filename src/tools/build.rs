@@ -1,0 +1,245 @@
+//! `build`: a Hugging Face checkpoint directory to an engine directory.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use nix::sys::statvfs::statvfs;
+use sha2::{Digest, Sha256};
+
+use super::ToolError;
+use super::engine_file::{EncodeError, EnginePlan, EngineWriter};
+use super::staging::Staging;
+use super::weights_source::RowSource;
+use crate::format::adapter::listed;
+use crate::format::engine::{EMBEDDING, FORMAT_VERSION, HEAD, items};
+use crate::format::{EngineConfig, Limits, Precision, Target};
+use crate::store::engine::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE};
+use crate::store::{Checkpoint, StoreError, read_small_optional};
+
+/// Files that come along unchanged where the checkpoint has them.
+const TEXT_FILES: [&str; 6] = [
+    TOKENIZER_FILE,
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "processed_chat_template.json",
+    "generation_config.json",
+    "special_tokens_map.json",
+];
+/// Room for the text files and the file system's own needs.
+const SPARE_BYTES: u64 = 32 << 20;
+
+/// Whether a bar is drawn; on anything but a terminal it never is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    Bar,
+    Quiet,
+}
+
+/// What to build.
+#[derive(Debug, Clone)]
+pub struct BuildOptions {
+    pub model_dir: PathBuf,
+    pub engine_dir: PathBuf,
+    pub limits: Limits,
+    pub precision: Precision,
+    pub target: Target,
+    /// Threads that encode rows; the bytes do not depend on it.
+    pub n_threads: usize,
+    pub progress: Progress,
+}
+
+/// What was built.
+#[derive(Debug, Clone)]
+pub struct BuildReport {
+    pub engine_dir: PathBuf,
+    pub config: EngineConfig,
+    /// Size of `llm.engine`.
+    pub n_bytes: u64,
+    /// Tensors taken from the checkpoint.
+    pub n_tensors: usize,
+    pub warnings: Vec<String>,
+}
+
+/// Builds an engine. An engine that is there already is replaced, and used until the end.
+///
+/// # Errors
+/// [`ToolError`]; nothing is left behind then.
+pub fn build(options: &BuildOptions) -> Result<BuildReport, ToolError> {
+    let checkpoint = Checkpoint::open(&options.model_dir)?;
+    check_output(options)?;
+    let mut config = EngineConfig {
+        architecture: checkpoint.config.architecture.clone(),
+        limits: options.limits,
+        precision: options.precision,
+        target: options.target,
+        eos_token_ids: checkpoint.config.eos_token_ids.clone(),
+        bos_token_id: checkpoint.config.bos_token_id,
+        source_digest: String::new(),
+        format_version: FORMAT_VERSION,
+    };
+    config.check().map_err(|error| ToolError::Options(error.to_string()))?;
+    let (sources, items) = find_sources(&checkpoint, &config)?;
+    let mut warnings = warnings(&checkpoint, &config, &items.iter().map(|item| item.name()).collect());
+    config.source_digest = source_digest(&checkpoint);
+    let plan = EnginePlan::new(items, options.precision, &config.source_digest);
+
+    let mut staging = Staging::create(&options.engine_dir)?;
+    check_space(staging.target(), plan.n_bytes())?;
+    staging.write(WEIGHTS_FILE, |out| write_weights(out, &plan, &sources, options))?;
+    for name in TEXT_FILES {
+        match read_small_optional(&options.model_dir.join(name))? {
+            Some(bytes) => staging.write_bytes(name, &bytes)?,
+            None if name == TOKENIZER_FILE => {
+                warnings
+                    .push(format!("{TOKENIZER_FILE} is missing: this engine knows token ids, but no text"));
+            }
+            None => {}
+        }
+    }
+    staging.write_bytes(CONFIG_FILE, config.to_json().as_bytes())?;
+    let engine_dir = staging.target().to_owned();
+    staging.publish(&TEXT_FILES)?;
+    Ok(BuildReport { engine_dir, config, n_bytes: plan.n_bytes(), n_tensors: sources.len(), warnings })
+}
+
+/// The output must not be the input, nor a directory with somebody else's `config.json`.
+fn check_output(options: &BuildOptions) -> Result<(), ToolError> {
+    let refuse = |why: &str| Err(ToolError::Output { path: options.engine_dir.clone(), why: why.to_owned() });
+    let real = |path: &Path| std::fs::canonicalize(path).ok();
+    if real(&options.engine_dir).is_some_and(|engine| Some(engine) == real(&options.model_dir)) {
+        return refuse("is the checkpoint's own directory");
+    }
+    if options.engine_dir.exists() && !options.engine_dir.is_dir() {
+        return refuse("is not a directory");
+    }
+    let Some(bytes) = read_small_optional(&options.engine_dir.join(CONFIG_FILE))? else { return Ok(()) };
+    let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    if value.get("jetspool").is_none() {
+        return refuse("holds a config.json that is not an engine's");
+    }
+    Ok(())
+}
+
+type Sources = Vec<RowSource>;
+
+/// Every tensor of the engine in the checkpoint, checked; all missing ones are named at once.
+fn find_sources(
+    checkpoint: &Checkpoint,
+    config: &EngineConfig,
+) -> Result<(Sources, Vec<crate::format::engine::Item>), ToolError> {
+    let items = items(&config.architecture, config.precision);
+    let missing: Vec<&str> =
+        items.iter().map(|item| item.name()).filter(|name| checkpoint.tensor(name).is_none()).collect();
+    let path = checkpoint.directory();
+    if !missing.is_empty() {
+        let (count, names) = (missing.len(), listed(&missing));
+        return Err(ToolError::MissingTensors { path: path.to_owned(), count, names });
+    }
+    let mut sources = Vec::with_capacity(items.len());
+    for item in &items {
+        let tensor = checkpoint.tensor(item.name()).expect("none is missing");
+        let source = RowSource::new(item.name(), tensor, &item.logical_shape());
+        sources.push(source.map_err(ToolError::format(path))?);
+    }
+    Ok((sources, items))
+}
+
+fn warnings(checkpoint: &Checkpoint, config: &EngineConfig, used: &BTreeSet<&str>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let mut unused: Vec<&str> = checkpoint
+        .names()
+        .filter(|name| !used.contains(name) && !name.ends_with("rotary_emb.inv_freq"))
+        .collect();
+    if config.architecture.tied_head && unused.contains(&HEAD) {
+        unused.retain(|name| *name != HEAD);
+        let bytes = |name: &str| checkpoint.tensor(name).map(|tensor| tensor.data().to_vec());
+        if bytes(HEAD) != bytes(EMBEDDING) {
+            warnings
+                .push(format!("{HEAD} differs from {EMBEDDING}, but the config ties them: it is not used"));
+        }
+    }
+    if !unused.is_empty() {
+        warnings.push(format!("{} tensors are not used: {}", unused.len(), listed(&unused)));
+    }
+    let (capacity, positions) = (config.limits.max_kv_cache_capacity, config.architecture.max_positions);
+    if capacity > positions {
+        warnings.push(format!(
+            "max_kv_cache_capacity {capacity} is more than the {positions} positions the model was made for"
+        ));
+    }
+    if config.eos_token_ids.is_empty() {
+        warnings.push("the checkpoint names no eos_token_id: answers end only at their length".to_owned());
+    }
+    warnings
+}
+
+/// SHA-256 over the lengths and bytes of config.json and of the weight files by name.
+fn source_digest(checkpoint: &Checkpoint) -> String {
+    let mut hasher = Sha256::new();
+    let mut add = |bytes: &[u8]| {
+        hasher.update((bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    add(&checkpoint.config_json);
+    for (_, shard) in checkpoint.shards() {
+        add(shard.as_bytes());
+    }
+    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn check_space(target: &Path, n_bytes: u64) -> Result<(), ToolError> {
+    let parent = target.ancestors().skip(1).find(|path| path.is_dir()).unwrap_or(Path::new("."));
+    let Ok(stat) = statvfs(parent) else { return Ok(()) };
+    // The types of both differ between platforms.
+    #[expect(clippy::useless_conversion)]
+    let free = u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size()));
+    let needed = n_bytes + SPARE_BYTES;
+    if free < needed {
+        return Err(ToolError::Space { path: parent.to_owned(), free, needed });
+    }
+    Ok(())
+}
+
+fn write_weights<W: Write>(
+    out: W,
+    plan: &EnginePlan,
+    sources: &Sources,
+    options: &BuildOptions,
+) -> Result<W, ToolError> {
+    let bar = progress_bar(options.progress, plan.n_bytes());
+    let written = |n_bytes: u64| bar.inc(n_bytes);
+    let write = || -> Result<W, EncodeError> {
+        let mut writer = EngineWriter::start(out, plan, options.n_threads, &written)?;
+        for (item, source) in plan.items.iter().zip(sources) {
+            bar.set_message(item.name().to_owned());
+            writer.add(item, source)?;
+        }
+        Ok(writer.finish(plan))
+    };
+    let result = write();
+    bar.finish_and_clear();
+    result.map_err(|error| match error {
+        EncodeError::Io(source) => write_error(source, options, plan.n_bytes()),
+        EncodeError::Range { name, found, precision } => {
+            ToolError::Range { path: options.model_dir.clone(), name, found, precision }
+        }
+    })
+}
+
+fn write_error(source: io::Error, options: &BuildOptions, needed: u64) -> ToolError {
+    let path = options.engine_dir.clone();
+    match source.kind() {
+        io::ErrorKind::StorageFull => ToolError::Space { path, free: 0, needed },
+        _ => StoreError::Io { path, action: "write", source }.into(),
+    }
+}
+
+fn progress_bar(progress: Progress, n_bytes: u64) -> ProgressBar {
+    if progress == Progress::Quiet {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {eta} {msg}");
+    ProgressBar::new(n_bytes).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}

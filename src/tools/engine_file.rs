@@ -1,0 +1,257 @@
+//! Writes `llm.engine`: header first, then tensor after tensor, a few rows in memory at a time.
+//!
+//! Rows are encoded by several threads; each row's bytes depend on that row alone, so the file is the same
+//! for any number of threads.
+
+use std::io::{self, Write};
+use std::ops::Range;
+use std::thread;
+
+use half::f16;
+use serde_json::json;
+
+use super::quantize::{int4_row, int8_row};
+use super::weights_source::RowSource;
+use crate::format::Precision;
+use crate::format::engine::{FORMAT_VERSION, Item, PAD_PREFIX, PAGE, TENSOR_ALIGN, int4_group, row_stride};
+
+/// Bytes of f32 rows that one thread encodes at a time.
+const CHUNK_BYTES: usize = 2 << 20;
+
+/// Where everything goes, before a byte of it is written.
+pub struct EnginePlan {
+    pub items: Vec<Item>,
+    header: Vec<u8>,
+    n_data_bytes: usize,
+}
+
+impl EnginePlan {
+    /// Lays the items out in order, each stored tensor at a multiple of [`TENSOR_ALIGN`].
+    pub fn new(items: Vec<Item>, precision: Precision, source_digest: &str) -> Self {
+        let metadata = json!({
+            "format": "jetspool-engine",
+            "format_version": FORMAT_VERSION.to_string(),
+            "precision": precision.name(),
+            "source_digest": source_digest,
+        });
+        let mut header = format!("{{\"__metadata__\":{metadata}");
+        let mut position = 0;
+        let mut n_pads = 0;
+        let mut add = |name: &str, dtype: &str, shape: &[usize], range: Range<usize>| {
+            let info = json!({ "dtype": dtype, "shape": shape, "data_offsets": [range.start, range.end] });
+            header.push_str(&format!(",{}:{info}", json!(name)));
+        };
+        for stored in items.iter().flat_map(Item::stored) {
+            let gap = padding(position);
+            if gap > 0 {
+                add(&format!("{PAD_PREFIX}{n_pads}"), "U8", &[gap], position..position + gap);
+                n_pads += 1;
+                position += gap;
+            }
+            let end = position + stored.n_bytes();
+            add(&stored.name, &format!("{:?}", stored.dtype), &stored.shape, position..end);
+            position = end;
+        }
+        header.push('}');
+        let padded = (header.len() + 8).next_multiple_of(PAGE) - 8;
+        let mut bytes = (padded as u64).to_le_bytes().to_vec();
+        bytes.extend(header.bytes());
+        bytes.resize(8 + padded, b' ');
+        Self { items, header: bytes, n_data_bytes: position }
+    }
+
+    /// Size of the finished file.
+    pub fn n_bytes(&self) -> u64 {
+        (self.header.len() + self.n_data_bytes) as u64
+    }
+}
+
+/// Zero bytes up to the next place where a tensor may start.
+fn padding(position: usize) -> usize {
+    position.next_multiple_of(TENSOR_ALIGN) - position
+}
+
+/// Why writing stopped.
+#[derive(Debug)]
+pub enum EncodeError {
+    Io(io::Error),
+    /// A value of that tensor is not finite, or is too large for the precision.
+    Range {
+        name: String,
+        found: f32,
+        precision: &'static str,
+    },
+}
+
+/// The file as it grows.
+pub struct EngineWriter<'a, W: Write> {
+    out: W,
+    position: usize,
+    n_threads: usize,
+    /// Called with the bytes written since the last call.
+    progress: &'a dyn Fn(u64),
+}
+
+impl<'a, W: Write> EngineWriter<'a, W> {
+    /// Writes the header.
+    pub fn start(
+        mut out: W,
+        plan: &EnginePlan,
+        n_threads: usize,
+        progress: &'a dyn Fn(u64),
+    ) -> Result<Self, EncodeError> {
+        out.write_all(&plan.header).map_err(EncodeError::Io)?;
+        progress(plan.header.len() as u64);
+        Ok(Self { out, position: 0, n_threads: n_threads.max(1), progress })
+    }
+
+    /// Writes one item's stored tensors. Items come in the plan's order.
+    pub fn add(&mut self, item: &Item, source: &RowSource) -> Result<(), EncodeError> {
+        match item {
+            Item::Vector { name, len } => {
+                let vector = Rows { source, n_columns: *len, stride: *len, precision: Precision::F32 };
+                let encoded =
+                    vector.encode(0..1).map_err(|found| range_error(name, found, Precision::F32))?;
+                self.put(&encoded.weights)
+            }
+            Item::Matrix { name, rows, columns, precision } => {
+                let stride = row_stride(*columns);
+                let matrix = Rows { source, n_columns: *columns, stride, precision: *precision };
+                let scales = self.add_rows(&matrix, *rows, name)?;
+                if scales.is_empty() { Ok(()) } else { self.put(&scales) }
+            }
+        }
+    }
+
+    /// Writes a matrix's rows and returns its scales.
+    fn add_rows(&mut self, matrix: &Rows, n_rows: usize, name: &str) -> Result<Vec<u8>, EncodeError> {
+        self.align()?;
+        let per_thread = (CHUNK_BYTES / (matrix.stride * 4)).max(1);
+        let mut scales = Vec::new();
+        let mut first = 0;
+        while first < n_rows {
+            let last = (first + per_thread * self.n_threads).min(n_rows);
+            let parts = encode_in_threads(matrix, first..last, self.n_threads);
+            for part in parts {
+                let part = part.map_err(|found| range_error(name, found, matrix.precision))?;
+                self.put_raw(&part.weights)?;
+                scales.extend(part.scales);
+            }
+            first = last;
+        }
+        Ok(scales)
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        self.align()?;
+        self.put_raw(bytes)
+    }
+
+    fn align(&mut self) -> Result<(), EncodeError> {
+        self.put_raw(&[0; TENSOR_ALIGN][..padding(self.position)])
+    }
+
+    fn put_raw(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        self.out.write_all(bytes).map_err(EncodeError::Io)?;
+        self.position += bytes.len();
+        (self.progress)(bytes.len() as u64);
+        Ok(())
+    }
+
+    /// The writer, when every item of the plan was added.
+    pub fn finish(self, plan: &EnginePlan) -> W {
+        assert_eq!(self.position, plan.n_data_bytes, "the caller adds every item of the plan once");
+        self.out
+    }
+}
+
+fn range_error(name: &str, found: f32, precision: Precision) -> EncodeError {
+    EncodeError::Range { name: name.to_owned(), found, precision: precision.name() }
+}
+
+/// Rows of one tensor and how they are stored.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    source: &'a RowSource,
+    n_columns: usize,
+    stride: usize,
+    precision: Precision,
+}
+
+/// Bytes of consecutive rows and of their scales.
+#[derive(Default)]
+struct Encoded {
+    weights: Vec<u8>,
+    scales: Vec<u8>,
+}
+
+fn encode_in_threads(matrix: &Rows, rows: Range<usize>, n_threads: usize) -> Vec<Result<Encoded, f32>> {
+    let per_thread = rows.len().div_ceil(n_threads);
+    thread::scope(|scope| {
+        let handles: Vec<_> = (rows.clone())
+            .step_by(per_thread)
+            .map(|first| {
+                let part = first..(first + per_thread).min(rows.end);
+                scope.spawn(move || matrix.encode(part))
+            })
+            .collect();
+        handles
+            .into_iter()
+            .map(|handle| handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
+}
+
+impl Rows<'_> {
+    /// The error is the first value that the precision cannot hold.
+    fn encode(&self, rows: Range<usize>) -> Result<Encoded, f32> {
+        let mut encoded = Encoded::default();
+        let mut row = vec![0.0_f32; self.stride];
+        for row_idx in rows {
+            self.source.read_row(row_idx, &mut row);
+            if let Some(bad) = row[..self.n_columns].iter().find(|value| !value.is_finite()) {
+                return Err(*bad);
+            }
+            match self.precision {
+                Precision::F32 => encoded.weights.extend_from_slice(bytemuck::cast_slice(&row)),
+                Precision::F16 => encode_f16(&row, &mut encoded)?,
+                Precision::Int8 => encode_int8(&row, &mut encoded)?,
+                Precision::Int4 => encode_int4(&row, &mut encoded)?,
+            }
+        }
+        Ok(encoded)
+    }
+}
+
+fn encode_f16(row: &[f32], encoded: &mut Encoded) -> Result<(), f32> {
+    for value in row {
+        let half = f16::from_f32(*value);
+        if !half.is_finite() {
+            return Err(*value);
+        }
+        encoded.weights.extend(half.to_le_bytes());
+    }
+    Ok(())
+}
+
+fn encode_int8(row: &[f32], encoded: &mut Encoded) -> Result<(), f32> {
+    let mut codes = vec![0_i8; row.len()];
+    let scale = int8_row(row, &mut codes);
+    encoded.weights.extend_from_slice(bytemuck::cast_slice(&codes));
+    encoded.scales.extend(scale.to_le_bytes());
+    Ok(())
+}
+
+fn encode_int4(row: &[f32], encoded: &mut Encoded) -> Result<(), f32> {
+    // Beyond this no f16 scale reaches the value.
+    const LARGEST: f32 = 8.0 * 65504.0;
+    if let Some(bad) = row.iter().find(|value| value.abs() > LARGEST) {
+        return Err(*bad);
+    }
+    let mut codes = vec![0; row.len() / 2];
+    let mut scales = vec![f16::ZERO; row.len() / int4_group(row.len())];
+    int4_row(row, &mut codes, &mut scales);
+    encoded.weights.extend(codes);
+    encoded.scales.extend(scales.iter().flat_map(|scale| scale.to_le_bytes()));
+    Ok(())
+}

@@ -1,0 +1,42 @@
+//! Why a tool refused or failed.
+
+use std::path::{Path, PathBuf};
+
+use crate::format::{AdapterError, FormatError};
+use crate::store::StoreError;
+
+/// Everything is named: the file, the tensors, what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ToolError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{}: {source}", path.display())]
+    Format { path: PathBuf, source: FormatError },
+    #[error("{}: {source}", path.display())]
+    Adapter { path: PathBuf, source: AdapterError },
+    /// Options that do not fit each other or the checkpoint.
+    #[error("{0}")]
+    Options(String),
+    #[error("{}: {count} tensors are missing: {names}", path.display())]
+    MissingTensors { path: PathBuf, count: usize, names: String },
+    /// A weight that the wanted type cannot hold.
+    #[error("{}: tensor {name} holds {found}, which {precision} cannot hold", path.display())]
+    Range { path: PathBuf, name: String, found: f32, precision: &'static str },
+    #[error(
+        "{} has {} MB free, the engine needs {} MB", path.display(), free >> 20, (needed >> 20) + 1
+    )]
+    Space { path: PathBuf, free: u64, needed: u64 },
+    /// A directory that would be written over, but is not ours.
+    #[error("{} {why}; choose another output directory", path.display())]
+    Output { path: PathBuf, why: String },
+    /// An adapter that the run-time form cannot express.
+    #[error("{}: {what}; {advice}", path.display())]
+    Refused { path: PathBuf, what: String, advice: &'static str },
+}
+
+impl ToolError {
+    /// For `map_err`: a [`ToolError::Format`] with its path.
+    pub fn format(path: &Path) -> impl FnOnce(FormatError) -> Self {
+        move |source| Self::Format { path: path.to_owned(), source }
+    }
+}

@@ -1,0 +1,68 @@
+//! Checkpoint tensors as f32 rows: f32, f16 and bf16 in, one row at a time, nothing kept.
+
+use half::{bf16, f16};
+use safetensors::Dtype;
+
+use crate::format::{FormatError, Tensor};
+
+/// A matrix or vector of a checkpoint, read row by row. A vector is one row.
+pub struct RowSource {
+    tensor: Tensor,
+    n_columns: usize,
+    decode: fn(&[u8], &mut [f32]),
+}
+
+impl RowSource {
+    /// Checks the type and the shape.
+    ///
+    /// # Errors
+    /// [`FormatError::Dtype`], [`FormatError::Shape`].
+    pub fn new(name: &str, tensor: Tensor, shape: &[usize]) -> Result<Self, FormatError> {
+        if tensor.shape() != shape {
+            let (wanted, found) = (shape.to_vec(), tensor.shape().to_vec());
+            return Err(FormatError::Shape { name: name.to_owned(), wanted, found });
+        }
+        let decode = decoder(tensor.dtype()).ok_or_else(|| FormatError::Dtype {
+            name: name.to_owned(),
+            wanted: "F32, F16 or BF16",
+            found: format!("{:?}", tensor.dtype()),
+        })?;
+        let n_columns = shape.last().copied().unwrap_or(1);
+        Ok(Self { tensor, n_columns, decode })
+    }
+
+    /// Writes row `row_idx` to the front of `out`, which is at least a row long; the rest stays as it is.
+    pub fn read_row(&self, row_idx: usize, out: &mut [f32]) {
+        let row_bytes = self.n_columns * self.tensor.dtype().bitsize() / 8;
+        let bytes = &self.tensor.data()[row_idx * row_bytes..][..row_bytes];
+        (self.decode)(bytes, &mut out[..self.n_columns]);
+    }
+}
+
+/// How a type's little-endian bytes become f32, for the types that are read.
+pub fn decoder(dtype: Dtype) -> Option<fn(&[u8], &mut [f32])> {
+    match dtype {
+        Dtype::F32 => Some(decode_f32),
+        Dtype::F16 => Some(decode_f16),
+        Dtype::BF16 => Some(decode_bf16),
+        _ => None,
+    }
+}
+
+fn decode_f32(bytes: &[u8], out: &mut [f32]) {
+    for (value, four) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        *value = f32::from_le_bytes(*four);
+    }
+}
+
+fn decode_f16(bytes: &[u8], out: &mut [f32]) {
+    for (value, two) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+        *value = f16::from_le_bytes(*two).to_f32();
+    }
+}
+
+fn decode_bf16(bytes: &[u8], out: &mut [f32]) {
+    for (value, two) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+        *value = bf16::from_le_bytes(*two).to_f32();
+    }
+}

@@ -1,0 +1,467 @@
+//! The tool chain against the reference fixtures: build, process-lora and inspect on real directories.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use half::f16;
+use jetspool::format::engine::{Item, ROW_ALIGN, int4_group, items, row_stride, scale_name};
+use jetspool::format::{Adapter, Limits, Precision, Target, TensorFile};
+use jetspool::store::{Checkpoint, Engine, map_file};
+use jetspool::tools::build::Progress;
+use jetspool::tools::{BuildOptions, ProcessOptions, build, inspect, process_lora};
+use safetensors::Dtype;
+use serde_json::Value;
+
+fn references() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/references")
+}
+
+/// Each model's name with each of its adapters and the reason to refuse it, if there is one.
+fn adapters() -> Vec<(String, String, Option<String>)> {
+    let index: Value = serde_json::from_slice(&fs::read(references().join("index.json")).unwrap()).unwrap();
+    let mut found = Vec::new();
+    for (model, about) in index["models"].as_object().unwrap() {
+        for (adapter, about) in about["adapters"].as_object().unwrap() {
+            found.push((model.clone(), adapter.clone(), about["refused"].as_str().map(str::to_owned)));
+        }
+    }
+    assert!(found.len() > 30);
+    found
+}
+
+fn models() -> Vec<String> {
+    let mut names: Vec<String> = adapters().into_iter().map(|(model, ..)| model).collect();
+    names.dedup();
+    // Its feed-forward layers have biases, which are refused by name.
+    names.retain(|name| !has_mlp_bias(name));
+    names
+}
+
+fn has_mlp_bias(model: &str) -> bool {
+    let config = fs::read(model_dir(model).join("config.json")).unwrap();
+    serde_json::from_slice::<Value>(&config).unwrap()["mlp_bias"] == true
+}
+
+fn model_dir(model: &str) -> PathBuf {
+    references().join("models").join(model)
+}
+
+fn options(model: &str, engine_dir: &Path, precision: Precision) -> BuildOptions {
+    BuildOptions {
+        model_dir: model_dir(model),
+        engine_dir: engine_dir.to_owned(),
+        limits: Limits {
+            max_kv_cache_capacity: 512,
+            max_input_len: 256,
+            max_lora_rank: 64,
+            ..Limits::default()
+        },
+        precision,
+        target: Target::Cpu,
+        n_threads: 2,
+        progress: Progress::Quiet,
+    }
+}
+
+fn process(model: &str, adapter: &str, output: &Path) -> Result<Vec<u8>, String> {
+    let input_dir = model_dir(model).join("adapters").join(adapter);
+    let report =
+        process_lora(&ProcessOptions { input_dir: input_dir.clone(), output_dir: output.to_owned() })
+            .map_err(|error| error.to_string())?;
+    let config = fs::read(output.join("config.json")).unwrap();
+    assert_eq!(config, fs::read(input_dir.join("adapter_config.json")).unwrap());
+    Ok(fs::read(report.path).unwrap())
+}
+
+#[test]
+fn processed_adapters_equal_the_references_byte_for_byte() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut n_equal = 0;
+    for (model, adapter, refused) in adapters() {
+        let output = scratch.path().join(&model).join(&adapter);
+        match (process(&model, &adapter, &output), refused) {
+            (Ok(bytes), None) => {
+                let path = references().join("process").join(&model).join(format!("{adapter}.safetensors"));
+                assert!(
+                    bytes == fs::read(&path).unwrap(),
+                    "{model} {adapter} differs from {}",
+                    path.display()
+                );
+                n_equal += 1;
+            }
+            (Err(message), Some(reason)) => {
+                assert!(message.contains(&reason), "{model} {adapter}: {message} does not name {reason}");
+                assert!(!output.exists(), "{model} {adapter} left files");
+            }
+            (Ok(_), Some(reason)) => panic!("{model} {adapter} was not refused for {reason}"),
+            (Err(message), None) => panic!("{model} {adapter}: {message}"),
+        }
+    }
+    assert!(n_equal > 25);
+}
+
+#[test]
+fn processed_adapters_bind() {
+    let scratch = tempfile::tempdir().unwrap();
+    for (model, adapter, refused) in adapters() {
+        if refused.is_some() || has_mlp_bias(&model) {
+            continue;
+        }
+        let architecture = Checkpoint::open(&model_dir(&model)).unwrap().config.architecture;
+        let bytes = process(&model, &adapter, &scratch.path().join(&model).join(&adapter)).unwrap();
+        let file = TensorFile::parse(Arc::new(bytes)).unwrap();
+        let n_tensors = file.names().count();
+        let bound = Adapter::bind(file.clone(), &architecture, 64).unwrap();
+        assert_eq!(bound.n_pairs() * 2, n_tensors, "{model} {adapter}");
+        let too_small = Adapter::bind(file.clone(), &architecture, bound.max_rank() - 1).err().unwrap();
+        assert!(too_small.to_string().contains("--maxLoraRank"), "{too_small}");
+
+        let peft = model_dir(&model).join("adapters").join(&adapter).join("adapter_model.safetensors");
+        let raw = TensorFile::parse(map_file(&peft).unwrap()).unwrap();
+        let unprocessed = Adapter::bind(raw, &architecture, 64).err().unwrap();
+        assert!(unprocessed.to_string().contains("process-lora"), "{unprocessed}");
+    }
+}
+
+#[test]
+fn engines_hold_the_checkpoint() {
+    let scratch = tempfile::tempdir().unwrap();
+    for model in models() {
+        for precision in Precision::ALL {
+            let engine_dir = scratch.path().join(format!("{model}-{precision}"));
+            let report = build(&options(&model, &engine_dir, precision)).unwrap();
+            let engine = Engine::open(&engine_dir).unwrap();
+            assert_eq!(engine.config, report.config);
+            check_alignment(&engine.tensors, &engine_dir);
+            let checkpoint = Checkpoint::open(&model_dir(&model)).unwrap();
+            for item in items(&engine.config.architecture, precision) {
+                check_item(&item, &checkpoint, &engine.tensors, &format!("{model} {precision}"));
+            }
+        }
+    }
+}
+
+/// Tensors start at multiples of 64 bytes of the file, the first one on a page; fillers are short.
+fn check_alignment(tensors: &TensorFile, engine_dir: &Path) {
+    let file_start = tensors.as_bytes().as_ptr() as usize;
+    let mut first = usize::MAX;
+    for name in tensors.names() {
+        let tensor = tensors.get(name).unwrap();
+        let offset = tensor.data().as_ptr() as usize - file_start;
+        first = first.min(offset);
+        if name.starts_with("pad.") {
+            assert!(tensor.data().len() < 64 && tensor.data().iter().all(|byte| *byte == 0));
+        } else {
+            assert_eq!(offset % 64, 0, "{name} in {}", engine_dir.display());
+        }
+    }
+    assert_eq!(first % 4096, 0);
+}
+
+fn check_item(item: &Item, checkpoint: &Checkpoint, engine: &TensorFile, case: &str) {
+    let source = floats(&checkpoint.tensor(item.name()).unwrap());
+    let stored = engine.require(item.name()).unwrap();
+    let (columns, precision) = match *item {
+        Item::Vector { .. } => {
+            assert_eq!(floats(&stored), source, "{case} {}", item.name());
+            return;
+        }
+        Item::Matrix { columns, precision, .. } => (columns, precision),
+    };
+    let stride = row_stride(columns);
+    assert!(stride % ROW_ALIGN == 0 && stride - columns < ROW_ALIGN);
+    let scales = engine.get(&scale_name(item.name())).map(|tensor| floats(&tensor));
+    let decoded = decode(&stored, scales.as_deref(), stride, precision);
+    let (mut error, mut power, mut worst) = (0.0_f64, 0.0_f64, 0.0_f32);
+    for (row, wanted) in decoded.chunks(stride).zip(source.chunks(columns)) {
+        assert!(row[columns..].iter().all(|value| *value == 0.0), "{case} {} is not padded", item.name());
+        for (found, wanted) in row.iter().zip(wanted) {
+            error += f64::from(found - wanted).powi(2);
+            power += f64::from(*wanted).powi(2);
+            worst = worst.max((found - wanted).abs());
+        }
+    }
+    let bound = match precision {
+        Precision::F32 => 0.0,
+        Precision::F16 => 1e-6,
+        Precision::Int8 => 1e-4,
+        Precision::Int4 => 1.2e-2,
+    };
+    assert!(error / power <= bound, "{case} {}: {} worst {worst}", item.name(), error / power);
+}
+
+fn floats(tensor: &jetspool::format::Tensor) -> Vec<f32> {
+    let data = tensor.data();
+    match tensor.dtype() {
+        Dtype::F32 => data.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(),
+        Dtype::F16 => data.chunks(2).map(|b| f16::from_le_bytes(b.try_into().unwrap()).to_f32()).collect(),
+        Dtype::BF16 => {
+            data.chunks(2).map(|b| half::bf16::from_le_bytes(b.try_into().unwrap()).to_f32()).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The format document's words, written a second time.
+fn decode(
+    stored: &jetspool::format::Tensor,
+    scales: Option<&[f32]>,
+    stride: usize,
+    precision: Precision,
+) -> Vec<f32> {
+    match precision {
+        Precision::F32 | Precision::F16 => floats(stored),
+        Precision::Int8 => {
+            let codes: &[i8] = stored.as_slice().unwrap();
+            codes.iter().enumerate().map(|(i, q)| f32::from(*q) * scales.unwrap()[i / stride]).collect()
+        }
+        Precision::Int4 => {
+            let group = int4_group(stride);
+            let n_elements = stored.data().len() * 2;
+            let code = |i: usize| {
+                let byte = stored.data()[i / 32 * 16 + i % 16];
+                f32::from(if i % 32 < 16 { byte & 15 } else { byte >> 4 }) - 8.0
+            };
+            (0..n_elements).map(|i| code(i) * scales.unwrap()[i / group]).collect()
+        }
+    }
+}
+
+#[test]
+fn builds_are_reproducible_and_replace_in_place() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (first, second) = (scratch.path().join("first"), scratch.path().join("second"));
+    build(&options("qwen2_odd", &first, Precision::Int4)).unwrap();
+    build(&BuildOptions { n_threads: 5, ..options("qwen2_odd", &second, Precision::Int4) }).unwrap();
+    for name in ["llm.engine", "config.json"] {
+        assert!(fs::read(first.join(name)).unwrap() == fs::read(second.join(name)).unwrap(), "{name}");
+    }
+    let held = Engine::open(&first).unwrap();
+    let before = held.tensors.as_bytes().to_vec();
+    fs::write(first.join("chat_template.jinja"), "old").unwrap();
+    fs::write(first.join("notes.txt"), "mine").unwrap();
+    build(&options("qwen2_odd", &first, Precision::F16)).unwrap();
+    assert!(held.tensors.as_bytes() == before, "the mapped engine changed under its holder");
+    let replaced = Engine::open(&first).unwrap();
+    assert_eq!(replaced.config.precision, Precision::F16);
+    assert!(replaced.chat_template.is_none() && first.join("notes.txt").exists());
+    // A crash between the renames is seen.
+    fs::copy(second.join("llm.engine"), first.join("llm.engine")).unwrap();
+    assert!(Engine::open(&first).err().unwrap().to_string().contains("different builds"));
+    let left: Vec<_> =
+        fs::read_dir(scratch.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+}
+
+/// Copies a model and changes one thing in it.
+fn changed_model(model: &str, change: impl FnOnce(&Path)) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(model_dir(model)).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    change(copy.path());
+    copy
+}
+
+fn edit_config(dir: &Path, key: &str, value: Value) {
+    let path = dir.join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config[key] = value;
+    fs::write(path, config.to_string()).unwrap();
+}
+
+fn edit_tensors(dir: &Path, edit: impl FnOnce(&mut Vec<(String, Dtype, Vec<usize>, Vec<u8>)>)) {
+    let path = dir.join("model.safetensors");
+    let file = TensorFile::parse(Arc::new(fs::read(&path).unwrap())).unwrap();
+    let mut tensors: Vec<_> = file
+        .names()
+        .map(|name| {
+            let tensor = file.get(name).unwrap();
+            (name.to_owned(), tensor.dtype(), tensor.shape().to_vec(), tensor.data().to_vec())
+        })
+        .collect();
+    edit(&mut tensors);
+    let views = tensors.iter().map(|(name, dtype, shape, data)| {
+        (name, safetensors::tensor::TensorView::new(*dtype, shape.clone(), data).unwrap())
+    });
+    fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+#[test]
+fn damaged_checkpoints_are_refused_by_name() {
+    struct Case {
+        model: &'static str,
+        change: fn(&Path),
+        names: &'static [&'static str],
+    }
+    let cases = [
+        Case {
+            model: "llama3",
+            change: |dir| fs::remove_file(dir.join("model-00002-of-00004.safetensors")).unwrap(),
+            names: &["missing shards", "model-00002-of-00004.safetensors"],
+        },
+        Case {
+            model: "qwen2_odd",
+            change: |dir| edit_tensors(dir, |tensors| tensors.retain(|tensor| !tensor.0.contains("1.mlp"))),
+            names: &["3 tensors are missing", "model.layers.1.mlp.up_proj.weight"],
+        },
+        Case {
+            model: "qwen2",
+            change: |dir| edit_config(dir, "intermediate_size", 96.into()),
+            names: &["gate_proj", "[96, 64]", "[160, 64]"],
+        },
+        Case {
+            model: "qwen2",
+            change: |dir| edit_config(dir, "tie_word_embeddings", false.into()),
+            names: &["1 tensors are missing", "lm_head.weight"],
+        },
+        Case {
+            model: "qwen2_odd",
+            change: |dir| {
+                edit_tensors(dir, |tensors| {
+                    let down = tensors.iter_mut().find(|tensor| tensor.0.contains("1.mlp.down")).unwrap();
+                    down.3[400..404].copy_from_slice(&70_000.0_f32.to_le_bytes());
+                });
+            },
+            names: &["model.layers.1.mlp.down_proj.weight", "70000", "f16"],
+        },
+        Case {
+            model: "qwen2",
+            change: |dir| fs::rename(dir.join("model.safetensors"), dir.join("pytorch_model.bin")).unwrap(),
+            names: &["pytorch_model.bin", "safe_serialization"],
+        },
+        Case {
+            model: "qwen2",
+            change: |dir| fs::remove_file(dir.join("model.safetensors")).unwrap(),
+            names: &["neither model.safetensors nor"],
+        },
+        Case {
+            model: "qwen2",
+            change: |dir| fs::write(dir.join("hf_quant_config.json"), "{}").unwrap(),
+            names: &["hf_quant_config.json", "quantized"],
+        },
+    ];
+    for case in cases {
+        let model = changed_model(case.model, case.change);
+        let scratch = tempfile::tempdir().unwrap();
+        let engine_dir = scratch.path().join("engine");
+        let options = BuildOptions {
+            model_dir: model.path().to_owned(),
+            ..options(case.model, &engine_dir, Precision::F16)
+        };
+        let message = build(&options).unwrap_err().to_string();
+        for name in case.names {
+            assert!(message.contains(name), "{message} does not name {name}");
+        }
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0, "{message}: files are left");
+    }
+}
+
+#[test]
+fn odd_checkpoints_build_with_warnings() {
+    let model = changed_model("qwen2", |dir| {
+        edit_tensors(dir, |tensors| {
+            let embedding = tensors.iter().find(|tensor| tensor.0.contains("embed_tokens")).unwrap().clone();
+            let other = |name: &str| (name.to_owned(), Dtype::F32, vec![1], vec![0; 4]);
+            tensors.push(("lm_head.weight".to_owned(), embedding.1, embedding.2, embedding.3));
+            tensors.push(other("model.layers.0.self_attn.rotary_emb.inv_freq"));
+            tensors.push(other("vision.weight"));
+        });
+    });
+    let scratch = tempfile::tempdir().unwrap();
+    let options = BuildOptions {
+        model_dir: model.path().to_owned(),
+        ..options("qwen2", &scratch.path().join("engine"), Precision::Int8)
+    };
+    let warnings = build(&options).unwrap().warnings.join("\n");
+    assert!(warnings.contains("1 tensors are not used: vision.weight"), "{warnings}");
+    assert!(!warnings.contains("lm_head") && !warnings.contains("inv_freq"), "{warnings}");
+    assert!(warnings.contains("tokenizer.json"), "{warnings}");
+}
+
+#[test]
+fn the_checkpoint_is_never_written_over() {
+    let model = changed_model("qwen2", |_| {});
+    let other = changed_model("qwen2", |_| {});
+    for engine_dir in [model.path(), other.path()] {
+        let options = BuildOptions {
+            model_dir: model.path().to_owned(),
+            ..options("qwen2", engine_dir, Precision::F32)
+        };
+        let message = build(&options).unwrap_err().to_string();
+        assert!(message.contains("choose another output directory"), "{message}");
+    }
+    let input_dir = model_dir("qwen2").join("adapters/all_r8");
+    let message = process_lora(&ProcessOptions { input_dir, output_dir: model.path().to_owned() })
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("choose another output directory"), "{message}");
+}
+
+#[test]
+fn adapter_names_in_keys_and_overflow() {
+    let scratch = tempfile::tempdir().unwrap();
+    let input_dir = scratch.path().join("in");
+    fs::create_dir(&input_dir).unwrap();
+    let source = model_dir("qwen2").join("adapters/all_r8");
+    let mut config: Value =
+        serde_json::from_slice(&fs::read(source.join("adapter_config.json")).unwrap()).unwrap();
+    fs::write(input_dir.join("adapter_config.json"), config.to_string()).unwrap();
+    let file =
+        TensorFile::parse(Arc::new(fs::read(source.join("adapter_model.safetensors")).unwrap())).unwrap();
+    let renamed: Vec<_> = file
+        .names()
+        .map(|name| (name.replace(".weight", ".default.weight"), file.get(name).unwrap()))
+        .collect();
+    let views = renamed.iter().map(|(name, tensor)| {
+        let shape = tensor.shape().to_vec();
+        (name, safetensors::tensor::TensorView::new(tensor.dtype(), shape, tensor.data()).unwrap())
+    });
+    fs::write(input_dir.join("adapter_model.safetensors"), safetensors::serialize(views, None).unwrap())
+        .unwrap();
+    let options = ProcessOptions { input_dir: input_dir.clone(), output_dir: scratch.path().join("out") };
+    let written = fs::read(process_lora(&options).unwrap().path).unwrap();
+    assert!(written == fs::read(references().join("process/qwen2/all_r8.safetensors")).unwrap());
+
+    config["lora_alpha"] = 1e9.into();
+    fs::write(input_dir.join("adapter_config.json"), config.to_string()).unwrap();
+    let message = process_lora(&options).unwrap_err().to_string();
+    assert!(message.contains("lora_B.default.weight") && message.contains("f16"), "{message}");
+
+    config["r"] = 5.into();
+    fs::write(input_dir.join("adapter_config.json"), config.to_string()).unwrap();
+    let message = process_lora(&options).unwrap_err().to_string();
+    assert!(message.contains("rank 5") && message.contains("lora_A"), "{message}");
+}
+
+#[test]
+fn inspect_fits_a_screen() {
+    let scratch = tempfile::tempdir().unwrap();
+    let engine_dir = scratch.path().join("engine");
+    build(&options("qwen2", &engine_dir, Precision::Int4)).unwrap();
+    let adapter = model_dir("qwen2").join("adapters/patterns");
+    let processed = scratch.path().join("adapter");
+    process("qwen2", "patterns", &processed).unwrap();
+    let cases: [(&Path, &[&str]); 6] = [
+        (&engine_dir, &["qwen2", "int4", "vocab 608", "rank 64", "tied"]),
+        (&engine_dir.join("llm.engine"), &["engine", "int4"]),
+        (&model_dir("llama3"), &["llama", "BF16", "4 files"]),
+        (&adapter, &["LORA", "rank", "process-lora"]),
+        (&processed, &["rank 2 to 12", "q_proj"]),
+        (&processed.join("processed_adapter_model.safetensors"), &["rank 2 to 12", "q_proj"]),
+    ];
+    for (path, names) in cases {
+        let text = inspect(path).unwrap();
+        assert!(text.lines().count() <= 24, "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 120), "{text}");
+        for name in names {
+            assert!(text.contains(name), "{name} is not in:\n{text}");
+        }
+        assert!(!text.contains("pad."), "{text}");
+    }
+    assert!(inspect(&scratch.path().join("nothing")).is_err());
+}
