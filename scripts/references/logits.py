@@ -77,7 +77,7 @@ class Runs:
         return prompts[best : best + 1]
 
 
-def write_logits(runs: Runs, short: torch.Tensor, path: Path) -> None:
+def logits_of(runs: Runs, short: torch.Tensor, suffix: str = "") -> dict[str, np.ndarray]:
     """All positions of the short prompt; every 7th and the last 8 of the long one."""
     long = runs.prompt("long", 1, LONG_LEN)
     positions = [i for i in range(LONG_LEN) if i % 7 == 0 or i >= LONG_LEN - 8]
@@ -87,9 +87,21 @@ def write_logits(runs: Runs, short: torch.Tensor, path: Path) -> None:
         "long.positions": np.array(positions, dtype=np.int32),
     }
     for name, model in runs.models.items():
-        tensors[f"short.{name}"] = forward(model, short)[0].numpy()
-        tensors[f"long.{name}"] = forward(model, long)[0, positions].numpy()
-    write_tensors(path, tensors)
+        tensors[f"short.{name}{suffix}"] = forward(model, short)[0].numpy()
+        tensors[f"long.{name}{suffix}"] = forward(model, long)[0, positions].numpy()
+    return tensors
+
+
+@torch.no_grad()
+def round_matrices_to_f16(model: PreTrainedModel | PeftModel) -> bool:
+    """Rounds the base model's matrices in place, as an f16 engine holds them; tells if one changed."""
+    changed = False
+    for name, weight in model.named_parameters():
+        if weight.ndim >= 2 and "lora_" not in name:
+            rounded = weight.half().float()
+            changed |= not torch.equal(rounded, weight)
+            weight.copy_(rounded)
+    return changed
 
 
 def write_greedy(runs: Runs, short: torch.Tensor, path: Path) -> None:
@@ -111,5 +123,8 @@ def make_logits(spec: Checkpoint, root: Path, processed: dict[str, dict[str, np.
         models[name] = load_with_adapter(folder, folder / "adapters" / name, tensors)
     runs = Runs(spec, models)
     short = runs.short_prompt()
-    write_logits(runs, short, root / "logits" / f"{spec.name}.safetensors")
+    tensors = logits_of(runs, short)
     write_greedy(runs, short, root / "greedy" / f"{spec.name}.json")
+    if any([round_matrices_to_f16(model) for model in models.values()]):
+        tensors |= logits_of(runs, short, suffix="@f16")
+    write_tensors(root / "logits" / f"{spec.name}.safetensors", tensors)

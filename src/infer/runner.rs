@@ -35,6 +35,17 @@ impl RunnerOptions {
     }
 }
 
+/// What the last step computed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StepCounts {
+    /// Tokens of prompts.
+    pub n_prompt_tokens: usize,
+    /// Prompts whose last token was among them.
+    pub n_prompts_read: usize,
+    /// Sequences that were generating already.
+    pub n_generating: usize,
+}
+
 /// A decoder, its cache and the sequences in it.
 pub struct Runner<B: Backend> {
     decoder: Decoder<B>,
@@ -45,6 +56,7 @@ pub struct Runner<B: Backend> {
     running: Vec<Sequence<B>>,
     waiting: VecDeque<Sequence<B>>,
     next_id: u64,
+    counts: StepCounts,
 }
 
 impl<B: Backend> Runner<B> {
@@ -62,6 +74,7 @@ impl<B: Backend> Runner<B> {
             running: Vec::new(),
             waiting: VecDeque::new(),
             next_id: 0,
+            counts: StepCounts::default(),
             decoder,
             options,
         })
@@ -93,6 +106,11 @@ impl<B: Backend> Runner<B> {
         self.blocks.n_used()
     }
 
+    /// What the last step computed.
+    pub fn last_step(&self) -> StepCounts {
+        self.counts
+    }
+
     /// Queues a request.
     ///
     /// # Errors
@@ -117,6 +135,7 @@ impl<B: Backend> Runner<B> {
     /// Computes one step and returns the tokens it gave.
     pub fn step(&mut self) -> Vec<Output> {
         self.admit();
+        self.counts = StepCounts::default();
         let chunks = self.plan();
         if chunks.is_empty() {
             return Vec::new();
@@ -206,7 +225,14 @@ impl<B: Backend> Runner<B> {
         let mut finished = Vec::new();
         for &(index, n_tokens) in chunks {
             let sequence = &mut self.running[index];
+            let is_reading = sequence.n_computed < sequence.prompt_len;
             sequence.n_computed += n_tokens;
+            if is_reading {
+                self.counts.n_prompt_tokens += n_tokens;
+                self.counts.n_prompts_read += usize::from(sequence.n_computed == sequence.prompt_len);
+            } else {
+                self.counts.n_generating += 1;
+            }
             if sequence.n_computed < sequence.tokens.len() {
                 continue;
             }
