@@ -1,0 +1,203 @@
+//! The jobs that are open: which request starts next, which answers wait to be recorded, what is complete.
+//! Requests start in turn over the files, so that a large file does not hold up a small one.
+
+use super::executor::{Executor, Ticket};
+use crate::spool::wire::{Answer, BadRequest, RequestFile};
+use crate::spool::{Attempt, Destination, Job, Publication, SpoolError};
+
+/// Jobs open at once; more only cost memory.
+const MAX_OPEN: usize = 32;
+
+/// The open jobs, in the order they were taken.
+#[derive(Default)]
+pub struct Queue {
+    jobs: Vec<OpenJob>,
+    next_key: u64,
+    /// The job whose turn it is to start a request.
+    turn: u64,
+}
+
+struct OpenJob {
+    key: u64,
+    job: Box<Job>,
+    plan: Plan,
+    /// Answered, but not in the journal yet.
+    unrecorded: Vec<Answer>,
+}
+
+/// What is to be done with a job.
+enum Plan {
+    /// Start the requests from `next` on.
+    Answer { file: Box<RequestFile>, next: usize, to: Destination },
+    /// The whole file is refused.
+    Reject(crate::spool::wire::Fault),
+}
+
+/// What the queue did for a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    pub name: String,
+    pub n_requests: usize,
+    pub rejected: Option<String>,
+}
+
+impl Queue {
+    pub fn has_room(&self) -> bool {
+        self.jobs.len() < MAX_OPEN
+    }
+
+    pub fn len(&self) -> usize {
+        self.jobs.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    /// Requests of open jobs that have not started.
+    pub fn n_unstarted(&self) -> usize {
+        self.jobs.iter().map(|open| open.plan.n_unstarted()).sum()
+    }
+
+    /// Takes a job; counts the start before its input is read.
+    ///
+    /// # Errors
+    /// [`SpoolError`] when the journal cannot be written; the job stays in work/ as it was.
+    pub fn open(&mut self, mut job: Box<Job>) -> Result<(), SpoolError> {
+        let attempt = job.attempt();
+        job.start()?;
+        let plan = match attempt {
+            Attempt::Reject => Plan::Reject(job.gave_up()),
+            Attempt::Run | Attempt::GiveUp => {
+                let to = if attempt == Attempt::Run { Destination::Done } else { Destination::Failed };
+                match RequestFile::parse(std::mem::take(&mut job.input)) {
+                    Ok(file) => Plan::Answer { file: Box::new(file), next: 0, to },
+                    Err(fault) => Plan::Reject(fault),
+                }
+            }
+        };
+        self.push(job, plan);
+        Ok(())
+    }
+
+    /// Takes what is no request file; its answer says why.
+    pub fn refuse(&mut self, job: Box<Job>, fault: crate::spool::wire::Fault) {
+        self.push(job, Plan::Reject(fault));
+    }
+
+    /// Starts requests while the executor has room, one of each job in turn.
+    pub fn feed(&mut self, executor: &mut Executor) {
+        while executor.has_room() {
+            let waiting = |open: &&mut OpenJob| open.plan.n_unstarted() > 0;
+            let turn = self.turn;
+            let next = match self.jobs.iter_mut().filter(waiting).find(|open| open.key >= turn) {
+                Some(open) => Some(open),
+                None => self.jobs.iter_mut().find(waiting),
+            };
+            let Some(open) = next else { return };
+            open.start_next(executor);
+            self.turn = open.key + 1;
+        }
+    }
+
+    /// Takes an answer that the executor finished.
+    pub fn take(&mut self, ticket: Ticket, answer: Answer) {
+        if let Some(open) = self.jobs.iter_mut().find(|open| open.key == ticket.job) {
+            open.unrecorded.push(answer);
+        }
+    }
+
+    /// Puts finished answers into the journals, and publishes the jobs that are complete.
+    ///
+    /// # Errors
+    /// The first [`SpoolError`]; what was not done is tried again by the next call.
+    pub fn settle(&mut self) -> Result<Vec<Published>, SpoolError> {
+        let mut published = Vec::new();
+        let mut result = Ok(());
+        self.jobs.retain_mut(|open| match open.settle() {
+            Ok(None) => true,
+            Ok(Some(done)) => {
+                published.push(done);
+                false
+            }
+            Err(error) => {
+                result = Err(error);
+                true
+            }
+        });
+        // What is out is out: it is told even if another job failed.
+        match result {
+            Err(error) if published.is_empty() => Err(error),
+            Err(error) => {
+                tracing::error!("{error}");
+                Ok(published)
+            }
+            Ok(()) => Ok(published),
+        }
+    }
+
+    /// Leaves all jobs for the next start: records what is answered and takes the start back.
+    pub fn pause(&mut self) {
+        for open in &mut self.jobs {
+            let answers = std::mem::take(&mut open.unrecorded);
+            if let Err(error) = open.job.record(&answers).and_then(|()| open.job.pause()) {
+                tracing::error!("{error}; the job is resumed from its journal");
+            }
+        }
+        self.jobs.clear();
+    }
+
+    fn push(&mut self, job: Box<Job>, plan: Plan) {
+        let key = self.next_key;
+        self.next_key += 1;
+        self.jobs.push(OpenJob { key, job, plan, unrecorded: Vec::new() });
+    }
+}
+
+impl Plan {
+    fn n_unstarted(&self) -> usize {
+        match self {
+            Plan::Answer { file, next, .. } => file.n_requests() - next,
+            Plan::Reject(_) => 0,
+        }
+    }
+}
+
+impl OpenJob {
+    fn start_next(&mut self, executor: &mut Executor) {
+        let Plan::Answer { file, next, to } = &mut self.plan else { return };
+        let request_idx = *next;
+        *next += 1;
+        if self.job.is_answered(request_idx) {
+            return;
+        }
+        let request = match to {
+            Destination::Done => file.request(request_idx),
+            Destination::Failed => Err(BadRequest { fault: self.job.gave_up(), id: None, lora_name: None }),
+        };
+        let ticket = Ticket { job: self.key, request_idx };
+        if let Some(answer) = executor.submit(ticket, request, file) {
+            self.unrecorded.push(answer);
+        }
+    }
+
+    fn settle(&mut self) -> Result<Option<Published>, SpoolError> {
+        if !self.unrecorded.is_empty() {
+            self.job.record(&self.unrecorded)?;
+            self.unrecorded.clear();
+        }
+        let (publication, n_requests, rejected) = match &self.plan {
+            Plan::Reject(fault) => (Publication::Rejection(fault), 0, Some(fault.to_string())),
+            Plan::Answer { file, to, .. } => {
+                let n_requests = file.n_requests();
+                if self.job.n_answered() < n_requests {
+                    return Ok(None);
+                }
+                (Publication::Answers { n_requests, warnings: &file.warnings, to: *to }, n_requests, None)
+            }
+        };
+        self.job.publish(publication)?;
+        let name = self.job.name().to_string_lossy().into_owned();
+        Ok(Some(Published { name, n_requests, rejected }))
+    }
+}
