@@ -3,6 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -175,7 +176,7 @@ fn a_failing_disk_keeps_the_job_until_it_works_again() {
             drop_file(&root, "x.json", &input());
             spool.disk.fuse.set(fail_at, n_failing, errno);
             let n_before = spool.disk.fuse.n_taken();
-            work_with_patience(&spool);
+            work_with_patience(&spool, 10).unwrap();
             let says = format!("errno {errno} for {n_failing} steps from {fail_at}");
             check_at_rest(&root, "x.json", Place::Done, &says);
             assert_eq!(fs::read(root.join("out/x.json")).unwrap(), wanted, "{says}");
@@ -189,28 +190,95 @@ fn a_failing_disk_keeps_the_job_until_it_works_again() {
     }
 }
 
-/// One job by a daemon that tries each call again when it fails, without ever starting anew.
-fn work_with_patience(spool: &Spool) {
-    fn patiently<T>(mut call: impl FnMut() -> Result<T, SpoolError>) -> T {
-        for _ in 0..10 {
+/// One job by a daemon that tries each call again when it fails, up to `n_tries` times, without starting anew.
+fn work_with_patience(spool: &Spool, n_tries: usize) -> Result<(), SpoolError> {
+    fn patiently<T>(
+        n_tries: usize,
+        mut call: impl FnMut() -> Result<T, SpoolError>,
+    ) -> Result<T, SpoolError> {
+        for _ in 1..n_tries {
             match call() {
-                Ok(value) => return value,
+                Ok(value) => return Ok(value),
                 Err(e) => assert_eq!(e.fate(), super::Fate::Later, "{e}"),
             }
         }
-        panic!("ten failures");
+        call()
     }
     let mut inbox = Inbox::default();
-    inbox.scan(spool).unwrap();
-    let candidate = inbox.next(spool).unwrap().unwrap();
-    let claimed = patiently(|| spool.claim(&candidate)).unwrap();
-    let Opened::Job(mut job) = patiently(|| spool.open_job(&claimed)) else { panic!("a job was dropped") };
-    patiently(|| job.start());
+    inbox.scan(spool)?;
+    let candidate = inbox.next(spool)?.unwrap();
+    let claimed = patiently(n_tries, || spool.claim(&candidate))?.unwrap();
+    let Opened::Job(mut job) = patiently(n_tries, || spool.open_job(&claimed))? else {
+        panic!("a job was dropped")
+    };
+    patiently(n_tries, || job.start())?;
     let file = RequestFile::parse(std::mem::take(&mut job.input)).unwrap();
     for index in 0..file.n_requests() {
-        patiently(|| job.record(&[answer(index, 1)]));
+        patiently(n_tries, || job.record(&[answer(index, 1)]))?;
     }
-    patiently(|| publish(&mut job, &file));
+    patiently(n_tries, || publish(&mut job, &file))
+}
+
+#[test]
+fn a_failure_and_then_a_crash_leave_one_answer() {
+    let dir = scratch();
+    let root = dir.path().join("spool");
+    let wanted = undisturbed(&root, &input());
+    for fail_at in 0..40 {
+        for crash_after in 1..9 {
+            let (spool, _) = Spool::open(&root, config()).unwrap();
+            drop_file(&root, "x.json", &input());
+            spool.disk.fuse.set(fail_at, 1, libc::EIO);
+            spool.disk.fuse.set(fail_at + crash_after, usize::MAX, libc::EIO);
+            let _ = work_with_patience(&spool, 3);
+            drop(spool);
+            let (spool, recovery) = Spool::open(&root, config()).unwrap();
+            live(&spool, &recovery.unfinished, &mut [0; N_REQUESTS]).unwrap();
+            let says = format!("failure at step {fail_at}, crash {crash_after} later");
+            check_at_rest(&root, "x.json", Place::Done, &says);
+            assert_eq!(fs::read(root.join("out/x.json")).unwrap(), wanted, "{says}");
+            drop(spool);
+            fs::remove_dir_all(&root).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_journal_whose_sync_failed_is_not_written_again() {
+    let dir = scratch();
+    let root = dir.path().join("spool");
+    let (spool, _) = Spool::open(&root, config()).unwrap();
+    drop_file(&root, "x.json", &input());
+    let mut inbox = Inbox::default();
+    inbox.scan(&spool).unwrap();
+    let claimed = spool.claim(&inbox.next(&spool).unwrap().unwrap()).unwrap().unwrap();
+    let Opened::Job(mut job) = spool.open_job(&claimed).unwrap() else { panic!() };
+    job.start().unwrap();
+    let inode = || fs::metadata(root.join("work/x.json.journal")).unwrap().ino();
+    let before = inode();
+    job.record(&[answer(0, 1)]).unwrap();
+    assert_eq!(inode(), before);
+    // One write, then the sync.
+    spool.disk.fuse.set(1, 1, libc::EIO);
+    assert!(job.record(&[answer(1, 1)]).is_err() && !job.is_answered(1));
+    job.record(&[answer(1, 1), answer(2, 1)]).unwrap();
+    assert_ne!(inode(), before);
+    drop(job);
+    let Opened::Job(job) = spool.open_job(&claimed).unwrap() else { panic!() };
+    assert_eq!((job.n_answered(), job.attempts()), (3, 1));
+}
+
+#[test]
+fn left_overs_are_removed_and_strangers_left_alone() {
+    let dir = scratch();
+    let root = dir.path().join("spool");
+    drop(Spool::open(&root, config()).unwrap());
+    for name in ["tmp/half.json", "work/gone.json.journal", "work/stranger"] {
+        fs::write(root.join(name), "x").unwrap();
+    }
+    let (_spool, recovery) = Spool::open(&root, config()).unwrap();
+    assert_eq!((recovery.n_removed, recovery.strangers), (2, vec!["stranger".into()]));
+    assert_eq!((names(&root, Place::Tmp).len(), names(&root, Place::Work)), (0, vec!["stranger".into()]));
 }
 
 #[test]

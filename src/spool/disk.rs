@@ -275,7 +275,7 @@ pub(super) mod fuse {
     #[derive(Debug, Default)]
     struct State {
         n_taken: usize,
-        burn: Option<Burn>,
+        burns: Vec<Burn>,
     }
 
     #[derive(Debug, Clone, Copy)]
@@ -286,10 +286,12 @@ pub(super) mod fuse {
     }
 
     impl Fuse {
-        /// From now on, `n_good` steps succeed, then `n_failing` fail with `errno`.
+        /// From now on, `n_good` steps succeed, then `n_failing` fail with `errno`. May be called again for
+        /// further failures, all counted from their call.
         pub fn set(&self, n_good: usize, n_failing: usize, errno: i32) {
             let mut state = self.0.lock().unwrap();
-            state.burn = Some(Burn { at: state.n_taken + n_good, n_failing, errno });
+            let at = state.n_taken + n_good;
+            state.burns.push(Burn { at, n_failing, errno });
         }
 
         pub fn n_taken(&self) -> usize {
@@ -300,12 +302,8 @@ pub(super) mod fuse {
             let mut state = self.0.lock().unwrap();
             let step = state.n_taken;
             state.n_taken += 1;
-            match state.burn {
-                Some(burn) if step >= burn.at && step - burn.at < burn.n_failing => {
-                    Err(io::Error::from_raw_os_error(burn.errno))
-                }
-                _ => Ok(()),
-            }
+            let burning = state.burns.iter().find(|burn| step >= burn.at && step - burn.at < burn.n_failing);
+            burning.map_or(Ok(()), |burn| Err(io::Error::from_raw_os_error(burn.errno)))
         }
     }
 }
