@@ -1,1 +1,28 @@
+//! A request on disk: the request and answer files, the spool's directories, the journal. Never tokens or tensors.
 
+pub mod disk;
+pub mod error;
+pub mod inbox;
+pub mod job;
+pub mod journal;
+pub mod outbox;
+pub mod place;
+pub mod root;
+pub mod states;
+pub mod status;
+pub mod submit;
+pub mod watch;
+pub mod wire;
+
+#[cfg(test)]
+mod crash_tests;
+
+pub use disk::Durability;
+pub use error::{Fate, SpoolError};
+pub use inbox::{Candidate, Inbox};
+pub use job::{Attempt, Claimed, Job, JobId, Opened};
+pub use outbox::{Destination, Publication};
+pub use place::Place;
+pub use root::{Spool, SpoolConfig};
+pub use states::Recovery;
+pub use watch::{Arrival, Watch};

@@ -1,0 +1,114 @@
+//! The producer's side: drop a request file whole, and wait for its answer.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+
+use super::disk::name_with_id;
+use super::error::SpoolError;
+use super::place::Place;
+use super::watch::Watch;
+
+/// Drops `bytes` into the spool at `root` as `name`, or, where a job or an answer has that name, as
+/// `NAME.TIME-PID.json`. Returns the name that it has: its answer will have the same.
+pub fn submit(root: &Path, name: &OsStr, bytes: &[u8]) -> Result<OsString, SpoolError> {
+    let name = checked_name(name)?;
+    let new = root.join(Place::New.name());
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let mark = format!("{time:x}-{:x}", std::process::id());
+    // A producer need not have access to tmp/; the daemon does not look at dot names.
+    let unready = new.join(format!(".{mark}.part"));
+    let dropped = write_whole(&unready, bytes)
+        .and_then(|()| drop_as(root, &unready, [&name, &name_with_id(&name, &mark)]));
+    if dropped.is_err() {
+        // If it cannot be removed either, the daemon does not look at it.
+        let _ = fs::remove_file(&unready);
+    }
+    let name = dropped.map_err(|source| SpoolError::Io { doing: "submit to", path: new.clone(), source })?;
+    // The name reaches the disk with its directory; a producer that may not open it still has dropped the file.
+    let _ = fs::File::open(&new).and_then(|dir| dir.sync_all());
+    Ok(name)
+}
+
+/// Waits until `out/NAME` is there and returns its path. The producer must be allowed to look at out/.
+pub fn wait_for_answer(root: &Path, name: &OsStr, limit: Duration) -> Result<PathBuf, SpoolError> {
+    let out = root.join(Place::Out.name());
+    let answer = out.join(name);
+    let watch = Watch::new(&out)?;
+    let start = Instant::now();
+    loop {
+        match answer.symlink_metadata() {
+            Ok(_) => return Ok(answer),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(SpoolError::Io { doing: "look at", path: answer, source }),
+        }
+        let Some(left) = limit.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) else {
+            return Err(SpoolError::NoAnswerYet { name: name.to_owned(), seconds: limit.as_secs() });
+        };
+        // The watch is a hint: looked at again every second without it.
+        let pause = left.min(Duration::from_secs(1)).as_millis().max(1) as u16;
+        let mut fds = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
+        match nix::poll::poll(&mut fds, PollTimeout::from(pause)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(SpoolError::Io { doing: "wait at", path: out, source: e.into() }),
+        }
+        watch.arrivals()?;
+    }
+}
+
+/// A plain file name that the inbox takes; `.json` is added where it is missing.
+fn checked_name(name: &OsStr) -> Result<OsString, SpoolError> {
+    let mut full = name.to_owned();
+    if !name.as_bytes().ends_with(b".json") {
+        full.push(".json");
+    }
+    let why = match full.as_bytes() {
+        b".json" => "it is empty",
+        bytes if bytes.starts_with(b".") => "it begins with a dot",
+        bytes if bytes.contains(&b'/') || bytes.contains(&0) => "it is not a plain file name",
+        bytes if bytes.len() > 180 => "it is longer than 180 bytes",
+        _ => return Ok(full),
+    };
+    Err(SpoolError::Name { name: name.to_owned(), why })
+}
+
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(path)?;
+    // The daemon reads it as a member of the group that new/ gives to what is in it, whatever the umask.
+    file.set_permissions(fs::Permissions::from_mode(0o640))?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+fn drop_as(root: &Path, unready: &Path, names: [&OsString; 2]) -> io::Result<OsString> {
+    let [plain, marked] = names;
+    let is_taken = |place: Place| root.join(place.name()).join(plain).symlink_metadata().is_ok();
+    let is_free = ![Place::New, Place::Work, Place::Out, Place::Hold].into_iter().any(is_taken);
+    let new = root.join(Place::New.name());
+    if is_free {
+        match nix::fcntl::renameat2(
+            AT_FDCWD,
+            unready,
+            AT_FDCWD,
+            &new.join(plain),
+            RenameFlags::RENAME_NOREPLACE,
+        ) {
+            Ok(()) => return Ok(plain.clone()),
+            // Another producer was faster, or the file system cannot refuse to replace.
+            Err(Errno::EEXIST | Errno::EINVAL | Errno::ENOSYS) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    // Time and process make this name unique.
+    fs::rename(unready, new.join(marked))?;
+    Ok(marked.clone())
+}

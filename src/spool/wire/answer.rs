@@ -1,0 +1,102 @@
+//! One answer. The order of the fields is the order of the keys in the file: by the alphabet.
+
+use serde::Serialize;
+
+use super::fault::Fault;
+use super::message::Message;
+use super::request::BadRequest;
+
+/// Why generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FinishReason {
+    EndOfSequence,
+    MaxLength,
+    StopWords,
+    Cancelled,
+    Error,
+    NotFinished,
+}
+
+/// One candidate of one step.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TokenLogprob {
+    /// The token's bytes, which need not be UTF-8 by themselves.
+    pub bytes: Vec<u8>,
+    /// Natural logarithm of the probability at temperature 1.
+    pub logprob: f32,
+    /// The bytes as text, U+FFFD where they are not UTF-8.
+    pub token: String,
+    pub token_id: u32,
+}
+
+/// Tokens read and written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Usage {
+    pub cached_tokens: usize,
+    pub generated_tokens: usize,
+    pub prompt_tokens: usize,
+}
+
+/// The answer to one request.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Answer {
+    /// `request_idx` modulo the file's batch size.
+    pub batch_idx: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Fault>,
+    pub finish_reason: FinishReason,
+    pub formatted_complete_request: String,
+    pub formatted_system_prompt: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<serde_json::Value>,
+    /// By step, each by falling probability; only if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<Vec<Vec<TokenLogprob>>>,
+    /// The adapter that was used, or asked for if the request failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora_name: Option<String>,
+    pub messages: Vec<Message>,
+    pub output_text: String,
+    /// Place in the file's `requests`.
+    pub request_idx: usize,
+    pub token_ids: Vec<u32>,
+    pub usage: Usage,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+impl Answer {
+    /// An answer with nothing generated yet; the caller fills in what it has.
+    pub fn empty(request_idx: usize, batch_size: usize) -> Self {
+        Self {
+            batch_idx: request_idx % batch_size.max(1),
+            error: None,
+            finish_reason: FinishReason::NotFinished,
+            formatted_complete_request: String::new(),
+            formatted_system_prompt: String::new(),
+            id: None,
+            logprobs: None,
+            lora_name: None,
+            messages: Vec::new(),
+            output_text: String::new(),
+            request_idx,
+            token_ids: Vec::new(),
+            usage: Usage::default(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// The answer to a request that cannot be run.
+    pub fn failed(request_idx: usize, batch_size: usize, bad: BadRequest) -> Self {
+        let finish_reason = FinishReason::Error;
+        let (error, id, lora_name) = (Some(bad.fault), bad.id, bad.lora_name);
+        Self { error, finish_reason, id, lora_name, ..Self::empty(request_idx, batch_size) }
+    }
+
+    /// The answer as one line of JSON, which the journal keeps and [`super::AnswerFile`] writes.
+    pub fn to_json(&self) -> String {
+        // A number that is not finite becomes null; nothing else can go wrong on plain data.
+        serde_json::to_string(self).expect("an answer holds no map with keys that are not strings")
+    }
+}

@@ -1,0 +1,52 @@
+//! The answer file, written entry by entry so that it is never whole in memory.
+//! Keys by the alphabet, indent 4, UTF-8 as it is, a line feed at the end.
+
+use std::io::{self, Write};
+
+use super::fault::Fault;
+use super::json::{Value, write_indented};
+
+/// A file of answers that is being written.
+pub struct AnswerFile<W: Write> {
+    out: W,
+    n_written: usize,
+}
+
+impl<W: Write> AnswerFile<W> {
+    /// Starts a file of answers to the request file `input_file`.
+    pub fn begin(mut out: W, input_file: &str) -> io::Result<Self> {
+        write!(out, "{{\n    \"input_file\": {},\n    \"responses\": [", quoted(input_file))?;
+        Ok(Self { out, n_written: 0 })
+    }
+
+    /// Adds the next answer, given as [`super::Answer::to_json`] made it.
+    pub fn entry(&mut self, answer: &str) -> io::Result<()> {
+        self.out.write_all(if self.n_written == 0 { b"\n        " } else { b",\n        " })?;
+        self.n_written += 1;
+        write_indented(&mut self.out, Value::from_checked(answer), 2)
+    }
+
+    /// Ends the file and gives the writer back, not flushed.
+    pub fn finish(mut self, warnings: &[String]) -> io::Result<W> {
+        self.out.write_all(if self.n_written == 0 { b"]" } else { b"\n    ]" })?;
+        if !warnings.is_empty() {
+            let json = serde_json::to_string(warnings)?;
+            self.out.write_all(b",\n    \"warnings\": ")?;
+            write_indented(&mut self.out, Value::from_checked(&json), 1)?;
+        }
+        self.out.write_all(b"\n}\n")?;
+        Ok(self.out)
+    }
+}
+
+/// Writes the answer to a file that was rejected as a whole.
+pub fn write_rejection(out: &mut impl Write, input_file: &str, fault: &Fault) -> io::Result<()> {
+    let json = serde_json::to_string(fault)?;
+    out.write_all(b"{\n    \"error\": ")?;
+    write_indented(out, Value::from_checked(&json), 1)?;
+    write!(out, ",\n    \"input_file\": {},\n    \"responses\": []\n}}\n", quoted(input_file))
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}

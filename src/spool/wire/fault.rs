@@ -1,0 +1,61 @@
+//! Why a file or one of its requests is not run, in words for the person who sent it.
+
+use serde::Serialize;
+
+/// The stable word of a fault; programs may branch on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FaultCode {
+    /// The file is not JSON, has no `requests`, or a top-level field is wrong.
+    BadFile,
+    /// The file is over a limit of size or number.
+    TooLarge,
+    /// What was dropped is not a regular file that may be read.
+    NotAFile,
+    /// A field of the request is missing or wrong.
+    BadRequest,
+    /// Images, audio and video.
+    UnsupportedContent,
+    /// `lora_name` names no adapter.
+    UnknownAdapter,
+    /// The adapter does not fit the engine.
+    AdapterMismatch,
+    /// The adapter's path lies outside the allowed roots, or its file cannot be read.
+    AdapterRefused,
+    /// The prompt is longer than the limit or than the engine takes.
+    PromptTooLong,
+    /// The job was started too often without reaching its end.
+    GaveUp,
+    /// A person or a limit of time ended the request.
+    Cancelled,
+    /// A defect of this program.
+    Internal,
+}
+
+/// A refusal: the stable word, and a sentence that says place, wanted, found and limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Fault {
+    pub code: FaultCode,
+    pub message: String,
+}
+
+impl Fault {
+    /// A fault of any code.
+    pub fn new(code: FaultCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// A field that is missing or wrong. [`Fault::of_file`] turns it into a fault of the whole file.
+    pub(super) fn bad(message: impl Into<String>) -> Self {
+        Self::new(FaultCode::BadRequest, message)
+    }
+
+    /// The same fault found at the top level, where it concerns the whole file.
+    pub(super) fn of_file(self) -> Self {
+        match self.code {
+            FaultCode::BadRequest => Self { code: FaultCode::BadFile, ..self },
+            _ => self,
+        }
+    }
+}

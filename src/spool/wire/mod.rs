@@ -1,0 +1,22 @@
+//! The request file and the answer file as bytes, under limits.
+
+pub mod adapter_name;
+pub mod answer;
+pub mod answer_file;
+pub mod fault;
+pub mod json;
+pub mod limits;
+pub mod message;
+pub mod object;
+pub mod request;
+pub mod request_file;
+pub mod sampling;
+
+pub use adapter_name::AdapterName;
+pub use answer::{Answer, FinishReason, TokenLogprob, Usage};
+pub use answer_file::AnswerFile;
+pub use fault::{Fault, FaultCode};
+pub use message::{ContentPart, Message, Role};
+pub use request::{BadRequest, ChatOptions, Request};
+pub use request_file::{CacheCommit, CacheLookup, RequestFile};
+pub use sampling::Sampling;

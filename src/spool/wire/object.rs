@@ -1,0 +1,158 @@
+//! Fields of an object with their place, so that every fault says "requests[3].temperature: wanted …, found …".
+
+use std::borrow::Cow;
+use std::fmt;
+
+use super::fault::Fault;
+use super::json::{Value, shortened};
+use super::limits::UNKNOWN_NAMED;
+
+/// The place of a value, as a chain to the root that costs nothing until it is printed.
+#[derive(Clone, Copy)]
+pub enum At<'p> {
+    Root,
+    Key(&'p At<'p>, &'p str),
+    Index(&'p At<'p>, usize),
+}
+
+impl fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            At::Root => Ok(()),
+            At::Key(At::Root, key) => write!(f, "{}", shortened(key)),
+            At::Key(parent, key) => write!(f, "{parent}.{}", shortened(key)),
+            At::Index(parent, index) => write!(f, "{parent}[{index}]"),
+        }
+    }
+}
+
+/// A value and its place.
+#[derive(Clone, Copy)]
+pub struct Field<'a, 'p> {
+    pub value: Value<'a>,
+    pub at: At<'p>,
+}
+
+impl<'a> Field<'a, '_> {
+    /// The fault of a value that is not what was wanted.
+    pub fn wanted(&self, wanted: impl fmt::Display) -> Fault {
+        Fault::bad(format!("{}: wanted {wanted}, found {}", self.at, self.value.describe()))
+    }
+
+    pub fn truth(&self) -> Result<bool, Fault> {
+        self.value.truth().ok_or_else(|| self.wanted("true or false"))
+    }
+
+    pub fn string(&self) -> Result<Cow<'a, str>, Fault> {
+        if !self.value.is_string() {
+            return Err(self.wanted("a string"));
+        }
+        self.value.string().ok_or_else(|| self.wanted("a string of valid Unicode"))
+    }
+
+    /// A string of at most `limit` bytes. The text is looked at before anything is copied.
+    pub fn string_within(&self, limit: usize) -> Result<Cow<'a, str>, Fault> {
+        let too_long = |n: usize| Fault::bad(format!("{}: {n} bytes are over the limit of {limit}", self.at));
+        // An escape takes at most 6 bytes for each byte it stands for.
+        if self.value.is_string() && self.value.text().len() > limit.saturating_mul(6).saturating_add(2) {
+            return Err(too_long(self.value.text().len() - 2));
+        }
+        let text = self.string()?;
+        if text.len() > limit { Err(too_long(text.len())) } else { Ok(text) }
+    }
+
+    /// A finite number in `range`; `wanted` says the range in words.
+    pub fn number(&self, range: impl Fn(f64) -> bool, wanted: &str) -> Result<f64, Fault> {
+        let number = self.value.number().and_then(|text| text.parse::<f64>().ok());
+        number.filter(|x| x.is_finite() && range(*x)).ok_or_else(|| self.wanted(wanted))
+    }
+
+    /// A whole number in `low..=high`, written as one or as a float without a fraction (`256.0`).
+    pub fn integer(&self, low: i64, high: i64) -> Result<i64, Fault> {
+        let text = self.value.number();
+        let whole = text.and_then(|t| t.parse::<i64>().ok()).or_else(|| {
+            let x = text?.parse::<f64>().ok()?;
+            // 2^53: above it a float no longer tells one whole number from the next.
+            (x.fract() == 0.0 && x.abs() <= 9_007_199_254_740_992.0).then_some(x as i64)
+        });
+        whole.filter(|n| (low..=high).contains(n)).ok_or_else(|| {
+            if high == i64::MAX {
+                self.wanted(format_args!("a whole number of at least {low}"))
+            } else {
+                self.wanted(format_args!("a whole number from {low} to {high}"))
+            }
+        })
+    }
+
+    /// A whole number of 64 bits without a sign.
+    pub fn unsigned(&self) -> Result<u64, Fault> {
+        let number = self.value.number().and_then(|text| text.parse::<u64>().ok());
+        number.ok_or_else(|| self.wanted("a whole number from 0 to 18446744073709551615"))
+    }
+}
+
+/// The known fields of one object, and the names of the others.
+pub struct Object<'a, 'p> {
+    at: &'p At<'p>,
+    known: Vec<(&'static str, Value<'a>)>,
+    unknown: Vec<String>,
+    n_unknown: usize,
+}
+
+impl<'a, 'p> Object<'a, 'p> {
+    /// Reads an object that may have the fields `names`. Of equal keys the last one counts.
+    pub fn read(value: Value<'a>, at: &'p At<'p>, names: &[&'static str]) -> Result<Self, Fault> {
+        if !value.is_object() {
+            return Err(Field { value, at: *at }.wanted("an object"));
+        }
+        let mut object = Object { at, known: Vec::new(), unknown: Vec::new(), n_unknown: 0 };
+        for (key, value) in value.entries() {
+            let key = key.string().unwrap_or(Cow::Borrowed("\u{fffd}"));
+            match names.iter().find(|name| **name == key) {
+                Some(name) => object.put(name, value),
+                None => object.note_unknown(&key),
+            }
+        }
+        Ok(object)
+    }
+
+    /// The field, unless it is missing or null.
+    pub fn get(&self, name: &'p str) -> Option<Field<'a, 'p>> {
+        let (_, value) = self.known.iter().find(|(known, _)| *known == name)?;
+        (!value.is_null()).then_some(Field { value: *value, at: At::Key(self.at, name) })
+    }
+
+    /// The fault of a field that must be there.
+    pub fn missing(&self, name: &str, wanted: &str) -> Fault {
+        Fault::bad(format!("{}: missing; wanted {wanted}", At::Key(self.at, name)))
+    }
+
+    /// One warning for each unknown field, the first few by name.
+    pub fn warn_unknown(&self, warnings: &mut Vec<String>) {
+        for name in &self.unknown {
+            warnings.push(format!("{}: unknown field, ignored", At::Key(self.at, name)));
+        }
+        if self.n_unknown > self.unknown.len() {
+            let more = self.n_unknown - self.unknown.len();
+            warnings.push(format!("{}: {more} more unknown fields, ignored", At::Key(self.at, "…")));
+        }
+    }
+
+    fn put(&mut self, name: &'static str, value: Value<'a>) {
+        match self.known.iter_mut().find(|(known, _)| *known == name) {
+            Some(slot) => slot.1 = value,
+            None => self.known.push((name, value)),
+        }
+    }
+
+    fn note_unknown(&mut self, key: &str) {
+        let name = shortened(key).into_owned();
+        if self.unknown.contains(&name) {
+            return;
+        }
+        self.n_unknown += 1;
+        if self.unknown.len() < UNKNOWN_NAMED {
+            self.unknown.push(name);
+        }
+    }
+}

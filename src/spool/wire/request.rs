@@ -1,0 +1,158 @@
+//! One request of a file, parsed on its own so that it fails on its own.
+
+use super::fault::{Fault, FaultCode};
+use super::json::Value;
+use super::limits;
+use super::message::{Message, read_messages};
+use super::object::{At, Field, Object};
+use super::sampling::{SAMPLING_FIELDS, Sampling};
+
+/// How messages become a prompt. Given at the top level of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChatOptions {
+    pub apply_chat_template: bool,
+    pub add_generation_prompt: bool,
+    pub enable_thinking: bool,
+}
+
+impl Default for ChatOptions {
+    fn default() -> Self {
+        Self { apply_chat_template: true, add_generation_prompt: true, enable_thinking: false }
+    }
+}
+
+/// A request that may be run: every value is within its limits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    pub messages: Vec<Message>,
+    pub sampling: Sampling,
+    pub chat: ChatOptions,
+    /// Stop strings, none empty.
+    pub stop: Vec<String>,
+    /// None = the base model. Whether the name is known is for the daemon to say.
+    pub lora_name: Option<String>,
+    /// Factor on the adapter's delta, finite; 1 = as trained.
+    pub lora_scale: f32,
+    pub save_system_prompt_kv_cache: bool,
+    pub disable_spec_decode: bool,
+    /// The producer's own mark, echoed in the answer.
+    pub id: Option<serde_json::Value>,
+    /// What was ignored in the request, for the answer.
+    pub warnings: Vec<String>,
+}
+
+/// A request that cannot be run, with what its answer still needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BadRequest {
+    pub fault: Fault,
+    pub id: Option<serde_json::Value>,
+    pub lora_name: Option<String>,
+}
+
+const OWN_FIELDS: [&str; 8] = [
+    "messages",
+    "stop",
+    "lora_name",
+    "lora_scale",
+    "save_system_prompt_kv_cache",
+    "disable_spec_decode",
+    "id",
+    // The expected answer in test files of the original.
+    "reference",
+];
+
+/// What a request takes over from its file.
+pub(super) struct Defaults<'f> {
+    pub sampling: &'f Sampling,
+    pub chat: ChatOptions,
+}
+
+impl Request {
+    pub(super) fn read(value: Value, index: usize, defaults: Defaults) -> Result<Self, BadRequest> {
+        let place = At::Key(&At::Root, "requests");
+        let at = At::Index(&place, index);
+        let names: Vec<&'static str> = OWN_FIELDS.into_iter().chain(SAMPLING_FIELDS).collect();
+        let object = Object::read(value, &at, &names);
+        let object = object.map_err(|fault| BadRequest { fault, id: None, lora_name: None })?;
+        // The id is read first and kept on any later fault, so that the producer finds the request again.
+        let id = read_id(object.get("id"));
+        let lora_name = read_lora_name(object.get("lora_name"));
+        let known = (id.as_ref().ok().cloned().flatten(), lora_name.as_ref().ok().cloned().flatten());
+        let read = || Self::from_object(&object, id?, lora_name?, defaults);
+        read().map_err(|fault| BadRequest { fault, id: known.0, lora_name: known.1 })
+    }
+
+    fn from_object(
+        object: &Object,
+        id: Option<serde_json::Value>,
+        lora_name: Option<String>,
+        defaults: Defaults,
+    ) -> Result<Self, Fault> {
+        let truth = |name| object.get(name).map_or(Ok(false), |field| field.truth());
+        let mut warnings = Vec::new();
+        object.warn_unknown(&mut warnings);
+        let scale = object
+            .get("lora_scale")
+            .map(|field| field.number(|x| x.abs() <= f64::from(f32::MAX), "a finite number"));
+        Ok(Request {
+            messages: read_messages(object, &mut warnings)?,
+            sampling: defaults.sampling.replaced_by(object)?,
+            chat: defaults.chat,
+            stop: object.get("stop").map_or(Ok(Vec::new()), read_stop)?,
+            lora_name,
+            lora_scale: scale.transpose()?.unwrap_or(1.0) as f32,
+            save_system_prompt_kv_cache: truth("save_system_prompt_kv_cache")?,
+            disable_spec_decode: truth("disable_spec_decode")?,
+            id,
+            warnings,
+        })
+    }
+}
+
+fn read_id(field: Option<Field>) -> Result<Option<serde_json::Value>, Fault> {
+    let Some(field) = field else { return Ok(None) };
+    let n = field.value.text().len();
+    if n > limits::ID_BYTES {
+        return Err(Fault::bad(format!(
+            "{}: {n} bytes are over the limit of {}",
+            field.at,
+            limits::ID_BYTES
+        )));
+    }
+    let id = serde_json::from_str(field.value.text());
+    id.map(Some).map_err(|e| Fault::bad(format!("{}: cannot be echoed: {e}", field.at)))
+}
+
+fn read_lora_name(field: Option<Field>) -> Result<Option<String>, Fault> {
+    let Some(field) = field else { return Ok(None) };
+    let name = field.string_within(limits::NAME_BYTES)?;
+    Ok((!name.is_empty()).then(|| name.into_owned()))
+}
+
+fn read_stop(field: Field) -> Result<Vec<String>, Fault> {
+    let one = |field: Field| match field.string_within(limits::STOP_BYTES)? {
+        text if text.is_empty() => Err(field.wanted("a string that is not empty")),
+        text => Ok(text.into_owned()),
+    };
+    if field.value.is_string() {
+        return Ok(vec![one(field)?]);
+    }
+    if !field.value.is_array() {
+        return Err(field.wanted("a string or an array of strings"));
+    }
+    let n = field.value.elements().count();
+    if n > limits::STOP_STRINGS {
+        return Err(Fault::bad(format!(
+            "{}: {n} stop strings are over the limit of {}",
+            field.at,
+            limits::STOP_STRINGS
+        )));
+    }
+    let strings = field.value.elements().enumerate();
+    strings.map(|(i, value)| one(Field { value, at: At::Index(&field.at, i) })).collect()
+}
+
+/// A fault for whoever finds it later than the parser, in the same form: `requests[3].lora_name: …`.
+pub fn fault_at(index: usize, field: &str, code: FaultCode, why: impl std::fmt::Display) -> Fault {
+    Fault::new(code, format!("requests[{index}].{field}: {why}"))
+}
