@@ -108,8 +108,9 @@ struct Halves {
     b: Option<(String, Tensor)>,
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Half {
+/// Which matrix of a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Half {
     A,
     B,
 }
@@ -150,7 +151,7 @@ pub(crate) fn listed(names: &[&str]) -> String {
 }
 
 /// `model.layers.3.mlp.up_proj.lora_A.weight` to its parts.
-fn parse_name(name: &str) -> Option<(usize, Projection, Half)> {
+pub(crate) fn parse_name(name: &str) -> Option<(usize, Projection, Half)> {
     let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
     let (path, half) = match rest.strip_suffix(".lora_A.weight") {
         Some(path) => (path, Half::A),
