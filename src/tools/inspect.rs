@@ -123,7 +123,8 @@ fn inspect_peft(path: &Path, page: &mut Page) -> Result<(), ToolError> {
     for obstacle in &config.obstacles {
         page.line("warning", format!("{obstacle}: process-lora refuses it; use merge-lora"));
     }
-    page.line("next", "process-lora --input_dir DIR --output_dir DIR");
+    let tool = if config.obstacles.is_empty() { "process-lora --input_dir" } else { "merge-lora --lora_dir" };
+    page.line("next", format!("{tool} DIR --output_dir DIR"));
     Ok(())
 }
 
