@@ -1,6 +1,6 @@
 pub mod backend;
 pub mod cli;
-pub mod daemon;
+// pub mod daemon;
 pub mod format;
 pub mod infer;
 pub mod kernels;

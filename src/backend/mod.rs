@@ -1,1 +1,8 @@
+//! The dozen operations that a decoder needs, as a trait; `cpu` implements it with `kernels` and threads.
+//! The device's implementation (`cuda`) gets its room beside it.
 
+mod api;
+pub mod cpu;
+
+pub use api::{AttendRow, Backend, CacheElement, CacheShape, LoraRows};
+pub use cpu::Cpu;

@@ -1,1 +1,20 @@
+//! The loop: owns the engine, the adapters and the spool, computes nothing itself.
+//!
+//! executor.rs turns requests into answers; run.rs feeds it one file, serve.rs a spool.
 
+mod adapters;
+mod control;
+mod engine;
+mod error;
+mod executor;
+mod notify;
+mod profile;
+mod queue;
+mod run;
+mod serve;
+mod signals;
+
+pub use control::{StatusOptions, SubmitOptions, status, submit};
+pub use error::DaemonError;
+pub use run::{RunOptions, run};
+pub use serve::serve;

@@ -33,6 +33,8 @@ pub struct Architecture {
     pub qkv_bias: bool,
     /// The output projection has a bias (Llama with `attention_bias`).
     pub o_bias: bool,
+    /// Gate, up and down projections have a bias (Llama with `mlp_bias`).
+    pub mlp_bias: bool,
     /// Queries and keys are normalized per head (Qwen3).
     pub qk_norm: bool,
     /// A position sees only the last `window` positions, itself included (Mistral).
@@ -125,7 +127,7 @@ impl Architecture {
         match projection {
             Projection::Q | Projection::K | Projection::V => self.qkv_bias,
             Projection::O => self.o_bias,
-            Projection::Gate | Projection::Up | Projection::Down => false,
+            Projection::Gate | Projection::Up | Projection::Down => self.mlp_bias,
         }
     }
 }

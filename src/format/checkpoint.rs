@@ -30,7 +30,7 @@ pub fn parse_checkpoint_config(bytes: &[u8]) -> Result<CheckpointConfig, FormatE
     let map = parse_object(FILE, bytes)?;
     let top = Object { file: FILE, path: "", map: &map };
     let family = read_family(top)?;
-    refuse_unsupported(top, family)?;
+    refuse_unsupported(top)?;
     let n_heads = top.size("num_attention_heads")?;
     let hidden_size = top.size("hidden_size")?;
     let n_layers = top.size("num_hidden_layers")?;
@@ -53,6 +53,7 @@ pub fn parse_checkpoint_config(bytes: &[u8]) -> Result<CheckpointConfig, FormatE
         tied_head: top.optional_flag("tie_word_embeddings")?.unwrap_or(false),
         qkv_bias: family == Family::Qwen2 || (reads_attention_bias && attention_bias),
         o_bias: reads_attention_bias && attention_bias,
+        mlp_bias: family == Family::Llama && top.optional_flag("mlp_bias")?.unwrap_or(false),
         qk_norm: family == Family::Qwen3,
         sliding_window: read_sliding_window(top, family, n_layers)?,
     };
@@ -113,7 +114,7 @@ fn family_of_model_type(top: Object) -> Result<Family, FormatError> {
 }
 
 /// Values that would change the arithmetic and that no code here computes.
-fn refuse_unsupported(top: Object, family: Family) -> Result<(), FormatError> {
+fn refuse_unsupported(top: Object) -> Result<(), FormatError> {
     if let Some(quantization) = top.optional_object("quantization_config", "quantization_config.")? {
         let method = quantization.optional_text("quant_method")?.unwrap_or("without quant_method");
         return Err(unsupported("quantization_config", method, "an unquantized checkpoint (f32, f16, bf16)"));
@@ -122,9 +123,6 @@ fn refuse_unsupported(top: Object, family: Family) -> Result<(), FormatError> {
         && act != "silu"
     {
         return Err(unsupported("hidden_act", act, "silu"));
-    }
-    if family == Family::Llama && top.optional_flag("mlp_bias")? == Some(true) {
-        return Err(unsupported("mlp_bias", "true", "false"));
     }
     if let Some(factor) = top.optional_number("partial_rotary_factor")?
         && factor != 1.0
@@ -356,7 +354,6 @@ mod tests {
             (json!({"architectures": []}), "architectures"),
             (json!({"architectures": "ABSENT", "model_type": "gemma"}), "gemma"),
             (json!({"hidden_act": "gelu"}), "gelu"),
-            (json!({"architectures": ["LlamaForCausalLM"], "mlp_bias": true}), "mlp_bias"),
             (json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor"),
             (json!({"rope_parameters": {"partial_rotary_factor": 0.5}}), "partial_rotary_factor"),
             (json!({"rope_parameters": {"full_attention": {"rope_type": "default"}}}), "rope_parameters"),

@@ -105,6 +105,7 @@ impl EngineConfig {
                 "tied_head": a.tied_head,
                 "qkv_bias": a.qkv_bias,
                 "o_bias": a.o_bias,
+                "mlp_bias": a.mlp_bias,
                 "qk_norm": a.qk_norm,
                 "sliding_window": a.sliding_window,
                 "lora_targets": lora_targets,
@@ -137,6 +138,7 @@ fn read_architecture(top: Object, ours: Object) -> Result<Architecture, FormatEr
         tied_head: ours.flag("tied_head")?,
         qkv_bias: ours.flag("qkv_bias")?,
         o_bias: ours.flag("o_bias")?,
+        mlp_bias: ours.flag("mlp_bias")?,
         qk_norm: ours.flag("qk_norm")?,
         sliding_window: ours.optional_size("sliding_window")?,
     })
@@ -247,6 +249,7 @@ mod tests {
                 tied_head: true,
                 qkv_bias: false,
                 o_bias: false,
+                mlp_bias: false,
                 qk_norm: false,
                 sliding_window: Some(16),
             },

@@ -1,1 +1,11 @@
+//! Who runs now: sequences, the cache blocks they hold, the step's batch, the sampler. Never tensors or files.
 
+mod blocks;
+mod random;
+mod runner;
+mod sampler;
+mod sequence;
+
+pub use runner::{Runner, RunnerOptions, StepCounts};
+pub use sampler::{Sampling, TokenLogprob};
+pub use sequence::{Finish, InferError, Output, SequenceId, Submission};

@@ -1,1 +1,11 @@
+//! A decoder over a backend: weights, forward pass, adapters by row. Never JSON, a path or a clock.
 
+mod batch;
+mod decoder;
+mod lora;
+mod rope;
+mod weights;
+
+pub use batch::{LogitRows, Segment};
+pub use decoder::{BLOCK_LEN, Decoder, Workspace};
+pub use lora::Lora;

@@ -47,6 +47,20 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The exit code of sysexits.h.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => 66,
+                io::ErrorKind::PermissionDenied => 77,
+                _ => 74,
+            },
+            Self::NoWeights { .. } | Self::MissingShards { .. } => 66,
+            Self::OutsideRoots { .. } => 77,
+            _ => 65,
+        }
+    }
+
     /// For `map_err`: an [`StoreError::Io`] with its path.
     pub fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { path: path.to_owned(), action, source }

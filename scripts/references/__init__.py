@@ -1,0 +1,1 @@
+"""The parts of make_references.py: one module per kind of fixture."""

@@ -1,0 +1,146 @@
+//! What a decoder asks of a device. Activations are rows of f32; every row is computed by arithmetic of a
+//! fixed order, so the result of a row does not depend on the other rows of the call.
+
+use std::ops::Range;
+
+use crate::format::{FormatError, Tensor};
+
+/// A device with its own memory for weights, activations and the key-value cache.
+pub trait Backend {
+    /// f32 activations `[n_rows, width]`.
+    type Rows;
+    /// A weight matrix `[out, in]` at the engine's precision.
+    type Weights;
+    /// A vector of f32: a norm's weight or a bias.
+    type Vector;
+    /// One adapter pair: A `[in, rank]`, B `[rank, out]`, f16.
+    type Lora;
+    /// Keys and values of all layers, in blocks.
+    type Cache;
+
+    /// Takes a matrix of `[out, in]` stored by the engine's layout; `scale` where the precision has one.
+    ///
+    /// # Errors
+    /// [`FormatError`] when types or shapes do not fit the layout.
+    fn weights(
+        &self,
+        name: &str,
+        shape: (usize, usize),
+        values: Tensor,
+        scale: Option<Tensor>,
+    ) -> Result<Self::Weights, FormatError>;
+
+    /// Takes a vector of `len` f32 elements.
+    ///
+    /// # Errors
+    /// [`FormatError`] when type or shape do not fit.
+    fn vector(&self, name: &str, len: usize, values: Tensor) -> Result<Self::Vector, FormatError>;
+
+    /// Takes an adapter pair: `a` `[in, rank]`, `b` `[rank, out]`, both f16.
+    ///
+    /// # Errors
+    /// [`FormatError`] when types or shapes do not fit.
+    fn lora(&self, a: Tensor, b: Tensor) -> Result<Self::Lora, FormatError>;
+
+    /// Activations of zeros.
+    fn rows(&self, n_rows: usize, width: usize) -> Self::Rows;
+
+    /// Changes the number of rows; new rows hold anything.
+    fn set_n_rows(&self, rows: &mut Self::Rows, n_rows: usize);
+
+    /// One row, as the host reads it: `[width]`.
+    fn read_row<'a>(&self, rows: &'a Self::Rows, row_idx: usize) -> &'a [f32];
+
+    /// A cache without any position.
+    ///
+    /// # Errors
+    /// The system's, when the address space cannot be had.
+    fn cache(&self, shape: CacheShape) -> std::io::Result<Self::Cache>;
+
+    /// Gives the memory of these blocks back; their content is lost.
+    fn forget_blocks(&self, cache: &mut Self::Cache, blocks: &[u32]);
+
+    /// `y[i] = table[tokens[i]]`
+    fn embed(&self, table: &Self::Weights, tokens: &[u32], y: &mut Self::Rows);
+
+    /// `y = x / rms(x) * weight`, per row.
+    fn rms_norm(&self, x: &Self::Rows, weight: &Self::Vector, eps: f32, y: &mut Self::Rows);
+
+    /// The same per head of a row, in place; the weight's length is the head's.
+    fn rms_norm_heads(&self, x: &mut Self::Rows, weight: &Self::Vector, eps: f32);
+
+    /// `y = x w^T + bias`
+    fn matmul(&self, x: &Self::Rows, w: &Self::Weights, bias: Option<&Self::Vector>, y: &mut Self::Rows);
+
+    /// `y += scale * (x A) B` for the rows of each entry.
+    fn add_lora(&self, x: &Self::Rows, entries: &[LoraRows<'_, Self::Lora>], y: &mut Self::Rows);
+
+    /// Rotates every head; `cos` and `sin` are `[n_rows, head_dim / 2]`.
+    fn rotate(&self, x: &mut Self::Rows, head_dim: usize, cos: &[f32], sin: &[f32]);
+
+    /// Writes row i's keys and values at `rows[i]`'s position.
+    fn store(
+        &self,
+        cache: &mut Self::Cache,
+        layer: usize,
+        k: &Self::Rows,
+        v: &Self::Rows,
+        rows: &[AttendRow<'_>],
+    );
+
+    /// Row i attends to the positions `rows[i].start ..= rows[i].position` of its blocks.
+    fn attend(
+        &self,
+        q: &Self::Rows,
+        cache: &Self::Cache,
+        layer: usize,
+        rows: &[AttendRow<'_>],
+        y: &mut Self::Rows,
+    );
+
+    /// `y += x`
+    fn add(&self, x: &Self::Rows, y: &mut Self::Rows);
+
+    /// `gate = silu(gate) * up`
+    fn silu_mul(&self, gate: &mut Self::Rows, up: &Self::Rows);
+
+    /// `y[i] = x[row_idx[i]]`
+    fn gather(&self, x: &Self::Rows, row_idx: &[usize], y: &mut Self::Rows);
+}
+
+/// Rows that share an adapter.
+pub struct LoraRows<'a, L> {
+    pub rows: Range<usize>,
+    pub pair: &'a L,
+    /// Multiplies the update; 1 unless the request asks otherwise.
+    pub scale: f32,
+}
+
+/// Where a row stands in its sequence.
+#[derive(Clone, Copy)]
+pub struct AttendRow<'a> {
+    pub position: usize,
+    /// The first position it sees.
+    pub start: usize,
+    /// Cache blocks of its sequence, in order.
+    pub blocks: &'a [u32],
+}
+
+/// Sizes of a key-value cache.
+#[derive(Debug, Clone, Copy)]
+pub struct CacheShape {
+    pub n_layers: usize,
+    pub n_kv_heads: usize,
+    pub head_dim: usize,
+    /// Positions in a block.
+    pub block_len: usize,
+    pub n_blocks: usize,
+    pub element: CacheElement,
+}
+
+/// What keys and values are kept as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheElement {
+    F32,
+    F16,
+}

@@ -1,0 +1,119 @@
+//! `lora_name` to an adapter: through the file's `available_lora_weights`, else the adapters directory.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::backend::Cpu;
+use crate::format::{Adapter, AdapterError, FormatError, TensorFile};
+use crate::model::{Decoder, Lora};
+use crate::spool::wire::{AdapterName, Fault, FaultCode, RequestFile};
+use crate::store::{AllowedRoots, Catalog, StoreError};
+
+/// The file that process-lora writes.
+const PROCESSED_FILE: &str = "processed_adapter_model.safetensors";
+
+/// Where adapters may come from.
+#[derive(Debug, Clone)]
+pub struct AdapterPlaces {
+    /// Paths of requests must lie in one of these.
+    pub roots: AllowedRoots,
+    /// `NAME.safetensors` or `NAME/processed_adapter_model.safetensors` in here need no path.
+    pub directory: Option<PathBuf>,
+}
+
+/// The adapters in use, each mapped once.
+pub struct Adapters {
+    places: AdapterPlaces,
+    loaded: Catalog<Lora<Cpu>>,
+    max_rank: usize,
+}
+
+/// Why a mapped file is no adapter of this engine.
+#[derive(Debug, thiserror::Error)]
+enum LoadError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
+}
+
+impl Adapters {
+    /// `max_rank` is what the engine was built for.
+    pub fn new(places: AdapterPlaces, max_rank: usize) -> Self {
+        Self { places, loaded: Catalog::new(), max_rank }
+    }
+
+    /// Takes other places; adapters in use stay as they are.
+    pub fn set_places(&mut self, places: AdapterPlaces) {
+        self.places = places;
+    }
+
+    /// Adapters that are mapped.
+    pub fn n_loaded(&self) -> usize {
+        self.loaded.len()
+    }
+
+    /// Unmaps what no sequence uses.
+    pub fn sweep(&self) {
+        self.loaded.sweep();
+    }
+
+    /// The adapter of that name for this engine.
+    pub fn find(
+        &self,
+        decoder: &Decoder<Cpu>,
+        file: &RequestFile,
+        name: &str,
+    ) -> Result<Arc<Lora<Cpu>>, Fault> {
+        let path = self.path(file, name)?;
+        let load = |bytes| -> Result<Lora<Cpu>, LoadError> {
+            let tensors = TensorFile::parse(bytes)?;
+            let adapter = Adapter::bind(tensors, decoder.architecture(), self.max_rank)?;
+            Ok(decoder.lora(&adapter)?)
+        };
+        self.loaded.get(&path, load).map_err(|error| {
+            let code = match &error {
+                LoadError::Store(_) => FaultCode::AdapterRefused,
+                LoadError::Format(_) | LoadError::Adapter(_) => FaultCode::AdapterMismatch,
+            };
+            Fault::new(code, format!("adapter \"{name}\" ({}): {error}", path.display()))
+        })
+    }
+
+    fn path(&self, file: &RequestFile, name: &str) -> Result<PathBuf, Fault> {
+        let refused = |error: StoreError| {
+            Fault::new(FaultCode::AdapterRefused, format!("adapter \"{name}\": {error}"))
+        };
+        if let Some(path) = file.adapters.get(name) {
+            // A relative path means the adapters directory, where there is one.
+            let path = self.places.directory.as_ref().map_or(path.clone(), |directory| directory.join(path));
+            let path = self.places.roots.resolve(&path).map_err(refused)?;
+            return if path.is_dir() { self.resolve_file(&path).map_err(refused) } else { Ok(path) };
+        }
+        let unknown = |place: &str| {
+            Fault::new(
+                FaultCode::UnknownAdapter,
+                format!("lora_name \"{name}\" is not in available_lora_weights{place}"),
+            )
+        };
+        let Some(directory) = &self.places.directory else { return Err(unknown("")) };
+        let plain = AdapterName::new(name).map_err(|fault| {
+            Fault::new(FaultCode::UnknownAdapter, format!("lora_name \"{name}\": {}", fault.message))
+        })?;
+        let candidates = [
+            directory.join(format!("{}.safetensors", plain.as_str())),
+            directory.join(plain.as_str()).join(PROCESSED_FILE),
+        ];
+        match candidates.iter().find(|path| path.exists()) {
+            Some(path) => self.places.roots.resolve(path).map_err(refused),
+            None => Err(unknown(&format!(" and not in {}", directory.display()))),
+        }
+    }
+
+    /// A directory as process-lora writes it stands for the file in it.
+    fn resolve_file(&self, directory: &Path) -> Result<PathBuf, StoreError> {
+        self.places.roots.resolve(&directory.join(PROCESSED_FILE))
+    }
+}

@@ -1,0 +1,142 @@
+//! An opened engine: the runner that computes, and the text around it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::error::DaemonError;
+use crate::backend::Cpu;
+use crate::format::{EngineConfig, Limits};
+use crate::infer::{Runner, RunnerOptions, Sampling, Submission};
+use crate::kernels::Kernels;
+use crate::model::Decoder;
+use crate::spool::wire::{ChatOptions, Message};
+use crate::store;
+use crate::text::{
+    ChatMessage, ChatTemplate, RenderOptions, Rendered, TextError, Tokenizer, template_source,
+};
+
+/// Everything that one engine directory gives.
+pub struct TextEngine {
+    pub runner: Runner<Cpu>,
+    pub tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    config: EngineConfig,
+    stop_tokens: Arc<[u32]>,
+}
+
+/// How an engine is run.
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    pub directory: PathBuf,
+    /// 0 means one per processor.
+    pub n_threads: usize,
+    pub max_step_rows: usize,
+}
+
+impl TextEngine {
+    /// Maps the engine and reads its text files.
+    ///
+    /// # Errors
+    /// [`DaemonError`] with the file that is wrong.
+    pub fn open(options: &EngineOptions) -> Result<Self, DaemonError> {
+        let directory = &options.directory;
+        let engine = store::Engine::open(directory)?;
+        let tokenizer = read_tokenizer(directory, &engine)?;
+        let template = read_template(directory, &engine)?;
+        let broken = |source| DaemonError::Engine { directory: directory.clone(), source };
+        let cpu = Cpu::new(Kernels::detect(), options.n_threads).map_err(DaemonError::system("start threads"))?;
+        let decoder = Decoder::new(cpu, &engine.config, &engine.tensors).map_err(broken)?;
+        let runner_options = RunnerOptions::of_engine(&engine.config.limits, options.max_step_rows);
+        let runner =
+            Runner::new(decoder, runner_options).map_err(DaemonError::system("reserve the key-value cache"))?;
+        let stop_tokens = engine.config.eos_token_ids.clone().into();
+        Ok(Self { runner, tokenizer, template, config: engine.config, stop_tokens })
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.config.limits
+    }
+
+    pub fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+
+    /// Tokens that end an answer.
+    pub fn stop_tokens(&self) -> Arc<[u32]> {
+        Arc::clone(&self.stop_tokens)
+    }
+
+    /// The messages as the model reads them.
+    ///
+    /// # Errors
+    /// [`TextError`] with what the template says.
+    pub fn render(&self, messages: &[Message], chat: &ChatOptions) -> Result<Rendered, TextError> {
+        let messages: Vec<ChatMessage> =
+            messages.iter().map(|message| ChatMessage::new(message.role.as_str(), message.text())).collect();
+        let special = self.tokenizer.special_tokens();
+        if !chat.apply_chat_template {
+            return ChatTemplate::plain(&messages, special);
+        }
+        let options = RenderOptions {
+            add_generation_prompt: chat.add_generation_prompt,
+            enable_thinking: chat.enable_thinking,
+        };
+        match &self.template {
+            Some(template) => template.render(&messages, &options, special),
+            None => Err(TextError::NoTemplate),
+        }
+    }
+
+    /// Computes one token, so that a broken engine fails at start and not in a job; also `--warmup`.
+    ///
+    /// # Errors
+    /// [`DaemonError::SelfTest`] when no token comes out.
+    pub fn self_test(&mut self) -> Result<(), DaemonError> {
+        let sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: 1, seed: 0, logit_bias: Vec::new() };
+        let submission = Submission {
+            prompt: vec![0],
+            lora: None,
+            sampling,
+            max_new_tokens: 1,
+            stop_tokens: self.stop_tokens(),
+            num_logprobs: 1,
+        };
+        let failed = |why: String| DaemonError::SelfTest { why };
+        self.runner.add(submission).map_err(|error| failed(error.to_string()))?;
+        let outputs = self.runner.step();
+        match outputs.first().and_then(|output| output.logprobs.first()) {
+            Some(best) if best.logprob.is_finite() => Ok(()),
+            Some(_) => Err(failed("the logits are not finite numbers".into())),
+            None => Err(failed("no token came out".into())),
+        }
+    }
+}
+
+fn read_tokenizer(directory: &Path, engine: &store::Engine) -> Result<Tokenizer, DaemonError> {
+    let path = directory.join("tokenizer.json");
+    match &engine.tokenizer_json {
+        Some(bytes) => {
+            Tokenizer::parse((**bytes).as_ref()).map_err(|source| DaemonError::Text { path, source })
+        }
+        None => Err(DaemonError::NoTokenizer { path }),
+    }
+}
+
+/// `processed_chat_template.json` where present, else the checkpoint's Jinja.
+fn read_template(directory: &Path, engine: &store::Engine) -> Result<Option<ChatTemplate>, DaemonError> {
+    let wrong = |name: &str| {
+        let path = directory.join(name);
+        |source| DaemonError::Text { path, source }
+    };
+    if let Some(bytes) = &engine.processed_chat_template {
+        let template = ChatTemplate::from_processed((**bytes).as_ref())
+            .map_err(wrong("processed_chat_template.json"))?;
+        return Ok(Some(template));
+    }
+    let tokenizer_config = engine.tokenizer_config.as_ref().map(|bytes| (**bytes).as_ref());
+    let source = template_source(tokenizer_config, engine.chat_template.as_deref())
+        .map_err(wrong("tokenizer_config.json"))?;
+    source
+        .map(|source| ChatTemplate::from_jinja(&source.template, source.variables).map_err(wrong("chat_template.jinja")))
+        .transpose()
+}

@@ -1,0 +1,54 @@
+//! What ends a run or the daemon, with the exit code of each (sysexits.h).
+
+use std::path::PathBuf;
+
+use crate::format::FormatError;
+use crate::spool::SpoolError;
+use crate::spool::wire::Fault;
+use crate::store::StoreError;
+use crate::text::TextError;
+
+/// Why `run`, `serve`, `submit` or `status` cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    #[error("engine {}: {source}; build it again", directory.display())]
+    Engine { directory: PathBuf, source: FormatError },
+    #[error("{}: {source}", path.display())]
+    Text { path: PathBuf, source: TextError },
+    #[error("{} is missing; copy it from the checkpoint and build the engine again", path.display())]
+    NoTokenizer { path: PathBuf },
+    #[error("the engine's self-test failed: {why}; build it again")]
+    SelfTest { why: String },
+    #[error("cannot {action}: {source}")]
+    System { action: &'static str, source: std::io::Error },
+    #[error("{}: {fault}", path.display())]
+    Rejected { path: PathBuf, fault: Fault },
+    #[error("{n_failed} of {n_requests} requests failed; see `error` in {}", output.display())]
+    SomeFailed { n_failed: usize, n_requests: usize, output: PathBuf },
+    #[error("{value} is no value for --{flag}; wanted {wanted}")]
+    Flag { flag: &'static str, value: String, wanted: &'static str },
+}
+
+impl DaemonError {
+    /// Names the action that the system refused.
+    pub fn system(action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::System { action, source }
+    }
+
+    /// The exit code of sysexits.h.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Store(error) => error.exit_code(),
+            Self::Spool(error) => error.exit_code(),
+            Self::Engine { .. } | Self::Text { .. } | Self::NoTokenizer { .. } => 65,
+            Self::Rejected { .. } | Self::SomeFailed { .. } => 65,
+            Self::SelfTest { .. } => 70,
+            Self::System { .. } => 71,
+            Self::Flag { .. } => 64,
+        }
+    }
+}

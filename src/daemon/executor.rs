@@ -1,0 +1,236 @@
+//! Requests in, answers out: text to tokens, through the runner, and back to text. A request that cannot run
+//! is answered at once with its fault; it never disturbs another one.
+
+use std::collections::HashMap;
+
+use super::adapters::{AdapterPlaces, Adapters};
+use super::engine::TextEngine;
+use crate::backend::Cpu;
+use crate::infer::{Finish, InferError, Output, Sampling, SequenceId, StepCounts, Submission, TokenLogprob};
+use crate::spool::wire::{self, Answer, BadRequest, Fault, FaultCode, FinishReason, Request, RequestFile, Usage};
+use crate::text::{AnswerDecoder, Rendered, StopStrings, TextError, Tokenizer};
+
+/// Seed of requests that name none. Fixed, so that a run can be repeated.
+const DEFAULT_SEED: u64 = 42;
+
+/// Which job's which request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ticket {
+    pub job: u64,
+    pub request_idx: usize,
+}
+
+/// The engine, its adapters and the requests under way.
+pub struct Executor {
+    engine: TextEngine,
+    adapters: Adapters,
+    active: HashMap<SequenceId, Active>,
+}
+
+/// A request that generates.
+struct Active {
+    ticket: Ticket,
+    answer: Answer,
+    decoder: AnswerDecoder,
+    stops: StopStrings,
+}
+
+impl Executor {
+    pub fn new(engine: TextEngine, places: AdapterPlaces) -> Self {
+        let adapters = Adapters::new(places, engine.limits().max_lora_rank);
+        Self { engine, adapters, active: HashMap::new() }
+    }
+
+    pub fn engine(&self) -> &TextEngine {
+        &self.engine
+    }
+
+    pub fn adapters(&self) -> &Adapters {
+        &self.adapters
+    }
+
+    pub fn adapters_mut(&mut self) -> &mut Adapters {
+        &mut self.adapters
+    }
+
+    /// Requests that generate or wait for a place.
+    pub fn n_active(&self) -> usize {
+        self.active.len()
+    }
+
+    /// Whether a request added now would start with the next step.
+    pub fn has_room(&self) -> bool {
+        self.active.len() < self.engine.limits().max_batch_size
+    }
+
+    /// What the last step computed.
+    pub fn last_step(&self) -> StepCounts {
+        self.engine.runner.last_step()
+    }
+
+    /// Starts a request of a file. Returns its answer if it cannot run.
+    pub fn submit(
+        &mut self,
+        ticket: Ticket,
+        request: Result<Request, BadRequest>,
+        file: &RequestFile,
+    ) -> Option<Answer> {
+        let request = match request {
+            Ok(request) => request,
+            Err(bad) => return Some(Answer::failed(ticket.request_idx, file.batch_size, bad)),
+        };
+        let mut answer = Answer::empty(ticket.request_idx, file.batch_size);
+        answer.id = request.id.clone();
+        answer.lora_name = request.lora_name.clone();
+        answer.messages = request.messages.clone();
+        answer.warnings = request.warnings.clone();
+        answer.logprobs = (request.sampling.num_logprobs > 0).then(Vec::new);
+        match self.start(&request, file, &mut answer) {
+            Ok(id) => {
+                let decoder = AnswerDecoder::new(&self.engine.tokenizer);
+                let stops = StopStrings::new(request.stop);
+                self.active.insert(id, Active { ticket, answer, decoder, stops });
+                None
+            }
+            Err(fault) => {
+                answer.error = Some(fault);
+                answer.finish_reason = FinishReason::Error;
+                Some(answer)
+            }
+        }
+    }
+
+    /// Computes one step; returns the answers that it finished.
+    pub fn step(&mut self) -> Vec<(Ticket, Answer)> {
+        let mut finished = Vec::new();
+        for output in self.engine.runner.step() {
+            let Some(active) = self.active.get_mut(&output.id) else { continue };
+            let Some(reason) = active.take(&output, &self.engine.tokenizer) else { continue };
+            if output.finish.is_none() {
+                self.engine.runner.cancel(output.id);
+            }
+            if let Some(active) = self.active.remove(&output.id) {
+                finished.push(active.finish(reason));
+            }
+        }
+        finished
+    }
+
+    /// Drops everything under way.
+    pub fn cancel_all(&mut self) {
+        for (id, _) in self.active.drain() {
+            self.engine.runner.cancel(id);
+        }
+    }
+
+    /// Gives back what an idle daemon does not need.
+    pub fn rest(&mut self) {
+        self.adapters.sweep();
+        self.engine.runner.give_back_memory();
+    }
+
+    fn start(
+        &mut self,
+        request: &Request,
+        file: &RequestFile,
+        answer: &mut Answer,
+    ) -> Result<SequenceId, Fault> {
+        let Rendered { system_prompt, prompt } =
+            self.engine.render(&request.messages, &request.chat).map_err(text_fault)?;
+        answer.formatted_system_prompt = system_prompt;
+        answer.formatted_complete_request = prompt.text().to_owned();
+        let tokens = self.engine.tokenizer.encode(&prompt).map_err(text_fault)?;
+        answer.usage = Usage { prompt_tokens: tokens.len(), ..Usage::default() };
+        let lora = match &request.lora_name {
+            Some(name) => {
+                Some((self.adapters.find(self.engine.runner.decoder(), file, name)?, request.lora_scale))
+            }
+            None => None,
+        };
+        self.warn_if_clamped(request, tokens.len(), answer);
+        let submission = Submission::<Cpu> {
+            prompt: tokens,
+            lora,
+            sampling: sampling(&request.sampling),
+            max_new_tokens: request.sampling.max_generate_length,
+            stop_tokens: self.engine.stop_tokens(),
+            num_logprobs: request.sampling.num_logprobs,
+        };
+        self.engine.runner.add(submission).map_err(infer_fault)
+    }
+
+    fn warn_if_clamped(&self, request: &Request, n_prompt: usize, answer: &mut Answer) {
+        let capacity = self.engine.limits().max_kv_cache_capacity;
+        let left = (capacity + 1).saturating_sub(n_prompt);
+        let wanted = request.sampling.max_generate_length;
+        if wanted > left && left > 0 {
+            answer.warnings.push(format!(
+                "max_generate_length {wanted} is cut to {left}: the engine holds {capacity} tokens, \
+                 the prompt has {n_prompt}"
+            ));
+        }
+    }
+}
+
+impl Active {
+    /// Takes a token; says why the answer ends with it, if it does.
+    fn take(&mut self, output: &Output, tokenizer: &Tokenizer) -> Option<FinishReason> {
+        self.answer.token_ids.push(output.token);
+        if let Some(logprobs) = &mut self.answer.logprobs {
+            logprobs.push(output.logprobs.iter().map(|entry| wire_logprob(entry, tokenizer)).collect());
+        }
+        let new_text = self.decoder.push(tokenizer, output.token);
+        if let Some(cut) = self.stops.push(new_text) {
+            self.answer.output_text = self.decoder.text()[..cut].to_owned();
+            return Some(FinishReason::StopWords);
+        }
+        output.finish.map(|finish| match finish {
+            Finish::EndOfSequence => FinishReason::EndOfSequence,
+            Finish::MaxLength => FinishReason::MaxLength,
+        })
+    }
+
+    fn finish(self, reason: FinishReason) -> (Ticket, Answer) {
+        let Self { ticket, mut answer, decoder, .. } = self;
+        if reason != FinishReason::StopWords {
+            answer.output_text = decoder.into_text();
+        }
+        answer.finish_reason = reason;
+        answer.usage.generated_tokens = answer.token_ids.len();
+        (ticket, answer)
+    }
+}
+
+fn sampling(wire: &wire::Sampling) -> Sampling {
+    Sampling {
+        temperature: wire.temperature,
+        top_p: wire.top_p,
+        top_k: wire.top_k as usize,
+        seed: wire.seed.unwrap_or(DEFAULT_SEED),
+        logit_bias: wire.logit_bias.to_vec(),
+    }
+}
+
+fn wire_logprob(entry: &TokenLogprob, tokenizer: &Tokenizer) -> wire::TokenLogprob {
+    let bytes = tokenizer.token_bytes(entry.token);
+    wire::TokenLogprob {
+        token: String::from_utf8_lossy(&bytes).into_owned(),
+        bytes,
+        logprob: entry.logprob,
+        token_id: entry.token,
+    }
+}
+
+fn text_fault(error: TextError) -> Fault {
+    let code = if error.is_too_long() { FaultCode::PromptTooLong } else { FaultCode::BadRequest };
+    Fault::new(code, error.to_string())
+}
+
+fn infer_fault(error: InferError) -> Fault {
+    let code = match error {
+        InferError::PromptTooLong { .. } => FaultCode::PromptTooLong,
+        InferError::EmptyPrompt => FaultCode::BadRequest,
+        InferError::Token { .. } => FaultCode::Internal,
+    };
+    Fault::new(code, error.to_string())
+}

@@ -1,0 +1,184 @@
+//! One request file without a spool: the workflow's llm_inference.
+
+use std::io::{BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::adapters::AdapterPlaces;
+use super::engine::{EngineOptions, TextEngine};
+use super::error::DaemonError;
+use super::executor::{Executor, Ticket};
+use super::profile::Profile;
+use crate::spool::wire::{Answer, AnswerFile, RequestFile};
+use crate::store::{AllowedRoots, AtomicFile, StoreError, read_small};
+
+/// The flags of `run`.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    pub engine_dir: PathBuf,
+    pub input_file: PathBuf,
+    pub output_file: PathBuf,
+    /// Replaces the file's `batch_size`.
+    pub batch_size: Option<usize>,
+    /// Replaces the file's `max_generate_length`.
+    pub max_generate_length: Option<usize>,
+    /// Replaces the file's `num_logprobs`.
+    pub num_logprobs: Option<usize>,
+    /// Steps computed before the clock starts.
+    pub warmup: usize,
+    /// Prints every answer.
+    pub dump_output: bool,
+    /// Prints what the run cost.
+    pub dump_profile: bool,
+    pub profile_output_file: Option<PathBuf>,
+    /// 0 means one per processor.
+    pub threads: usize,
+    pub max_step_rows: usize,
+    /// Adapter paths must lie in one of these; none means anywhere.
+    pub allowed_roots: Vec<PathBuf>,
+}
+
+/// Answers all requests of a file and writes the answers at once.
+///
+/// # Errors
+/// [`DaemonError`]; [`DaemonError::SomeFailed`] when the file was written but some answers are faults.
+pub fn run(options: &RunOptions) -> Result<(), DaemonError> {
+    let file = read_requests(options)?;
+    let mut engine = TextEngine::open(&EngineOptions {
+        directory: options.engine_dir.clone(),
+        n_threads: options.threads,
+        max_step_rows: options.max_step_rows,
+    })?;
+    for _ in 0..options.warmup {
+        engine.self_test()?;
+    }
+    let roots = match options.allowed_roots.as_slice() {
+        [] => vec![PathBuf::from("/")],
+        roots => roots.to_vec(),
+    };
+    let places = AdapterPlaces { roots: AllowedRoots::new(roots), directory: None };
+    let mut executor = Executor::new(engine, places);
+    let mut profile = Profile::default();
+    let answers = answer_all(&mut executor, &file, &mut profile);
+    if options.dump_output {
+        print_answers(&answers).map_err(DaemonError::system("print the answers"))?;
+    }
+    // The profile comes first, as in the original: whoever waits for the answers finds both.
+    write_profile(options, &profile)?;
+    write_answers(options, &file, &answers)?;
+    let n_failed = answers.iter().filter(|answer| answer.error.is_some()).count();
+    match n_failed {
+        0 => Ok(()),
+        _ => Err(DaemonError::SomeFailed {
+            n_failed,
+            n_requests: answers.len(),
+            output: options.output_file.clone(),
+        }),
+    }
+}
+
+fn read_requests(options: &RunOptions) -> Result<RequestFile, DaemonError> {
+    let path = &options.input_file;
+    let mut file = RequestFile::parse(read_small(path)?)
+        .map_err(|fault| DaemonError::Rejected { path: path.clone(), fault })?;
+    if let Some(batch_size) = options.batch_size {
+        file.batch_size = batch_size;
+    }
+    if let Some(max_generate_length) = options.max_generate_length {
+        file.sampling.max_generate_length = max_generate_length;
+    }
+    if let Some(num_logprobs) = options.num_logprobs {
+        file.sampling.num_logprobs = num_logprobs;
+    }
+    for warning in &file.warnings {
+        tracing::warn!("{}: {warning}", path.display());
+    }
+    Ok(file)
+}
+
+fn answer_all(executor: &mut Executor, file: &RequestFile, profile: &mut Profile) -> Vec<Answer> {
+    let n_requests = file.n_requests();
+    let mut answers: Vec<Option<Answer>> = (0..n_requests).map(|_| None).collect();
+    let progress = progress_bar(n_requests);
+    let mut next = 0;
+    while next < n_requests || executor.n_active() > 0 {
+        while next < n_requests && executor.has_room() {
+            let ticket = Ticket { job: 0, request_idx: next };
+            if let Some(answer) = executor.submit(ticket, file.request(next), file) {
+                answers[next] = Some(answer);
+                progress.inc(1);
+            }
+            next += 1;
+        }
+        let start = Instant::now();
+        let finished = executor.step();
+        profile.add(executor.last_step(), start.elapsed());
+        progress.inc(finished.len() as u64);
+        for (ticket, answer) in finished {
+            answers[ticket.request_idx] = Some(answer);
+        }
+        let (n_read, n_generated, _) = profile.totals();
+        progress.set_message(format!("{n_read} tokens read, {n_generated} generated"));
+    }
+    progress.finish_and_clear();
+    answers.into_iter().flatten().collect()
+}
+
+fn progress_bar(n_requests: usize) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} requests, {msg}, {elapsed} (eta {eta})")
+        .expect("the template is a constant");
+    let progress = ProgressBar::new(n_requests as u64).with_style(style);
+    progress.enable_steady_tick(Duration::from_millis(200));
+    progress
+}
+
+fn print_answers(answers: &[Answer]) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    for answer in answers {
+        let adapter = answer.lora_name.as_deref().unwrap_or("no adapter");
+        writeln!(out, "[{} {adapter}] {}", answer.request_idx, answer.output_text)?;
+    }
+    Ok(())
+}
+
+fn write_answers(options: &RunOptions, file: &RequestFile, answers: &[Answer]) -> Result<(), DaemonError> {
+    let path = &options.output_file;
+    let failed = |source| StoreError::Io { path: path.clone(), action: "write", source };
+    let output = AtomicFile::create(path)?;
+    let input_file = options.input_file.to_string_lossy();
+    let mut writer = AnswerFile::begin(BufWriter::new(output), &input_file).map_err(failed)?;
+    for answer in answers {
+        writer.entry(&answer.to_json()).map_err(failed)?;
+    }
+    let writer = writer.finish(&file.warnings).map_err(failed)?;
+    let output = writer.into_inner().map_err(|error| failed(error.into_error()))?;
+    Ok(output.commit()?)
+}
+
+fn write_profile(options: &RunOptions, profile: &Profile) -> Result<(), DaemonError> {
+    if options.dump_profile {
+        let (n_read, n_generated, time) = profile.totals();
+        let seconds = time.as_secs_f64().max(1e-9);
+        tracing::info!(
+            "{n_read} prompt tokens, {n_generated} generated after the first, {seconds:.2} s, {:.1} tokens/s",
+            (n_read + n_generated) as f64 / seconds
+        );
+    }
+    let Some(path) = &options.profile_output_file else { return Ok(()) };
+    // As in the original, the times are recorded only when they are asked for.
+    let empty = Profile::default();
+    let recorded = if options.dump_profile { profile } else { &empty };
+    let text = format!("{:#}\n", recorded.to_json(peak_memory_bytes()));
+    Ok(AtomicFile::write(Path::new(path), text.as_bytes())?)
+}
+
+/// Peak resident size of this process.
+fn peak_memory_bytes() -> u64 {
+    use nix::sys::resource::{UsageWho, getrusage};
+    getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss() as u64 * 1024)
+}

@@ -1,0 +1,256 @@
+//! Continuous batching: every step takes one token of each sequence that generates and a chunk of the
+//! prompts that still have to be read. New sequences join as soon as a place is free.
+
+use std::collections::VecDeque;
+
+use super::blocks::Blocks;
+use super::sampler::Scores;
+use super::sequence::{InferError, Output, Sequence, SequenceId, Submission};
+use crate::backend::Backend;
+use crate::format::Limits;
+use crate::model::{BLOCK_LEN, Decoder, LogitRows, Segment, Workspace};
+
+/// Limits of a runner.
+#[derive(Debug, Clone)]
+pub struct RunnerOptions {
+    /// Sequences that run at once.
+    pub max_batch_size: usize,
+    /// Tokens of a prompt.
+    pub max_input_len: usize,
+    /// Positions that one sequence may hold.
+    pub capacity: usize,
+    /// Rows of a step; longer prompts are read in chunks.
+    pub max_step_rows: usize,
+}
+
+impl RunnerOptions {
+    /// The limits that an engine was built for, with `max_step_rows` rows a step.
+    pub fn of_engine(limits: &Limits, max_step_rows: usize) -> Self {
+        Self {
+            max_batch_size: limits.max_batch_size,
+            max_input_len: limits.max_input_len,
+            capacity: limits.max_kv_cache_capacity,
+            max_step_rows: max_step_rows.max(limits.max_batch_size),
+        }
+    }
+}
+
+/// What the last step computed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StepCounts {
+    /// Tokens of prompts.
+    pub n_prompt_tokens: usize,
+    /// Prompts whose last token was among them.
+    pub n_prompts_read: usize,
+    /// Sequences that were generating already.
+    pub n_generating: usize,
+}
+
+/// A decoder, its cache and the sequences in it.
+pub struct Runner<B: Backend> {
+    decoder: Decoder<B>,
+    cache: B::Cache,
+    workspace: Workspace<B>,
+    options: RunnerOptions,
+    blocks: Blocks,
+    running: Vec<Sequence<B>>,
+    waiting: VecDeque<Sequence<B>>,
+    next_id: u64,
+    counts: StepCounts,
+}
+
+impl<B: Backend> Runner<B> {
+    /// Reserves the cache's address space; memory is committed as sequences grow.
+    ///
+    /// # Errors
+    /// The system's, when the address space cannot be had.
+    pub fn new(decoder: Decoder<B>, options: RunnerOptions) -> std::io::Result<Self> {
+        // Every sequence that runs may grow to the full capacity: nobody is ever preempted.
+        let n_blocks = options.max_batch_size * options.capacity.div_ceil(BLOCK_LEN);
+        Ok(Self {
+            cache: decoder.cache(n_blocks)?,
+            workspace: decoder.workspace(),
+            blocks: Blocks::new(n_blocks),
+            running: Vec::new(),
+            waiting: VecDeque::new(),
+            next_id: 0,
+            counts: StepCounts::default(),
+            decoder,
+            options,
+        })
+    }
+
+    pub fn decoder(&self) -> &Decoder<B> {
+        &self.decoder
+    }
+
+    pub fn options(&self) -> &RunnerOptions {
+        &self.options
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.waiting.is_empty()
+    }
+
+    pub fn n_running(&self) -> usize {
+        self.running.len()
+    }
+
+    pub fn n_waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Blocks of the cache that sequences hold.
+    pub fn n_used_blocks(&self) -> usize {
+        self.blocks.n_used()
+    }
+
+    /// What the last step computed.
+    pub fn last_step(&self) -> StepCounts {
+        self.counts
+    }
+
+    /// Queues a request.
+    ///
+    /// # Errors
+    /// [`InferError`] when the prompt does not fit the engine.
+    pub fn add(&mut self, submission: Submission<B>) -> Result<SequenceId, InferError> {
+        self.check(&submission.prompt)?;
+        let id = SequenceId(self.next_id);
+        self.next_id += 1;
+        self.waiting.push_back(Sequence::new(id, submission, self.options.capacity));
+        Ok(id)
+    }
+
+    /// Drops a sequence, if it is still there.
+    pub fn cancel(&mut self, id: SequenceId) {
+        self.waiting.retain(|sequence| sequence.id != id);
+        if let Some(index) = self.running.iter().position(|sequence| sequence.id == id) {
+            let sequence = self.running.swap_remove(index);
+            self.blocks.release(sequence.blocks);
+        }
+    }
+
+    /// Computes one step and returns the tokens it gave.
+    pub fn step(&mut self) -> Vec<Output> {
+        self.admit();
+        self.counts = StepCounts::default();
+        let chunks = self.plan();
+        if chunks.is_empty() {
+            return Vec::new();
+        }
+        let segments: Vec<Segment<'_, B>> = chunks
+            .iter()
+            .map(|&(index, n_tokens)| {
+                let sequence = &self.running[index];
+                let end = sequence.n_computed + n_tokens;
+                Segment {
+                    tokens: &sequence.tokens[sequence.n_computed..end],
+                    start: sequence.n_computed,
+                    blocks: &sequence.blocks,
+                    lora: sequence.lora.as_ref().map(|(lora, scale)| (lora, *scale)),
+                    logits: if end == sequence.tokens.len() { LogitRows::Last } else { LogitRows::None },
+                }
+            })
+            .collect();
+        self.decoder.forward(&segments, &mut self.cache, &mut self.workspace);
+        drop(segments);
+        self.settle(&chunks)
+    }
+
+    /// Gives the memory of unused cache blocks back to the system.
+    pub fn give_back_memory(&mut self) {
+        let blocks = self.blocks.take_touched();
+        self.decoder.backend().forget_blocks(&mut self.cache, &blocks);
+    }
+
+    fn check(&self, prompt: &[u32]) -> Result<(), InferError> {
+        let vocab_size = self.decoder.architecture().vocab_size;
+        if prompt.is_empty() {
+            return Err(InferError::EmptyPrompt);
+        }
+        for (max, flag) in
+            [(self.options.max_input_len, "maxInputLen"), (self.options.capacity, "maxKVCacheCapacity")]
+        {
+            if prompt.len() > max {
+                return Err(InferError::PromptTooLong { found: prompt.len(), max, flag });
+            }
+        }
+        match prompt.iter().find(|&&token| token as usize >= vocab_size) {
+            Some(&token) => Err(InferError::Token { token, vocab_size }),
+            None => Ok(()),
+        }
+    }
+
+    fn admit(&mut self) {
+        while self.running.len() < self.options.max_batch_size {
+            let Some(sequence) = self.waiting.pop_front() else { break };
+            self.running.push(sequence);
+        }
+        self.running.sort_by_key(|sequence| (sequence.lora_order(), sequence.id));
+    }
+
+    /// `(index in running, tokens to compute)`, with blocks for them taken.
+    fn plan(&mut self) -> Vec<(usize, usize)> {
+        let pending = |sequence: &Sequence<B>| sequence.tokens.len() - sequence.n_computed;
+        let n_generating = self.running.iter().filter(|sequence| pending(sequence) == 1).count();
+        let mut rows_left = self.options.max_step_rows.saturating_sub(n_generating);
+        // Prompts are read in the order they came.
+        let mut order: Vec<usize> = (0..self.running.len()).collect();
+        order.sort_by_key(|&index| self.running[index].id);
+        let mut n_tokens = vec![0; self.running.len()];
+        for index in order {
+            n_tokens[index] = match pending(&self.running[index]) {
+                1 => 1,
+                n => n.min(rows_left),
+            };
+            if n_tokens[index] > 1 || pending(&self.running[index]) > 1 {
+                rows_left -= n_tokens[index];
+            }
+        }
+        for (sequence, &n) in self.running.iter_mut().zip(&n_tokens) {
+            while sequence.blocks.len() * BLOCK_LEN < sequence.n_computed + n {
+                sequence
+                    .blocks
+                    .push(self.blocks.take().expect("there are blocks for every sequence that runs"));
+            }
+        }
+        n_tokens.into_iter().enumerate().filter(|&(_, n)| n > 0).collect()
+    }
+
+    /// Takes the step's logits: one token for every sequence whose last token was computed.
+    fn settle(&mut self, chunks: &[(usize, usize)]) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        let mut finished = Vec::new();
+        for &(index, n_tokens) in chunks {
+            let sequence = &mut self.running[index];
+            let is_reading = sequence.n_computed < sequence.prompt_len;
+            sequence.n_computed += n_tokens;
+            if is_reading {
+                self.counts.n_prompt_tokens += n_tokens;
+                self.counts.n_prompts_read += usize::from(sequence.n_computed == sequence.prompt_len);
+            } else {
+                self.counts.n_generating += 1;
+            }
+            if sequence.n_computed < sequence.tokens.len() {
+                continue;
+            }
+            let logits = self.decoder.logits(&self.workspace, outputs.len());
+            let scores = Scores::new(logits, &sequence.sampling);
+            let answer_idx = (sequence.tokens.len() - sequence.prompt_len) as u64;
+            let token = scores.choose(&sequence.sampling, answer_idx);
+            let finish = sequence.push(token);
+            if finish.is_some() {
+                finished.push(index);
+            }
+            let logprobs = scores.logprobs(sequence.num_logprobs);
+            outputs.push(Output { id: sequence.id, token, logprobs, finish });
+        }
+        for index in finished.into_iter().rev() {
+            let sequence = self.running.remove(index);
+            self.blocks.release(sequence.blocks);
+        }
+        outputs
+    }
+}

@@ -1,0 +1,5 @@
+//! AArch64 instruction sets.
+
+mod neon;
+
+pub use neon::Neon;

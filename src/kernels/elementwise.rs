@@ -1,0 +1,78 @@
+//! Row operations: normalization, gate, rotation. One row in, one row out.
+
+use half::f16;
+
+use super::simd::{LANES, Simd};
+
+/// `y = x / sqrt(mean(x^2) + eps) * weight` (RMSNorm, Zhang & Sennrich 2019, arXiv 1910.07467).
+/// `y` may be `x`.
+///
+/// # Safety
+/// `x` and `y` point to `weight.len()` elements.
+#[inline(always)]
+pub unsafe fn rms_norm<S: Simd>(s: S, x: *const f32, weight: &[f32], eps: f32, y: *mut f32) {
+    let n = weight.len();
+    let whole = n / LANES * LANES;
+    let w = weight.as_ptr();
+    // SAFETY: all indices lie below n.
+    unsafe {
+        let mut squares = s.splat(0.0);
+        for i in (0..whole).step_by(LANES) {
+            let x = s.load(x.add(i));
+            squares = s.mul_add(x, x, squares);
+        }
+        let tail = s.load_partial(x.add(whole), n - whole);
+        squares = s.mul_add(tail, tail, squares);
+        let inverse = s.splat(1.0 / (s.sum(squares) / n as f32 + eps).sqrt());
+        for i in (0..whole).step_by(LANES) {
+            s.store(y.add(i), s.mul(s.mul(s.load(x.add(i)), inverse), s.load(w.add(i))));
+        }
+        let tail = s.mul(s.mul(tail, inverse), s.load_partial(w.add(whole), n - whole));
+        s.store_partial(y.add(whole), tail, n - whole);
+    }
+}
+
+/// `gate = gate / (1 + exp(-gate)) * up` (SwiGLU, Shazeer 2020, arXiv 2002.05202).
+///
+/// # Safety
+/// `up` has as many elements as `gate`, a multiple of 8.
+#[inline(always)]
+pub unsafe fn silu_mul<S: Simd>(s: S, gate: &mut [f32], up: &[f32]) {
+    debug_assert!(gate.len() == up.len() && gate.len().is_multiple_of(LANES));
+    let one = s.splat(1.0);
+    for i in (0..gate.len()).step_by(LANES) {
+        // SAFETY: i + 8 <= len.
+        unsafe {
+            let at = gate.as_mut_ptr().add(i);
+            let value = s.load(at);
+            let sigmoid = s.div(one, s.add(one, s.exp(s.sub(s.splat(0.0), value))));
+            s.store(at, s.mul(s.mul(value, sigmoid), s.load(up.as_ptr().add(i))));
+        }
+    }
+}
+
+/// Rotates the pairs `(i, i + n / 2)` of one head by the angles whose cosine and sine are given.
+#[inline(always)]
+pub fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let half = head.len() / 2;
+    let (low, high) = head.split_at_mut(half);
+    for (((a, b), &cos), &sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
+        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+    }
+}
+
+/// Rounds a row to f16.
+///
+/// # Safety
+/// `to` has as many elements as `from`.
+#[inline(always)]
+pub unsafe fn narrow<S: Simd>(s: S, from: &[f32], to: &mut [f16]) {
+    let whole = from.len() / LANES * LANES;
+    for i in (0..whole).step_by(LANES) {
+        // SAFETY: i + 8 <= len of both.
+        unsafe { s.store_f16(to.as_mut_ptr().add(i), s.load(from.as_ptr().add(i))) };
+    }
+    for i in whole..from.len() {
+        to[i] = f16::from_f32(from[i]);
+    }
+}

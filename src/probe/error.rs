@@ -1,0 +1,35 @@
+//! What ends `logits` or `bench`.
+
+use std::path::PathBuf;
+
+use crate::format::{AdapterError, FormatError};
+use crate::store::StoreError;
+
+/// Why a probe cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("engine {}: {source}; build it again", directory.display())]
+    Engine { directory: PathBuf, source: FormatError },
+    #[error("adapter {}: {source}", path.display())]
+    Adapter { path: PathBuf, source: AdapterError },
+    #[error("cannot {action}: {source}")]
+    System { action: &'static str, source: std::io::Error },
+    #[error("token {token} at position {position} is outside the vocabulary of {vocab_size}")]
+    Token { token: u32, position: usize, vocab_size: usize },
+    #[error("{found} {what} are wanted, the engine takes 1 to {max} (build it with a larger --{flag})")]
+    OutOfRange { what: &'static str, found: usize, max: usize, flag: &'static str },
+}
+
+impl ProbeError {
+    /// The exit code of sysexits.h.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Store(error) => error.exit_code(),
+            Self::Engine { .. } | Self::Adapter { .. } => 65,
+            Self::System { .. } => 71,
+            Self::Token { .. } | Self::OutOfRange { .. } => 64,
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Logits of every position of a token sequence, as a safetensors file.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::error::ProbeError;
+use crate::backend::{Backend, Cpu};
+use crate::format::{Adapter, AdapterError, TensorFile};
+use crate::kernels::Kernels;
+use crate::model::{BLOCK_LEN, Decoder, LogitRows, Lora, Segment};
+use crate::store::{AtomicFile, Engine, StoreError, map_file};
+
+/// Tokens of one forward pass; bounds the memory of the logits held at once.
+const CHUNK: usize = 32;
+
+/// The flags of `logits`.
+#[derive(Debug, Clone)]
+pub struct LogitsOptions {
+    pub engine_dir: PathBuf,
+    /// A processed adapter.
+    pub lora: Option<PathBuf>,
+    pub tokens: Vec<u32>,
+    pub output_file: PathBuf,
+    /// 0 means one per processor.
+    pub threads: usize,
+}
+
+/// Writes the f32 tensor `logits` `[n_tokens, vocab_size]`.
+///
+/// # Errors
+/// [`ProbeError`] with the file or token that is wrong.
+pub fn logits(options: &LogitsOptions) -> Result<(), ProbeError> {
+    let (decoder, engine) = open_decoder(&options.engine_dir, options.threads)?;
+    let (tokens, architecture) = (&options.tokens, decoder.architecture());
+    let (capacity, vocab_size) = (engine.config.limits.max_kv_cache_capacity, architecture.vocab_size);
+    if tokens.is_empty() || tokens.len() > capacity {
+        let (what, flag) = ("tokens", "maxKVCacheCapacity");
+        return Err(ProbeError::OutOfRange { what, found: tokens.len(), max: capacity, flag });
+    }
+    for (position, &token) in tokens.iter().enumerate() {
+        if token as usize >= vocab_size {
+            return Err(ProbeError::Token { token, position, vocab_size });
+        }
+    }
+    let lora = options.lora.as_ref().map(|path| open_lora(&decoder, &engine, path)).transpose()?;
+    let path = &options.output_file;
+    let failed = |source| StoreError::Io { path: path.clone(), action: "write", source };
+    let mut file = AtomicFile::create(path)?;
+    file.write_all(&header(tokens.len(), vocab_size)).map_err(failed)?;
+    let n_blocks = tokens.len().div_ceil(BLOCK_LEN);
+    let blocks: Vec<u32> = (0..n_blocks as u32).collect();
+    let no_cache = |source| ProbeError::System { action: "reserve the key-value cache", source };
+    let mut cache = decoder.cache(n_blocks).map_err(no_cache)?;
+    let mut workspace = decoder.workspace();
+    for (chunk_idx, chunk) in tokens.chunks(CHUNK).enumerate() {
+        let segment = Segment {
+            tokens: chunk,
+            start: chunk_idx * CHUNK,
+            blocks: &blocks,
+            lora: lora.as_ref().map(|lora| (lora, 1.0)),
+            logits: LogitRows::All,
+        };
+        let n_rows = decoder.forward(&[segment], &mut cache, &mut workspace);
+        for row_idx in 0..n_rows {
+            let row = decoder.logits(&workspace, row_idx);
+            file.write_all(bytemuck::cast_slice(row)).map_err(failed)?;
+        }
+    }
+    Ok(file.commit()?)
+}
+
+/// Opens an engine without its text.
+pub fn open_decoder(
+    directory: &std::path::Path,
+    n_threads: usize,
+) -> Result<(Decoder<Cpu>, Engine), ProbeError> {
+    let engine = Engine::open(directory)?;
+    let no_threads = |source| ProbeError::System { action: "start threads", source };
+    let cpu = Cpu::new(Kernels::detect(), n_threads).map_err(no_threads)?;
+    let broken = |source| ProbeError::Engine { directory: directory.to_owned(), source };
+    let decoder = Decoder::new(cpu, &engine.config, &engine.tensors).map_err(broken)?;
+    Ok((decoder, engine))
+}
+
+/// Opens a processed adapter for an engine.
+pub fn open_lora<B: Backend>(
+    decoder: &Decoder<B>,
+    engine: &Engine,
+    path: &std::path::Path,
+) -> Result<Arc<Lora<B>>, ProbeError> {
+    let wrong = |source: AdapterError| ProbeError::Adapter { path: path.to_owned(), source };
+    let tensors = TensorFile::parse(map_file(path)?).map_err(|error| wrong(error.into()))?;
+    let max_rank = engine.config.limits.max_lora_rank;
+    let adapter = Adapter::bind(tensors, decoder.architecture(), max_rank).map_err(wrong)?;
+    Ok(Arc::new(decoder.lora(&adapter).map_err(|error| wrong(error.into()))?))
+}
+
+/// A safetensors header for one tensor, so that the rows can be written as they come.
+fn header(n_tokens: usize, vocab_size: usize) -> Vec<u8> {
+    let n_bytes = n_tokens * vocab_size * size_of::<f32>();
+    let mut json = format!(
+        r#"{{"logits":{{"dtype":"F32","shape":[{n_tokens},{vocab_size}],"data_offsets":[0,{n_bytes}]}}}}"#
+    );
+    while !json.len().is_multiple_of(8) {
+        json.push(' ');
+    }
+    [&(json.len() as u64).to_le_bytes(), json.as_bytes()].concat()
+}

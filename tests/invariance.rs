@@ -1,0 +1,121 @@
+//! A request's tokens and logprobs do not depend on what else runs, nor on how its prompt is cut.
+
+mod support;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jetspool::backend::Cpu;
+use jetspool::format::Precision;
+use jetspool::infer::{Output, Runner, RunnerOptions, Sampling, SequenceId, Submission};
+use jetspool::model::Lora;
+use support::{Built, reference};
+
+type Adapter = Arc<Lora<Cpu>>;
+
+const N_REQUESTS: usize = 12;
+
+/// A request: prompt, adapter, sampling; different for every index.
+fn submission(index: usize, loras: &[Adapter]) -> Submission<Cpu> {
+    let lora = match index % (loras.len() + 1) {
+        0 => None,
+        i => Some((Arc::clone(&loras[i - 1]), if index % 5 == 4 { 0.5 } else { 1.0 })),
+    };
+    Submission {
+        prompt: (0..5 + index * 9).map(|i| ((i * 31 + index * 17) % 500) as u32).collect(),
+        lora,
+        sampling: Sampling {
+            temperature: if index % 3 == 0 { 0.0 } else { 0.9 },
+            top_p: 0.95,
+            top_k: 40,
+            seed: index as u64,
+            logit_bias: vec![(3, 1.5)],
+        },
+        max_new_tokens: 20 + index,
+        stop_tokens: Arc::new([7]),
+        num_logprobs: 4,
+    }
+}
+
+/// Tokens, and the logprobs' bits.
+type Trace = Vec<(u32, Vec<(u32, u32)>)>;
+
+fn trace(output: &Output) -> (u32, Vec<(u32, u32)>) {
+    (output.token, output.logprobs.iter().map(|l| (l.token, l.logprob.to_bits())).collect())
+}
+
+/// Runs the requests with these limits and returns each one's trace.
+fn run(
+    requests: &[usize],
+    max_batch_size: usize,
+    max_step_rows: usize,
+    precision: Precision,
+) -> HashMap<usize, Trace> {
+    let built = Built::new(&reference("models/qwen2"), precision, 2);
+    let loras: Vec<Adapter> = ["all_r8", "rslora", "attention_r4", "mlp_r3"]
+        .iter()
+        .map(|name| built.lora(&reference(&format!("models/qwen2/adapters/{name}"))))
+        .collect();
+    let options = RunnerOptions { max_batch_size, max_input_len: 512, capacity: 1024, max_step_rows };
+    let mut runner = Runner::new(built.decoder, options).unwrap();
+    let mut ids: HashMap<SequenceId, usize> = HashMap::new();
+    let mut traces: HashMap<usize, Trace> = HashMap::new();
+    for &index in requests {
+        ids.insert(runner.add(submission(index, &loras)).unwrap(), index);
+    }
+    while !runner.is_idle() {
+        for output in runner.step() {
+            traces.entry(ids[&output.id]).or_default().push(trace(&output));
+        }
+    }
+    assert_eq!(runner.n_used_blocks(), 0);
+    traces
+}
+
+#[test]
+fn alone_together_and_in_other_chunks_give_the_same_bits() {
+    let all: Vec<usize> = (0..N_REQUESTS).collect();
+    for precision in [Precision::F32, Precision::F16, Precision::Int8, Precision::Int4] {
+        let together = run(&all, 8, 64, precision);
+        assert!(together.values().all(|trace| trace.len() > 1));
+        let reversed: Vec<usize> = all.iter().rev().copied().collect();
+        assert!(run(&reversed, 8, 9, precision) == together, "{precision:?}: other order and chunks");
+        assert!(run(&all, 3, 200, precision) == together, "{precision:?}: smaller batches");
+        for index in [0, 4, 7, 11] {
+            assert!(
+                run(&[index], 1, 1, precision)[&index] == together[&index],
+                "{precision:?}: {index} alone"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_cancelled_sequence_disturbs_nobody_and_gives_its_blocks_back() {
+    let built = Built::new(&reference("models/qwen2"), Precision::Int8, 1);
+    let wanted = run(&[1], 1, 64, Precision::Int8)[&1].clone();
+    let loras: Vec<Adapter> = ["all_r8", "rslora", "attention_r4", "mlp_r3"]
+        .iter()
+        .map(|name| built.lora(&reference(&format!("models/qwen2/adapters/{name}"))))
+        .collect();
+    let options = RunnerOptions { max_batch_size: 3, max_input_len: 512, capacity: 1024, max_step_rows: 32 };
+    let mut runner = Runner::new(built.decoder, options).unwrap();
+    let kept = runner.add(submission(1, &loras)).unwrap();
+    let others: Vec<SequenceId> = [2, 3, 4].map(|i| runner.add(submission(i, &loras)).unwrap()).to_vec();
+    let mut found = Vec::new();
+    for step in 0.. {
+        for output in runner.step() {
+            if output.id == kept {
+                found.push(trace(&output));
+            }
+        }
+        if step == 3 {
+            others.iter().for_each(|&id| runner.cancel(id));
+        }
+        if runner.is_idle() {
+            break;
+        }
+    }
+    assert_eq!(found, wanted);
+    assert_eq!(runner.n_used_blocks(), 0);
+}

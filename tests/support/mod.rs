@@ -1,0 +1,123 @@
+//! What several tests need: the reference fixtures, engines built of them, tensors read from them.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jetspool::backend::Cpu;
+use jetspool::format::{Adapter, Limits, Precision, Target, TensorFile};
+use jetspool::kernels::Kernels;
+use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Lora, Segment};
+use jetspool::store::{Engine, map_file};
+use jetspool::tools::{BuildOptions, ProcessOptions, build, process_lora};
+
+/// A path below tests/data.
+pub fn data(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(path)
+}
+
+/// A path below tests/data/references.
+pub fn reference(path: &str) -> PathBuf {
+    data("references").join(path)
+}
+
+pub fn json(path: &Path) -> serde_json::Value {
+    let text = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_slice(&text).unwrap()
+}
+
+/// Reference models, each with the adapters that must work.
+pub fn models() -> BTreeMap<String, Vec<String>> {
+    let index = json(&reference("index.json"));
+    let models = index["models"].as_object().unwrap();
+    models
+        .iter()
+        .map(|(name, model)| {
+            let adapters = model["adapters"].as_object().unwrap();
+            let good = adapters.iter().filter(|(_, adapter)| adapter["refused"].is_null());
+            (name.clone(), good.map(|(name, _)| name.clone()).collect())
+        })
+        .collect()
+}
+
+pub fn tensors(path: &Path) -> TensorFile {
+    TensorFile::parse(map_file(path).unwrap()).unwrap()
+}
+
+pub fn limits() -> Limits {
+    Limits { max_batch_size: 8, max_input_len: 512, max_kv_cache_capacity: 1024, max_lora_rank: 64 }
+}
+
+/// Builds an engine of a checkpoint into `directory`.
+pub fn build_engine(checkpoint: &Path, directory: &Path, precision: Precision) {
+    build(&BuildOptions {
+        model_dir: checkpoint.to_owned(),
+        engine_dir: directory.to_owned(),
+        limits: limits(),
+        precision,
+        target: Target::Cpu,
+        n_threads: 2,
+        progress: jetspool::tools::build::Progress::Quiet,
+    })
+    .unwrap_or_else(|error| panic!("{}: {error}", checkpoint.display()));
+}
+
+/// An engine built in a scratch folder, opened.
+pub struct Built {
+    pub folder: tempfile::TempDir,
+    pub decoder: Decoder<Cpu>,
+}
+
+impl Built {
+    pub fn new(checkpoint: &Path, precision: Precision, n_threads: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path().join("engine");
+        build_engine(checkpoint, &directory, precision);
+        let engine = Engine::open(&directory).unwrap();
+        let cpu = Cpu::new(Kernels::detect(), n_threads).unwrap();
+        let decoder = Decoder::new(cpu, &engine.config, &engine.tensors).unwrap();
+        Self { folder, decoder }
+    }
+
+    /// Processes a PEFT adapter and binds it.
+    pub fn lora(&self, adapter: &Path) -> Arc<Lora<Cpu>> {
+        let output_dir = self.folder.path().join(adapter.file_name().unwrap());
+        process_lora(&ProcessOptions { input_dir: adapter.to_owned(), output_dir: output_dir.clone() })
+            .unwrap_or_else(|error| panic!("{}: {error}", adapter.display()));
+        let file = tensors(&output_dir.join("processed_adapter_model.safetensors"));
+        let adapter = Adapter::bind(file, self.decoder.architecture(), limits().max_lora_rank).unwrap();
+        Arc::new(self.decoder.lora(&adapter).unwrap())
+    }
+
+    /// Logits of every position, `[n_tokens][vocab]`, computed in chunks of `chunk` tokens.
+    pub fn logits(&self, tokens: &[u32], lora: Option<&Arc<Lora<Cpu>>>, chunk: usize) -> Vec<Vec<f32>> {
+        let n_blocks = tokens.len().div_ceil(BLOCK_LEN);
+        let blocks: Vec<u32> = (0..n_blocks as u32).rev().collect();
+        let mut cache = self.decoder.cache(n_blocks).unwrap();
+        let mut workspace = self.decoder.workspace();
+        let mut rows = Vec::new();
+        for (chunk_idx, part) in tokens.chunks(chunk).enumerate() {
+            let segment = Segment {
+                tokens: part,
+                start: chunk_idx * chunk,
+                blocks: &blocks,
+                lora: lora.map(|lora| (lora, 1.0)),
+                logits: LogitRows::All,
+            };
+            let n_rows = self.decoder.forward(&[segment], &mut cache, &mut workspace);
+            rows.extend((0..n_rows).map(|row_idx| self.decoder.logits(&workspace, row_idx).to_vec()));
+        }
+        rows
+    }
+}
+
+/// A tensor of token ids.
+pub fn ids(file: &TensorFile, name: &str) -> Vec<u32> {
+    let tensor = file.require(name).unwrap();
+    tensor.as_slice::<i32>().unwrap().iter().map(|&id| id as u32).collect()
+}
+
+pub fn argmax(row: &[f32]) -> u32 {
+    (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best }) as u32
+}
