@@ -170,7 +170,7 @@ fn check_item(item: &Item, checkpoint: &Checkpoint, engine: &TensorFile, case: &
         Item::Matrix { columns, precision, .. } => (columns, precision),
     };
     let stride = row_stride(columns);
-    assert!(stride % ROW_ALIGN == 0 && stride - columns < ROW_ALIGN);
+    assert!(stride.is_multiple_of(ROW_ALIGN) && stride - columns < ROW_ALIGN);
     let scales = engine.get(&scale_name(item.name())).map(|tensor| floats(&tensor));
     let decoded = decode(&stored, scales.as_deref(), stride, precision);
     let (mut error, mut power, mut worst) = (0.0_f64, 0.0_f64, 0.0_f32);

@@ -108,8 +108,9 @@ struct Halves {
     b: Option<(String, Tensor)>,
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Half {
+/// Which matrix of a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Half {
     A,
     B,
 }
@@ -150,7 +151,7 @@ pub(crate) fn listed(names: &[&str]) -> String {
 }
 
 /// `model.layers.3.mlp.up_proj.lora_A.weight` to its parts.
-fn parse_name(name: &str) -> Option<(usize, Projection, Half)> {
+pub(crate) fn parse_name(name: &str) -> Option<(usize, Projection, Half)> {
     let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
     let (path, half) = match rest.strip_suffix(".lora_A.weight") {
         Some(path) => (path, Half::A),
@@ -223,4 +224,114 @@ fn check_aligned(name: String, tensor: &Tensor) -> Result<(), AdapterError> {
 
 fn wrong_shape(name: String, wanted: Vec<usize>, tensor: &Tensor) -> AdapterError {
     FormatError::Shape { name, wanted, found: tensor.shape().to_vec() }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::format::parse_checkpoint_config;
+
+    const Q: &str = "model.layers.0.self_attn.q_proj";
+    const DOWN: &str = "model.layers.1.mlp.down_proj";
+
+    /// Hidden 8, q 12, intermediate 10, two layers.
+    fn architecture() -> Architecture {
+        let config = br#"{"architectures": ["LlamaForCausalLM"], "vocab_size": 9, "hidden_size": 8,
+            "intermediate_size": 10, "num_hidden_layers": 2, "num_attention_heads": 3, "head_dim": 4,
+            "max_position_embeddings": 16}"#;
+        parse_checkpoint_config(config).unwrap().architecture
+    }
+
+    /// A safetensors file of zeros; `more_header` spaces move the data.
+    fn file(tensors: &[(&str, &str, &[usize])], more_header: usize) -> TensorFile {
+        let mut position = 0;
+        let mut entries = serde_json::Map::new();
+        for (name, dtype, shape) in tensors {
+            let size = if *dtype == "F16" { 2 } else { 4 };
+            let end = position + shape.iter().product::<usize>() * size;
+            let info = serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": [position, end]});
+            entries.insert((*name).to_owned(), info);
+            position = end;
+        }
+        let mut header = serde_json::Value::Object(entries).to_string();
+        header
+            .extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len() + more_header));
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.bytes());
+        bytes.resize(bytes.len() + position, 0);
+        TensorFile::parse(Arc::new(bytes)).unwrap()
+    }
+
+    fn bind(tensors: &[(&str, &str, &[usize])]) -> Result<Adapter, AdapterError> {
+        Adapter::bind(file(tensors, 0), &architecture(), 4)
+    }
+
+    #[test]
+    fn binds_pairs() {
+        let (qa, qb) = (format!("{Q}.lora_A.weight"), format!("{Q}.lora_B.weight"));
+        let (da, db) = (format!("{DOWN}.lora_A.weight"), format!("{DOWN}.lora_B.weight"));
+        let adapter = bind(&[
+            (&qa, "F16", &[8, 3]),
+            (&qb, "F16", &[3, 12]),
+            (&da, "F16", &[10, 4]),
+            (&db, "F16", &[4, 8]),
+        ])
+        .unwrap();
+        assert_eq!((adapter.n_pairs(), adapter.max_rank()), (2, 4));
+        assert_eq!(adapter.pair(0, Projection::Q).unwrap().rank, 3);
+        assert_eq!(adapter.pair(1, Projection::Down).unwrap().b.shape(), [4, 8]);
+        assert!(adapter.pair(1, Projection::Q).is_none() && adapter.pair(2, Projection::Q).is_none());
+    }
+
+    #[test]
+    fn refuses_with_names() {
+        struct Case<'a> {
+            tensors: &'a [(&'a str, &'a str, &'a [usize])],
+            names: &'a [&'a str],
+        }
+        let (a, b) = (&*format!("{Q}.lora_A.weight"), &*format!("{Q}.lora_B.weight"));
+        let late = &*a.replace("layers.0", "layers.2");
+        let zero = &*a.replace("layers.0", "layers.00");
+        let peft = &*format!("base_model.model.{a}");
+        let cases = [
+            Case { tensors: &[], names: &["no tensors"] },
+            Case { tensors: &[(a, "F16", &[8, 3])], names: &[a, b, "missing"] },
+            Case { tensors: &[(b, "F16", &[3, 12])], names: &[a, b, "missing"] },
+            Case { tensors: &[(a, "F16", &[8, 5]), (b, "F16", &[5, 12])], names: &["--maxLoraRank 5", a] },
+            Case { tensors: &[(a, "F16", &[9, 3]), (b, "F16", &[3, 12])], names: &[a, "[9, 3]", "[8, "] },
+            Case { tensors: &[(a, "F16", &[8, 3]), (b, "F16", &[3, 8])], names: &[b, "[3, 8]", "[3, 12]"] },
+            Case { tensors: &[(a, "F16", &[8, 0]), (b, "F16", &[0, 12])], names: &[a, "[8, 0]"] },
+            Case { tensors: &[(a, "F16", &[24]), (b, "F16", &[3, 12])], names: &[a, "[24]"] },
+            Case { tensors: &[(a, "F16", &[3, 8]), (b, "F16", &[12, 3])], names: &[a, "process-lora"] },
+            Case {
+                tensors: &[(a, "F32", &[8, 3]), (b, "F32", &[3, 12])],
+                names: &[a, "F32", "process-lora"],
+            },
+            Case { tensors: &[(peft, "F16", &[3, 8])], names: &[peft, "process-lora"] },
+            Case {
+                tensors: &[(late, "F16", &[8, 3]), (zero, "F16", &[8, 3]), ("x", "F16", &[1])],
+                names: &["3 tensors", late, zero, "x"],
+            },
+        ];
+        for case in cases {
+            let message = bind(case.tensors).err().expect("it is refused").to_string();
+            for name in case.names {
+                assert!(message.contains(name), "{message} does not name {name}");
+            }
+        }
+        let many: Vec<String> = (0..30).map(|i| format!("x{i:02}")).collect();
+        let tensors: Vec<_> = many.iter().map(|name| (name.as_str(), "F16", &[1][..])).collect();
+        let message = bind(&tensors).err().unwrap().to_string();
+        assert!(message.contains("30 tensors") && message.ends_with("x19 and 10 more"), "{message}");
+    }
+
+    #[test]
+    fn odd_addresses_are_refused() {
+        let (a, b) = (format!("{Q}.lora_A.weight"), format!("{Q}.lora_B.weight"));
+        let odd = file(&[(&a, "F16", &[8, 3]), (&b, "F16", &[3, 12])], 1);
+        let message = Adapter::bind(odd, &architecture(), 4).err().unwrap().to_string();
+        assert!(message.contains("odd byte") && message.contains(&a), "{message}");
+    }
 }

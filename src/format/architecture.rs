@@ -101,6 +101,11 @@ impl Projection {
             Projection::Down => "mlp.down_proj",
         }
     }
+
+    /// The last part of the path, as `target_modules` of adapters has it: `q_proj`.
+    pub fn short_name(self) -> &'static str {
+        self.path().rsplit_once('.').map_or(self.path(), |(_, last)| last)
+    }
 }
 
 impl Architecture {

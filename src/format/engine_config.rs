@@ -71,7 +71,7 @@ impl EngineConfig {
         let a = &self.architecture;
         let lora_targets: Vec<&str> = match self.limits.max_lora_rank {
             0 => Vec::new(),
-            _ => Projection::ALL.iter().map(|projection| short_name(*projection)).collect(),
+            _ => Projection::ALL.iter().map(|projection| projection.short_name()).collect(),
         };
         let value = json!({
             "model": a.family.name(),
@@ -114,12 +114,6 @@ impl EngineConfig {
         });
         sorted_text(&value)
     }
-}
-
-/// `q_proj`, as `target_modules` of adapters has it.
-fn short_name(projection: Projection) -> &'static str {
-    let path = projection.path();
-    path.rsplit_once('.').map_or(path, |(_, last)| last)
 }
 
 /// The shortest decimal that reads back as this f32, so that 1e-6 stays 1e-6.

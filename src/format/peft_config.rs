@@ -12,8 +12,10 @@ use super::FormatError;
 use super::json::{Object, parse_object, shown};
 
 const FILE: &str = "adapter_config.json";
-/// Largest compiled pattern, in bytes.
-const MAX_PATTERN_BYTES: usize = 1 << 20;
+/// Largest compiled regular expression, in bytes, and how many of them one file may have; plain names, of
+/// which some tools write one per module, are matched without and not counted.
+const MAX_PATTERN_BYTES: usize = 1 << 17;
+const MAX_PATTERNS: usize = 64;
 /// Steps that a pattern may take on a name before it counts as not matching anything usable.
 const MAX_BACKTRACKS: usize = 100_000;
 
@@ -29,8 +31,19 @@ pub struct PeftConfig {
     pub target_modules: Vec<String>,
     /// What a pair of low-rank matrices cannot say, as `key is value`.
     pub obstacles: Vec<String>,
-    ranks: Vec<(Regex, usize)>,
-    alphas: Vec<(Regex, f64)>,
+    ranks: Vec<(ModulePattern, usize)>,
+    alphas: Vec<(ModulePattern, f64)>,
+}
+
+/// A key of `rank_pattern` or `alpha_pattern`: a regular expression for a whole module path or for what
+/// follows one of its dots.
+#[derive(Debug, Clone)]
+enum ModulePattern {
+    /// Letters, digits, `_`, `-`; a dot is any character.
+    Plain(String),
+    /// The same after `^`: the whole path.
+    Whole(String),
+    Regex(Box<Regex>),
 }
 
 /// A JSON object in the file's order, for PEFT takes the first key that matches.
@@ -94,29 +107,69 @@ impl PeftConfig {
     }
 }
 
-fn first_match<T: Copy>(patterns: &[(Regex, T)], module: &str) -> Option<T> {
-    patterns.iter().find(|(regex, _)| regex.is_match(module).unwrap_or(false)).map(|(_, value)| *value)
+fn first_match<T: Copy>(patterns: &[(ModulePattern, T)], module: &str) -> Option<T> {
+    patterns.iter().find(|(pattern, _)| pattern.matches(module)).map(|(_, value)| *value)
 }
 
-/// A key matches the whole module path or what follows one of its dots; it is a regular expression.
-fn compile<T>(key: &'static str, pattern: Option<Ordered<T>>) -> Result<Vec<(Regex, T)>, FormatError> {
-    let entries = pattern.map_or_else(Vec::new, |pattern| pattern.0);
-    let compiled = entries.into_iter().map(|(text, value)| {
-        let regex = RegexBuilder::new(&format!(r"^(.*\.)?({text})$"))
-            .delegate_size_limit(MAX_PATTERN_BYTES)
-            .backtrack_limit(MAX_BACKTRACKS)
-            .build();
-        match regex {
-            Ok(regex) => Ok((regex, value)),
-            Err(error) => Err(FormatError::Key {
-                file: FILE,
-                key: format!("{key}.{text}"),
-                wanted: "a module name or a regular expression".to_owned(),
-                found: error.to_string(),
-            }),
+impl ModulePattern {
+    fn compile(text: &str) -> Result<Self, String> {
+        let is_plain = |text: &str| {
+            text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'))
+        };
+        match text.strip_prefix('^') {
+            _ if is_plain(text) => Ok(Self::Plain(text.to_owned())),
+            Some(rest) if is_plain(rest) => Ok(Self::Whole(rest.to_owned())),
+            _ => RegexBuilder::new(&format!(r"^(.*\.)?({text})$"))
+                .delegate_size_limit(MAX_PATTERN_BYTES)
+                .backtrack_limit(MAX_BACKTRACKS)
+                .build()
+                .map(|regex| Self::Regex(Box::new(regex)))
+                .map_err(|error| error.to_string()),
         }
-    });
-    compiled.collect()
+    }
+
+    fn matches(&self, module: &str) -> bool {
+        let same = |text: &str, pattern: &str| {
+            let pairs = || text.bytes().zip(pattern.bytes());
+            text.len() == pattern.len() && pairs().all(|(byte, wanted)| wanted == b'.' || byte == wanted)
+        };
+        match self {
+            Self::Plain(pattern) => match module.len().checked_sub(pattern.len()) {
+                None => false,
+                Some(start) => {
+                    let starts_a_part = start == 0 || module.as_bytes()[start - 1] == b'.';
+                    starts_a_part && module.get(start..).is_some_and(|end| same(end, pattern))
+                }
+            },
+            Self::Whole(pattern) => same(module, pattern),
+            Self::Regex(regex) => regex.is_match(module).unwrap_or(false),
+        }
+    }
+}
+
+fn compile<T>(
+    key: &'static str,
+    pattern: Option<Ordered<T>>,
+) -> Result<Vec<(ModulePattern, T)>, FormatError> {
+    let mut compiled = Vec::new();
+    let mut n_regexes = 0;
+    for (text, value) in pattern.map_or_else(Vec::new, |pattern| pattern.0) {
+        let wrong = |wanted: &str, found: String| FormatError::Key {
+            file: FILE,
+            key: format!("{key}.{text}"),
+            wanted: wanted.to_owned(),
+            found,
+        };
+        let one = ModulePattern::compile(&text)
+            .map_err(|error| wrong("a module name or a regular expression", error))?;
+        n_regexes += usize::from(matches!(one, ModulePattern::Regex(_)));
+        if n_regexes > MAX_PATTERNS {
+            let wanted = format!("at most {MAX_PATTERNS} regular expressions; plain names are not limited");
+            return Err(wrong(&wanted, "one more".to_owned()));
+        }
+        compiled.push((one, value));
+    }
+    Ok(compiled)
 }
 
 /// Keys whose effect does not fit into a pair of matrices on an unchanged base model.
@@ -226,6 +279,9 @@ mod tests {
             Case { module: "model.layers.12.down", rank: 16, scale: 1.0 },
             Case { module: "model.layers.2.k_proj", rank: 8, scale: 0.5 },
             Case { module: "model.layers.2.gate", rank: 8, scale: 1.0 },
+            Case { module: "model.layersx0.up", rank: 3, scale: 16.0 / 3.0 },
+            Case { module: "layers.1xq_proj", rank: 2, scale: 8.0 },
+            Case { module: "proj", rank: 8, scale: 2.0 },
         ];
         for case in cases {
             let found = (config.rank_of(case.module), config.scale_of(case.module));

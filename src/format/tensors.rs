@@ -15,6 +15,9 @@ use super::FormatError;
 /// Immutable bytes with an owner: a file map in production, a `Vec<u8>` in tests.
 pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
+/// Longest header that is read: tens of thousands of tensors. The index takes several times its size.
+const MAX_HEADER: u64 = 8 << 20;
+
 /// An indexed safetensors file.
 #[derive(Clone)]
 pub struct TensorFile {
@@ -37,6 +40,11 @@ impl TensorFile {
     pub fn parse(bytes: Bytes) -> Result<Self, FormatError> {
         let all: &[u8] = (*bytes).as_ref();
         let damaged = |why: String| FormatError::Damaged { what: "safetensors header", why };
+        if let Some(length) = all.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes))
+            && length > MAX_HEADER
+        {
+            return Err(damaged(format!("it claims {length} bytes, the limit is {MAX_HEADER}")));
+        }
         let (header_len, header) = SafeTensors::read_metadata(all).map_err(|e| damaged(e.to_string()))?;
         let data_start = header_len.checked_add(8).ok_or_else(|| damaged("length overflows".into()))?;
         let mut entries = BTreeMap::new();

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::StoreError;
 
 /// Bytes collected before a write call.
-const BUFFER: usize = 1 << 20;
+const BUFFER: usize = 1 << 16;
 /// Temporary names tried before giving up; several are taken only by writers of one target at one time.
 const MAX_TRIES: usize = 1000;
 

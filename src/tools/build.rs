@@ -14,7 +14,7 @@ use super::staging::Staging;
 use super::weights_source::RowSource;
 use crate::format::adapter::listed;
 use crate::format::engine::{EMBEDDING, FORMAT_VERSION, HEAD, items};
-use crate::format::{EngineConfig, Limits, Precision, Target};
+use crate::format::{EngineConfig, Limits, Precision, Target, Tensor};
 use crate::store::engine::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE};
 use crate::store::{Checkpoint, StoreError, read_small_optional};
 
@@ -154,8 +154,8 @@ fn warnings(checkpoint: &Checkpoint, config: &EngineConfig, used: &BTreeSet<&str
         .collect();
     if config.architecture.tied_head && unused.contains(&HEAD) {
         unused.retain(|name| *name != HEAD);
-        let bytes = |name: &str| checkpoint.tensor(name).map(|tensor| tensor.data().to_vec());
-        if bytes(HEAD) != bytes(EMBEDDING) {
+        let (head, table) = (checkpoint.tensor(HEAD), checkpoint.tensor(EMBEDDING));
+        if head.as_ref().map(Tensor::data) != table.as_ref().map(Tensor::data) {
             warnings
                 .push(format!("{HEAD} differs from {EMBEDDING}, but the config ties them: it is not used"));
         }

@@ -1,6 +1,245 @@
-//! stub
-use super::ToolError;
+//! `inspect`: what an engine, an adapter or a checkpoint holds, in one screen.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
 use std::path::Path;
-pub fn inspect(_path: &Path) -> Result<String, ToolError> {
-    Ok(String::new())
+
+use super::ToolError;
+use crate::format::adapter::parse_name;
+use crate::format::architecture::{Architecture, RopeScaling};
+use crate::format::engine::PAD_PREFIX;
+use crate::format::{PeftConfig, TensorFile};
+use crate::store::engine::DirectoryKind;
+use crate::store::{Checkpoint, Engine, StoreError, map_file, read_small};
+
+/// Longest line, in characters.
+const MAX_LINE: usize = 118;
+
+/// Describes a directory or a safetensors file.
+///
+/// # Errors
+/// [`ToolError`] when the path is none of these or cannot be read.
+pub fn inspect(path: &Path) -> Result<String, ToolError> {
+    let mut page = Page::default();
+    if !path.is_dir() {
+        inspect_file(path, &mut page)?;
+        return Ok(page.text);
+    }
+    match DirectoryKind::of(path) {
+        DirectoryKind::Engine => inspect_engine(path, &mut page)?,
+        DirectoryKind::Checkpoint => inspect_checkpoint(path, &mut page)?,
+        DirectoryKind::PeftAdapter => inspect_peft(path, &mut page)?,
+        DirectoryKind::ProcessedAdapter => {
+            inspect_file(&path.join("processed_adapter_model.safetensors"), &mut page)?;
+        }
+        DirectoryKind::Unknown => {
+            let what = "neither an engine, a checkpoint nor an adapter".to_owned();
+            let advice = "give a directory with llm.engine, model.safetensors or adapter_model.safetensors";
+            return Err(ToolError::Refused { path: path.to_owned(), what, advice });
+        }
+    }
+    Ok(page.text)
+}
+
+/// Lines of `name  value`, none too long.
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn line(&mut self, name: &str, value: impl AsRef<str>) {
+        let line = format!("{name:<10} {}", value.as_ref());
+        let short: String = match line.char_indices().nth(MAX_LINE) {
+            Some((end, _)) => format!("{}…", &line[..end]),
+            None => line,
+        };
+        let _ = writeln!(self.text, "{}", short.trim_end());
+    }
+}
+
+fn inspect_engine(path: &Path, page: &mut Page) -> Result<(), ToolError> {
+    let engine = Engine::open(path)?;
+    let (config, limits) = (&engine.config, &engine.config.limits);
+    let version = config.format_version;
+    page.line("engine", path.display().to_string());
+    page.line("precision", format!("{}, target {}, format {version}", config.precision, config.target));
+    page.line(
+        "limits",
+        format!(
+            "batch {}, input {}, context {}, adapter rank {}",
+            limits.max_batch_size, limits.max_input_len, limits.max_kv_cache_capacity, limits.max_lora_rank
+        ),
+    );
+    describe_architecture(&config.architecture, page);
+    describe_ids(&config.eos_token_ids, config.bos_token_id, page);
+    describe_tensors([&engine.tensors], page);
+    page.line("source", &config.source_digest);
+    let files = [
+        ("tokenizer.json", engine.tokenizer_json.is_some()),
+        ("tokenizer_config.json", engine.tokenizer_config.is_some()),
+        ("chat_template.jinja", engine.chat_template.is_some()),
+        ("processed_chat_template.json", engine.processed_chat_template.is_some()),
+    ];
+    let there: Vec<&str> = files.iter().filter(|(_, there)| *there).map(|(name, _)| *name).collect();
+    page.line("text", if there.is_empty() { "no files".to_owned() } else { there.join(", ") });
+    if engine.tokenizer_json.is_none() {
+        page.line("warning", "tokenizer.json is missing: this engine knows token ids, but no text");
+    }
+    if config.eos_token_ids.is_empty() {
+        page.line("warning", "no end-of-sequence token: answers end only at their length");
+    }
+    Ok(())
+}
+
+fn inspect_checkpoint(path: &Path, page: &mut Page) -> Result<(), ToolError> {
+    let checkpoint = Checkpoint::open(path)?;
+    page.line("checkpoint", path.display().to_string());
+    describe_architecture(&checkpoint.config.architecture, page);
+    describe_ids(&checkpoint.config.eos_token_ids, checkpoint.config.bos_token_id, page);
+    let n_files = checkpoint.shards().count();
+    page.line("weights", format!("{n_files} file{}", if n_files == 1 { "" } else { "s" }));
+    describe_tensors(checkpoint.shards().map(|(_, file)| file), page);
+    page.line("next", "build --modelDir DIR --engineDir DIR");
+    Ok(())
+}
+
+fn inspect_peft(path: &Path, page: &mut Page) -> Result<(), ToolError> {
+    let config_path = path.join("adapter_config.json");
+    let config = PeftConfig::parse(&read_small(&config_path)?).map_err(ToolError::format(&config_path))?;
+    page.line("adapter", format!("{} (as PEFT saves it)", path.display()));
+    page.line("type", &config.peft_type);
+    let scale = if config.use_rslora { "alpha / sqrt(rank)" } else { "alpha / rank" };
+    page.line("scale", format!("{scale}: rank {}, alpha {}", config.rank, config.alpha));
+    page.line("targets", config.target_modules.join(" "));
+    let weights_path = path.join("adapter_model.safetensors");
+    let file = open_tensors(&weights_path)?;
+    let ranks = file.names().filter(|name| name.contains(".lora_A.")).filter_map(|name| {
+        // [rank, in_features]
+        file.get(name)?.shape().first().copied()
+    });
+    describe_ranks(ranks.collect(), page);
+    describe_tensors([&file], page);
+    for obstacle in &config.obstacles {
+        page.line("warning", format!("{obstacle}: process-lora refuses it; use merge-lora"));
+    }
+    let tool = if config.obstacles.is_empty() { "process-lora --input_dir" } else { "merge-lora --lora_dir" };
+    page.line("next", format!("{tool} DIR --output_dir DIR"));
+    Ok(())
+}
+
+fn inspect_file(path: &Path, page: &mut Page) -> Result<(), ToolError> {
+    let file = open_tensors(path)?;
+    let format = file.metadata().get("format").map(String::as_str);
+    if format == Some("jetspool-engine") {
+        page.line("engine", format!("{} (its directory has the configuration)", path.display()));
+    } else if file.names().any(|name| parse_name(name).is_some()) {
+        describe_processed(path, &file, page);
+    } else {
+        page.line("tensors of", path.display().to_string());
+    }
+    for (key, value) in file.metadata() {
+        page.line("", format!("{key} = {value}"));
+    }
+    describe_tensors([&file], page);
+    Ok(())
+}
+
+fn describe_processed(path: &Path, file: &TensorFile, page: &mut Page) {
+    page.line("adapter", format!("{} (processed)", path.display()));
+    let (mut targets, mut layers, mut ranks) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let mut unknown = Vec::new();
+    for name in file.names() {
+        let Some((layer, projection, _)) = parse_name(name) else {
+            unknown.push(name);
+            continue;
+        };
+        layers.insert(layer);
+        targets.insert(projection);
+        // [in_features, rank]
+        if name.ends_with(".lora_A.weight") {
+            ranks.extend(file.get(name).and_then(|tensor| tensor.shape().last().copied()));
+        }
+    }
+    let names: Vec<&str> = targets.iter().map(|projection| projection.short_name()).collect();
+    page.line("targets", names.join(" "));
+    let last = layers.last().copied().unwrap_or(0);
+    page.line("layers", format!("{} layers, the last is number {last}", layers.len()));
+    describe_ranks(ranks, page);
+    if !unknown.is_empty() {
+        let names = crate::format::adapter::listed(&unknown);
+        page.line("warning", format!("{} tensors match no projection: {names}", unknown.len()));
+    }
+}
+
+fn open_tensors(path: &Path) -> Result<TensorFile, ToolError> {
+    Ok(TensorFile::parse(map_file(path)?).map_err(StoreError::format(path))?)
+}
+
+fn describe_ranks(ranks: BTreeSet<usize>, page: &mut Page) {
+    let (Some(least), Some(most)) = (ranks.first(), ranks.last()) else { return };
+    let text = if least == most { format!("rank {least}") } else { format!("rank {least} to {most}") };
+    page.line("rank", text);
+}
+
+fn describe_architecture(a: &Architecture, page: &mut Page) {
+    page.line("family", format!("{}, {} layers", a.family.name(), a.n_layers));
+    page.line(
+        "sizes",
+        format!("vocab {}, hidden {}, intermediate {}", a.vocab_size, a.hidden_size, a.intermediate_size),
+    );
+    page.line("heads", format!("{} of {}, {} for keys and values", a.n_heads, a.head_dim, a.n_kv_heads));
+    let scaling = match a.rope.scaling {
+        RopeScaling::None => String::new(),
+        RopeScaling::Linear { factor } => format!(", linear x{factor}"),
+        RopeScaling::Llama3 { factor, .. } => format!(", llama3 x{factor}"),
+    };
+    page.line("positions", format!("{}, rope theta {}{scaling}", a.max_positions, a.rope.theta));
+    let window = a.sliding_window.map(|window| format!("window of {window}"));
+    let flags = [
+        (if a.tied_head { "tied head" } else { "own head" }).to_owned(),
+        if a.qkv_bias { "q, k, v biases".to_owned() } else { String::new() },
+        if a.o_bias { "o bias".to_owned() } else { String::new() },
+        if a.qk_norm { "q and k norms".to_owned() } else { String::new() },
+        window.unwrap_or_default(),
+    ];
+    let flags: Vec<String> = flags.into_iter().filter(|flag| !flag.is_empty()).collect();
+    page.line("has", flags.join(", "));
+}
+
+fn describe_ids(eos: &[u32], bos: Option<u32>, page: &mut Page) {
+    let bos = bos.map_or_else(|| "none".to_owned(), |id| id.to_string());
+    page.line("tokens", format!("end {eos:?}, begin {bos}"));
+}
+
+/// Counts and bytes by element type; fillers count as such.
+fn describe_tensors<'a>(files: impl IntoIterator<Item = &'a TensorFile>, page: &mut Page) {
+    let mut kinds: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    let (mut n_tensors, mut n_bytes) = (0, 0);
+    for file in files {
+        for name in file.names() {
+            let Some(tensor) = file.get(name) else { continue };
+            let len = tensor.data().len();
+            n_bytes += len;
+            if name.starts_with(PAD_PREFIX) {
+                continue;
+            }
+            n_tensors += 1;
+            let kind = kinds.entry(format!("{:?}", tensor.dtype())).or_default();
+            *kind = (kind.0 + 1, kind.1 + len);
+        }
+    }
+    page.line("tensors", format!("{n_tensors}, {}", bytes_text(n_bytes)));
+    for (kind, (count, len)) in kinds {
+        page.line("", format!("{kind:<5} {count:>5}  {}", bytes_text(len)));
+    }
+}
+
+#[expect(clippy::cast_precision_loss)]
+fn bytes_text(n_bytes: usize) -> String {
+    match n_bytes {
+        0..1_000_000 => format!("{:.1} kB", n_bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", n_bytes as f64 / 1e6),
+        _ => format!("{:.2} GB", n_bytes as f64 / 1e9),
+    }
 }

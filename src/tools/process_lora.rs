@@ -13,7 +13,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
 use super::ToolError;
-use super::weights_source::decoder;
+use super::weights_source::{Decoder, decoder};
 use crate::format::adapter::listed;
 use crate::format::{FormatError, PeftConfig, Tensor, TensorFile};
 use crate::store::{AtomicFile, StoreError, map_file, read_small, read_small_optional};
@@ -175,7 +175,7 @@ impl Pair {
 struct Source<'a> {
     name: &'a str,
     tensor: &'a Tensor,
-    decode: fn(&[u8], &mut [f32]),
+    decode: Decoder,
     n_rows: usize,
     n_columns: usize,
 }

@@ -1,47 +1,32 @@
 //! Rows of f32 to int8 and int4: the meaning of the stored numbers, and the search for the best scale.
 //!
-//! The scale is chosen to minimize the squared error of its row (int8) or group (int4). Sums run in f64 in
-//! a fixed order, so equal rows give equal bytes on every machine and with any number of threads.
+//! Sums run in a fixed order, so equal rows give equal bytes on every machine and with any number of threads.
 
 use half::f16;
 
 use crate::format::engine::{INT4_BLOCK, int4_group};
 
+/// Running sums, so that the compiler may use vectors; they are added in a fixed order at the end.
+const N_SUMS: usize = 16;
+
 /// Quantizes a row to `out` and returns the scale: `w = q * scale`, `q` in -127..=127.
 /// `row` and `out` have the stride's length.
+///
+/// The largest magnitude maps to 127. Clipping it gains 0.3% of the squared error on bell-shaped rows and
+/// loses on rows with outliers, so nothing is searched.
 pub fn int8_row(row: &[f32], out: &mut [i8]) -> f32 {
-    let scale = int8_scale(row);
+    let largest = row.iter().fold(0.0_f32, |most, w| most.max(w.abs()));
+    let scale = largest / 127.0;
+    let by = inverse(scale);
     for (q, w) in out.iter_mut().zip(row) {
-        *q = int8_code(*w, inverse(scale));
+        *q = int8_code(*w, by);
     }
     scale
 }
 
-/// The best of the scales that map the largest magnitude to 127 or, clipping it, a little beyond.
-///
-/// On rows of trained models clipping rarely pays at 8 bits; the search stays short.
-fn int8_scale(row: &[f32]) -> f32 {
-    const CLIPS: [f32; 6] = [1.0, 0.98, 0.96, 0.93, 0.9, 0.85];
-    let largest = row.iter().fold(0.0_f32, |most, w| most.max(w.abs()));
-    let mut best = (f64::INFINITY, 0.0);
-    for clip in CLIPS {
-        let scale = largest * clip / 127.0;
-        let error = int8_error(row, scale);
-        if error < best.0 {
-            best = (error, scale);
-        }
-    }
-    best.1
-}
-
-fn int8_error(row: &[f32], scale: f32) -> f64 {
-    let by = inverse(scale);
-    squared_error(row, |w| f32::from(int8_code(w, by)) * scale)
-}
-
 #[expect(clippy::cast_possible_truncation)]
 fn int8_code(w: f32, by: f32) -> i8 {
-    (w * by).round_ties_even().clamp(-127.0, 127.0) as i8
+    nearest((w * by).clamp(-127.0, 127.0)) as i8
 }
 
 /// Quantizes a row of `stride` elements into `stride / 2` bytes and `stride / group` f16 scales.
@@ -59,58 +44,81 @@ pub fn int4_row(row: &[f32], out: &mut [u8], scales: &mut [f16]) {
     }
 }
 
-/// Searches the f16 scale with the least squared error over a group.
+/// Searches the f16 scale with the least squared error over a group of at most 128.
 ///
-/// Candidates put the largest element, with its sign, on -8 (so the scale may be negative) or on both
-/// sides of the range, clipped or not; each is then refined by least squares: with the codes `q` fixed, the
-/// best scale is `sum(w q) / sum(q q)`. A scale is rounded to f16 before its codes are chosen.
+/// Candidates put the largest element, with its sign, on -8 (so the scale may be negative) or on 7, exactly
+/// or clipped; the best are then refined by least squares: with the codes `q` fixed, the best scale is
+/// `sum(w q) / sum(q q)`. A scale is rounded to f16 before its codes are chosen.
 fn int4_scale(group: &[f32]) -> f16 {
-    const DIVISORS: [f32; 9] = [6.6, 7.0, 7.3, 7.6, 8.0, 8.4, 8.8, 9.4, 10.0];
-    const REFINEMENTS: usize = 3;
+    const DIVISORS: [f32; 8] = [6.6, 7.0, 7.4, 7.8, 8.2, 8.7, 9.3, 10.0];
+    const N_REFINED: usize = 3;
+    const N_ROUNDS: usize = 3;
     let extreme = group.iter().fold(0.0_f32, |most, w| if w.abs() > most.abs() { *w } else { most });
-    let mut best = (f64::INFINITY, f16::ZERO);
-    for divisor in DIVISORS {
-        for sign in [1.0, -1.0] {
-            let mut scale = f16::from_f32(sign * extreme / divisor);
-            for _ in 0..=REFINEMENTS {
-                if !scale.is_finite() {
-                    break;
-                }
-                let error = int4_error(group, scale);
-                if error < best.0 {
-                    best = (error, scale);
-                }
-                let refined = refined_scale(group, scale);
-                if refined == scale {
-                    break;
-                }
-                scale = refined;
+    let mut candidates = [(f32::INFINITY, f16::ZERO); 2 * DIVISORS.len()];
+    for (pair, divisor) in candidates.chunks_mut(2).zip(DIVISORS) {
+        for (candidate, extreme) in pair.iter_mut().zip([extreme, -extreme]) {
+            let scale = f16::from_f32(extreme / divisor);
+            if scale.is_finite() {
+                *candidate = (int4_fit(group, scale).error, scale);
+            }
+        }
+    }
+    candidates.sort_by(|left, right| left.0.total_cmp(&right.0));
+    let mut best = candidates[0];
+    for (_, start) in &candidates[..N_REFINED] {
+        let mut scale = *start;
+        for _ in 0..N_ROUNDS {
+            let refined = int4_fit(group, scale).best_scale;
+            if refined == scale || !refined.is_finite() {
+                break;
+            }
+            scale = refined;
+            let error = int4_fit(group, scale).error;
+            if error < best.0 {
+                best = (error, scale);
             }
         }
     }
     best.1
 }
 
-fn int4_error(group: &[f32], scale: f16) -> f64 {
-    let scale = scale.to_f32();
-    let by = inverse(scale);
-    squared_error(group, |w| int4_code(w, by) * scale)
+/// How well a scale fits a group.
+struct Fit {
+    /// Sum of the squared errors.
+    error: f32,
+    /// The best scale for the codes that this scale gives.
+    best_scale: f16,
 }
 
-fn refined_scale(group: &[f32], scale: f16) -> f16 {
-    let by = inverse(scale.to_f32());
-    let (mut wq, mut qq) = (0.0_f64, 0.0_f64);
-    for w in group {
-        let q = f64::from(int4_code(*w, by));
-        wq += f64::from(*w) * q;
-        qq += q * q;
+fn int4_fit(group: &[f32], scale: f16) -> Fit {
+    let scale = scale.to_f32();
+    let by = inverse(scale);
+    let (mut errors, mut wqs, mut qqs) = ([0.0_f32; N_SUMS], [0.0_f32; N_SUMS], [0.0_f32; N_SUMS]);
+    for chunk in group.as_chunks::<N_SUMS>().0 {
+        for i in 0..N_SUMS {
+            let w = chunk[i];
+            let q = int4_code(w, by);
+            let error = w - q * scale;
+            errors[i] += error * error;
+            wqs[i] += w * q;
+            qqs[i] += q * q;
+        }
     }
-    if qq == 0.0 { scale } else { f16::from_f64(wq / qq) }
+    let (wq, qq) = (wqs.iter().sum::<f32>(), qqs.iter().sum::<f32>());
+    let best_scale = if qq == 0.0 { f16::from_f32(scale) } else { f16::from_f32(wq / qq) };
+    Fit { error: errors.iter().sum(), best_scale }
 }
 
 /// -8..=7, as a float.
 fn int4_code(w: f32, by: f32) -> f32 {
-    (w * by).round_ties_even().clamp(-8.0, 7.0)
+    nearest((w * by).clamp(-8.0, 7.0))
+}
+
+/// Rounds to the nearest whole number, ties to even, for magnitudes below 2^22: adding 1.5 * 2^23 leaves no
+/// bits for a fraction. Vector units without a rounding instruction do this too.
+fn nearest(value: f32) -> f32 {
+    const MAGIC: f32 = 12_582_912.0;
+    (value + MAGIC) - MAGIC
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -122,19 +130,6 @@ fn nibble(w: f32, by: f32) -> u8 {
 fn inverse(scale: f32) -> f32 {
     let by = 1.0 / scale;
     if by.is_finite() { by } else { 0.0 }
-}
-
-/// Sum over the values of the squared distance to what they are stored as: eight running sums, so that the
-/// compiler may use vectors, added in a fixed order.
-fn squared_error(values: &[f32], stored: impl Fn(f32) -> f32) -> f64 {
-    let mut sums = [0.0_f64; 8];
-    for chunk in values.chunks(8) {
-        for (sum, w) in sums.iter_mut().zip(chunk) {
-            let error = f64::from(*w - stored(*w));
-            *sum += error * error;
-        }
-    }
-    sums.iter().sum()
 }
 
 #[cfg(test)]
@@ -218,8 +213,8 @@ mod tests {
         let mut codes = vec![0; row.len()];
         let scale = int8_row(&row, &mut codes);
         let stored: Vec<f32> = codes.iter().map(|q| f32::from(*q) * scale).collect();
-        let largest = row.iter().fold(0.0_f32, |most, w| most.max(w.abs()));
-        assert!(error(&row, &stored) <= int8_error(&row, largest / 127.0));
+        assert_eq!(codes.iter().map(|q| q.unsigned_abs()).max(), Some(127));
+        assert!(row.iter().zip(&stored).all(|(w, s)| (w - s).abs() <= scale * 0.501));
         assert!(error(&row, &stored) / error(&row, &vec![0.0; 896]) < 1e-4);
         assert_eq!(int8_row(&[0.0; 32], &mut codes[..32]), 0.0);
         assert_eq!(codes[..32], [0; 32]);

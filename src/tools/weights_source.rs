@@ -9,7 +9,7 @@ use crate::format::{FormatError, Tensor};
 pub struct RowSource {
     tensor: Tensor,
     n_columns: usize,
-    decode: fn(&[u8], &mut [f32]),
+    decode: Decoder,
 }
 
 impl RowSource {
@@ -39,8 +39,11 @@ impl RowSource {
     }
 }
 
+/// Writes as many f32 as fit to the slice.
+pub type Decoder = fn(&[u8], &mut [f32]);
+
 /// How a type's little-endian bytes become f32, for the types that are read.
-pub fn decoder(dtype: Dtype) -> Option<fn(&[u8], &mut [f32])> {
+pub fn decoder(dtype: Dtype) -> Option<Decoder> {
     match dtype {
         Dtype::F32 => Some(decode_f32),
         Dtype::F16 => Some(decode_f16),

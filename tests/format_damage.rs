@@ -1,0 +1,232 @@
+//! Damaged files are errors or harmless: never a panic, never much more memory than the file.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jetspool::format::engine::items;
+use jetspool::format::{
+    Adapter, EngineConfig, Limits, PeftConfig, Precision, ShardIndex, Target, TensorFile,
+    parse_checkpoint_config,
+};
+use jetspool::store::{Checkpoint, Engine};
+use jetspool::tools::build::Progress;
+use jetspool::tools::{BuildOptions, ProcessOptions, build, process_lora};
+
+thread_local! {
+    static NOW: Cell<usize> = const { Cell::new(0) };
+    static PEAK: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Counts the bytes each thread holds.
+struct Counting;
+
+// SAFETY: every call goes to the system's allocator unchanged; only numbers are kept beside it.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let _ = NOW.try_with(|now| {
+            now.set(now.get().wrapping_add(layout.size()));
+            let _ = PEAK.try_with(|peak| peak.set(peak.get().max(now.get())));
+        });
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        let _ = NOW.try_with(|now| now.set(now.get().saturating_sub(layout.size())));
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Highest number of bytes held at once during a call, beyond those held before.
+fn peak_of(call: impl FnOnce()) -> usize {
+    let before = NOW.get();
+    PEAK.set(before);
+    call();
+    PEAK.get().saturating_sub(before)
+}
+
+/// A counter-based generator (splitmix64), so that a failure can be repeated.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit.max(1) as u64) as usize
+    }
+}
+
+/// One of: a flipped bit, another byte, a digit for a digit, bytes removed, bytes doubled, a number made huge.
+fn mutate(bytes: &[u8], focus: usize, random: &mut Random) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    for _ in 0..=random.below(3) {
+        let at = random.below(focus.min(bytes.len()));
+        match random.below(6) {
+            0 => bytes[at] ^= 1 << random.below(8),
+            1 => bytes[at] = random.next() as u8,
+            2 => {
+                let digit = (at..focus.min(bytes.len())).find(|at| bytes[*at].is_ascii_digit());
+                bytes[digit.unwrap_or(at)] = b'0' + random.below(10) as u8;
+            }
+            3 => drop(bytes.drain(at..(at + 1 + random.below(8)).min(bytes.len()))),
+            4 => {
+                let piece = bytes[at..(at + 1 + random.below(40)).min(bytes.len())].to_vec();
+                bytes.splice(at..at, piece);
+            }
+            _ => {
+                if let Some(digit) = (at..focus.min(bytes.len())).find(|at| bytes[*at].is_ascii_digit()) {
+                    bytes.splice(digit..=digit, *b"99999999999");
+                }
+            }
+        }
+        if bytes.is_empty() {
+            break;
+        }
+    }
+    bytes
+}
+
+/// Memory that a parser may use for a small file whatever its size: tables, messages, regular expressions.
+const SLACK: usize = 384 << 10;
+
+/// Runs every truncation at a multiple of 97 and 2,000 mutations of the first `focus` bytes.
+fn torture(name: &str, good: &[u8], focus: usize, mut read: impl FnMut(&[u8]) -> bool) {
+    assert!(read(good), "{name}: the undamaged file must be read");
+    let mut check = |bytes: &[u8], what: &str| {
+        let mut is_ok = false;
+        let peak = peak_of(|| is_ok = read(bytes));
+        assert!(peak <= 2 * bytes.len() + SLACK, "{name}: {what} needs {peak} bytes for {}", bytes.len());
+        is_ok
+    };
+    for end in (0..good.len()).step_by(97) {
+        assert!(!check(&good[..end], &format!("cut at {end}")), "{name}: cut at {end} is read");
+    }
+    let mut random = Random(good.len() as u64);
+    let n_refused = (0..2000)
+        .filter(|round| !check(&mutate(good, focus, &mut random), &format!("mutation {round}")))
+        .count();
+    assert!(n_refused > 100, "{name}: only {n_refused} mutations were refused");
+}
+
+fn model(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/references/models").join(name)
+}
+
+fn header_len(bytes: &[u8]) -> usize {
+    8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize
+}
+
+fn build_options(model_dir: &Path, engine_dir: &Path) -> BuildOptions {
+    BuildOptions {
+        model_dir: model_dir.to_owned(),
+        engine_dir: engine_dir.to_owned(),
+        limits: Limits { max_lora_rank: 16, ..Limits::default() },
+        precision: Precision::Int4,
+        target: Target::Cpu,
+        n_threads: 1,
+        progress: Progress::Quiet,
+    }
+}
+
+#[test]
+fn configurations() {
+    let config = fs::read(model("llama3").join("config.json")).unwrap();
+    torture("checkpoint config", &config, config.len(), |bytes| parse_checkpoint_config(bytes).is_ok());
+    let adapter = fs::read(model("qwen2").join("adapters/patterns/adapter_config.json")).unwrap();
+    torture("adapter config", &adapter, adapter.len(), |bytes| {
+        PeftConfig::parse(bytes).is_ok_and(|config| config.scale_of("model.layers.0.mlp.up_proj") > -1e300)
+    });
+    let index = fs::read(model("llama3").join("model.safetensors.index.json")).unwrap();
+    torture("shard index", &index, index.len(), |bytes| ShardIndex::parse(bytes).is_ok());
+}
+
+#[test]
+fn processed_adapters() {
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/references/process/qwen2/mlp_r3.safetensors");
+    let good = fs::read(path).unwrap();
+    let config = fs::read(model("qwen2").join("config.json")).unwrap();
+    let architecture = parse_checkpoint_config(&config).unwrap().architecture;
+    let focus = header_len(&good);
+    torture("processed adapter", &good, focus, |bytes| {
+        let file = TensorFile::parse(Arc::new(bytes.to_vec()));
+        file.is_ok_and(|file| Adapter::bind(file, &architecture, 64).is_ok())
+    });
+}
+
+#[test]
+fn peft_adapters() {
+    let scratch = tempfile::tempdir().unwrap();
+    let source = model("qwen2").join("adapters/mlp_r3");
+    fs::copy(source.join("adapter_config.json"), scratch.path().join("adapter_config.json")).unwrap();
+    let good = fs::read(source.join("adapter_model.safetensors")).unwrap();
+    let focus = header_len(&good);
+    let options =
+        ProcessOptions { input_dir: scratch.path().to_owned(), output_dir: scratch.path().join("out") };
+    torture("PEFT adapter", &good, focus, |bytes| {
+        fs::write(scratch.path().join("adapter_model.safetensors"), bytes).unwrap();
+        process_lora(&options).is_ok()
+    });
+}
+
+#[test]
+fn checkpoints() {
+    let scratch = tempfile::tempdir().unwrap();
+    let good = fs::read(model("qwen2").join("model.safetensors")).unwrap();
+    let focus = header_len(&good);
+    let config = fs::read(model("qwen2").join("config.json")).unwrap();
+    fs::write(scratch.path().join("config.json"), &config).unwrap();
+    let weights = scratch.path().join("model.safetensors");
+    let engine_dir = scratch.path().join("engine");
+    // A file this size is cut at its header and at a few places behind it.
+    let architecture = parse_checkpoint_config(&config).unwrap().architecture;
+    let wanted = items(&architecture, Precision::F32);
+    torture("checkpoint weights", &good[..], focus, |bytes| {
+        fs::write(&weights, bytes).unwrap();
+        let opened = Checkpoint::open(scratch.path());
+        opened.is_ok_and(|checkpoint| {
+            wanted.iter().all(|item| {
+                checkpoint.tensor(item.name()).is_some_and(|tensor| tensor.shape() == item.logical_shape())
+            })
+        })
+    });
+    let mut random = Random(5);
+    for _ in 0..100 {
+        fs::write(&weights, mutate(&good, focus, &mut random)).unwrap();
+        let _ = build(&build_options(scratch.path(), &engine_dir));
+    }
+    fs::write(&weights, &good).unwrap();
+    for _ in 0..100 {
+        fs::write(scratch.path().join("config.json"), mutate(&config, config.len(), &mut random)).unwrap();
+        let _ = build(&build_options(scratch.path(), &engine_dir));
+    }
+}
+
+#[test]
+fn engines() {
+    let scratch = tempfile::tempdir().unwrap();
+    let engine_dir = scratch.path().join("engine");
+    build(&build_options(&model("qwen2"), &engine_dir)).unwrap();
+    let config_path = engine_dir.join("config.json");
+    let config = fs::read(&config_path).unwrap();
+    torture("engine config", &config, config.len() - 1, |bytes| EngineConfig::from_json(bytes).is_ok());
+    let weights_path = engine_dir.join("llm.engine");
+    let weights = fs::read(&weights_path).unwrap();
+    torture("engine weights", &weights, header_len(&weights), |bytes| {
+        fs::write(&weights_path, bytes).unwrap();
+        Engine::open(&engine_dir).is_ok()
+    });
+}
