@@ -9,10 +9,11 @@ use crate::format::{EngineConfig, Limits};
 use crate::infer::{Runner, RunnerOptions, Sampling, Submission};
 use crate::kernels::Kernels;
 use crate::model::Decoder;
-use crate::spool::wire::{ChatOptions, Message};
+use crate::spool::wire::{ChatOptions, Fault, FaultCode, Message};
 use crate::store;
 use crate::text::{
-    ChatMessage, ChatTemplate, RenderOptions, Rendered, TextError, Tokenizer, template_source,
+    ChatMessage, ChatTemplate, Prompt, RenderOptions, Rendered, SpecialTokens, TextError, Tokenizer,
+    template_source,
 };
 
 /// Everything that one engine directory gives.
@@ -42,7 +43,7 @@ impl TextEngine {
         let directory = &options.directory;
         let engine = store::Engine::open(directory)?;
         let tokenizer = read_tokenizer(directory, &engine)?;
-        let template = read_template(directory, &engine)?;
+        let template = read_template(directory, &engine, tokenizer.special_tokens())?;
         let broken = |source| DaemonError::Engine { directory: directory.clone(), source };
         let cpu = Cpu::new(Kernels::detect(), options.n_threads).map_err(DaemonError::system("start threads"))?;
         let decoder = Decoder::new(cpu, &engine.config, &engine.tensors).map_err(broken)?;
@@ -66,25 +67,39 @@ impl TextEngine {
         Arc::clone(&self.stop_tokens)
     }
 
-    /// The messages as the model reads them.
+    /// The messages as the model reads them. `unix_time` is what a template may print as the date.
     ///
     /// # Errors
-    /// [`TextError`] with what the template says.
-    pub fn render(&self, messages: &[Message], chat: &ChatOptions) -> Result<Rendered, TextError> {
+    /// A [`Fault`] with what the template says.
+    pub fn render(
+        &self,
+        messages: &[Message],
+        chat: &ChatOptions,
+        unix_time: i64,
+    ) -> Result<Rendered, Fault> {
         let messages: Vec<ChatMessage> =
             messages.iter().map(|message| ChatMessage::new(message.role.as_str(), message.text())).collect();
-        let special = self.tokenizer.special_tokens();
-        if !chat.apply_chat_template {
-            return ChatTemplate::plain(&messages, special);
-        }
-        let options = RenderOptions {
-            add_generation_prompt: chat.add_generation_prompt,
-            enable_thinking: chat.enable_thinking,
+        let rendered = if chat.apply_chat_template {
+            let no_template =
+                || Fault::bad("the engine has no chat template; set apply_chat_template to false");
+            let options = RenderOptions {
+                add_generation_prompt: chat.add_generation_prompt,
+                enable_thinking: Some(chat.enable_thinking),
+                unix_time,
+            };
+            self.template.as_ref().ok_or_else(no_template)?.render(&messages, &options)
+        } else {
+            ChatTemplate::plain(&messages)
         };
-        match &self.template {
-            Some(template) => template.render(&messages, &options, special),
-            None => Err(TextError::NoTemplate),
-        }
+        rendered.map_err(text_fault)
+    }
+
+    /// The prompt's tokens.
+    ///
+    /// # Errors
+    /// A [`Fault`] with what the tokenizer says.
+    pub fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>, Fault> {
+        self.tokenizer.encode(prompt).map_err(text_fault)
     }
 
     /// Computes one token, so that a broken engine fails at start and not in a job; also `--warmup`.
@@ -112,6 +127,14 @@ impl TextEngine {
     }
 }
 
+fn text_fault(error: TextError) -> Fault {
+    let code = match error {
+        TextError::TooLong { .. } => FaultCode::PromptTooLong,
+        _ => FaultCode::BadRequest,
+    };
+    Fault::new(code, error.to_string())
+}
+
 fn read_tokenizer(directory: &Path, engine: &store::Engine) -> Result<Tokenizer, DaemonError> {
     let path = directory.join("tokenizer.json");
     match &engine.tokenizer_json {
@@ -123,20 +146,25 @@ fn read_tokenizer(directory: &Path, engine: &store::Engine) -> Result<Tokenizer,
 }
 
 /// `processed_chat_template.json` where present, else the checkpoint's Jinja.
-fn read_template(directory: &Path, engine: &store::Engine) -> Result<Option<ChatTemplate>, DaemonError> {
+fn read_template(
+    directory: &Path,
+    engine: &store::Engine,
+    special: &SpecialTokens,
+) -> Result<Option<ChatTemplate>, DaemonError> {
     let wrong = |name: &str| {
         let path = directory.join(name);
         |source| DaemonError::Text { path, source }
     };
     if let Some(bytes) = &engine.processed_chat_template {
-        let template = ChatTemplate::from_processed((**bytes).as_ref())
+        let template = ChatTemplate::from_processed((**bytes).as_ref(), special.clone())
             .map_err(wrong("processed_chat_template.json"))?;
         return Ok(Some(template));
     }
     let tokenizer_config = engine.tokenizer_config.as_ref().map(|bytes| (**bytes).as_ref());
     let source = template_source(tokenizer_config, engine.chat_template.as_deref())
         .map_err(wrong("tokenizer_config.json"))?;
-    source
-        .map(|source| ChatTemplate::from_jinja(&source.template, source.variables).map_err(wrong("chat_template.jinja")))
-        .transpose()
+    let Some(jinja) = source.jinja else { return Ok(None) };
+    let template = ChatTemplate::from_jinja(&jinja, source.variables, special.clone())
+        .map_err(wrong("chat_template.jinja"))?;
+    Ok(Some(template))
 }

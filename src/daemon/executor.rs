@@ -8,7 +8,7 @@ use super::engine::TextEngine;
 use crate::backend::Cpu;
 use crate::infer::{Finish, InferError, Output, Sampling, SequenceId, StepCounts, Submission, TokenLogprob};
 use crate::spool::wire::{self, Answer, BadRequest, Fault, FaultCode, FinishReason, Request, RequestFile, Usage};
-use crate::text::{AnswerDecoder, Rendered, StopStrings, TextError, Tokenizer};
+use crate::text::{AnswerDecoder, Rendered, StopStrings, Tokenizer};
 
 /// Seed of requests that name none. Fixed, so that a run can be repeated.
 const DEFAULT_SEED: u64 = 42;
@@ -18,6 +18,14 @@ const DEFAULT_SEED: u64 = 42;
 pub struct Ticket {
     pub job: u64,
     pub request_idx: usize,
+}
+
+/// The file that a request comes from.
+#[derive(Clone, Copy)]
+pub struct Source<'a> {
+    pub file: &'a RequestFile,
+    /// When the file was taken; what its templates print as the date, also after a restart.
+    pub unix_time: i64,
 }
 
 /// The engine, its adapters and the requests under way.
@@ -73,19 +81,20 @@ impl Executor {
         &mut self,
         ticket: Ticket,
         request: Result<Request, BadRequest>,
-        file: &RequestFile,
+        source: Source<'_>,
     ) -> Option<Answer> {
+        let batch_size = source.file.batch_size;
         let request = match request {
             Ok(request) => request,
-            Err(bad) => return Some(Answer::failed(ticket.request_idx, file.batch_size, bad)),
+            Err(bad) => return Some(Answer::failed(ticket.request_idx, batch_size, bad)),
         };
-        let mut answer = Answer::empty(ticket.request_idx, file.batch_size);
+        let mut answer = Answer::empty(ticket.request_idx, batch_size);
         answer.id = request.id.clone();
         answer.lora_name = request.lora_name.clone();
         answer.messages = request.messages.clone();
         answer.warnings = request.warnings.clone();
         answer.logprobs = (request.sampling.num_logprobs > 0).then(Vec::new);
-        match self.start(&request, file, &mut answer) {
+        match self.start(&request, source, &mut answer) {
             Ok(id) => {
                 let decoder = AnswerDecoder::new(&self.engine.tokenizer);
                 let stops = StopStrings::new(request.stop);
@@ -132,18 +141,18 @@ impl Executor {
     fn start(
         &mut self,
         request: &Request,
-        file: &RequestFile,
+        source: Source<'_>,
         answer: &mut Answer,
     ) -> Result<SequenceId, Fault> {
         let Rendered { system_prompt, prompt } =
-            self.engine.render(&request.messages, &request.chat).map_err(text_fault)?;
+            self.engine.render(&request.messages, &request.chat, source.unix_time)?;
         answer.formatted_system_prompt = system_prompt;
         answer.formatted_complete_request = prompt.text().to_owned();
-        let tokens = self.engine.tokenizer.encode(&prompt).map_err(text_fault)?;
+        let tokens = self.engine.encode(&prompt)?;
         answer.usage = Usage { prompt_tokens: tokens.len(), ..Usage::default() };
         let lora = match &request.lora_name {
             Some(name) => {
-                Some((self.adapters.find(self.engine.runner.decoder(), file, name)?, request.lora_scale))
+                Some((self.adapters.find(self.engine.runner.decoder(), source.file, name)?, request.lora_scale))
             }
             None => None,
         };
@@ -219,11 +228,6 @@ fn wire_logprob(entry: &TokenLogprob, tokenizer: &Tokenizer) -> wire::TokenLogpr
         logprob: entry.logprob,
         token_id: entry.token,
     }
-}
-
-fn text_fault(error: TextError) -> Fault {
-    let code = if error.is_too_long() { FaultCode::PromptTooLong } else { FaultCode::BadRequest };
-    Fault::new(code, error.to_string())
 }
 
 fn infer_fault(error: InferError) -> Fault {

@@ -1,8 +1,8 @@
 //! The jobs that are open: which request starts next, which answers wait to be recorded, what is complete.
 //! Requests start in turn over the files, so that a large file does not hold up a small one.
 
-use super::executor::{Executor, Ticket};
-use crate::spool::wire::{Answer, BadRequest, RequestFile};
+use super::executor::{Executor, Source, Ticket};
+use crate::spool::wire::{Answer, BadRequest, Fault, RequestFile};
 use crate::spool::{Attempt, Destination, Job, Publication, SpoolError};
 
 /// Jobs open at once; more only cost memory.
@@ -30,7 +30,7 @@ enum Plan {
     /// Start the requests from `next` on.
     Answer { file: Box<RequestFile>, next: usize, to: Destination },
     /// The whole file is refused.
-    Reject(crate::spool::wire::Fault),
+    Reject(Fault),
 }
 
 /// What the queue did for a job.
@@ -81,7 +81,7 @@ impl Queue {
     }
 
     /// Takes what is no request file; its answer says why.
-    pub fn refuse(&mut self, job: Box<Job>, fault: crate::spool::wire::Fault) {
+    pub fn refuse(&mut self, job: Box<Job>, fault: Fault) {
         self.push(job, Plan::Reject(fault));
     }
 
@@ -176,7 +176,8 @@ impl OpenJob {
             Destination::Failed => Err(BadRequest { fault: self.job.gave_up(), id: None, lora_name: None }),
         };
         let ticket = Ticket { job: self.key, request_idx };
-        if let Some(answer) = executor.submit(ticket, request, file) {
+        let source = Source { file, unix_time: (self.job.id().time_ns / 1_000_000_000) as i64 };
+        if let Some(answer) = executor.submit(ticket, request, source) {
             self.unrecorded.push(answer);
         }
     }

@@ -2,14 +2,14 @@
 
 use std::io::{BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::adapters::AdapterPlaces;
 use super::engine::{EngineOptions, TextEngine};
 use super::error::DaemonError;
-use super::executor::{Executor, Ticket};
+use super::executor::{Executor, Source, Ticket};
 use super::profile::Profile;
 use crate::spool::wire::{Answer, AnswerFile, RequestFile};
 use crate::store::{AllowedRoots, AtomicFile, StoreError, read_small};
@@ -102,11 +102,13 @@ fn answer_all(executor: &mut Executor, file: &RequestFile, profile: &mut Profile
     let n_requests = file.n_requests();
     let mut answers: Vec<Option<Answer>> = (0..n_requests).map(|_| None).collect();
     let progress = progress_bar(n_requests);
+    let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+    let source = Source { file, unix_time };
     let mut next = 0;
     while next < n_requests || executor.n_active() > 0 {
         while next < n_requests && executor.has_room() {
             let ticket = Ticket { job: 0, request_idx: next };
-            if let Some(answer) = executor.submit(ticket, file.request(next), file) {
+            if let Some(answer) = executor.submit(ticket, file.request(next), source) {
                 answers[next] = Some(answer);
                 progress.inc(1);
             }
