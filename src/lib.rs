@@ -1,6 +1,7 @@
 pub mod backend;
 pub mod cli;
-// pub mod daemon;
+pub mod config;
+pub mod daemon;
 pub mod format;
 pub mod infer;
 pub mod kernels;

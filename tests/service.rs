@@ -122,12 +122,8 @@ impl Daemon {
         );
         std::fs::write(&config, text).unwrap();
         let log = std::fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
-        let child = jetspool(&["serve", "--config"])
-            .arg(&config)
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let child =
+            jetspool(&["serve", "--config"]).arg(&config).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let daemon = Self { child, spool };
         daemon.wait_for("new/ to be watched", || daemon.log().contains("ready").then_some(()));
         daemon
@@ -210,7 +206,11 @@ fn the_workflows_own_example_is_answered_right() {
     assert_eq!(code, 0);
     assert_eq!(answers[0]["output_text"], "Bonjour le monde");
     assert!(answers[1]["output_text"].as_str().unwrap().contains("pain"), "{}", answers[1]["output_text"]);
-    assert!(!answers[2]["output_text"].as_str().unwrap().contains("Bonjour"), "{}", answers[2]["output_text"]);
+    assert!(
+        !answers[2]["output_text"].as_str().unwrap().contains("Bonjour"),
+        "{}",
+        answers[2]["output_text"]
+    );
     assert_eq!(answers[0]["finish_reason"], "end-of-sequence");
 }
 
@@ -347,7 +347,8 @@ fn adapters_outside_the_allowed_roots_are_refused() {
     let link = demo().join("adapters/link.safetensors");
     let _ = std::os::unix::fs::symlink(&outside, &link);
     let daemon = Daemon::start(folder.path());
-    let request = |name: &str| json!({"messages": [{"role": "user", "content": "Good morning"}], "lora_name": name});
+    let request =
+        |name: &str| json!({"messages": [{"role": "user", "content": "Good morning"}], "lora_name": name});
     daemon.drop_in("job.json", &json!({
         "temperature": 0, "max_generate_length": 4,
         "available_lora_weights": {
@@ -359,8 +360,7 @@ fn adapters_outside_the_allowed_roots_are_refused() {
         "requests": ["outside", "up", "link", "../french", "a/b", "link2", "french", "relative"].map(request),
     }));
     let answers = daemon.answer("job.json")["responses"].clone();
-    let codes: Vec<&str> =
-        (0..8).map(|i| answers[i]["error"]["code"].as_str().unwrap_or("fine")).collect();
+    let codes: Vec<&str> = (0..8).map(|i| answers[i]["error"]["code"].as_str().unwrap_or("fine")).collect();
     let (refused, unknown) = ("adapter-refused", "unknown-adapter");
     assert_eq!(codes, [refused, refused, refused, unknown, unknown, unknown, "fine", "fine"]);
     assert_eq!(answers[6]["token_ids"], answers[7]["token_ids"]);
