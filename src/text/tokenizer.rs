@@ -108,7 +108,9 @@ impl Tokenizer {
         }
     }
 
-    /// The text of an answer: without special tokens and unknown ids, whole characters only.
+    /// The text of an answer: without special tokens and unknown ids, whole characters only. Equal to the library's but
+    /// for broken UTF-8: an unfinished character at the end is dropped, and where the library's byte fallback gives up a
+    /// whole run of byte tokens, only its bad bytes become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
         let mut answer = AnswerDecoder::new(self);
         for &id in ids {
