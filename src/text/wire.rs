@@ -1,8 +1,8 @@
 //! tokenizer.json, checked part by part before the tokenizer library sees it.
 //!
-//! The library takes hostile files with panics (a truncated decoder, a Precompiled normalizer, an empty Prepend, a merge
-//! shorter than the subword prefix), so its own reader gets only small values whose kind is on a list, and never the
-//! vocabulary.
+//! The library takes hostile files with panics (a truncated decoder, a Precompiled normalizer, an empty Prepend, a
+//! merge shorter than the subword prefix), so its own reader gets only small values whose kind is on a list, and
+//! never the vocabulary.
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
