@@ -416,6 +416,12 @@ fn damaged_tokenizers_are_errors() {
 }
 
 #[test]
+fn endless_white_space_is_refused() {
+    let error = tokenizer("qwen2").encode(&Prompt::trusted(" ".repeat(1_000_000)).unwrap()).unwrap_err();
+    assert!(error.to_string().contains("white space"), "{error}");
+}
+
+#[test]
 fn ids_outside_the_vocabulary_have_no_text() {
     for name in TOKENIZERS {
         let tokenizer = tokenizer(name);

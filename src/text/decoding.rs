@@ -1,6 +1,6 @@
 //! What bytes a token stands for: the decoder of tokenizer.json as steps on one token.
 //!
-//! Working on bytes lets an answer grow token by token with its UTF-8 joined rightly, which the library's decoders cannot.
+//! Working on bytes lets an answer grow token by token with its UTF-8 joined rightly; the library's decoders cannot.
 
 use serde::Deserialize;
 use serde_json::Value;

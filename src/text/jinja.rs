@@ -207,8 +207,8 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
     }
 }
 
-/// The source as plain Jinja: line ends become `\n`, as Jinja reads them, and the tags of a `generation` block, which only
-/// transformers knows, become those of an `if` that is always true, with their white space marks.
+/// The source as plain Jinja: line ends become `\n`, as Jinja reads them, and the tags of a `generation` block,
+/// which only transformers knows, become those of an `if` that is always true, with their white space marks.
 fn plain_syntax(source: &str) -> String {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut text = String::with_capacity(source.len());

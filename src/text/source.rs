@@ -29,8 +29,8 @@ pub struct TemplateSource {
     pub variables: TemplateVariables,
 }
 
-/// Finds the template: the text of chat_template.jinja if given, else `chat_template` of tokenizer_config.json, which is
-/// a string or a list of {name, template} of which "default" counts.
+/// Finds the template: the text of chat_template.jinja if given, else `chat_template` of tokenizer_config.json, which
+/// is a string or a list of {name, template} of which "default" counts.
 ///
 /// # Errors
 /// `Damaged` for a file that is not JSON, `Unsupported` for named templates without a default.

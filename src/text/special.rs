@@ -1,9 +1,10 @@
 //! Message contents must not smuggle special tokens into a prompt.
 //!
-//! Before rendering, every place of a content that spells a special token, or could complete one together with the text
-//! around it, gets a marker: a noncharacter that no message and no template holds. Rendering carries the markers along
-//! through whatever the template does. `Prompt` then takes them out and remembers their positions; the tokenizer lets no
-//! special token span one. Tokens that are added but not special (`</think>`) are left alone: templates look for them.
+//! Before rendering, every place of a content that spells a special token, or could complete one together with the
+//! text around it, gets a marker: a noncharacter that no message and no template holds. Rendering carries the
+//! markers along through whatever the template does. `Prompt` then takes them out and remembers their positions;
+//! the tokenizer lets no special token span one. Tokens that are added but not special (`</think>`) are left alone:
+//! templates look for them.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;

@@ -16,7 +16,7 @@ use super::prompt::Prompt;
 use super::special::SpecialTokens;
 use super::wire::{TokenizerWire, present};
 
-/// Longer runs of white space than 1,000,000 characters make the library's patterns give up, and the ids go wrong in silence.
+/// Runs of white space of 1,000,000 characters make the library's patterns give up: ids go wrong in silence.
 const MAX_SPACE_BYTES: usize = 900_000;
 
 /// Text to ids and ids to text. Shared by reference between threads.
@@ -108,7 +108,9 @@ impl Tokenizer {
         }
     }
 
-    /// The text of an answer: without special tokens and unknown ids, whole characters only.
+    /// The text of an answer: without special tokens and unknown ids, whole characters only. Equal to the library's
+    /// but for broken UTF-8: an unfinished character at the end is dropped, and where the library's byte fallback
+    /// gives up a whole run of byte tokens, only its bad bytes become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
         let mut answer = AnswerDecoder::new(self);
         for &id in ids {
@@ -152,8 +154,8 @@ impl Tokenizer {
         pieces.into_encoding(None, 0, OffsetType::None)
     }
 
-    /// Tokens of a piece that no added token is in. Where the model has a special token's text in its vocabulary, a piece
-    /// that spells it is tokenized as two.
+    /// Tokens of a piece that no added token is in. Where the model has a special token's text in its vocabulary, a
+    /// piece that spells it is tokenized as two.
     fn tokenize_piece(&self, piece: &str) -> tokenizers::Result<Vec<Token>> {
         let model = self.library.get_model();
         let tokens = model.tokenize(piece)?;
@@ -202,4 +204,61 @@ fn added_patterns(library: &tokenizers::Tokenizer) -> Result<HashMap<String, Add
         patterns.insert(token.content.clone(), pattern);
     }
     Ok(patterns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::{ChatMessage, ChatTemplate, RenderOptions, TemplateVariables};
+    use serde_json::{Value, json};
+
+    /// Single characters and "<s>" (7), which the model itself knows, "[x]" (8), which is looked for in normalized
+    /// text.
+    fn small() -> Tokenizer {
+        let vocab: Value = json!({"<": 0, "s": 1, ">": 2, "[": 3, "x": 4, "]": 5, "▁": 6, "<s>": 7});
+        let added = |content: &str, normalized: bool| {
+            json!({"id": 7, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": normalized, "special": true})
+        };
+        let whole = json!({"version": "1.0", "added_tokens": [added("<s>", false), added("[x]", true)],
+            "normalizer": {"type": "Sequence", "normalizers": [{"type": "Lowercase"}]},
+            "pre_tokenizer": {"type": "Split", "pattern": {"String": "▁"}, "behavior": "Isolated", "invert": false},
+            "decoder": {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+            "model": {"type": "BPE", "ignore_merges": true, "vocab": vocab, "merges": []}});
+        Tokenizer::parse(&serde_json::to_vec(&whole).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn special_tokens_of_the_model_itself_are_text_in_contents() {
+        struct Case {
+            content: &'static str,
+            ids: &'static [u32],
+        }
+        let cases = [
+            Case { content: "x", ids: &[7, 4, 8] },
+            Case { content: "<s>", ids: &[7, 0, 1, 2, 8] },
+            Case { content: "▁<s>▁", ids: &[7, 6, 0, 1, 2, 6, 8] },
+            Case { content: "[x]", ids: &[7, 3, 4, 5, 8] },
+            Case { content: "x<s", ids: &[7, 4, 0, 1, 8] },
+        ];
+        let tokenizer = small();
+        let source = "<s>{{ messages[0].content }}[x]";
+        let special = tokenizer.special_tokens().clone();
+        let template = ChatTemplate::from_jinja(source, TemplateVariables::default(), special).unwrap();
+        for Case { content, ids } in cases {
+            let messages = [ChatMessage::new("user", content)];
+            let prompt = template.render(&messages, &RenderOptions::default()).unwrap().prompt;
+            assert_eq!(tokenizer.encode(&prompt).unwrap(), ids, "{content:?}");
+        }
+        assert_eq!(tokenizer.encode(&Prompt::trusted("<s>▁[X]").unwrap()).unwrap(), [7, 6, 8]);
+        assert_eq!(tokenizer.vocab_size(), 9);
+    }
+
+    #[test]
+    fn token_bytes_are_those_inside_a_text() {
+        let tokenizer = small();
+        assert_eq!(tokenizer.token_bytes(6), b" ");
+        assert_eq!(tokenizer.token_bytes(7), b"<s>");
+        assert_eq!(tokenizer.decode(&[7, 6, 4, 99, 8]), " x");
+    }
 }

@@ -1,7 +1,8 @@
 //! tokenizer.json, checked part by part before the tokenizer library sees it.
 //!
-//! The library takes hostile files with panics (a truncated decoder, a Precompiled normalizer, a merge shorter than the
-//! subword prefix), so its own reader gets only small values whose kind is on a list, and never the vocabulary.
+//! The library takes hostile files with panics (a truncated decoder, a Precompiled normalizer, an empty Prepend, a
+//! merge shorter than the subword prefix), so its own reader gets only small values whose kind is on a list, and
+//! never the vocabulary.
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -265,5 +266,117 @@ impl<'de> Deserialize<'de> for MergeWire {
             }
         }
         deserializer.deserialize_any(MergeVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// A small tokenizer.json with one part replaced.
+    fn parse_with(pointer: &str, part: Value) -> Result<(), TextError> {
+        let mut whole = json!({"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
+            "model": {"type": "BPE", "unk_token": null, "continuing_subword_prefix": null,
+                "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}});
+        *whole.pointer_mut(pointer).expect("a part of the tokenizer above") = part;
+        let mut wire = TokenizerWire::parse(&serde_json::to_vec(&whole).unwrap())?;
+        wire.take_model()?;
+        wire.normalizer()?;
+        wire.pre_tokenizer().map(|_| ())
+    }
+
+    #[test]
+    fn good_parts_are_taken() {
+        struct Case {
+            pointer: &'static str,
+            part: Value,
+        }
+        let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+        let cases = [
+            Case { pointer: "/model/merges", part: json!(["a b"]) },
+            Case { pointer: "/model/merges", part: json!([]) },
+            Case { pointer: "/model/unk_token", part: json!("a") },
+            Case {
+                pointer: "/normalizer",
+                part: json!({"type": "Sequence", "normalizers": [{"type": "NFC"}, replace]}),
+            },
+            Case { pointer: "/pre_tokenizer", part: json!({"type": "Metaspace", "replacement": "▁"}) },
+        ];
+        for Case { pointer, part } in cases {
+            assert_eq!(parse_with(pointer, part.clone()), Ok(()), "{pointer} {part}");
+        }
+    }
+
+    #[test]
+    fn bad_parts_are_errors() {
+        struct Case {
+            pointer: &'static str,
+            part: Value,
+            message: &'static str,
+        }
+        let sequence = |member: Value| json!({"type": "Sequence", "normalizers": [{"type": "NFC"}, member]});
+        let cases = [
+            Case { pointer: "/version", part: json!("2.0"), message: "version 2.0 is not supported" },
+            Case {
+                pointer: "/model/type",
+                part: json!("Unigram"),
+                message: "model Unigram is not supported",
+            },
+            Case {
+                pointer: "/model/vocab",
+                part: json!([["a", -1.5]]),
+                message: "without a token-to-id vocabulary",
+            },
+            Case { pointer: "/model/vocab", part: json!({"a": -1}), message: "damaged" },
+            Case {
+                pointer: "/model/vocab",
+                part: json!({"a": 3_000_000_000_u32}),
+                message: "has id 3000000000",
+            },
+            Case { pointer: "/model/vocab", part: json!({"a": 0}), message: "damaged" },
+            Case { pointer: "/model/merges", part: json!(["a b c"]), message: "is not two pieces" },
+            Case { pointer: "/model/merges", part: json!([["a"]]), message: "not two pieces" },
+            Case {
+                pointer: "/model/unk_token",
+                part: json!("<unk>"),
+                message: "unk_token \"<unk>\" is not in",
+            },
+            Case {
+                pointer: "/model/continuing_subword_prefix",
+                part: json!("##"),
+                message: "lacks the subword prefix",
+            },
+            Case {
+                pointer: "/normalizer",
+                part: json!({"type": "Precompiled"}),
+                message: "normalizer Precompiled",
+            },
+            Case {
+                pointer: "/normalizer",
+                part: json!({"type": "Prepend", "prepend": ""}),
+                message: "is empty",
+            },
+            Case {
+                pointer: "/normalizer",
+                part: sequence(json!({"type": "Strip"})),
+                message: "normalizer Strip",
+            },
+            Case {
+                pointer: "/normalizer",
+                part: sequence(json!({"type": "Prepend", "prepend": ""})),
+                message: "is empty",
+            },
+            Case {
+                pointer: "/pre_tokenizer",
+                part: json!({"type": "FixedLength", "length": 0}),
+                message: "FixedLength",
+            },
+            Case { pointer: "/pre_tokenizer", part: json!("ByteLevel"), message: "without a type" },
+        ];
+        for Case { pointer, part, message } in cases {
+            let error = parse_with(pointer, part.clone()).expect_err(pointer).to_string();
+            assert!(error.contains(message), "{pointer} {part}: {error}");
+        }
     }
 }
