@@ -83,9 +83,8 @@ impl Adapters {
     }
 
     fn path(&self, file: &RequestFile, name: &str) -> Result<PathBuf, Fault> {
-        let refused = |error: StoreError| {
-            Fault::new(FaultCode::AdapterRefused, format!("adapter \"{name}\": {error}"))
-        };
+        let refused =
+            |error: StoreError| Fault::new(FaultCode::AdapterRefused, format!("adapter \"{name}\": {error}"));
         if let Some(path) = file.adapters.get(name) {
             // A relative path means the adapters directory, where there is one.
             let path = self.places.directory.as_ref().map_or(path.clone(), |directory| directory.join(path));
@@ -99,9 +98,7 @@ impl Adapters {
             )
         };
         let Some(directory) = &self.places.directory else { return Err(unknown("")) };
-        let plain = AdapterName::new(name).map_err(|fault| {
-            Fault::new(FaultCode::UnknownAdapter, format!("lora_name \"{name}\": {}", fault.message))
-        })?;
+        let plain = AdapterName::try_from(name)?;
         let candidates = [
             directory.join(format!("{}.safetensors", plain.as_str())),
             directory.join(plain.as_str()).join(PROCESSED_FILE),

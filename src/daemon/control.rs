@@ -53,7 +53,7 @@ pub fn submit(options: &SubmitOptions) -> Result<(), DaemonError> {
 pub fn status(options: &StatusOptions) -> Result<(), DaemonError> {
     let snapshot = snapshot(&options.spool)?;
     let (state, pid) = match snapshot.daemon {
-        Daemon::Running { pid } => ("running", pid),
+        Daemon::Running(pid) => ("running", pid),
         Daemon::Stopped => ("stopped", None),
     };
     if options.json {
@@ -72,7 +72,10 @@ pub fn status(options: &StatusOptions) -> Result<(), DaemonError> {
             })
             .collect();
         let spool = options.spool.to_string_lossy();
-        return print(&format!("{:#}", json!({ "spool": spool, "daemon": state, "pid": pid, "places": counts })));
+        return print(&format!(
+            "{:#}",
+            json!({ "spool": spool, "daemon": state, "pid": pid, "places": counts })
+        ));
     }
     let mut text = format!("spool   {}\n", options.spool.display());
     let pid = pid.map_or(String::new(), |pid| format!(" (pid {pid})"));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::error::DaemonError;
 use crate::backend::Cpu;
-use crate::format::{EngineConfig, Limits};
+use crate::format::Limits;
 use crate::infer::{Runner, RunnerOptions, Sampling, Submission};
 use crate::kernels::Kernels;
 use crate::model::Decoder;
@@ -21,7 +21,7 @@ pub struct TextEngine {
     pub runner: Runner<Cpu>,
     pub tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
-    config: EngineConfig,
+    limits: Limits,
     stop_tokens: Arc<[u32]>,
 }
 
@@ -45,21 +45,18 @@ impl TextEngine {
         let tokenizer = read_tokenizer(directory, &engine)?;
         let template = read_template(directory, &engine, tokenizer.special_tokens())?;
         let broken = |source| DaemonError::Engine { directory: directory.clone(), source };
-        let cpu = Cpu::new(Kernels::detect(), options.n_threads).map_err(DaemonError::system("start threads"))?;
+        let cpu =
+            Cpu::new(Kernels::detect(), options.n_threads).map_err(DaemonError::system("start threads"))?;
         let decoder = Decoder::new(cpu, &engine.config, &engine.tensors).map_err(broken)?;
         let runner_options = RunnerOptions::of_engine(&engine.config.limits, options.max_step_rows);
-        let runner =
-            Runner::new(decoder, runner_options).map_err(DaemonError::system("reserve the key-value cache"))?;
+        let runner = Runner::new(decoder, runner_options)
+            .map_err(DaemonError::system("reserve the key-value cache"))?;
         let stop_tokens = engine.config.eos_token_ids.clone().into();
-        Ok(Self { runner, tokenizer, template, config: engine.config, stop_tokens })
+        Ok(Self { runner, tokenizer, template, limits: engine.config.limits, stop_tokens })
     }
 
     pub fn limits(&self) -> &Limits {
-        &self.config.limits
-    }
-
-    pub fn config(&self) -> &EngineConfig {
-        &self.config
+        &self.limits
     }
 
     /// Tokens that end an answer.
@@ -80,8 +77,12 @@ impl TextEngine {
         let messages: Vec<ChatMessage> =
             messages.iter().map(|message| ChatMessage::new(message.role.as_str(), message.text())).collect();
         let rendered = if chat.apply_chat_template {
-            let no_template =
-                || Fault::bad("the engine has no chat template; set apply_chat_template to false");
+            let no_template = || {
+                Fault::new(
+                    FaultCode::BadRequest,
+                    "the engine has no chat template; set apply_chat_template to false",
+                )
+            };
             let options = RenderOptions {
                 add_generation_prompt: chat.add_generation_prompt,
                 enable_thinking: Some(chat.enable_thinking),

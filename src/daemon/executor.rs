@@ -7,7 +7,9 @@ use super::adapters::{AdapterPlaces, Adapters};
 use super::engine::TextEngine;
 use crate::backend::Cpu;
 use crate::infer::{Finish, InferError, Output, Sampling, SequenceId, StepCounts, Submission, TokenLogprob};
-use crate::spool::wire::{self, Answer, BadRequest, Fault, FaultCode, FinishReason, Request, RequestFile, Usage};
+use crate::spool::wire::{
+    self, Answer, BadRequest, Fault, FaultCode, FinishReason, Request, RequestFile, Usage,
+};
 use crate::text::{AnswerDecoder, Rendered, StopStrings, Tokenizer};
 
 /// Seed of requests that name none. Fixed, so that a run can be repeated.
@@ -151,9 +153,10 @@ impl Executor {
         let tokens = self.engine.encode(&prompt)?;
         answer.usage = Usage { prompt_tokens: tokens.len(), ..Usage::default() };
         let lora = match &request.lora_name {
-            Some(name) => {
-                Some((self.adapters.find(self.engine.runner.decoder(), source.file, name)?, request.lora_scale))
-            }
+            Some(name) => Some((
+                self.adapters.find(self.engine.runner.decoder(), source.file, name)?,
+                request.lora_scale,
+            )),
             None => None,
         };
         self.warn_if_clamped(request, tokens.len(), answer);

@@ -19,9 +19,7 @@ use super::notify;
 use super::queue::Queue;
 use super::signals::Signals;
 use crate::config::Config;
-use crate::spool::{
-    Claimed, Durability, Fate, Inbox, Opened, Place, Spool, SpoolConfig, SpoolError, Watch,
-};
+use crate::spool::{Claimed, Durability, Fate, Inbox, Opened, Place, Spool, SpoolConfig, SpoolError, Watch};
 use crate::store::AllowedRoots;
 
 /// After trouble with the disk the next try waits this long.

@@ -37,6 +37,21 @@ pub enum SpoolError {
 }
 
 impl SpoolError {
+    /// The exit code of sysexits.h.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            SpoolError::Io { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => 66,
+                io::ErrorKind::PermissionDenied => 77,
+                _ => 74,
+            },
+            SpoolError::Locked { .. } | SpoolError::NoSpace { .. } | SpoolError::NoAnswerYet { .. } => 75,
+            SpoolError::OtherFileSystem { .. } | SpoolError::NotADirectory { .. } => 78,
+            SpoolError::Name { .. } => 64,
+            SpoolError::Unanswered { .. } | SpoolError::AnswerLost { .. } => 70,
+        }
+    }
+
     /// What to do about it.
     pub fn fate(&self) -> Fate {
         match self {

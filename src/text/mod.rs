@@ -1,1 +1,31 @@
+//! Text to tokens and back: the tokenizer, the chat template, answers and their stop strings.
+//!
+//! Nothing here knows a model or a path: files come as bytes. Message contents are never turned into special tokens
+//! (see `special.rs`), whatever the template does with them.
 
+mod added;
+mod answer;
+mod calendar;
+mod decoding;
+mod error;
+mod jinja;
+mod message;
+mod processed;
+mod prompt;
+mod python;
+mod source;
+mod special;
+mod stop;
+mod template;
+mod tokenizer;
+mod wire;
+
+pub use answer::AnswerDecoder;
+pub use error::TextError;
+pub use message::{ChatMessage, Content};
+pub use prompt::{MAX_PROMPT_BYTES, Prompt};
+pub use source::{TemplateSource, TemplateVariables, template_source};
+pub use special::SpecialTokens;
+pub use stop::StopStrings;
+pub use template::{ChatTemplate, RenderOptions, Rendered};
+pub use tokenizer::Tokenizer;

@@ -35,6 +35,21 @@ pub enum ToolError {
 }
 
 impl ToolError {
+    /// The exit code of sysexits.h.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Store(error) => error.exit_code(),
+            Self::Options(_) => 64,
+            Self::Space { .. } => 75,
+            Self::Output { .. } => 73,
+            Self::Format { .. }
+            | Self::Adapter { .. }
+            | Self::MissingTensors { .. }
+            | Self::Range { .. }
+            | Self::Refused { .. } => 65,
+        }
+    }
+
     /// For `map_err`: a [`ToolError::Format`] with its path.
     pub fn format(path: &Path) -> impl FnOnce(FormatError) -> Self {
         move |source| Self::Format { path: path.to_owned(), source }

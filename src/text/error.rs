@@ -1,0 +1,38 @@
+//! What can be wrong with a tokenizer, a template or a request's text, and what to do about it.
+
+/// Why text could not be turned into tokens or a file of the tokenizer was refused.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum TextError {
+    /// A file is damaged: truncated, not JSON, or contradicting itself.
+    #[error("{file} is damaged: {why}; copy it again from the checkpoint")]
+    Damaged { file: &'static str, why: String },
+    /// A valid file that asks for something this program does not do.
+    #[error(
+        "{file}: {what} {found} is not supported; supported: {supported}; use a checkpoint with one of these"
+    )]
+    Unsupported { file: &'static str, what: &'static str, found: String, supported: &'static str },
+    /// The template called `raise_exception`: the messages are not what it takes.
+    #[error("the chat template refuses the messages: {message}; change the request's messages")]
+    Template { message: String },
+    /// The template cannot be compiled.
+    #[error("the chat template cannot be read: {why}; repair chat_template in the checkpoint")]
+    TemplateSource { why: String },
+    /// The template failed while it was rendered.
+    #[error("the chat template fails: {why}; change the messages, or repair chat_template in the checkpoint")]
+    TemplateRun { why: String },
+    /// A role that the processed template has no text for.
+    #[error("role {role:?} is not in the chat template; use one of {known}")]
+    Role { role: String, known: String },
+    /// More text than a prompt may have.
+    #[error("the prompt has {found} bytes of text, more than the limit of {limit}; shorten the messages")]
+    TooLong { found: usize, limit: usize },
+    /// The messages hold every character that could mark their special tokens.
+    #[error("the messages hold all noncharacters U+FDD0 to U+FDEF; remove one of them")]
+    NoMarker,
+    /// The tokenizer has no tokens for a text.
+    #[error("the tokenizer cannot encode the prompt: {why}; change the text, or repair tokenizer.json")]
+    Encode { why: String },
+}
+
+/// The name that errors of tokenizer.json carry.
+pub(super) const TOKENIZER_FILE: &str = "tokenizer.json";

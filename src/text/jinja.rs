@@ -1,0 +1,338 @@
+//! Chat templates in Jinja, with the environment that transformers gives them.
+//!
+//! A template comes with a checkpoint and may be hostile: fuel bounds the steps and the bytes of one rendering.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, ValueKind, from_args};
+use minijinja::{Environment, Error, ErrorKind, Output, State, Value, context, escape_formatter};
+
+use super::calendar::strftime;
+use super::error::TextError;
+use super::prompt::MAX_PROMPT_BYTES;
+use super::python::{to_json, to_python};
+use super::source::TemplateVariables;
+use super::template::{Marked, RenderOptions, Turn};
+
+const NAME: &str = "chat_template";
+/// Steps and units of 64 bytes that one rendering may use. 64 long messages need under a tenth of it.
+const FUEL: u64 = 400_000;
+/// Stack of a rendering: enough to drop a value nested as deeply as the fuel allows. Untouched pages cost nothing.
+const STACK_BYTES: usize = 64 << 20;
+/// Widest field of `'{:20}'.format(…)`.
+const MAX_FORMAT_WIDTH: u64 = 1_000;
+/// A message that no conversation holds: it finds where the first user's block begins.
+const PROBE: &str = "jetspool-probe-3f1c";
+
+/// A compiled template.
+#[derive(Debug)]
+pub(super) struct JinjaTemplate {
+    environment: Environment<'static>,
+    variables: TemplateVariables,
+    source: String,
+}
+
+/// What the template gave to `raise_exception`.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Raised(String);
+
+impl JinjaTemplate {
+    /// # Errors
+    /// `TemplateSource`.
+    pub fn compile(source: &str, variables: TemplateVariables) -> Result<Self, TextError> {
+        let mut environment = environment()?;
+        environment
+            .add_template_owned(NAME, plain_syntax(source))
+            .map_err(|error| TextError::TemplateSource { why: error.to_string() })?;
+        Ok(Self { environment, variables, source: source.to_owned() })
+    }
+
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Renders on a thread of its own: values that a hostile template nests deeply are dropped by recursion.
+    ///
+    /// # Errors
+    /// `Template`, `TemplateRun`, `TooLong`.
+    pub fn render(&self, turns: &[Turn], options: &RenderOptions) -> Result<Marked, TextError> {
+        let failed = |why: &str| TextError::TemplateRun { why: why.to_owned() };
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("chat-template".to_owned()).stack_size(STACK_BYTES);
+            let thread = thread.spawn_scoped(scope, || self.render_here(turns, options));
+            let thread = thread.map_err(|error| failed(&format!("no thread for it ({error})")))?;
+            thread.join().unwrap_or_else(|_| Err(failed("its thread broke")))
+        })
+    }
+
+    fn render_here(&self, turns: &[Turn], options: &RenderOptions) -> Result<Marked, TextError> {
+        let text = self.run(turns, options)?;
+        let system_prompt = self.system_prompt(turns, options, &text).unwrap_or_default();
+        Ok(Marked { system_prompt, text })
+    }
+
+    /// The start of `text` that is the system prompt's block: what the template writes for the leading system messages
+    /// alone, or, without any, what it writes of its own before the first user's block. None where the template has no
+    /// block for it (it puts the system prompt into the user's message, or writes only the first token).
+    fn system_prompt(&self, turns: &[Turn], options: &RenderOptions, text: &str) -> Option<String> {
+        let options = RenderOptions { add_generation_prompt: false, ..*options };
+        let n_system = turns.iter().take_while(|turn| turn.role == "system").count();
+        let block = match n_system {
+            0 => self.default_system_prompt(&options)?,
+            _ => self.run(&turns[..n_system], &options).ok()?,
+        };
+        let is_block = block.trim() != self.variables.token("bos_token").unwrap_or_default();
+        (is_block && text.starts_with(&block)).then_some(block)
+    }
+
+    /// The user's header is what stands between a system block and the user's text; without a system message, the part
+    /// before that header is the template's own.
+    fn default_system_prompt(&self, options: &RenderOptions) -> Option<String> {
+        let turn = |role: &'static str, content: &'static str| Turn {
+            role: Cow::Borrowed(role),
+            content: Cow::Borrowed(content),
+        };
+        let (system, user) = (turn("system", "."), turn("user", PROBE));
+        let system_alone = self.run(std::slice::from_ref(&system), options).ok()?;
+        let both = self.run(&[system, user.clone()], options).ok()?;
+        let header = both.strip_prefix(&system_alone)?.split(PROBE).next()?;
+        let user_alone = self.run(&[user], options).ok()?;
+        let before = user_alone.split(PROBE).next()?;
+        before.strip_suffix(header).map(str::to_owned)
+    }
+
+    fn run(&self, turns: &[Turn], options: &RenderOptions) -> Result<String, TextError> {
+        let messages: Vec<Value> = turns
+            .iter()
+            .map(|turn| context! { role => turn.role.as_ref(), content => turn.content.as_ref() })
+            .collect();
+        let mut variables: BTreeMap<String, Value> = BTreeMap::from([
+            ("messages".to_owned(), Value::from(messages)),
+            ("add_generation_prompt".to_owned(), options.add_generation_prompt.into()),
+            ("tools".to_owned(), ().into()),
+            ("documents".to_owned(), ().into()),
+        ]);
+        let unix_time = options.unix_time;
+        let strftime_now = move |format: &str| strftime(format, unix_time);
+        variables.insert("strftime_now".to_owned(), Value::from_function(strftime_now));
+        if let Some(enable_thinking) = options.enable_thinking {
+            variables.insert("enable_thinking".to_owned(), enable_thinking.into());
+        }
+        let named = self.variables.named_tokens.iter().cloned().map(|(name, text)| (name, Value::from(text)));
+        variables.extend(named);
+        let template = self.environment.get_template(NAME).map_err(text_error)?;
+        let text = template.render(Value::from(variables)).map_err(text_error)?;
+        // Markers make a text longer, by less than this.
+        if text.len() > 4 * MAX_PROMPT_BYTES {
+            return Err(TextError::TooLong { found: text.len(), limit: MAX_PROMPT_BYTES });
+        }
+        Ok(text)
+    }
+}
+
+fn environment() -> Result<Environment<'static>, TextError> {
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    environment.set_syntax(syntax.map_err(text_error)?);
+    environment.set_debug(false);
+    environment.set_fuel(Some(FUEL));
+    environment.set_formatter(print);
+    environment.set_unknown_method_callback(method);
+    environment.add_filter("tojson", |value: &Value, options: Kwargs| to_json(value, options));
+    environment.add_filter("string", to_python);
+    environment.add_filter("wordcount", |text: &str| text.split_whitespace().count());
+    environment.add_filter("e", escape);
+    environment.add_filter("escape", escape);
+    environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
+    });
+    Ok(environment)
+}
+
+/// Prints as Python does: None, True, ['a'].
+fn print(output: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
+    match value.kind() {
+        ValueKind::None | ValueKind::Bool | ValueKind::Seq | ValueKind::Map => {
+            Ok(output.write_str(&to_python(value)?)?)
+        }
+        _ => escape_formatter(output, state, value),
+    }
+}
+
+/// Whether a format string could ask for a field of more than `limit` characters, which the method would write before
+/// it pays for it.
+fn has_number_over(text: &str, limit: u64) -> bool {
+    let digits =
+        text.split(|character: char| !character.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    digits.into_iter().any(|digits| digits.parse::<u64>().map_or(true, |number| number > limit))
+}
+
+/// HTML escapes as markupsafe writes them.
+fn escape(value: &Value) -> Result<String, Error> {
+    let text = to_python(value)?;
+    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    Ok(text.replace('\'', "&#39;").replace('"', "&#34;"))
+}
+
+/// Python's methods: those of minijinja's Python set, and the few that it lacks.
+fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    match (value.as_str(), name) {
+        (Some(text), "rsplit") => {
+            let (separator, n_splits): (&str, Option<usize>) = from_args(args)?;
+            if separator.is_empty() {
+                return Err(Error::new(ErrorKind::InvalidOperation, "rsplit needs a separator"));
+            }
+            let mut pieces: Vec<&str> = match n_splits {
+                Some(n_splits) => text.rsplitn(n_splits.saturating_add(1), separator).collect(),
+                None => text.rsplit(separator).collect(),
+            };
+            pieces.reverse();
+            Ok(pieces.into_iter().map(Value::from).collect())
+        }
+        (Some(text), "format") if has_number_over(text, MAX_FORMAT_WIDTH) => {
+            Err(Error::new(ErrorKind::InvalidOperation, format!("a format wider than {MAX_FORMAT_WIDTH}")))
+        }
+        (Some(text), "removeprefix") => {
+            let (prefix,): (&str,) = from_args(args)?;
+            Ok(text.strip_prefix(prefix).unwrap_or(text).into())
+        }
+        (Some(text), "removesuffix") => {
+            let (suffix,): (&str,) = from_args(args)?;
+            Ok(text.strip_suffix(suffix).unwrap_or(text).into())
+        }
+        _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args),
+    }
+}
+
+/// The source as plain Jinja: line ends become `\n`, as Jinja reads them, and the tags of a `generation` block, which only
+/// transformers knows, become those of an `if` that is always true, with their white space marks.
+fn plain_syntax(source: &str) -> String {
+    let source = source.replace("\r\n", "\n").replace('\r', "\n");
+    let mut text = String::with_capacity(source.len());
+    let mut rest = source.as_str();
+    while let Some(position) = rest.find("{%") {
+        let (before, tag) = rest.split_at(position + 2);
+        text.push_str(before);
+        rest = tag;
+        let Some((inside, behind)) = tag.split_once("%}") else { break };
+        let word = match inside.trim_matches(['-', '+']).trim() {
+            "generation" => "if true",
+            "endgeneration" => "endif",
+            _ => continue,
+        };
+        let is_mark = |mark: &char| ['-', '+'].contains(mark);
+        text.extend(inside.chars().next().filter(is_mark));
+        text.extend([" ", word, " "]);
+        text.extend(inside.chars().next_back().filter(is_mark));
+        text.push_str("%}");
+        rest = behind;
+    }
+    text + rest
+}
+
+fn text_error(error: Error) -> TextError {
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        if let Some(Raised(message)) = cause.downcast_ref() {
+            return TextError::Template { message: message.clone() };
+        }
+        source = cause.source();
+    }
+    TextError::TemplateRun { why: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn render(source: &str, content: &str) -> Result<String, TextError> {
+        let turn = Turn { role: Cow::Borrowed("user"), content: Cow::Borrowed(content) };
+        let template = JinjaTemplate::compile(source, TemplateVariables::default())?;
+        template.render(&[turn], &RenderOptions::default()).map(|marked| marked.text)
+    }
+
+    #[test]
+    fn generation_tags_are_transparent() {
+        struct Case {
+            source: &'static str,
+            text: &'static str,
+        }
+        let cases = [
+            Case { source: "a {% generation %}b{% endgeneration %} c", text: "a b c" },
+            Case { source: "a {%- generation -%} b {%- endgeneration -%} c", text: "abc" },
+            Case { source: "{{ '{%' }}{%generation%}b{%endgeneration%}", text: "{%b" },
+            Case { source: "{% raw %}{% x %}{% endraw %}", text: "{% x %}" },
+            Case { source: "{{ '%}' }}", text: "%}" },
+        ];
+        for Case { source, text } in cases {
+            assert_eq!(render(source, "").as_deref(), Ok(text), "{source}");
+        }
+    }
+
+    #[test]
+    fn broken_templates_do_not_compile() {
+        for source in ["{{", "{% if %}", "{% generation %}", "{{ messages | nosuchfilter( }}", "{%"] {
+            let error = render(source, "").unwrap_err();
+            assert!(matches!(error, TextError::TemplateSource { .. }), "{source}: {error}");
+        }
+        let nested = format!("{}1{}", "{{ (".repeat(5000), ") }}".repeat(5000));
+        assert!(render(&nested, "").is_err());
+        assert!(render(&format!("{{{{ {}1{} }}}}", "[".repeat(5000), "]".repeat(5000)), "").is_err());
+    }
+
+    #[test]
+    fn hostile_templates_end() {
+        let loops = "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}";
+        let doubling = "{% set ns = namespace(x='ab') %}{% for a in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";
+        let nesting =
+            "{% set ns = namespace(x=[]) %}{% for a in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}x";
+        let shown = "{% set ns = namespace(x=[]) %}{% for a in range(999) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}";
+        let recursion = "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}";
+        let format = "{{ '%999999999d' | format(1) }}";
+        let method = "{{ '{:999999999}'.format(1) }}";
+        let named_format = "{{ '{a:>099999999}'.format(a=1) }}";
+        let nested_format = "{{ '{:{}}'.format(1, 99999999) }}";
+        let padded = "{{ 'x' | indent(99999999, true) }}";
+        let batch = "{{ [1] | batch(99999999, 'x') | list }}";
+        let slice = "{{ [1] | slice(99999999) | list }}";
+        let replace = "{% set x = 'x' * 99999 %}{{ x.replace('x', x) }}";
+        let shared = "{% set ns = namespace(x=[1]) %}{% for a in range(40) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}";
+        let (shared_json, shared_text) =
+            (format!("{shared}{{{{ ns.x | tojson }}}}"), format!("{shared}{{{{ ns.x }}}}"));
+        let times = "{{ 'abc' * 999999999999 }}";
+        let indent = "{{ [1, [2]] | tojson(indent=999999999) }}";
+        for source in [
+            loops,
+            doubling,
+            nesting,
+            shown,
+            recursion,
+            format,
+            method,
+            named_format,
+            nested_format,
+            padded,
+            &shared_json,
+            &shared_text,
+            batch,
+            slice,
+            replace,
+            times,
+            indent,
+        ] {
+            let error = render(source, "").unwrap_err();
+            assert!(matches!(error, TextError::TemplateRun { .. }), "{source}: {error}");
+        }
+    }
+
+    #[test]
+    fn long_conversations_have_fuel() {
+        let source = "{% for m in messages %}{% for n in range(64) %}{% set x = m.content.split('</think>')[-1] | trim %}\
+                      {% endfor %}{{ m.content | trim }}{% endfor %}";
+        let content = "long word ".repeat(13_000);
+        assert_eq!(render(source, &content).as_deref(), Ok(content.trim()));
+    }
+}

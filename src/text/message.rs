@@ -1,0 +1,35 @@
+//! What a request says: messages of a role and its text.
+
+use std::borrow::Cow;
+
+/// One message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChatMessage {
+    /// "system", "user", "assistant", or what else the template knows.
+    pub role: String,
+    pub content: Content,
+}
+
+/// The text of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    Text(String),
+    /// The text parts of a content array, in order.
+    Parts(Vec<String>),
+}
+
+impl ChatMessage {
+    pub fn new(role: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { role: role.into(), content: Content::Text(text.into()) }
+    }
+}
+
+impl Content {
+    /// The whole text. Parts are joined by nothing: that is the documented format's rule.
+    pub fn text(&self) -> Cow<'_, str> {
+        match self {
+            Self::Text(text) => Cow::Borrowed(text),
+            Self::Parts(parts) => Cow::Owned(parts.concat()),
+        }
+    }
+}

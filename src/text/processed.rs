@@ -1,0 +1,116 @@
+//! processed_chat_template.json: what stands before and behind each message, without a program.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::error::TextError;
+use super::template::{Marked, RenderOptions, Turn};
+
+/// A checked processed_chat_template.json.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "Wire")]
+pub(super) struct ProcessedTemplate {
+    roles: BTreeMap<String, Frame>,
+    generation_prompt: String,
+    generation_prompt_thinking: Option<String>,
+    default_system_prompt: String,
+    prompt_prefix: String,
+    trim_content: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Frame {
+    #[serde(default)]
+    prefix: String,
+    #[serde(default)]
+    suffix: String,
+}
+
+#[derive(Deserialize)]
+struct Wire {
+    roles: BTreeMap<String, Frame>,
+    generation_prompt: String,
+    #[serde(default)]
+    generation_prompt_thinking: Option<String>,
+    #[serde(default)]
+    default_system_prompt: Option<String>,
+    #[serde(default)]
+    prompt_prefix: Option<String>,
+    #[serde(default)]
+    trim_content: Option<bool>,
+}
+
+impl TryFrom<Wire> for ProcessedTemplate {
+    type Error = &'static str;
+
+    fn try_from(wire: Wire) -> Result<Self, Self::Error> {
+        if !wire.roles.contains_key("user") {
+            return Err("roles has no \"user\"");
+        }
+        Ok(Self {
+            roles: wire.roles,
+            generation_prompt: wire.generation_prompt,
+            generation_prompt_thinking: wire.generation_prompt_thinking,
+            default_system_prompt: wire.default_system_prompt.unwrap_or_default(),
+            prompt_prefix: wire.prompt_prefix.unwrap_or_default(),
+            trim_content: wire.trim_content.unwrap_or(false),
+        })
+    }
+}
+
+impl ProcessedTemplate {
+    /// # Errors
+    /// `Damaged`.
+    pub fn parse(json: &[u8]) -> Result<Self, TextError> {
+        serde_json::from_slice(json).map_err(|error| TextError::Damaged {
+            file: "processed_chat_template.json",
+            why: error.to_string(),
+        })
+    }
+
+    /// The system block (the first message if it is the system's, else the default one if there is any), then every
+    /// message, then the generation prompt. The system prompt includes `prompt_prefix`, so that it begins the prompt.
+    ///
+    /// # Errors
+    /// `Role` for a role without an entry.
+    pub fn render(&self, turns: &[Turn], options: &RenderOptions) -> Result<Marked, TextError> {
+        let mut text = self.prompt_prefix.clone();
+        let explicit = turns.first().filter(|turn| turn.role == "system").map(|turn| turn.content.as_ref());
+        let default = Some(self.default_system_prompt.as_str()).filter(|prompt| !prompt.is_empty());
+        let mut system_prompt = String::new();
+        if let Some(content) = explicit.or(default) {
+            self.append(&mut text, "system", content)?;
+            system_prompt.clone_from(&text);
+        }
+        for turn in &turns[usize::from(explicit.is_some())..] {
+            self.append(&mut text, &turn.role, &turn.content)?;
+        }
+        if options.add_generation_prompt {
+            let thinking =
+                self.generation_prompt_thinking.as_ref().filter(|_| options.enable_thinking == Some(true));
+            text.push_str(thinking.unwrap_or(&self.generation_prompt));
+        }
+        Ok(Marked { system_prompt, text })
+    }
+
+    /// Every text that the template can write.
+    pub fn all_text(&self) -> String {
+        let frames = self.roles.values().flat_map(|frame| [frame.prefix.as_str(), frame.suffix.as_str()]);
+        let thinking = self.generation_prompt_thinking.as_deref().unwrap_or_default();
+        let rest = [&self.generation_prompt, thinking, &self.default_system_prompt, &self.prompt_prefix];
+        frames.chain(rest).collect()
+    }
+
+    fn append(&self, text: &mut String, role: &str, content: &str) -> Result<(), TextError> {
+        let Some(frame) = self.roles.get(role) else {
+            let known = self.roles.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            return Err(TextError::Role { role: role.to_owned(), known });
+        };
+        let is_space = |character: char| character.is_ascii_whitespace() || character == '\u{B}';
+        text.push_str(&frame.prefix);
+        text.push_str(if self.trim_content { content.trim_matches(is_space) } else { content });
+        text.push_str(&frame.suffix);
+        Ok(())
+    }
+}

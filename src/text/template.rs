@@ -1,0 +1,131 @@
+//! From messages to the prompt that the model was trained on.
+
+use std::borrow::Cow;
+
+use super::error::TextError;
+use super::jinja::JinjaTemplate;
+use super::message::ChatMessage;
+use super::processed::ProcessedTemplate;
+use super::prompt::Prompt;
+use super::source::TemplateVariables;
+use super::special::{SpecialTokens, marker_for};
+
+/// A checkpoint's chat template.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    kind: Kind,
+    special: SpecialTokens,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Jinja(Box<JinjaTemplate>),
+    Processed(ProcessedTemplate),
+}
+
+/// What a request asks of the template.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RenderOptions {
+    pub add_generation_prompt: bool,
+    /// None leaves the template's variable undefined.
+    pub enable_thinking: Option<bool>,
+    /// The time that a template may print: seconds since 1970 in the zone to print. Keep it with a job, so that its
+    /// prompts stay the same after a restart.
+    pub unix_time: i64,
+}
+
+/// A conversation as the model reads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendered {
+    /// `formatted_system_prompt`: the start of the prompt that is the system prompt's; "" if there is none.
+    pub system_prompt: String,
+    /// `formatted_complete_request` is its text.
+    pub prompt: Prompt,
+}
+
+/// A message with its texts marked (see `special.rs`).
+#[derive(Debug, Clone)]
+pub(super) struct Turn<'a> {
+    pub role: Cow<'a, str>,
+    pub content: Cow<'a, str>,
+}
+
+/// A rendering that still has its markers.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Marked {
+    pub system_prompt: String,
+    pub text: String,
+}
+
+impl ChatTemplate {
+    /// A template in Jinja, as transformers runs it. `special` comes from the tokenizer that will read the prompts.
+    ///
+    /// # Errors
+    /// `TemplateSource` if it does not compile.
+    pub fn from_jinja(
+        source: &str,
+        variables: TemplateVariables,
+        special: SpecialTokens,
+    ) -> Result<Self, TextError> {
+        let jinja = JinjaTemplate::compile(source, variables)?;
+        Ok(Self { kind: Kind::Jinja(Box::new(jinja)), special })
+    }
+
+    /// The bytes of a processed_chat_template.json.
+    ///
+    /// # Errors
+    /// `Damaged`.
+    pub fn from_processed(json: &[u8], special: SpecialTokens) -> Result<Self, TextError> {
+        Ok(Self { kind: Kind::Processed(ProcessedTemplate::parse(json)?), special })
+    }
+
+    /// Renders a conversation. The template sees every content as one string, the parts of a content array joined by
+    /// nothing (the documented rule), also where it could show lists. Special tokens spelled out in contents or roles
+    /// stay ordinary text in the prompt.
+    ///
+    /// # Errors
+    /// `Template` if the template refuses the messages, `Role`, `TemplateRun`, `TooLong`, `NoMarker`.
+    pub fn render(&self, messages: &[ChatMessage], options: &RenderOptions) -> Result<Rendered, TextError> {
+        let contents = messages.iter().map(|message| message.content.text());
+        let roles = messages.iter().map(|message| Cow::Borrowed(message.role.as_str()));
+        let marker = marker_for(contents.chain(roles).chain([self.source()]))?;
+        let turn = |message: &ChatMessage| Turn {
+            role: Cow::Owned(self.special.mark_whole(&message.role, marker).into_owned()),
+            content: Cow::Owned(self.special.mark(&message.content.text(), marker).into_owned()),
+        };
+        let turns: Vec<Turn> = messages.iter().map(turn).collect();
+        let marked = match &self.kind {
+            Kind::Jinja(template) => template.render(&turns, options)?,
+            Kind::Processed(template) => template.render(&turns, options)?,
+        };
+        Ok(Rendered {
+            system_prompt: marked.system_prompt.replace(marker, ""),
+            prompt: Prompt::from_marked(&marked.text, marker)?,
+        })
+    }
+
+    /// Without a template (`apply_chat_template` false): the contents, joined by nothing. Here the request writes the
+    /// whole prompt, so special tokens spelled out in it are special tokens.
+    ///
+    /// # Errors
+    /// `TooLong`.
+    pub fn plain(messages: &[ChatMessage]) -> Result<Rendered, TextError> {
+        let text: String = messages.iter().map(|message| message.content.text()).collect();
+        let is_system = |message: &&ChatMessage| message.role == "system";
+        let system = messages.first().filter(is_system).map(|message| message.content.text().into_owned());
+        Ok(Rendered { system_prompt: system.unwrap_or_default(), prompt: Prompt::trusted(text)? })
+    }
+
+    fn source(&self) -> Cow<'_, str> {
+        match &self.kind {
+            Kind::Jinja(template) => Cow::Borrowed(template.source()),
+            Kind::Processed(template) => Cow::Owned(template.all_text()),
+        }
+    }
+}
+
+impl Default for RenderOptions {
+    fn default() -> Self {
+        Self { add_generation_prompt: true, enable_thinking: None, unix_time: 0 }
+    }
+}

@@ -1,0 +1,269 @@
+//! tokenizer.json, checked part by part before the tokenizer library sees it.
+//!
+//! The library takes hostile files with panics (a truncated decoder, a Precompiled normalizer, a merge shorter than the
+//! subword prefix), so its own reader gets only small values whose kind is on a list, and never the vocabulary.
+
+use serde::Deserialize;
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+use tokenizers::models::bpe::{BPE, Merges, Vocab};
+use tokenizers::{AddedToken, NormalizerWrapper, PreTokenizerWrapper};
+
+use super::error::{TOKENIZER_FILE, TextError};
+
+const NORMALIZERS: &str = "NFC, NFD, NFKC, NFKD, Lowercase, Prepend, Replace (of a string), Sequence";
+const PRE_TOKENIZERS: &str =
+    "ByteLevel, Metaspace, Split, Digits, Punctuation, Whitespace, WhitespaceSplit, Sequence";
+/// Ids above this would not fit the int32 ids of the request format.
+const MAX_ID: u32 = i32::MAX as u32;
+
+/// The parts of a tokenizer.json that matter for inference; post-processors only add tokens that templates write.
+#[derive(Deserialize)]
+pub(super) struct TokenizerWire {
+    #[serde(default)]
+    version: Option<String>,
+    #[serde(default)]
+    added_tokens: Vec<AddedTokenWire>,
+    #[serde(default)]
+    normalizer: Option<Value>,
+    #[serde(default)]
+    pre_tokenizer: Option<Value>,
+    #[serde(default)]
+    pub decoder: Option<Value>,
+    model: ModelWire,
+}
+
+#[derive(Deserialize)]
+struct AddedTokenWire {
+    content: String,
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    #[serde(default)]
+    normalized: bool,
+    #[serde(default)]
+    special: bool,
+}
+
+#[derive(Deserialize)]
+struct ModelWire {
+    #[serde(rename = "type", default)]
+    kind: Option<String>,
+    #[serde(default)]
+    unk_token: Option<String>,
+    #[serde(default)]
+    continuing_subword_prefix: Option<String>,
+    #[serde(default)]
+    end_of_word_suffix: Option<String>,
+    #[serde(default)]
+    fuse_unk: Option<bool>,
+    #[serde(default)]
+    byte_fallback: Option<bool>,
+    #[serde(default)]
+    ignore_merges: Option<bool>,
+    #[serde(deserialize_with = "vocabulary")]
+    vocab: Option<Vocab>,
+    #[serde(default)]
+    merges: Vec<MergeWire>,
+}
+
+/// "a b", or ["a", "b"].
+struct MergeWire(String, String);
+
+impl TokenizerWire {
+    /// # Errors
+    /// `Damaged` for what is not a tokenizer.json, `Unsupported` for another version.
+    pub fn parse(tokenizer_json: &[u8]) -> Result<Self, TextError> {
+        let wire: Self =
+            serde_json::from_slice(tokenizer_json).map_err(|error| damaged(error.to_string()))?;
+        match wire.version.as_deref() {
+            None | Some("1.0") => Ok(wire),
+            Some(version) => Err(unsupported("version", version, "1.0")),
+        }
+    }
+
+    /// The highest id of the model's own vocabulary. Ask before `take_model`.
+    pub fn highest_id(&self) -> Option<u32> {
+        self.model.vocab.as_ref().and_then(|vocab| vocab.values().copied().max())
+    }
+
+    /// The byte-pair model. Dropout, a training device, is left off.
+    ///
+    /// # Errors
+    /// `Unsupported` for another model, `Damaged` for merges of pieces that the vocabulary does not have.
+    pub fn take_model(&mut self) -> Result<BPE, TextError> {
+        let model = &mut self.model;
+        if let Some(kind) = model.kind.as_deref().filter(|&kind| kind != "BPE") {
+            return Err(unsupported("model", kind, "BPE"));
+        }
+        let Some(vocab) = model.vocab.take() else {
+            return Err(unsupported("model", "without a token-to-id vocabulary", "BPE"));
+        };
+        if let Some((token, id)) = vocab.iter().find(|&(_, &id)| id > MAX_ID) {
+            return Err(damaged(format!("token {token:?} has id {id}, more than {MAX_ID}")));
+        }
+        if let Some(unknown) =
+            model.unk_token.as_ref().filter(|unknown| !vocab.contains_key(unknown.as_str()))
+        {
+            return Err(damaged(format!("unk_token {unknown:?} is not in the vocabulary")));
+        }
+        let prefix = model.continuing_subword_prefix.take().filter(|prefix| !prefix.is_empty());
+        let merges = std::mem::take(&mut model.merges);
+        let merges: Merges = merges.into_iter().map(|MergeWire(left, right)| (left, right)).collect();
+        if let Some(prefix) = &prefix
+            && let Some((_, right)) = merges.iter().find(|(_, right)| !right.starts_with(prefix.as_str()))
+        {
+            return Err(damaged(format!("merge of {right:?}, which lacks the subword prefix {prefix:?}")));
+        }
+        let mut builder = BPE::builder()
+            .vocab_and_merges(vocab, merges)
+            .fuse_unk(model.fuse_unk.unwrap_or(false))
+            .byte_fallback(model.byte_fallback.unwrap_or(false))
+            .ignore_merges(model.ignore_merges.unwrap_or(false));
+        if let Some(unknown) = model.unk_token.take() {
+            builder = builder.unk_token(unknown);
+        }
+        if let Some(prefix) = prefix {
+            builder = builder.continuing_subword_prefix(prefix);
+        }
+        if let Some(suffix) = model.end_of_word_suffix.take() {
+            builder = builder.end_of_word_suffix(suffix);
+        }
+        builder.build().map_err(|error| damaged(error.to_string()))
+    }
+
+    /// # Errors
+    /// `Unsupported` or `Damaged`.
+    pub fn normalizer(&self) -> Result<Option<NormalizerWrapper>, TextError> {
+        let Some(value) = present(&self.normalizer) else {
+            return Ok(None);
+        };
+        check_kind(value, "normalizer", "normalizers", NORMALIZERS)?;
+        serde_json::from_value(value.clone())
+            .map(Some)
+            .map_err(|error| damaged(format!("normalizer: {error}")))
+    }
+
+    /// # Errors
+    /// `Unsupported` or `Damaged`.
+    pub fn pre_tokenizer(&self) -> Result<Option<PreTokenizerWrapper>, TextError> {
+        let Some(value) = present(&self.pre_tokenizer) else {
+            return Ok(None);
+        };
+        check_kind(value, "pre_tokenizer", "pretokenizers", PRE_TOKENIZERS)?;
+        serde_json::from_value(value.clone())
+            .map(Some)
+            .map_err(|error| damaged(format!("pre_tokenizer: {error}")))
+    }
+
+    pub fn added_tokens(&self) -> Vec<AddedToken> {
+        let token = |wire: &AddedTokenWire| {
+            AddedToken::from(wire.content.clone(), wire.special)
+                .single_word(wire.single_word)
+                .lstrip(wire.lstrip)
+                .rstrip(wire.rstrip)
+                .normalized(wire.normalized)
+        };
+        self.added_tokens.iter().map(token).collect()
+    }
+}
+
+pub(super) fn damaged(why: String) -> TextError {
+    TextError::Damaged { file: TOKENIZER_FILE, why }
+}
+
+pub(super) fn unsupported(what: &'static str, found: &str, supported: &'static str) -> TextError {
+    TextError::Unsupported { file: TOKENIZER_FILE, what, found: found.to_owned(), supported }
+}
+
+/// A JSON null is an absent part.
+pub(super) fn present(value: &Option<Value>) -> Option<&Value> {
+    value.as_ref().filter(|value| !value.is_null())
+}
+
+/// Refuses a component whose type, or whose members' type, is not in `supported`, and empty texts and patterns other
+/// than strings in normalizers: the library's bookkeeping of positions breaks on them.
+fn check_kind(
+    value: &Value,
+    what: &'static str,
+    members_key: &str,
+    supported: &'static str,
+) -> Result<(), TextError> {
+    let kind = value.get("type").and_then(Value::as_str).unwrap_or("without a type");
+    if !supported.split(", ").any(|known| known.split(' ').next() == Some(kind)) {
+        return Err(unsupported(what, kind, supported));
+    }
+    let is_empty = |text: &Value| text.as_str() == Some("");
+    let texts = ["/prepend", "/pattern/String", "/pattern/Regex"];
+    if let Some(text) = texts.into_iter().find(|text| value.pointer(text).is_some_and(is_empty)) {
+        return Err(damaged(format!("{what}: {text} of {kind} is empty")));
+    }
+    if kind == "Replace" && value.pointer("/pattern/String").is_none() {
+        return Err(unsupported(what, "Replace of a regular expression", supported));
+    }
+    let members = value.get(members_key).and_then(Value::as_array);
+    members.into_iter().flatten().try_for_each(|member| check_kind(member, what, members_key, supported))
+}
+
+fn vocabulary<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vocab>, D::Error> {
+    struct VocabVisitor;
+    impl<'de> Visitor<'de> for VocabVisitor {
+        type Value = Option<Vocab>;
+
+        fn expecting(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
+            formatter.write_str("an object of token: id")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+            let mut vocab = Vocab::new();
+            while let Some((token, id)) = entries.next_entry::<String, u32>()? {
+                vocab.insert(token, id);
+            }
+            Ok(Some(vocab))
+        }
+
+        /// Unigram models have a list here: the model's type is refused later, by its name.
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+            while items.next_element::<de::IgnoredAny>()?.is_some() {}
+            Ok(None)
+        }
+    }
+    deserializer.deserialize_any(VocabVisitor)
+}
+
+impl<'de> Deserialize<'de> for MergeWire {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct MergeVisitor;
+        impl<'de> Visitor<'de> for MergeVisitor {
+            type Value = MergeWire;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
+                formatter.write_str("a merge of two pieces")
+            }
+
+            fn visit_str<E: de::Error>(self, merge: &str) -> Result<MergeWire, E> {
+                match merge.split_once(' ') {
+                    Some((left, right)) if !right.contains(' ') => {
+                        Ok(MergeWire(left.to_owned(), right.to_owned()))
+                    }
+                    _ => Err(E::custom(format!("merge {merge:?} is not two pieces"))),
+                }
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut pieces: A) -> Result<MergeWire, A::Error> {
+                match (
+                    pieces.next_element()?,
+                    pieces.next_element()?,
+                    pieces.next_element::<de::IgnoredAny>()?,
+                ) {
+                    (Some(left), Some(right), None) => Ok(MergeWire(left, right)),
+                    _ => Err(de::Error::custom("a merge is not two pieces")),
+                }
+            }
+        }
+        deserializer.deserialize_any(MergeVisitor)
+    }
+}

@@ -1,0 +1,379 @@
+//! The program as a user meets it: build, process-lora, run, serve, on the demo model.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::{data, json as read_json};
+
+const ADAPTERS: [&str; 3] = ["french", "german", "medical"];
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// An int8 engine of the demo model and its processed adapters, made once by the program itself.
+fn demo() -> &'static Path {
+    static DEMO: OnceLock<PathBuf> = OnceLock::new();
+    DEMO.get_or_init(|| {
+        let root = tempfile::tempdir().unwrap().keep();
+        let checkpoint = data("demo/checkpoint");
+        let engine = root.join("engine");
+        ok(jetspool(&["build", "--precision", "int8", "--maxLoraRank", "16", "--maxBatchSize", "8"])
+            .arg("--modelDir")
+            .arg(checkpoint)
+            .arg("--engineDir")
+            .arg(engine));
+        for name in ADAPTERS {
+            ok(jetspool(&["process-lora"])
+                .arg("--input_dir")
+                .arg(data(&format!("demo/adapters/{name}")))
+                .arg("--output_dir")
+                .arg(root.join("adapters").join(name)));
+        }
+        root
+    })
+}
+
+fn jetspool(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_jetspool"));
+    command.args(arguments).env_remove("NOTIFY_SOCKET").env_remove("JETSPOOL_LOG");
+    command
+}
+
+fn ok(command: &mut Command) -> Output {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+fn adapter_file(name: &str) -> String {
+    demo().join(format!("adapters/{name}/processed_adapter_model.safetensors")).to_str().unwrap().to_owned()
+}
+
+fn available() -> Value {
+    ADAPTERS.iter().map(|name| ((*name).to_owned(), json!(adapter_file(name)))).collect()
+}
+
+/// `n` requests with every adapter and none, some sampled, some with other fields.
+fn mixed_requests(n: usize) -> Vec<Value> {
+    let words = ["Hello world", "Good morning", "Thank you", "Where is the station?", "I am hungry"];
+    (0..n)
+        .map(|i| {
+            let word = words[i % words.len()];
+            let (lora_name, content) = match i % 4 {
+                0 => (json!("french"), format!("Translate to French: {word}")),
+                1 => (json!("german"), format!("Translate to German: {word}")),
+                2 => (json!("medical"), "What is aspirin?".to_owned()),
+                _ => (Value::Null, format!("Tell me about this: {word}")),
+            };
+            let mut request = json!({
+                "messages": [{"role": "user", "content": content}],
+                "lora_name": lora_name,
+                "max_generate_length": 8 + i % 24,
+            });
+            if i % 3 == 0 {
+                request["temperature"] = json!(1.5);
+                request["sampling_seed"] = json!(i);
+            }
+            if i % 5 == 0 {
+                request["num_logprobs"] = json!(3);
+            }
+            request
+        })
+        .collect()
+}
+
+fn request_file(requests: Vec<Value>) -> Value {
+    json!({"available_lora_weights": available(), "temperature": 0, "requests": requests})
+}
+
+/// Runs a request file with `run`; returns the exit code and the answers.
+fn run(folder: &Path, file: &Value) -> (i32, Value) {
+    let (input, output) = (folder.join("in.json"), folder.join("out.json"));
+    std::fs::write(&input, file.to_string()).unwrap();
+    let _ = std::fs::remove_file(&output);
+    let status = jetspool(&["run"])
+        .arg("--engineDir")
+        .arg(demo().join("engine"))
+        .arg("--inputFile")
+        .arg(&input)
+        .arg("--outputFile")
+        .arg(&output)
+        .output()
+        .unwrap()
+        .status;
+    (status.code().unwrap(), read_json(&output)["responses"].clone())
+}
+
+/// A daemon on a spool of its own; killed when dropped.
+struct Daemon {
+    child: Child,
+    spool: PathBuf,
+}
+
+impl Daemon {
+    fn start(folder: &Path) -> Self {
+        let (config, spool) = (folder.join("jetspool.toml"), folder.join("spool"));
+        let (engine, adapters) = (demo().join("engine"), demo().join("adapters"));
+        let text = format!(
+            "engine = {engine:?}\nspool = {spool:?}\nadapters = {adapters:?}\nsettle_ms = 50\nfsync = false\n"
+        );
+        std::fs::write(&config, text).unwrap();
+        let log = std::fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
+        let child =
+            jetspool(&["serve", "--config"]).arg(&config).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let daemon = Self { child, spool };
+        daemon.wait_for("new/ to be watched", || daemon.log().contains("ready").then_some(()));
+        daemon
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.spool.with_file_name("log")).unwrap_or_default()
+    }
+
+    fn drop_in(&self, name: &str, file: &Value) {
+        let hidden = self.spool.join(format!("new/.{name}"));
+        std::fs::write(&hidden, file.to_string()).unwrap();
+        std::fs::rename(hidden, self.spool.join("new").join(name)).unwrap();
+    }
+
+    fn wait_for<T>(&self, what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+        let begin = Instant::now();
+        loop {
+            if let Some(found) = check() {
+                return found;
+            }
+            assert!(begin.elapsed() < PATIENCE, "no {what} in {PATIENCE:?}; log: {}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn answer(&self, name: &str) -> Value {
+        let path = self.spool.join("out").join(name);
+        self.wait_for(name, || path.exists().then(|| read_json(&path)))
+    }
+
+    fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
+        nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
+    fn names(&self, place: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(self.spool.join(place)).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_mixed_batch_gives_the_answers_of_single_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let requests = mixed_requests(64);
+    let (code, together) = run(folder.path(), &request_file(requests.clone()));
+    assert_eq!(code, 0);
+    assert_eq!(together.as_array().unwrap().len(), 64);
+    for index in (0..64).step_by(7) {
+        let (code, alone) = run(folder.path(), &request_file(vec![requests[index].clone()]));
+        let mut alone = alone[0].clone();
+        alone["request_idx"] = json!(index);
+        assert_eq!((code, &alone), (0, &together[index]), "request {index}");
+    }
+}
+
+#[test]
+fn the_workflows_own_example_is_answered_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = json!({
+        "available_lora_weights": available(), "temperature": 0,
+        "requests": [
+            {"messages": [{"role": "user", "content": "Translate to French: Hello world"}], "lora_name": "french"},
+            {"messages": [{"role": "user", "content": "What is aspirin?"}], "lora_name": "medical"},
+            {"messages": [{"role": "user", "content": "Translate to French: Hello world"}]},
+        ],
+    });
+    let (code, answers) = run(folder.path(), &file);
+    assert_eq!(code, 0);
+    assert_eq!(answers[0]["output_text"], "Bonjour le monde");
+    assert!(answers[1]["output_text"].as_str().unwrap().contains("pain"), "{}", answers[1]["output_text"]);
+    assert!(
+        !answers[2]["output_text"].as_str().unwrap().contains("Bonjour"),
+        "{}",
+        answers[2]["output_text"]
+    );
+    assert_eq!(answers[0]["finish_reason"], "end-of-sequence");
+}
+
+#[test]
+fn a_bad_request_fails_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = json!({"messages": [{"role": "user", "content": "Good morning"}], "lora_name": "french"});
+    let wide = folder.path().join("wide.safetensors");
+    std::fs::copy(support::reference("process/qwen2/all_r8.safetensors"), &wide).unwrap();
+    let mut file = request_file(vec![
+        good.clone(),
+        json!({"messages": [{"role": "user", "content": "x"}], "lora_name": "klingon"}),
+        json!({"messages": [{"role": "user", "content": "x"}], "lora_name": "wide"}),
+        json!({"messages": [{"role": "robot", "content": "x"}]}),
+        json!({"messages": [{"role": "user", "content": "word ".repeat(3000)}]}),
+        json!({"messages": [{"role": "user", "content": [{"type": "image", "image": "cat.png"}]}]}),
+        json!({"messages": [{"role": "user", "content": 5}]}),
+        json!({"messages": [{"role": "user", "content": "x"}], "temperature": "hot"}),
+        good,
+    ]);
+    file["available_lora_weights"]["wide"] = json!(wide);
+    let (code, answers) = run(folder.path(), &file);
+    assert_eq!(code, 65);
+    assert_eq!(answers.as_array().unwrap().len(), 9);
+    assert_eq!(answers[0]["output_text"], answers[8]["output_text"]);
+    let codes: Vec<&str> = (1..8).map(|i| answers[i]["error"]["code"].as_str().unwrap()).collect();
+    let wanted = [
+        "unknown-adapter",
+        "adapter-mismatch",
+        "bad-request",
+        "prompt-too-long",
+        "unsupported-content",
+        "bad-request",
+        "bad-request",
+    ];
+    assert_eq!(codes, wanted);
+    for index in 1..8 {
+        assert_eq!(answers[index]["output_text"], "");
+        assert_eq!(answers[index]["finish_reason"], "error");
+        assert_eq!(answers[index]["request_idx"], index);
+    }
+}
+
+#[test]
+fn serve_answers_what_run_answers_and_ends_cleanly() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::start(folder.path());
+    let files: Vec<Value> = (0..4).map(|i| request_file(mixed_requests(5 + i))).collect();
+    for (i, file) in files.iter().enumerate() {
+        daemon.drop_in(&format!("job{i}.json"), file);
+    }
+    for (i, file) in files.iter().enumerate() {
+        let found = daemon.answer(&format!("job{i}.json"));
+        assert_eq!(found["responses"], run(folder.path(), file).1, "job{i}");
+    }
+    // A plain copy that is never closed in time is still taken; rubbish is answered.
+    std::fs::write(daemon.spool.join("new/rubbish.json"), "{ this is no JSON").unwrap();
+    assert_eq!(daemon.answer("rubbish.json")["error"]["code"], "bad-file");
+    let status = ok(jetspool(&["status", "--json", "--spool"]).arg(&daemon.spool));
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(status["daemon"], "running");
+    assert_eq!(status["places"]["out"]["files"], 5);
+    let second = jetspool(&["serve", "--config"]).arg(folder.path().join("jetspool.toml")).output().unwrap();
+    assert_eq!(second.status.code(), Some(75), "{}", String::from_utf8_lossy(&second.stderr));
+    daemon.signal(nix::sys::signal::SIGTERM);
+    let status = daemon.wait_for("end", || daemon_end(folder.path()).then_some(()));
+    assert_eq!(status, ());
+    assert!(daemon.child.wait().unwrap().success());
+    assert_eq!(daemon.names("work"), Vec::<String>::new());
+    assert_eq!(daemon.names("done").len(), 4);
+    assert_eq!(daemon.names("failed"), ["rubbish.json"]);
+}
+
+fn daemon_end(folder: &Path) -> bool {
+    std::fs::read_to_string(folder.join("log")).is_ok_and(|log| log.contains("ended"))
+}
+
+#[test]
+fn a_killed_daemon_goes_on_and_answers_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = request_file(mixed_requests(64));
+    let undisturbed = {
+        let daemon = Daemon::start(folder.path());
+        daemon.drop_in("job.json", &file);
+        daemon.answer("job.json");
+        std::fs::read(daemon.spool.join("out/job.json")).unwrap()
+    };
+    let folder = tempfile::tempdir_in(folder.path()).unwrap();
+    let mut n_before = 0;
+    {
+        let daemon = Daemon::start(folder.path());
+        daemon.drop_in("job.json", &file);
+        let journal = daemon.spool.join("work/job.json.journal");
+        n_before = daemon.wait_for("some answers in the journal", || {
+            let lines = std::fs::read_to_string(&journal).unwrap_or_default().matches("\"done\"").count();
+            (lines >= 20).then_some(lines)
+        });
+        daemon.signal(nix::sys::signal::SIGKILL);
+    }
+    assert!(n_before < 64, "the job was over before the kill");
+    let daemon = Daemon::start(folder.path());
+    daemon.answer("job.json");
+    assert_eq!(daemon.names("out"), ["job.json"]);
+    let found = std::fs::read_to_string(daemon.spool.join("out/job.json")).unwrap();
+    // The two spools have different paths; all else is the same bytes.
+    let other = folder.path().to_str().unwrap();
+    let outer = Path::new(other).parent().unwrap().to_str().unwrap();
+    assert_eq!(found.replace(other, outer), String::from_utf8(undisturbed).unwrap());
+    assert!(daemon.log().contains("1 jobs go on"), "{}", daemon.log());
+    daemon.wait_for("an empty work/", || daemon.names("work").is_empty().then_some(()));
+}
+
+#[test]
+fn a_stopped_daemon_leaves_the_rest_for_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::start(folder.path());
+    daemon.drop_in("job.json", &request_file(mixed_requests(200)));
+    let journal = daemon.spool.join("work/job.json.journal");
+    daemon.wait_for("the journal", || journal.exists().then_some(()));
+    daemon.signal(nix::sys::signal::SIGTERM);
+    assert!(daemon.child.wait().unwrap().success());
+    assert_eq!(daemon.names("out"), Vec::<String>::new());
+    drop(daemon);
+    let daemon = Daemon::start(folder.path());
+    let answers = daemon.answer("job.json");
+    assert_eq!(answers["responses"].as_array().unwrap().len(), 200);
+}
+
+#[test]
+fn adapters_outside_the_allowed_roots_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let outside = folder.path().join("french.safetensors");
+    std::fs::copy(adapter_file("french"), &outside).unwrap();
+    let link = demo().join("adapters/link.safetensors");
+    let _ = std::os::unix::fs::symlink(&outside, &link);
+    let daemon = Daemon::start(folder.path());
+    let request =
+        |name: &str| json!({"messages": [{"role": "user", "content": "Good morning"}], "lora_name": name});
+    daemon.drop_in("job.json", &json!({
+        "temperature": 0, "max_generate_length": 4,
+        "available_lora_weights": {
+            "outside": outside,
+            "up": demo().join("adapters/../../x.safetensors"),
+            "link": link,
+            "relative": "french/processed_adapter_model.safetensors",
+        },
+        "requests": ["outside", "up", "link", "../french", "a/b", "link2", "french", "relative"].map(request),
+    }));
+    let answers = daemon.answer("job.json")["responses"].clone();
+    let codes: Vec<&str> = (0..8).map(|i| answers[i]["error"]["code"].as_str().unwrap_or("fine")).collect();
+    let (refused, unknown) = ("adapter-refused", "unknown-adapter");
+    assert_eq!(codes, [refused, refused, refused, unknown, unknown, unknown, "fine", "fine"]);
+    assert_eq!(answers[6]["token_ids"], answers[7]["token_ids"]);
+    std::fs::remove_file(link).unwrap();
+}
+
+#[test]
+fn a_bad_configuration_does_not_replace_a_good_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(folder.path());
+    std::fs::write(folder.path().join("jetspool.toml"), "threads = \"many\"").unwrap();
+    daemon.signal(nix::sys::signal::SIGHUP);
+    daemon.wait_for("complaint", || daemon.log().contains("the old configuration stays").then_some(()));
+    daemon.drop_in("job.json", &request_file(mixed_requests(1)));
+    assert_eq!(daemon.answer("job.json")["responses"].as_array().unwrap().len(), 1);
+}
