@@ -1,3 +1,36 @@
+//! jetspool: offline LLM batches with LoRA adapters. The map of the house; no logic stands here.
+//!
+//! ```text
+//! cli      the words of each command; opens no file        config   checked once; alone reads the environment
+//! daemon   the loop: owns all, computes nothing            tools    build, process-lora, inspect
+//! probe    a model without a queue: logits, bench          spool    a request on disk. Never a token or tensor
+//! text     text to tokens and back. Never a model          infer    who runs now. Never tensor bytes or files
+//! model    a decoder over a backend. Never JSON or paths   backend  the dozen operations a decoder needs
+//! kernels  arithmetic on slices; scalar.rs is its meaning  store    live files: map, atomic writer, catalog
+//! format   bytes to typed views. Never a path or thread
+//! ```
+//!
+//! Arrows (who may use whom), held by tests/architecture.rs:
+//!
+//! ```text
+//! main    -> cli config daemon probe tools
+//! cli     -> config daemon probe tools format (types of options, reports and errors only)
+//! daemon  -> spool store text infer model backend kernels config format
+//! probe   -> store text infer model backend kernels format
+//! tools   -> store kernels format
+//! infer   -> model backend (its trait) format
+//! model   -> backend format            backend -> kernels format
+//! kernels -> format                    store   -> format
+//! spool, text, config, format -> nothing of ours
+//! ```
+//!
+//! Life of `x.json`: renamed into new/ -> spool claims it -> daemon pins engine and adapters (store) -> text
+//! renders and tokenizes -> infer adds it to the running batch -> model computes a step, each row with its
+//! own adapter -> infer samples -> text decodes -> spool journals each finished request, publishes out/x.json.
+//!
+//! Deliberately absent: a network port, an async runtime, a plug-in interface, a global, a second copy of
+//! the weights, any answer that depends on who else is in the batch.
+
 pub mod backend;
 pub mod cli;
 pub mod config;

@@ -1,1 +1,29 @@
-fn main() {}
+//! argv to a room to an exit code.
+
+use std::process::ExitCode;
+
+use jetspool::cli::{self, Command, Invocation, Stop};
+use jetspool::config::{Config, LogSettings};
+use jetspool::{daemon, probe, tools};
+
+fn main() -> ExitCode {
+    match cli::parse(std::env::args_os()).and_then(work) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(stop) => stop.tell(),
+    }
+}
+
+fn work(invocation: Invocation) -> Result<(), Stop> {
+    cli::start_logging(LogSettings::from_environment()?, &invocation);
+    match &invocation.command {
+        Command::Serve(args) => Ok(daemon::serve(&args.config, Config::read(&args.config)?)?),
+        Command::Run(args) => Ok(daemon::run(&args.options())?),
+        Command::Build(args) => cli::show_build(&tools::build(&args.options())?),
+        Command::ProcessLora(args) => cli::show_process(&tools::process_lora(&args.options())?),
+        Command::Submit(args) => Ok(daemon::submit(&args.options())?),
+        Command::Status(args) => Ok(daemon::status(&args.options())?),
+        Command::Inspect(args) => cli::show(&tools::inspect(&args.path)?),
+        Command::Logits(args) => Ok(probe::logits(&args.options())?),
+        Command::Bench(args) => cli::show_bench(args, &probe::bench(&args.options())?),
+    }
+}

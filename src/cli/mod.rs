@@ -1,1 +1,24 @@
+//! The words of each command, and what is said when it ends. Opens no file itself.
 
+mod args;
+mod bench;
+mod build;
+mod inspect;
+mod logging;
+mod logits;
+mod numbers;
+mod parse;
+mod process_lora;
+mod run;
+mod serve;
+mod show;
+mod spelling;
+mod spool;
+mod stop;
+mod workflow;
+
+pub use args::{Command, Invocation};
+pub use logging::start_logging;
+pub use parse::parse;
+pub use show::{show, show_bench, show_build, show_process};
+pub use stop::Stop;

@@ -1,0 +1,63 @@
+//! The commands, as the help lists them.
+
+use clap::{Parser, Subcommand};
+
+use super::bench::BenchArgs;
+use super::build::BuildArgs;
+use super::inspect::InspectArgs;
+use super::logits::LogitsArgs;
+use super::process_lora::ProcessLoraArgs;
+use super::run::RunArgs;
+use super::serve::ServeArgs;
+use super::spool::{StatusArgs, SubmitArgs};
+
+/// The end of every help.
+pub const EXIT_CODES: &str = "\
+Exit codes: 0 done; 64 wrong usage; 65 wrong data in a file, or some requests failed; 66 no such input; \
+69 not available; 70 fault of the program; 71 the system refused; 73 cannot create the output; 74 cannot \
+read or write; 75 try again later; 77 not allowed; 78 wrong configuration.
+JETSPOOL_LOG=error|warn|info|debug|trace sets how much is logged to stderr.";
+
+/// Answer files of LLM requests, each with its LoRA adapter, on the machine itself.
+#[derive(Debug, Parser)]
+#[command(
+    name = "jetspool",
+    version,
+    disable_help_subcommand = true,
+    after_help = "\
+The usual way: `process-lora` each adapter, `build` an engine, then `run` one request file, or `serve` a \
+spool: drop a JSON request file into one directory, find the JSON answer in another. `jetspool COMMAND \
+--help` shows the flags of a command and examples. Every flag is taken in three spellings: --engineDir, \
+--engine-dir, --engine_dir."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    /// Log more.
+    #[arg(long, global = true, display_order = 900)]
+    pub debug: bool,
+}
+
+/// A command with its flags.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Serve(ServeArgs),
+    Run(RunArgs),
+    Build(BuildArgs),
+    ProcessLora(ProcessLoraArgs),
+    Submit(SubmitArgs),
+    Status(StatusArgs),
+    Inspect(InspectArgs),
+    Logits(LogitsArgs),
+    Bench(BenchArgs),
+}
+
+/// A command line that was understood.
+#[derive(Debug)]
+pub struct Invocation {
+    pub command: Command,
+    /// Whether `--debug` stood there.
+    pub is_debug: bool,
+    /// Flags that were taken and do nothing, with the reason; for the log.
+    pub notes: Vec<String>,
+}

@@ -1,0 +1,71 @@
+//! `bench`: the workflow's llm_bench.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
+use super::numbers::count;
+use crate::config::MAX_THREADS;
+use crate::probe::{BenchMode, BenchOptions};
+
+const HELP: &str = "\
+A step is the prompts of a batch (prefill) or one token of each sequence (decode). The report compares \
+the bytes moved per second with what the memory of this machine gives.
+
+Examples:
+  jetspool bench --engineDir engine --mode prefill --inputLen 512
+  jetspool bench --engineDir engine --mode decode --batchSize 4 --pastKVLen 512 --json
+  jetspool bench --engineDir engine --mode decode --batchSize 2 \\
+    --lora processed/french/processed_adapter_model.safetensors \\
+    --lora processed/medical/processed_adapter_model.safetensors";
+
+/// Time one step of the model.
+#[derive(Debug, Args)]
+#[command(after_help = HELP)]
+pub struct BenchArgs {
+    /// Engine directory.
+    #[arg(long = "engineDir", value_name = "DIR")]
+    engine_dir: PathBuf,
+    /// What is timed.
+    #[arg(long, value_name = "MODE", value_parser = PossibleValuesParser::new(["prefill", "decode"])
+        .map(|name| if name == "prefill" { BenchMode::Prefill } else { BenchMode::Decode }))]
+    mode: BenchMode,
+    /// Sequences computed together.
+    #[arg(long = "batchSize", value_name = "N", default_value_t = 1, value_parser = count(1, 4096))]
+    batch_size: usize,
+    /// Tokens of each prompt (prefill).
+    #[arg(long = "inputLen", value_name = "N", default_value_t = 128, value_parser = count(1, 1 << 26))]
+    input_len: usize,
+    /// Tokens that each sequence holds already (decode).
+    #[arg(long = "pastKVLen", value_name = "N", default_value_t = 128, value_parser = count(0, 1 << 26))]
+    past_kv_len: usize,
+    /// Timed steps, after one that is not counted.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = count(1, 1_000_000))]
+    iterations: usize,
+    /// A processed adapter; may be given more than once: the sequences take them in turn.
+    #[arg(long = "lora", value_name = "FILE")]
+    loras: Vec<PathBuf>,
+    /// Threads that compute; 0 is one per processor.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = count(0, MAX_THREADS))]
+    threads: usize,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl BenchArgs {
+    /// The flags as the probe takes them.
+    pub fn options(&self) -> BenchOptions {
+        BenchOptions {
+            engine_dir: self.engine_dir.clone(),
+            mode: self.mode,
+            batch_size: self.batch_size,
+            input_len: self.input_len,
+            past_kv_len: self.past_kv_len,
+            iterations: self.iterations,
+            loras: self.loras.clone(),
+            threads: self.threads,
+        }
+    }
+}

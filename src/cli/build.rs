@@ -1,0 +1,84 @@
+//! `build`: the workflow's llm_build.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
+use super::numbers::count;
+use crate::config::MAX_THREADS;
+use crate::format::{Limits, Precision, Target};
+use crate::tools::BuildOptions;
+use crate::tools::build::Progress;
+
+const HELP: &str = "\
+The checkpoint directory holds config.json, model.safetensors (or its parts) and tokenizer.json. The \
+engine is a directory that is later mapped as it lies. One that is there already is replaced at the \
+end, in one step.
+
+Examples:
+  jetspool build --modelDir Qwen2.5-0.5B-Instruct --engineDir engine \\
+    --precision int4 --maxLoraRank 16
+  jetspool build --modelDir checkpoint --engineDir engine --maxBatchSize 8";
+
+/// Build an engine from a Hugging Face checkpoint.
+#[derive(Debug, Args)]
+#[command(after_help = HELP)]
+pub struct BuildArgs {
+    /// Checkpoint directory.
+    #[arg(long = "modelDir", value_name = "DIR")]
+    model_dir: PathBuf,
+    /// Engine directory to write.
+    #[arg(long = "engineDir", value_name = "DIR")]
+    engine_dir: PathBuf,
+    /// Requests that are computed together.
+    #[arg(long = "maxBatchSize", value_name = "N", default_value_t = Limits::default().max_batch_size,
+        value_parser = count(1, 4096))]
+    max_batch_size: usize,
+    /// Longest prompt, in tokens.
+    #[arg(long = "maxInputLen", value_name = "N", default_value_t = Limits::default().max_input_len,
+        value_parser = count(1, 1 << 26))]
+    max_input_len: usize,
+    /// Prompt and answer of one request, in tokens.
+    #[arg(long = "maxKVCacheCapacity", value_name = "N",
+        default_value_t = Limits::default().max_kv_cache_capacity, value_parser = count(1, 1 << 26))]
+    max_kv_cache_capacity: usize,
+    /// Largest rank of an adapter; 0 is an engine without adapters.
+    #[arg(long = "maxLoraRank", value_name = "N", default_value_t = Limits::default().max_lora_rank,
+        value_parser = count(0, 4096))]
+    max_lora_rank: usize,
+    /// How the weights are stored.
+    #[arg(long, value_name = "TYPE", default_value = Precision::F16.name(),
+        value_parser = PossibleValuesParser::new(Precision::ALL.map(Precision::name))
+            .try_map(|name| name.parse::<Precision>()))]
+    precision: Precision,
+    /// Where the engine is meant to run.
+    #[arg(long, value_name = "DEVICE", default_value = Target::Cpu.name(),
+        value_parser = PossibleValuesParser::new([Target::Cpu.name(), Target::Cuda.name()])
+            .try_map(|name| name.parse::<Target>()))]
+    target: Target,
+    /// Threads that convert; 0 is one per processor. The engine's bytes do not depend on it.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = count(0, MAX_THREADS))]
+    threads: usize,
+}
+
+impl BuildArgs {
+    /// The flags as the tool takes them.
+    pub fn options(&self) -> BuildOptions {
+        let n_processors = || std::thread::available_parallelism().map_or(1, |number| number.get());
+        BuildOptions {
+            model_dir: self.model_dir.clone(),
+            engine_dir: self.engine_dir.clone(),
+            limits: Limits {
+                max_batch_size: self.max_batch_size,
+                max_input_len: self.max_input_len,
+                max_kv_cache_capacity: self.max_kv_cache_capacity,
+                max_lora_rank: self.max_lora_rank,
+            },
+            precision: self.precision,
+            target: self.target,
+            n_threads: if self.threads == 0 { n_processors() } else { self.threads },
+            progress: Progress::Bar,
+        }
+    }
+}

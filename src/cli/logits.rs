@@ -1,0 +1,54 @@
+//! `logits`: a forward pass for comparison with another program.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::numbers::{count, token_id};
+use crate::config::MAX_THREADS;
+use crate::probe::LogitsOptions;
+
+const HELP: &str = "\
+The output is a safetensors file with one f32 tensor, `logits`, of shape [tokens, vocabulary]: for \
+comparison with another program, or for perplexity.
+
+Examples:
+  jetspool logits --engineDir engine --tokens 151644,872,198 \\
+    --outputFile logits.safetensors
+  jetspool logits --engineDir engine --tokens 1,2,3 --outputFile french.safetensors \\
+    --lora processed/french/processed_adapter_model.safetensors";
+
+/// Write the logits after each of the given tokens.
+#[derive(Debug, Args)]
+#[command(after_help = HELP)]
+pub struct LogitsArgs {
+    /// Engine directory.
+    #[arg(long = "engineDir", value_name = "DIR")]
+    engine_dir: PathBuf,
+    /// A processed adapter.
+    #[arg(long, value_name = "FILE")]
+    lora: Option<PathBuf>,
+    /// Token ids.
+    #[arg(long, value_name = "ID,ID,..", required = true, value_delimiter = ',',
+        value_parser = token_id)]
+    tokens: Vec<u32>,
+    /// File to write.
+    #[arg(long = "outputFile", value_name = "FILE")]
+    output_file: PathBuf,
+    /// Threads that compute; 0 is one per processor.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = count(0, MAX_THREADS))]
+    threads: usize,
+}
+
+impl LogitsArgs {
+    /// The flags as the probe takes them.
+    pub fn options(&self) -> LogitsOptions {
+        LogitsOptions {
+            engine_dir: self.engine_dir.clone(),
+            lora: self.lora.clone(),
+            tokens: self.tokens.clone(),
+            output_file: self.output_file.clone(),
+            threads: self.threads,
+        }
+    }
+}

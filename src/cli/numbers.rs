@@ -1,0 +1,34 @@
+//! Numbers with a range; a wrong one is refused with the range.
+
+/// A parser for whole numbers from `min` to `max`.
+pub fn count(min: usize, max: usize) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync {
+    move |text| {
+        let number = text.parse::<usize>().ok().filter(|number| (min..=max).contains(number));
+        number.ok_or_else(|| format!("wanted a whole number from {min} to {max}"))
+    }
+}
+
+/// Parses a token id.
+pub fn token_id(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| format!("wanted token ids from 0 to {}, separated by commas", u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges() {
+        let parse = count(1, 16);
+        for (text, wanted) in [("1", Some(1)), ("16", Some(16)), ("0", None), ("17", None), ("-1", None)] {
+            assert_eq!(parse(text).ok(), wanted, "{text}");
+        }
+        for text in ["", " 3", "3.0", "0x3", "three", "18446744073709551617"] {
+            assert_eq!(parse(text), Err("wanted a whole number from 1 to 16".to_owned()), "{text}");
+        }
+        assert_eq!(token_id("4294967295"), Ok(u32::MAX));
+        for text in ["4294967296", "-1", ""] {
+            assert!(token_id(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! argv to a command.
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+use clap::{CommandFactory, FromArgMatches};
+
+use super::args::{Cli, EXIT_CODES, Invocation};
+use super::{spelling, stop::Stop, workflow};
+
+/// Names of the workflow's programs, for links to this binary, and the commands that they mean.
+const PROGRAMS: [(&str, &str); 4] = [
+    ("llm_build", "build"),
+    ("llm_inference", "run"),
+    ("llm_bench", "bench"),
+    ("tensorrt-edgellm-process-lora", "process-lora"),
+];
+
+/// Understands a command line.
+///
+/// # Errors
+/// [`Stop`] with what is wrong, or with the help that was asked for.
+pub fn parse(argv: impl Iterator<Item = OsString>) -> Result<Invocation, Stop> {
+    let matches = command().try_get_matches_from(with_program_name(argv)).map_err(Stop::of_usage)?;
+    let cli = Cli::from_arg_matches(&matches).map_err(Stop::of_usage)?;
+    let notes = matches.subcommand().map_or_else(Vec::new, |(name, matches)| workflow::notes(name, matches));
+    Ok(Invocation { command: cli.command, is_debug: cli.debug, notes })
+}
+
+/// The whole command line as clap knows it.
+fn command() -> clap::Command {
+    let command = Cli::command().mut_subcommands(workflow::add_flags).mut_subcommands(with_exit_codes);
+    spelling::add_spellings(with_exit_codes(command))
+}
+
+fn with_exit_codes(command: clap::Command) -> clap::Command {
+    let start = command.get_after_help().map(|help| format!("{help}\n\n")).unwrap_or_default();
+    command.after_help(format!("{start}{EXIT_CODES}"))
+}
+
+/// `llm_build --flag` becomes `jetspool build --flag`.
+fn with_program_name(mut argv: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let program = argv.next().unwrap_or_default();
+    let name = Path::new(&program).file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let mut words = vec![OsString::from("jetspool")];
+    words.extend(PROGRAMS.iter().find(|(known, _)| *known == name).map(|(_, command)| command.into()));
+    words.extend(argv);
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::args::Command;
+    use super::*;
+
+    fn parse_words(line: &str) -> Result<Invocation, Stop> {
+        parse(line.split(' ').map(OsString::from))
+    }
+
+    #[test]
+    fn clap_finds_no_fault_in_the_definition() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_spelling_and_program_name_is_taken() {
+        let cases = [
+            "jetspool build --modelDir m --engineDir e --maxKVCacheCapacity 77 --maxInputLen 5",
+            "jetspool build --model-dir m --engine-dir e --max-kv-cache-capacity 77 --max-input-len 5",
+            "jetspool build --model_dir=m --engine_dir=e --max_kv_cache_capacity=77 --max_input_len=5",
+            "/usr/bin/llm_build --modelDir m --engineDir e --maxKVCacheCapacity 77 --maxInputLen 5",
+            "llm_build --modelDir m --engineDir e --maxKvCacheCapacity 77 --maxInputLen 5 --debug",
+        ];
+        for line in cases {
+            let invocation = parse_words(line).expect(line);
+            let Command::Build(args) = invocation.command else { panic!("{line}: not build") };
+            let options = args.options();
+            assert_eq!(
+                (options.limits.max_kv_cache_capacity, options.limits.max_input_len),
+                (77, 5),
+                "{line}"
+            );
+            assert_eq!(options.engine_dir, Path::new("e"), "{line}");
+            assert_eq!(invocation.is_debug, line.ends_with("--debug"), "{line}");
+        }
+        for line in [
+            "tensorrt-edgellm-process-lora --input_dir a --output_dir b",
+            "jetspool process-lora --inputDir a --output-dir b",
+        ] {
+            let Command::ProcessLora(args) = parse_words(line).expect(line).command else { panic!("{line}") };
+            assert_eq!(args.options().input_dir, Path::new("a"));
+        }
+    }
+
+    #[test]
+    fn defaults_are_the_workflows() {
+        let line = "llm_build --modelDir m --engineDir e";
+        let Command::Build(args) = parse_words(line).expect(line).command else { panic!("not build") };
+        assert_eq!(args.options().limits, crate::format::Limits::default());
+        let line = "llm_inference --engineDir e --inputFile i --outputFile o";
+        let Command::Run(args) = parse_words(line).expect(line).command else { panic!("not run") };
+        let options = args.options();
+        assert_eq!(
+            (options.batch_size, options.max_generate_length, options.num_logprobs),
+            (None, None, None)
+        );
+        assert_eq!((options.warmup, options.dump_profile, options.dump_output), (0, false, false));
+    }
+
+    #[test]
+    fn wrong_usage_is_refused_with_what_is_wanted() {
+        struct Case {
+            line: &'static str,
+            said: &'static str,
+        }
+        let cases = [
+            Case { line: "jetspool", said: "Usage: jetspool" },
+            Case { line: "jetspool buidl", said: "'build'" },
+            Case { line: "jetspool build --engineDir e", said: "--modelDir" },
+            Case { line: "llm_build --modelDir m --engineDir e --maxBatchSiz 3", said: "--maxBatchSize" },
+            Case { line: "llm_build --modelDir m --engineDir e --maxBatchSize -3", said: "from 1 to 4096" },
+            Case { line: "llm_build --modelDir m --engineDir e --maxBatchSize 0", said: "from 1 to 4096" },
+            Case { line: "llm_build --modelDir m --engineDir e --maxLoraRank 1e9", said: "from 0 to 4096" },
+            Case { line: "llm_build --modelDir m --engineDir e --precision int3", said: "int4" },
+            Case {
+                line: "llm_build --modelDir m --engineDir e --maxInputLen 99999999999999999999999",
+                said: "from 1 to",
+            },
+            Case { line: "llm_build --onnxDir o --engineDir e", said: "--modelDir" },
+            Case { line: "llm_build --modelDir m --engineDir e --eagle-base", said: "leave --eagleBase out" },
+            Case { line: "llm_build --specDraft", said: "leave --specDraft out" },
+            Case { line: "llm_inference --engineDir e --specDecode", said: "leave --specDecode out" },
+            Case { line: "llm_inference --multimodalEngineDir e", said: "leave --multimodalEngineDir out" },
+            Case { line: "llm_inference --batchSize 17", said: "from 1 to 16" },
+            Case { line: "llm_inference --numLogprobs 51", said: "from 0 to 50" },
+            Case { line: "jetspool logits --engineDir e --outputFile o --tokens 1,x", said: "from 0 to" },
+            Case { line: "jetspool submit f --timeout 3", said: "--wait" },
+        ];
+        for Case { line, said } in cases {
+            let stop = parse_words(line).expect_err(line);
+            assert_eq!(stop.code(), 64, "{line}");
+            assert!(stop.text().contains(said), "{line}: wanted {said:?} in {:?}", stop.text());
+            assert!(!stop.text().starts_with("error"), "{line}: {:?}", stop.text());
+        }
+    }
+
+    #[test]
+    fn help_ends_well_and_shows_examples_in_the_workflows_spelling() {
+        for subcommand in command().get_subcommands() {
+            let line = format!("jetspool {} --help", subcommand.get_name());
+            let stop = parse_words(&line).expect_err("help stops");
+            assert_eq!(stop.code(), 0, "{line}");
+            for said in ["Examples:", "Exit codes", "Usage: jetspool "] {
+                assert!(stop.text().contains(said), "{line}: no {said:?}");
+            }
+        }
+        let stop = parse_words("llm_build --help").expect_err("help stops");
+        assert!(stop.text().contains("--maxKVCacheCapacity"));
+        assert!(!stop.text().contains("max-kv") && !stop.text().contains("--eagleBase"), "hidden ones show");
+        assert_eq!(parse_words("jetspool --version").expect_err("version stops").code(), 0);
+    }
+
+    #[test]
+    fn flags_without_effect_are_noted() {
+        let line = "llm_inference --engineDir e --inputFile i --outputFile o \
+                    --enableContextReuse --context-cache-max-records 9";
+        let notes = parse_words(line).expect(line).notes;
+        assert_eq!(notes.len(), 2, "{notes:?}");
+        assert!(notes.iter().any(|note| note.contains("--contextCacheMaxRecords")), "{notes:?}");
+        let line = "llm_inference --engineDir e --inputFile i --outputFile o";
+        assert!(parse_words(line).expect(line).notes.is_empty());
+    }
+}

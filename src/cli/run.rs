@@ -1,0 +1,84 @@
+//! `run`: the workflow's llm_inference.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::numbers::count;
+use crate::config::MAX_THREADS;
+use crate::daemon::RunOptions;
+
+const HELP: &str = "\
+Requests of one file may name different adapters and are computed together. A request that cannot be \
+answered gets an `error` in its answer; the others do not suffer, and the exit code is 65.
+
+Examples:
+  jetspool run --engineDir engine --inputFile input.json --outputFile output.json
+  jetspool run --engineDir engine --inputFile input.json --outputFile output.json \\
+    --maxGenerateLength 64 --dumpOutput --dumpProfile";
+
+/// Answer the requests of one file, without a daemon.
+#[derive(Debug, Args)]
+#[command(after_help = HELP)]
+pub struct RunArgs {
+    /// Engine directory.
+    #[arg(long = "engineDir", value_name = "DIR")]
+    engine_dir: PathBuf,
+    /// Request file.
+    #[arg(long = "inputFile", value_name = "FILE")]
+    input_file: PathBuf,
+    /// Answer file to write.
+    #[arg(long = "outputFile", value_name = "FILE")]
+    output_file: PathBuf,
+    /// Instead of the file's batch_size.
+    #[arg(long = "batchSize", value_name = "N", value_parser = count(1, 16))]
+    batch_size: Option<usize>,
+    /// Instead of the file's max_generate_length.
+    #[arg(long = "maxGenerateLength", value_name = "N", value_parser = count(1, 1 << 26))]
+    max_generate_length: Option<usize>,
+    /// Instead of the file's num_logprobs.
+    #[arg(long = "numLogprobs", value_name = "N", value_parser = count(0, 50))]
+    num_logprobs: Option<usize>,
+    /// Runs before the clock starts.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = count(0, 1_000_000))]
+    warmup: usize,
+    /// Print every answer.
+    #[arg(long = "dumpOutput")]
+    dump_output: bool,
+    /// Measure, and print what the run cost.
+    #[arg(long = "dumpProfile")]
+    dump_profile: bool,
+    /// Write what --dumpProfile measured as JSON.
+    #[arg(long = "profileOutputFile", value_name = "FILE")]
+    profile_output_file: Option<PathBuf>,
+    /// Take adapters only from this directory; may be given more than once.
+    #[arg(long = "allowedRoot", value_name = "DIR")]
+    allowed_roots: Vec<PathBuf>,
+    /// Tokens that one step computes at most.
+    #[arg(long = "maxStepRows", value_name = "N", default_value_t = 128, value_parser = count(1, 65_536))]
+    max_step_rows: usize,
+    /// Threads that compute; 0 is one per processor.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = count(0, MAX_THREADS))]
+    threads: usize,
+}
+
+impl RunArgs {
+    /// The flags as the daemon takes them.
+    pub fn options(&self) -> RunOptions {
+        RunOptions {
+            engine_dir: self.engine_dir.clone(),
+            input_file: self.input_file.clone(),
+            output_file: self.output_file.clone(),
+            batch_size: self.batch_size,
+            max_generate_length: self.max_generate_length,
+            num_logprobs: self.num_logprobs,
+            warmup: self.warmup,
+            dump_output: self.dump_output,
+            dump_profile: self.dump_profile,
+            profile_output_file: self.profile_output_file.clone(),
+            threads: self.threads,
+            max_step_rows: self.max_step_rows,
+            allowed_roots: self.allowed_roots.clone(),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! What a command prints when it is done.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+
+use super::Stop;
+use super::bench::BenchArgs;
+use crate::probe::BenchReport;
+use crate::tools::{BuildReport, ProcessReport};
+
+/// Prints a text and a line end.
+///
+/// # Errors
+/// [`Stop`] when stdout cannot be written; a closed pipe is none.
+pub fn show(text: &dyn Display) -> Result<(), Stop> {
+    let text = text.to_string();
+    let mut out = io::stdout().lock();
+    Stop::of_output(writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush()))
+}
+
+/// Prints what `build` made.
+///
+/// # Errors
+/// As [`show`].
+pub fn show_build(report: &BuildReport) -> Result<(), Stop> {
+    for warning in &report.warnings {
+        tracing::warn!("{warning}");
+    }
+    let config = &report.config;
+    show(&format_args!(
+        "{}: {} engine, {}, {:.1} MB, {} tensors, adapters up to rank {}",
+        report.engine_dir.display(),
+        config.architecture.family.name(),
+        config.precision,
+        report.n_bytes as f64 / 1e6,
+        report.n_tensors,
+        config.limits.max_lora_rank
+    ))
+}
+
+/// Prints what `process-lora` made.
+///
+/// # Errors
+/// As [`show`].
+pub fn show_process(report: &ProcessReport) -> Result<(), Stop> {
+    let ProcessReport { path, n_pairs, max_rank } = report;
+    show(&format_args!("{}: {n_pairs} adapted projections, rank up to {max_rank}", path.display()))
+}
+
+/// Prints what `bench` measured.
+///
+/// # Errors
+/// As [`show`].
+pub fn show_bench(args: &BenchArgs, report: &BenchReport) -> Result<(), Stop> {
+    if args.json { show(&report.to_json()) } else { show(report) }
+}

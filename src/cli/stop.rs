@@ -1,0 +1,108 @@
+//! Why the program ends early: an error, or the help that was asked for.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+
+use crate::config::ConfigError;
+use crate::daemon::DaemonError;
+use crate::probe::ProbeError;
+use crate::tools::ToolError;
+
+/// Exit code for a wrong command line (sysexits.h); clap's own is 2.
+const USAGE: u8 = 64;
+/// Exit code for a stream that cannot be written.
+const IO: u8 = 74;
+
+/// The last words and the exit code.
+#[derive(Debug)]
+pub struct Stop(Words);
+
+#[derive(Debug)]
+enum Words {
+    /// Help or version, for stdout.
+    Asked(clap::Error),
+    /// For stderr.
+    Error { code: u8, text: String },
+}
+
+impl Stop {
+    /// What clap has to say about a command line.
+    pub fn of_usage(error: clap::Error) -> Self {
+        if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+            return Self(Words::Asked(error));
+        }
+        let text = error.render().to_string();
+        let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end().to_owned();
+        Self::new(USAGE, text)
+    }
+
+    pub(super) fn new(code: u8, text: String) -> Self {
+        Self(Words::Error { code, text })
+    }
+
+    /// The output cannot be written. A reader that went away has seen enough: that is no error.
+    pub(super) fn of_output(written: io::Result<()>) -> Result<(), Self> {
+        match written {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                Err(Self::new(IO, format!("cannot write the output: {error}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Says it and gives the exit code. A closed stream is no reason to panic.
+    pub fn tell(self) -> ExitCode {
+        match self.0 {
+            Words::Asked(error) => {
+                let _ = error.print();
+                ExitCode::SUCCESS
+            }
+            Words::Error { code, text } => {
+                let _ = writeln!(io::stderr(), "jetspool: {text}");
+                ExitCode::from(code)
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub fn code(&self) -> u8 {
+        match &self.0 {
+            Words::Asked(_) => 0,
+            Words::Error { code, .. } => *code,
+        }
+    }
+
+    #[cfg(test)]
+    pub fn text(&self) -> String {
+        match &self.0 {
+            Words::Asked(error) => error.render().to_string(),
+            Words::Error { text, .. } => text.clone(),
+        }
+    }
+}
+
+impl From<ConfigError> for Stop {
+    fn from(error: ConfigError) -> Self {
+        Self::new(error.exit_code(), error.to_string())
+    }
+}
+
+impl From<DaemonError> for Stop {
+    fn from(error: DaemonError) -> Self {
+        Self::new(error.exit_code(), error.to_string())
+    }
+}
+
+impl From<ProbeError> for Stop {
+    fn from(error: ProbeError) -> Self {
+        Self::new(error.exit_code(), error.to_string())
+    }
+}
+
+impl From<ToolError> for Stop {
+    fn from(error: ToolError) -> Self {
+        Self::new(error.exit_code(), error.to_string())
+    }
+}
