@@ -299,17 +299,17 @@ fn a_killed_daemon_goes_on_and_answers_once() {
         std::fs::read(daemon.spool.join("out/job.json")).unwrap()
     };
     let folder = tempfile::tempdir_in(folder.path()).unwrap();
-    let mut n_before = 0;
-    {
+    let n_before = {
         let daemon = Daemon::start(folder.path());
         daemon.drop_in("job.json", &file);
         let journal = daemon.spool.join("work/job.json.journal");
-        n_before = daemon.wait_for("some answers in the journal", || {
+        let n_before = daemon.wait_for("some answers in the journal", || {
             let lines = std::fs::read_to_string(&journal).unwrap_or_default().matches("\"done\"").count();
             (lines >= 20).then_some(lines)
         });
         daemon.signal(nix::sys::signal::SIGKILL);
-    }
+        n_before
+    };
     assert!(n_before < 64, "the job was over before the kill");
     let daemon = Daemon::start(folder.path());
     daemon.answer("job.json");
@@ -349,16 +349,21 @@ fn adapters_outside_the_allowed_roots_are_refused() {
     let daemon = Daemon::start(folder.path());
     let request =
         |name: &str| json!({"messages": [{"role": "user", "content": "Good morning"}], "lora_name": name});
-    daemon.drop_in("job.json", &json!({
-        "temperature": 0, "max_generate_length": 4,
-        "available_lora_weights": {
-            "outside": outside,
-            "up": demo().join("adapters/../../x.safetensors"),
-            "link": link,
-            "relative": "french/processed_adapter_model.safetensors",
-        },
-        "requests": ["outside", "up", "link", "../french", "a/b", "link2", "french", "relative"].map(request),
-    }));
+    let names = ["outside", "up", "link", "../french", "a/b", "link2", "french", "relative"];
+    let requests: Vec<Value> = names.map(request).into();
+    daemon.drop_in(
+        "job.json",
+        &json!({
+            "temperature": 0, "max_generate_length": 4,
+            "available_lora_weights": {
+                "outside": outside,
+                "up": demo().join("adapters/../../x.safetensors"),
+                "link": link,
+                "relative": "french/processed_adapter_model.safetensors",
+            },
+            "requests": requests,
+        }),
+    );
     let answers = daemon.answer("job.json")["responses"].clone();
     let codes: Vec<&str> = (0..8).map(|i| answers[i]["error"]["code"].as_str().unwrap_or("fine")).collect();
     let (refused, unknown) = ("adapter-refused", "unknown-adapter");
