@@ -19,7 +19,7 @@ const N_REQUESTS: usize = 12;
 fn submission(index: usize, loras: &[Adapter]) -> Submission<Cpu> {
     let lora = match index % (loras.len() + 1) {
         0 => None,
-        i => Some((Arc::clone(&loras[i - 1]), if index % 5 == 4 { 0.5 } else { 1.0 })),
+        i => Some((Arc::clone(&loras[i - 1]), if index % 3 == 1 { 0.5 } else { 1.0 })),
     };
     Submission {
         prompt: (0..5 + index * 9).map(|i| ((i * 31 + index * 17) % 500) as u32).collect(),
