@@ -1,5 +1,8 @@
 //! Damaged files are errors or harmless: never a panic, never much more memory than the file.
 
+#[path = "support/random.rs"]
+mod random;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::fs;
@@ -14,6 +17,7 @@ use jetspool::format::{
 use jetspool::store::{Checkpoint, Engine};
 use jetspool::tools::build::Progress;
 use jetspool::tools::{BuildOptions, ProcessOptions, build, process_lora};
+use random::Random;
 
 thread_local! {
     static NOW: Cell<usize> = const { Cell::new(0) };
@@ -50,23 +54,6 @@ fn peak_of(call: impl FnOnce()) -> usize {
     PEAK.set(before);
     call();
     PEAK.get().saturating_sub(before)
-}
-
-/// A counter-based generator (splitmix64), so that a failure can be repeated.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit.max(1) as u64) as usize
-    }
 }
 
 /// One of: a flipped bit, another byte, a digit for a digit, bytes removed, bytes doubled, a number made huge.

@@ -1,39 +1,21 @@
 //! Every kernel of the processor's table equals scalar bit for bit, and a naive f64 sum within rounding.
 
+#[path = "support/random.rs"]
+mod random;
+
 use half::f16;
 use jetspool::kernels::Kernels;
 use jetspool::kernels::attention::{AttendTask, CacheValues, HeadCache};
 use jetspool::kernels::matmul::{MatmulTask, scratch_len};
 use jetspool::kernels::matrix::{Matrix, Values, row_stride};
+use random::Random;
 
-/// A small generator of numbers that look random (splitmix64).
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// In [-1, 1).
-    fn float(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
-    }
-
-    fn floats(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.float()).collect()
-    }
-
-    fn halves(&mut self, n: usize) -> Vec<f16> {
-        (0..n).map(|_| f16::from_f32(self.float())).collect()
-    }
+fn halves(numbers: &mut Random, n: usize) -> Vec<f16> {
+    numbers.floats(n).into_iter().map(f16::from_f32).collect()
 }
 
 /// Rows of `width` values, zero up to the stride.
-fn padded_rows(numbers: &mut Numbers, n_rows: usize, width: usize) -> Vec<f32> {
+fn padded_rows(numbers: &mut Random, n_rows: usize, width: usize) -> Vec<f32> {
     let stride = row_stride(width);
     let mut rows = vec![0.0; n_rows * stride];
     for row in rows.chunks_exact_mut(stride) {
@@ -58,7 +40,7 @@ struct Stored {
 }
 
 impl Stored {
-    fn all(numbers: &mut Numbers, n_rows: usize, width: usize) -> Vec<Stored> {
+    fn all(numbers: &mut Random, n_rows: usize, width: usize) -> Vec<Stored> {
         let stride = row_stride(width);
         let empty = |name| Stored {
             name,
@@ -89,7 +71,7 @@ impl Stored {
         let mut i4_rows = empty("i4");
         i4_rows.group = [128, 64, 32].into_iter().find(|&group| stride.is_multiple_of(group)).unwrap();
         let q: Vec<i8> = values.iter().map(|&x| (x * 7.9) as i8).collect();
-        i4_rows.group_scale = numbers.halves(n_rows * stride / i4_rows.group);
+        i4_rows.group_scale = halves(numbers, n_rows * stride / i4_rows.group);
         i4_rows.u8 = q
             .chunks_exact(32)
             .flat_map(|block| (0..16).map(|j| (block[j] + 8) as u8 | ((block[j + 16] + 8) as u8) << 4))
@@ -135,7 +117,7 @@ fn matmul(kernels: &Kernels, x: &[f32], n_rows: usize, w: Matrix<'_>) -> Vec<f32
 #[test]
 fn matmul_equals_scalar_and_a_naive_sum() {
     let (scalar, best) = (Kernels::scalar(), Kernels::detect());
-    let mut numbers = Numbers(1);
+    let mut numbers = Random(1);
     for n_rows in [1, 2, 3, 4, 5, 7, 8, 9, 65] {
         for (n_outputs, width) in [(1, 1), (2, 31), (3, 32), (5, 33), (9, 72), (13, 100), (17, 128), (6, 257)]
         {
@@ -161,7 +143,7 @@ fn matmul_equals_scalar_and_a_naive_sum() {
 #[test]
 fn a_row_of_matmul_does_not_depend_on_the_other_rows() {
     let best = Kernels::detect();
-    let mut numbers = Numbers(2);
+    let mut numbers = Random(2);
     let (n_rows, n_outputs, width) = (70, 11, 200);
     let x = padded_rows(&mut numbers, n_rows, width);
     for stored in Stored::all(&mut numbers, n_outputs, width) {
@@ -175,7 +157,7 @@ fn a_row_of_matmul_does_not_depend_on_the_other_rows() {
 
 #[test]
 fn unpacked_rows_are_the_weights() {
-    let mut numbers = Numbers(3);
+    let mut numbers = Random(3);
     for stored in Stored::all(&mut numbers, 5, 70) {
         for kernels in [Kernels::scalar(), Kernels::detect()] {
             for row in 0..5 {
@@ -197,11 +179,11 @@ fn unpacked_rows_are_the_weights() {
 #[test]
 fn lora_equals_scalar_and_a_naive_product() {
     let (scalar, best) = (Kernels::scalar(), Kernels::detect());
-    let mut numbers = Numbers(4);
+    let mut numbers = Random(4);
     for rank in [1, 2, 7, 8, 9, 16, 33] {
         for (n_inputs, n_outputs) in [(1, 1), (3, 9), (72, 100), (64, 17), (131, 64)] {
             let x = numbers.floats(n_inputs);
-            let (a, b) = (numbers.halves(n_inputs * rank), numbers.halves(rank * n_outputs));
+            let (a, b) = (halves(&mut numbers, n_inputs * rank), halves(&mut numbers, rank * n_outputs));
             let start = numbers.floats(n_outputs);
             let run = |kernels: &Kernels| {
                 let (mut h, mut y) = (vec![f32::NAN; rank], start.clone());
@@ -230,7 +212,7 @@ fn lora_equals_scalar_and_a_naive_product() {
 #[test]
 fn attention_equals_scalar_and_a_naive_softmax() {
     let (scalar, best) = (Kernels::scalar(), Kernels::detect());
-    let mut numbers = Numbers(5);
+    let mut numbers = Random(5);
     for head_dim in [2, 8, 12, 16, 40, 64, 128] {
         for (start, end) in [(0, 1), (0, 7), (0, 8), (0, 33), (5, 21), (30, 31)] {
             let (n_heads, block_len, n_blocks) = (3, 4, 12);
@@ -307,7 +289,7 @@ fn attention_equals_scalar_and_a_naive_softmax() {
 #[test]
 fn row_operations_equal_scalar_and_their_formulas() {
     let (scalar, best) = (Kernels::scalar(), Kernels::detect());
-    let mut numbers = Numbers(6);
+    let mut numbers = Random(6);
     for n in [1, 7, 8, 9, 72, 100, 128] {
         let (x, weight) = (numbers.floats(n), numbers.floats(n));
         let norm = |kernels: &Kernels| {

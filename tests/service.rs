@@ -386,3 +386,12 @@ fn a_bad_configuration_does_not_replace_a_good_one() {
     daemon.drop_in("job.json", &request_file(mixed_requests(1)));
     assert_eq!(daemon.answer("job.json")["responses"].as_array().unwrap().len(), 1);
 }
+
+#[test]
+fn a_spool_that_is_taken_away_ends_the_daemon() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::start(folder.path());
+    std::fs::rename(daemon.spool.join("new"), folder.path().join("elsewhere")).unwrap();
+    assert_eq!(daemon.child.wait().unwrap().code(), Some(75));
+    assert!(daemon.log().contains("was moved or removed"), "{}", daemon.log());
+}

@@ -19,7 +19,9 @@ use super::notify;
 use super::queue::Queue;
 use super::signals::Signals;
 use crate::config::Config;
-use crate::spool::{Claimed, Durability, Fate, Inbox, Opened, Place, Spool, SpoolConfig, SpoolError, Watch};
+use crate::spool::{
+    Arrival, Claimed, Durability, Fate, Inbox, Opened, Place, Spool, SpoolConfig, SpoolError, Watch,
+};
 use crate::store::AllowedRoots;
 
 /// After trouble with the disk the next try waits this long.
@@ -150,6 +152,9 @@ impl Daemon {
 
     fn take_arrivals(&mut self) -> Result<(), SpoolError> {
         for arrival in self.watch.arrivals()? {
+            if arrival == Arrival::Lost {
+                return Err(SpoolError::Moved { dir: self.spool.path(Place::New) });
+            }
             self.inbox.note(&self.spool, &arrival)?;
         }
         if self.last_scan.elapsed() >= self.scan_interval() {

@@ -24,6 +24,8 @@ pub enum SpoolError {
     OtherFileSystem { dir: PathBuf },
     #[error("{} is not a directory; move it away", dir.display())]
     NotADirectory { dir: PathBuf },
+    #[error("{} was moved or removed while in use; start the daemon again", dir.display())]
+    Moved { dir: PathBuf },
     #[error("{free} bytes are free, wanted at least {wanted} before a job is taken; make room")]
     NoSpace { free: u64, wanted: u64 },
     #[error("job {}: request {index} has no answer yet and cannot be published", name.display())]
@@ -45,7 +47,10 @@ impl SpoolError {
                 io::ErrorKind::PermissionDenied => 77,
                 _ => 74,
             },
-            SpoolError::Locked { .. } | SpoolError::NoSpace { .. } | SpoolError::NoAnswerYet { .. } => 75,
+            SpoolError::Locked { .. }
+            | SpoolError::Moved { .. }
+            | SpoolError::NoSpace { .. }
+            | SpoolError::NoAnswerYet { .. } => 75,
             SpoolError::OtherFileSystem { .. } | SpoolError::NotADirectory { .. } => 78,
             SpoolError::Name { .. } => 64,
             SpoolError::Unanswered { .. } | SpoolError::AnswerLost { .. } => 70,
