@@ -11,6 +11,7 @@ use crate::kernels::Kernels;
 use crate::model::Decoder;
 use crate::spool::wire::{ChatOptions, Fault, FaultCode, Message};
 use crate::store;
+use crate::store::engine::{TOKENIZER_FILE, TOKENIZER_TABLE_FILE};
 use crate::text::{
     ChatMessage, ChatTemplate, Prompt, RenderOptions, Rendered, SpecialTokens, TextError, Tokenizer,
     template_source,
@@ -136,14 +137,23 @@ fn text_fault(error: TextError) -> Fault {
     Fault::new(code, error.to_string())
 }
 
+/// The compiled table where it is there and of this tokenizer.json, else the file itself, which costs time and memory.
 fn read_tokenizer(directory: &Path, engine: &store::Engine) -> Result<Tokenizer, DaemonError> {
-    let path = directory.join("tokenizer.json");
-    match &engine.tokenizer_json {
-        Some(bytes) => {
-            Tokenizer::parse((**bytes).as_ref()).map_err(|source| DaemonError::Text { path, source })
+    let path = directory.join(TOKENIZER_FILE);
+    let Some(json) = &engine.tokenizer_json else { return Err(DaemonError::NoTokenizer { path }) };
+    let json = (**json).as_ref();
+    if let Some(table) = &engine.tokenizer_table {
+        let path = directory.join(TOKENIZER_TABLE_FILE).display().to_string();
+        match Tokenizer::open(Arc::clone(table)) {
+            // All that can be checked without reading tokenizer.json; `inspect` checks its digest.
+            Ok(tokenizer) if tokenizer.source().n_bytes == json.len() as u64 => return Ok(tokenizer),
+            Ok(_) => tracing::warn!(
+                "{path} is of another {TOKENIZER_FILE}, which is read instead; build the engine again"
+            ),
+            Err(error) => tracing::warn!("{path}: {error}; {TOKENIZER_FILE} is read instead"),
         }
-        None => Err(DaemonError::NoTokenizer { path }),
     }
+    Tokenizer::parse(json).map_err(|source| DaemonError::Text { path, source })
 }
 
 /// `processed_chat_template.json` where present, else the checkpoint's Jinja.

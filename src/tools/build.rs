@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::statvfs::statvfs;
@@ -15,8 +16,9 @@ use super::weights_source::RowSource;
 use crate::format::adapter::listed;
 use crate::format::engine::{EMBEDDING, FORMAT_VERSION, HEAD, items};
 use crate::format::{EngineConfig, Limits, Precision, Target, Tensor};
-use crate::store::engine::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE};
+use crate::store::engine::{CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_TABLE_FILE, WEIGHTS_FILE};
 use crate::store::{Checkpoint, StoreError, read_small_optional};
+use crate::text::Tokenizer;
 
 /// Files that come along unchanged where the checkpoint has them.
 const TEXT_FILES: [&str; 6] = [
@@ -90,7 +92,13 @@ pub fn build(options: &BuildOptions) -> Result<BuildReport, ToolError> {
     staging.write(WEIGHTS_FILE, |out| write_weights(out, &plan, &sources, options))?;
     for name in TEXT_FILES {
         match read_small_optional(&options.model_dir.join(name))? {
-            Some(bytes) => staging.write_bytes(name, &bytes)?,
+            Some(bytes) => {
+                staging.write_bytes(name, &bytes)?;
+                if name == TOKENIZER_FILE {
+                    let table = compile_tokenizer(&options.model_dir, &bytes)?;
+                    staging.write_bytes(TOKENIZER_TABLE_FILE, &table)?;
+                }
+            }
             None if name == TOKENIZER_FILE => {
                 warnings
                     .push(format!("{TOKENIZER_FILE} is missing: this engine knows token ids, but no text"));
@@ -100,8 +108,13 @@ pub fn build(options: &BuildOptions) -> Result<BuildReport, ToolError> {
     }
     staging.write_bytes(CONFIG_FILE, config.to_json().as_bytes())?;
     let engine_dir = staging.target().to_owned();
-    staging.publish(&TEXT_FILES)?;
+    staging.publish(&[&TEXT_FILES[..], &[TOKENIZER_TABLE_FILE]].concat())?;
     Ok(BuildReport { engine_dir, config, n_bytes: plan.n_bytes(), n_tensors: sources.len(), warnings })
+}
+
+fn compile_tokenizer(model_dir: &Path, tokenizer_json: &[u8]) -> Result<Arc<Vec<u8>>, ToolError> {
+    let path = model_dir.join(TOKENIZER_FILE);
+    Tokenizer::compile(tokenizer_json).map_err(|source| ToolError::Tokenizer { path, source })
 }
 
 /// The output must not be the input, nor a directory with somebody else's `config.json`.
