@@ -84,6 +84,7 @@ pub fn build(options: &BuildOptions) -> Result<BuildReport, ToolError> {
     config.check().map_err(|error| ToolError::Options(error.to_string()))?;
     let (sources, items) = find_sources(&checkpoint, &config)?;
     let mut warnings = warnings(&checkpoint, &config, &items.iter().map(|item| item.name()).collect());
+    let token_table = compile_tokenizer(&options.model_dir)?;
     config.source_digest = source_digest(&checkpoint);
     let plan = EnginePlan::new(items, options.precision, &config.source_digest);
 
@@ -92,13 +93,7 @@ pub fn build(options: &BuildOptions) -> Result<BuildReport, ToolError> {
     staging.write(WEIGHTS_FILE, |out| write_weights(out, &plan, &sources, options))?;
     for name in TEXT_FILES {
         match read_small_optional(&options.model_dir.join(name))? {
-            Some(bytes) => {
-                staging.write_bytes(name, &bytes)?;
-                if name == TOKENIZER_FILE {
-                    let table = compile_tokenizer(&options.model_dir, &bytes)?;
-                    staging.write_bytes(TOKENIZER_TABLE_FILE, &table)?;
-                }
-            }
+            Some(bytes) => staging.write_bytes(name, &bytes)?,
             None if name == TOKENIZER_FILE => {
                 warnings
                     .push(format!("{TOKENIZER_FILE} is missing: this engine knows token ids, but no text"));
@@ -106,15 +101,21 @@ pub fn build(options: &BuildOptions) -> Result<BuildReport, ToolError> {
             None => {}
         }
     }
+    if let Some(table) = token_table {
+        staging.write_bytes(TOKENIZER_TABLE_FILE, &table)?;
+    }
     staging.write_bytes(CONFIG_FILE, config.to_json().as_bytes())?;
     let engine_dir = staging.target().to_owned();
     staging.publish(&[&TEXT_FILES[..], &[TOKENIZER_TABLE_FILE]].concat())?;
     Ok(BuildReport { engine_dir, config, n_bytes: plan.n_bytes(), n_tensors: sources.len(), warnings })
 }
 
-fn compile_tokenizer(model_dir: &Path, tokenizer_json: &[u8]) -> Result<Arc<Vec<u8>>, ToolError> {
+/// The bytes of `tokenizer.table`, where the checkpoint has a tokenizer.
+fn compile_tokenizer(model_dir: &Path) -> Result<Option<Arc<Vec<u8>>>, ToolError> {
     let path = model_dir.join(TOKENIZER_FILE);
-    Tokenizer::compile(tokenizer_json).map_err(|source| ToolError::Tokenizer { path, source })
+    let Some(tokenizer_json) = read_small_optional(&path)? else { return Ok(None) };
+    let table = Tokenizer::compile(&tokenizer_json);
+    table.map(Some).map_err(|source| ToolError::Tokenizer { path, source })
 }
 
 /// The output must not be the input, nor a directory with somebody else's `config.json`.
