@@ -13,8 +13,8 @@ use crate::spool::wire::{ChatOptions, Fault, FaultCode, Message};
 use crate::store;
 use crate::store::engine::{TOKENIZER_FILE, TOKENIZER_TABLE_FILE};
 use crate::text::{
-    ChatMessage, ChatTemplate, Prompt, RenderOptions, Rendered, SpecialTokens, TextError, Tokenizer,
-    template_source,
+    ChatMessage, ChatTemplate, Prompt, RenderOptions, Rendered, SpecialTokens, TemplateSource, TextError,
+    Tokenizer, template_source,
 };
 
 /// Everything that one engine directory gives.
@@ -45,7 +45,9 @@ impl TextEngine {
         let engine = store::Engine::open(directory)?;
         let tokenizer =
             read_tokenizer(directory, engine.tokenizer_json.as_ref(), engine.tokenizer_table.as_ref())?;
-        let template = read_template(directory, &engine, tokenizer.special_tokens())?;
+        let source = read_source(directory, &engine)?;
+        let stop_tokens = stop_tokens(&engine.config.eos_token_ids, &source, &tokenizer);
+        let template = read_template(directory, &engine, source, tokenizer.special_tokens())?;
         let broken = |source| DaemonError::Engine { directory: directory.clone(), source };
         let cpu =
             Cpu::new(Kernels::detect(), options.n_threads).map_err(DaemonError::system("start threads"))?;
@@ -53,7 +55,6 @@ impl TextEngine {
         let runner_options = RunnerOptions::of_engine(&engine.config.limits, options.max_step_rows);
         let runner = Runner::new(decoder, runner_options)
             .map_err(DaemonError::system("reserve the key-value cache"))?;
-        let stop_tokens = engine.config.eos_token_ids.clone().into();
         Ok(Self { runner, tokenizer, template, limits: engine.config.limits, stop_tokens })
     }
 
@@ -161,10 +162,27 @@ fn read_tokenizer(
     Tokenizer::parse(json).map_err(|source| DaemonError::Text { path, source })
 }
 
+/// The checkpoint's Jinja and its named tokens.
+fn read_source(directory: &Path, engine: &store::Engine) -> Result<TemplateSource, DaemonError> {
+    let tokenizer_config = engine.tokenizer_config.as_ref().map(|bytes| (**bytes).as_ref());
+    let path = directory.join("tokenizer_config.json");
+    template_source(tokenizer_config, engine.chat_template.as_deref())
+        .map_err(|source| DaemonError::Text { path, source })
+}
+
+/// The ids of the model's configuration, and the tokenizer's own end token.
+fn stop_tokens(of_model: &[u32], source: &TemplateSource, tokenizer: &Tokenizer) -> Arc<[u32]> {
+    let of_tokenizer = source.variables.token("eos_token").and_then(|token| tokenizer.token_id(token));
+    let mut tokens = of_model.to_vec();
+    tokens.extend(of_tokenizer.filter(|token| !of_model.contains(token)));
+    tokens.into()
+}
+
 /// `processed_chat_template.json` where present, else the checkpoint's Jinja.
 fn read_template(
     directory: &Path,
     engine: &store::Engine,
+    source: TemplateSource,
     special: &SpecialTokens,
 ) -> Result<Option<ChatTemplate>, DaemonError> {
     let wrong = |name: &str| {
@@ -176,9 +194,6 @@ fn read_template(
             .map_err(wrong("processed_chat_template.json"))?;
         return Ok(Some(template));
     }
-    let tokenizer_config = engine.tokenizer_config.as_ref().map(|bytes| (**bytes).as_ref());
-    let source = template_source(tokenizer_config, engine.chat_template.as_deref())
-        .map_err(wrong("tokenizer_config.json"))?;
     let Some(jinja) = source.jinja else { return Ok(None) };
     let template = ChatTemplate::from_jinja(&jinja, source.variables, special.clone())
         .map_err(wrong("chat_template.jinja"))?;

@@ -1,0 +1,105 @@
+//! The demo model: answers equal to transformers and PEFT, and what quantization costs.
+
+mod support;
+
+use std::sync::Arc;
+
+use jetspool::backend::Cpu;
+use jetspool::format::Precision;
+use jetspool::model::Lora;
+use support::{Built, argmax, data, json};
+
+/// One prompt with the reference's answer.
+struct Case {
+    prompt_ids: Vec<u32>,
+    answer_ids: Vec<u32>,
+}
+
+/// The adapter's name (none for the base) and its cases.
+fn cases() -> Vec<(Option<String>, Vec<Case>)> {
+    let expected = json(&data("demo/expected.json"));
+    let ids = |value: &serde_json::Value| serde_json::from_value(value.clone()).unwrap();
+    expected
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(name, cases)| {
+            let cases = cases.as_array().unwrap().iter();
+            let cases = cases
+                .map(|case| Case {
+                    prompt_ids: ids(&case["prompt_ids"]),
+                    answer_ids: ids(&case["answer_ids"]),
+                })
+                .collect();
+            ((name != "base").then(|| name.clone()), cases)
+        })
+        .collect()
+}
+
+fn lora(built: &Built, name: Option<&String>) -> Option<Arc<Lora<Cpu>>> {
+    name.map(|name| built.lora(&data(&format!("demo/adapters/{name}"))))
+}
+
+/// Logits of the positions that choose the answer's tokens.
+fn answer_logits(built: &Built, case: &Case, lora: Option<&Arc<Lora<Cpu>>>) -> Vec<Vec<f32>> {
+    let tokens = [&case.prompt_ids[..], &case.answer_ids[..case.answer_ids.len() - 1]].concat();
+    built.logits(&tokens, lora, 64).split_off(case.prompt_ids.len() - 1)
+}
+
+#[test]
+fn greedy_answers_equal_transformers_and_peft() {
+    let built = Built::new(&data("demo/checkpoint"), Precision::F32, 2);
+    let mut n_cases = 0;
+    for (name, cases) in cases() {
+        let lora = lora(&built, name.as_ref());
+        for case in &cases {
+            let rows = answer_logits(&built, case, lora.as_ref());
+            let found: Vec<u32> = rows.iter().map(|row| argmax(row)).collect();
+            assert_eq!(found, case.answer_ids, "{name:?}");
+            n_cases += 1;
+        }
+    }
+    assert!(n_cases >= 100);
+}
+
+/// Mean Kullback-Leibler divergence in nats, and the share of positions with the same likeliest token.
+fn compare(wanted: &[Vec<Vec<f32>>], found: &[Vec<Vec<f32>>]) -> (f64, f64) {
+    let (mut divergence, mut n_same, mut n) = (0.0, 0, 0);
+    for (wanted, found) in wanted.iter().flatten().zip(found.iter().flatten()) {
+        let (p, q) = (log_softmax(wanted), log_softmax(found));
+        divergence += p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
+        n_same += usize::from(argmax(wanted) == argmax(found));
+        n += 1;
+    }
+    (divergence / n as f64, n_same as f64 / n as f64)
+}
+
+fn log_softmax(logits: &[f32]) -> Vec<f64> {
+    let sum: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
+    logits.iter().map(|&logit| f64::from(logit) - sum.ln()).collect()
+}
+
+#[test]
+fn quantized_engines_agree_with_f32() {
+    let all_logits = |precision| -> Vec<Vec<Vec<f32>>> {
+        let built = Built::new(&data("demo/checkpoint"), precision, 2);
+        cases()
+            .into_iter()
+            .flat_map(|(name, cases)| {
+                let lora = lora(&built, name.as_ref());
+                let some = cases.iter().step_by(3);
+                some.map(|case| answer_logits(&built, case, lora.as_ref())).collect::<Vec<_>>()
+            })
+            .collect()
+    };
+    let wanted = all_logits(Precision::F32);
+    for (precision, bound) in [(Precision::F16, 0.999), (Precision::Int8, 0.99), (Precision::Int4, 0.95)] {
+        let (divergence, agreement) = compare(&wanted, &all_logits(precision));
+        println!(
+            "{:<5} KL divergence {divergence:.2e} nats, top-1 {:.2}%",
+            precision.name(),
+            agreement * 100.0
+        );
+        assert!(agreement >= bound, "{}: {agreement}, wanted {bound}", precision.name());
+    }
+}
