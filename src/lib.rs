@@ -17,7 +17,7 @@
 //! cli     -> config daemon probe tools format (types of options, reports and errors only)
 //! daemon  -> spool store text infer model backend kernels config format
 //! probe   -> store text infer model backend kernels format
-//! tools   -> store kernels format
+//! tools   -> store text kernels format
 //! infer   -> model backend (its trait) format
 //! model   -> backend format            backend -> kernels format
 //! kernels -> format                    store   -> format

@@ -13,7 +13,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("cli", &["config", "daemon", "format", "probe", "tools"]),
     ("daemon", &["backend", "config", "format", "infer", "kernels", "model", "spool", "store", "text"]),
     ("probe", &["backend", "format", "infer", "kernels", "model", "store", "text"]),
-    ("tools", &["format", "kernels", "store"]),
+    ("tools", &["format", "kernels", "store", "text"]),
     // Of the backend only the trait, as a bound on the model.
     ("infer", &["backend", "format", "model"]),
     ("model", &["backend", "format"]),

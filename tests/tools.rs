@@ -8,6 +8,7 @@ use half::f16;
 use jetspool::format::engine::{Item, ROW_ALIGN, int4_group, items, row_stride, scale_name};
 use jetspool::format::{Adapter, Limits, Precision, Target, TensorFile};
 use jetspool::store::{Checkpoint, Engine, map_file};
+use jetspool::text::Tokenizer;
 use jetspool::tools::build::Progress;
 use jetspool::tools::{BuildOptions, ProcessOptions, build, inspect, process_lora};
 use safetensors::Dtype;
@@ -381,6 +382,40 @@ fn odd_checkpoints_build_with_warnings() {
     assert!(warnings.contains("1 tensors are not used: vision.weight"), "{warnings}");
     assert!(!warnings.contains("lm_head") && !warnings.contains("inv_freq"), "{warnings}");
     assert!(warnings.contains("tokenizer.json"), "{warnings}");
+}
+
+#[test]
+fn the_tokenizer_is_compiled() {
+    let tokenizer_json = fs::read(references().join("tokenizers/qwen2/tokenizer.json")).unwrap();
+    let model = changed_model("qwen2", |dir| fs::write(dir.join("tokenizer.json"), &tokenizer_json).unwrap());
+    let scratch = tempfile::tempdir().unwrap();
+    let engine_dir = scratch.path().join("engine");
+    let options =
+        BuildOptions { model_dir: model.path().to_owned(), ..options("qwen2", &engine_dir, Precision::Int8) };
+    build(&options).unwrap();
+    let table = fs::read(engine_dir.join("tokenizer.table")).unwrap();
+    assert_eq!(table, *Tokenizer::compile(&tokenizer_json).unwrap());
+    assert!(!inspect(&engine_dir).unwrap().contains("warning"));
+
+    let mut damaged = table.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    let other = fs::read(references().join("tokenizers/llama3/tokenizer.json")).unwrap();
+    let other = Tokenizer::compile(&other).unwrap();
+    let tables: [(&[u8], &str); 3] =
+        [(&damaged, "is damaged"), (&other, "of another tokenizer.json"), (&table[1..], "cannot be used")];
+    for (bytes, warning) in tables {
+        fs::write(engine_dir.join("tokenizer.table"), bytes).unwrap();
+        let page = inspect(&engine_dir).unwrap();
+        assert!(page.contains(warning), "{warning}:\n{page}");
+    }
+
+    fs::write(model.path().join("tokenizer.json"), "{}").unwrap();
+    let error = build(&options).unwrap_err();
+    assert_eq!(error.exit_code(), 65);
+    assert!(error.to_string().contains("tokenizer.json is damaged"), "{error}");
+    fs::remove_file(model.path().join("tokenizer.json")).unwrap();
+    build(&options).unwrap();
+    assert!(!engine_dir.join("tokenizer.table").exists(), "the old table stays");
 }
 
 #[test]

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use super::error::DaemonError;
 use crate::backend::Cpu;
-use crate::format::Limits;
+use crate::format::{Bytes, Limits};
 use crate::infer::{Runner, RunnerOptions, Sampling, Submission};
 use crate::kernels::Kernels;
 use crate::model::Decoder;
 use crate::spool::wire::{ChatOptions, Fault, FaultCode, Message};
 use crate::store;
+use crate::store::engine::{TOKENIZER_FILE, TOKENIZER_TABLE_FILE};
 use crate::text::{
     ChatMessage, ChatTemplate, Prompt, RenderOptions, Rendered, SpecialTokens, TemplateSource, TextError,
     Tokenizer, template_source,
@@ -42,7 +43,8 @@ impl TextEngine {
     pub fn open(options: &EngineOptions) -> Result<Self, DaemonError> {
         let directory = &options.directory;
         let engine = store::Engine::open(directory)?;
-        let tokenizer = read_tokenizer(directory, &engine)?;
+        let tokenizer =
+            read_tokenizer(directory, engine.tokenizer_json.as_ref(), engine.tokenizer_table.as_ref())?;
         let source = read_source(directory, &engine)?;
         let stop_tokens = stop_tokens(&engine.config.eos_token_ids, &source, &tokenizer);
         let template = read_template(directory, &engine, source, tokenizer.special_tokens())?;
@@ -137,14 +139,27 @@ fn text_fault(error: TextError) -> Fault {
     Fault::new(code, error.to_string())
 }
 
-fn read_tokenizer(directory: &Path, engine: &store::Engine) -> Result<Tokenizer, DaemonError> {
-    let path = directory.join("tokenizer.json");
-    match &engine.tokenizer_json {
-        Some(bytes) => {
-            Tokenizer::parse((**bytes).as_ref()).map_err(|source| DaemonError::Text { path, source })
+/// The compiled table where it is there and of this tokenizer.json, else the file itself, which costs time and memory.
+fn read_tokenizer(
+    directory: &Path,
+    json: Option<&Bytes>,
+    table: Option<&Bytes>,
+) -> Result<Tokenizer, DaemonError> {
+    let path = directory.join(TOKENIZER_FILE);
+    let Some(json) = json else { return Err(DaemonError::NoTokenizer { path }) };
+    let json = (**json).as_ref();
+    if let Some(table) = table {
+        let path = directory.join(TOKENIZER_TABLE_FILE).display().to_string();
+        match Tokenizer::open(Arc::clone(table)) {
+            // All that can be checked without reading tokenizer.json; `inspect` checks its digest.
+            Ok(tokenizer) if tokenizer.source().n_bytes == json.len() as u64 => return Ok(tokenizer),
+            Ok(_) => tracing::warn!(
+                "{path} is of another {TOKENIZER_FILE}, which is read instead; build the engine again"
+            ),
+            Err(error) => tracing::warn!("{path}: {error}; {TOKENIZER_FILE} is read instead"),
         }
-        None => Err(DaemonError::NoTokenizer { path }),
     }
+    Tokenizer::parse(json).map_err(|source| DaemonError::Text { path, source })
 }
 
 /// The checkpoint's Jinja and its named tokens.
@@ -183,4 +198,45 @@ fn read_template(
     let template = ChatTemplate::from_jinja(&jinja, source.variables, special.clone())
         .map_err(wrong("chat_template.jinja"))?;
     Ok(Some(template))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_used_where_it_belongs_to_the_file() {
+        let name = "tests/data/references/tokenizers/qwen2/tokenizer.json";
+        let json = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
+        let text = String::from_utf8(json.clone()).unwrap();
+        let (a, b) = ("\"a\": 64", "\"b\": 65");
+        assert!(text.contains(a) && text.contains(b));
+        // Of the same length, so that the table is taken, and known by its ids.
+        let swapped = text.replacen(a, "\"a\": 65", 1).replacen(b, "\"b\": 64", 1);
+        let table = |json: &[u8]| Tokenizer::compile(json).unwrap().to_vec();
+        let longer = format!("{swapped} ");
+        let damaged = table(&json)[1..].to_vec();
+        struct Case {
+            table: Option<Vec<u8>>,
+            ids: [u32; 2],
+        }
+        let cases = [
+            Case { table: None, ids: [64, 65] },
+            Case { table: Some(table(&json)), ids: [64, 65] },
+            Case { table: Some(table(swapped.as_bytes())), ids: [65, 64] },
+            Case { table: Some(table(longer.as_bytes())), ids: [64, 65] },
+            Case { table: Some(damaged), ids: [64, 65] },
+        ];
+        let json: Bytes = Arc::new(json);
+        for (case_idx, Case { table, ids }) in cases.into_iter().enumerate() {
+            let table = table.map(|table| Arc::new(table) as Bytes);
+            let tokenizer = read_tokenizer(Path::new("engine"), Some(&json), table.as_ref()).unwrap();
+            let found = ["a", "b"].map(|letter| tokenizer.token_id(letter).unwrap());
+            assert_eq!(found, ids, "case {case_idx}");
+        }
+        assert!(matches!(
+            read_tokenizer(Path::new("engine"), None, None),
+            Err(DaemonError::NoTokenizer { .. })
+        ));
+    }
 }

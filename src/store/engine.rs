@@ -11,6 +11,8 @@ use crate::format::{Bytes, EngineConfig, TensorFile};
 pub const WEIGHTS_FILE: &str = "llm.engine";
 pub const CONFIG_FILE: &str = "config.json";
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
+/// tokenizer.json compiled by `build`.
+pub const TOKENIZER_TABLE_FILE: &str = "tokenizer.table";
 pub const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 pub const CHAT_TEMPLATE_FILE: &str = "chat_template.jinja";
 pub const PROCESSED_TEMPLATE_FILE: &str = "processed_chat_template.json";
@@ -21,6 +23,8 @@ pub struct Engine {
     pub tensors: TensorFile,
     /// Missing only for a checkpoint that had none: such an engine knows token ids, but no text.
     pub tokenizer_json: Option<Bytes>,
+    /// Not checked here, nor whether it belongs to the file above.
+    pub tokenizer_table: Option<Bytes>,
     pub tokenizer_config: Option<Bytes>,
     pub chat_template: Option<String>,
     pub processed_chat_template: Option<Bytes>,
@@ -57,6 +61,7 @@ impl Engine {
             config,
             tensors,
             tokenizer_json: map_optional(&directory.join(TOKENIZER_FILE))?,
+            tokenizer_table: map_optional(&directory.join(TOKENIZER_TABLE_FILE))?,
             tokenizer_config: optional(TOKENIZER_CONFIG_FILE)?,
             chat_template,
             processed_chat_template: optional(PROCESSED_TEMPLATE_FILE)?,

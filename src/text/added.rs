@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use fancy_regex::Regex;
 use tokenizers::NormalizedString;
 
 /// One added token as it is looked for.
@@ -23,6 +24,8 @@ pub(super) struct AddedPatterns {
     patterns: Vec<AddedPattern>,
     /// [256]: indices into `patterns` by their first byte, longest first.
     by_first_byte: Vec<Vec<usize>>,
+    /// One character of a word, as the library's pattern has it; none where no token asks.
+    word: Option<Regex>,
 }
 
 /// A piece of a text: a range, and the id if it is an added token.
@@ -31,14 +34,15 @@ pub(super) type AddedSplit = (Option<u32>, Range<usize>);
 impl AddedPatterns {
     pub fn new(mut patterns: Vec<AddedPattern>) -> Self {
         patterns.retain(|pattern| !pattern.text.is_empty());
-        patterns.sort_by_key(|pattern| {
-            (std::cmp::Reverse(pattern.text.len()), pattern.text.clone(), !pattern.special, pattern.id)
-        });
+        // Stable: of equal texts the first is found.
+        patterns.sort_by_key(|pattern| std::cmp::Reverse(pattern.text.len()));
         let mut by_first_byte = vec![Vec::new(); 256];
         for (pattern_idx, pattern) in patterns.iter().enumerate() {
             by_first_byte[usize::from(pattern.text.as_bytes()[0])].push(pattern_idx);
         }
-        Self { patterns, by_first_byte }
+        let asks_for_words = patterns.iter().any(|pattern| pattern.single_word);
+        let word = asks_for_words.then(|| Regex::new(r"\A\w\z").expect("a short and valid pattern"));
+        Self { patterns, by_first_byte, word }
     }
 
     /// Cuts `text` into added tokens and what lies between. `is_broken` tells of a byte range that no special token
@@ -53,7 +57,7 @@ impl AddedPatterns {
                 continue;
             };
             let end = start + pattern.text.len();
-            if !pattern.single_word || stands_alone(text, start, end) {
+            if !pattern.single_word || self.stands_alone(text, start, end) {
                 let (from, to) = pattern.with_spaces(text, start, end);
                 let from = from.max(done);
                 if done < from {
@@ -83,6 +87,15 @@ impl AddedPatterns {
                 && !(pattern.special && is_broken(start..start + pattern.text.len()))
         })
     }
+
+    fn stands_alone(&self, text: &str, start: usize, end: usize) -> bool {
+        let before = text[..start].char_indices().next_back().map(|(at, _)| &text[at..start]);
+        let after = text[end..].chars().next().map(|character| &text[end..end + character.len_utf8()]);
+        let is_word = |character: &str| {
+            self.word.as_ref().is_some_and(|word| word.is_match(character).unwrap_or(false))
+        };
+        !before.is_some_and(is_word) && !after.is_some_and(is_word)
+    }
 }
 
 impl AddedPattern {
@@ -92,12 +105,6 @@ impl AddedPattern {
         let to = if self.rstrip { text.len() - text[end..].trim_start().len() } else { end };
         (from, to)
     }
-}
-
-fn stands_alone(text: &str, start: usize, end: usize) -> bool {
-    let is_word = |character: char| character.is_alphanumeric() || character == '_';
-    !text[..start].chars().next_back().is_some_and(is_word)
-        && !text[end..].chars().next().is_some_and(is_word)
 }
 
 /// Slices `text` at `splits`, which are byte ranges of its normalized form.

@@ -32,7 +32,7 @@ impl AnswerDecoder {
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> &str {
         let old_len = self.text.len();
         if let Some(token) = tokenizer.text_token(id) {
-            let bytes = tokenizer.decoding().bytes(&token, self.place);
+            let bytes = tokenizer.decoding().bytes(token, self.place);
             self.place = Place::Later;
             self.waiting.extend(bytes);
             self.take_finished();

@@ -6,6 +6,9 @@ pub enum TextError {
     /// A file is damaged: truncated, not JSON, or contradicting itself.
     #[error("{file} is damaged: {why}; copy it again from the checkpoint")]
     Damaged { file: &'static str, why: String },
+    /// A compiled tokenizer that cannot be used.
+    #[error("the token table is damaged: {why}; build the engine again")]
+    Table { why: String },
     /// A valid file that asks for something this program does not do.
     #[error(
         "{file}: {what} {found} is not supported; supported: {supported}; use a checkpoint with one of these"

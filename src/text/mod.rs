@@ -5,7 +5,9 @@
 
 mod added;
 mod answer;
+mod bpe;
 mod calendar;
+mod compile;
 mod decoding;
 mod error;
 mod jinja;
@@ -16,8 +18,10 @@ mod python;
 mod source;
 mod special;
 mod stop;
+mod table;
 mod template;
 mod tokenizer;
+mod vocabulary;
 mod wire;
 
 pub use answer::AnswerDecoder;
@@ -27,5 +31,6 @@ pub use prompt::{MAX_PROMPT_BYTES, Prompt};
 pub use source::{TemplateSource, TemplateVariables, template_source};
 pub use special::SpecialTokens;
 pub use stop::StopStrings;
+pub use table::{SharedBytes, TableSource};
 pub use template::{ChatTemplate, RenderOptions, Rendered};
 pub use tokenizer::Tokenizer;

@@ -1,27 +1,37 @@
-//! The checkpoint's tokenizer: ids equal to the tokenizers library, decoding of our own.
+//! The checkpoint's tokenizer: ids equal to the tokenizers library, over a table that is mapped.
+//!
+//! The library normalizes and cuts text into pieces; vocabulary, added tokens, merges and decoding are ours.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
 use tokenizers::pre_tokenizer::Split;
 use tokenizers::tokenizer::normalizer::Range;
 use tokenizers::{
-    Model, ModelWrapper, NormalizedString, Normalizer, OffsetType, PreTokenizedString, PreTokenizer, Token,
+    NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential, OffsetType, PreTokenizedString,
+    PreTokenizer, PreTokenizerWrapper, Token,
 };
 
-use super::added::{AddedPattern, AddedPatterns, slices};
+use super::added::{AddedPatterns, slices};
 use super::answer::AnswerDecoder;
+use super::bpe::{Bpe, PieceEncoder};
+use super::compile::compile;
 use super::decoding::{Decoding, Place};
 use super::error::TextError;
 use super::prompt::Prompt;
 use super::special::SpecialTokens;
-use super::wire::{TokenizerWire, present};
+use super::table::{SharedBytes, TableSource, TokenTable, wrong};
+use super::vocabulary::{PatternPair, Vocabulary};
+use super::wire::{PartsWire, present};
 
 /// Runs of white space of 1,000,000 characters make the library's patterns give up: ids go wrong in silence.
 const MAX_SPACE_BYTES: usize = 900_000;
 
 /// Text to ids and ids to text. Shared by reference between threads.
 pub struct Tokenizer {
-    library: tokenizers::Tokenizer,
+    vocabulary: Vocabulary,
+    bpe: Bpe,
+    normalizer: Option<NormalizerWrapper>,
+    pre_tokenizer: Option<PreTokenizerWrapper>,
     decoding: Decoding,
     special: SpecialTokens,
     /// Added tokens looked for in the text as it is.
@@ -32,35 +42,58 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads the bytes of a tokenizer.json (a byte-pair model of any kind).
+    /// Compiles the bytes of a tokenizer.json (a byte-pair model of any kind) in memory.
     ///
     /// # Errors
     /// `Damaged` or `Unsupported`, never a panic.
     pub fn parse(tokenizer_json: &[u8]) -> Result<Self, TextError> {
-        let mut wire = TokenizerWire::parse(tokenizer_json)?;
-        let decoding = Decoding::parse(present(&wire.decoder))?;
-        let highest_own_id = wire.highest_id();
-        let mut library = tokenizers::Tokenizer::new(ModelWrapper::BPE(wire.take_model()?));
-        library.with_normalizer(wire.normalizer()?);
-        library.with_pre_tokenizer(wire.pre_tokenizer()?);
-        library.add_tokens(&wire.added_tokens());
-        let added = added_patterns(&library)?;
-        let special = added.iter().filter(|(_, pattern)| pattern.special).map(|(content, _)| content.clone());
-        let special = SpecialTokens::new(special);
-        let is_normalized =
-            |id: &u32| library.get_added_vocabulary().get_added_tokens_decoder()[id].normalized;
-        let (normalized, raw): (Vec<_>, Vec<_>) =
-            added.into_values().partition(|pattern| is_normalized(&pattern.id));
-        let highest_id =
-            library.get_added_vocabulary().get_vocab().values().copied().max().max(highest_own_id);
+        Self::open(Arc::new(compile(tokenizer_json)?))
+    }
+
+    /// The bytes of a table, for `open`: the same for the same tokenizer.json.
+    ///
+    /// # Errors
+    /// As `parse`: what compiles can be opened.
+    pub fn compile(tokenizer_json: &[u8]) -> Result<Arc<Vec<u8>>, TextError> {
+        let table = Arc::new(compile(tokenizer_json)?);
+        Self::open(Arc::clone(&table) as SharedBytes)?;
+        Ok(table)
+    }
+
+    /// Opens a compiled table, which is looked up where it lies.
+    ///
+    /// # Errors
+    /// `Table` for damaged bytes; damage that this does not find gives wrong ids, never a panic.
+    pub fn open(table: SharedBytes) -> Result<Self, TextError> {
+        let table = TokenTable::open(table)?;
+        let parts: PartsWire =
+            serde_json::from_slice(table.parts()).map_err(|error| wrong(error.to_string()))?;
+        let decoding = Decoding::parse(present(&parts.decoder))?;
+        let normalizer = parts.normalizer()?;
+        let pre_tokenizer = parts.pre_tokenizer()?;
+        let vocabulary = Vocabulary::new(table, &parts.added_tokens());
+        let PatternPair { raw, normalized } = vocabulary.patterns(normalizer.as_ref())?;
         Ok(Self {
+            bpe: Bpe::new(parts.model, vocabulary.table.view()),
+            normalizer,
+            pre_tokenizer,
             decoding,
-            special,
-            raw_patterns: AddedPatterns::new(raw),
-            normalized_patterns: AddedPatterns::new(normalized),
-            vocab_size: highest_id.map_or(0, |id| id as usize + 1),
-            library,
+            special: vocabulary.special_tokens(),
+            raw_patterns: raw,
+            normalized_patterns: normalized,
+            vocab_size: vocabulary.size(),
+            vocabulary,
         })
+    }
+
+    /// The tokenizer.json that the table was compiled from.
+    pub fn source(&self) -> TableSource {
+        self.vocabulary.table.source()
+    }
+
+    /// Whether all bytes of the table are as they were written. Reads the whole table.
+    pub fn is_intact(&self) -> bool {
+        self.vocabulary.table.is_intact()
     }
 
     /// Ids of a prompt, without any that a post-processor would put in front: special tokens of the template are ids,
@@ -74,19 +107,22 @@ impl Tokenizer {
             let why = format!("more than {MAX_SPACE_BYTES} bytes of white space in a row");
             return Err(TextError::Encode { why });
         }
-        let encoding = if prompt.is_trusted() {
-            self.library.encode_fast(prompt.text(), false)
-        } else {
-            self.encode_protected(prompt)
-        };
-        encoding
-            .map(|encoding| encoding.get_ids().to_vec())
-            .map_err(|error| TextError::Encode { why: error.to_string() })
+        let pieces = self.cut(prompt).map_err(|error| TextError::Encode { why: error.to_string() })?;
+        let mut encoder = self.bpe.encoder(self.vocabulary.table.view());
+        let mut ids = Vec::new();
+        for (piece, _, added) in pieces.get_splits(OffsetReferential::Normalized, OffsetType::None) {
+            match added {
+                Some(added) => ids.extend(added.iter().map(|token| token.id)),
+                None if prompt.is_trusted() => encoder.encode(piece, &mut ids),
+                None => self.encode_protected(piece, &mut encoder, &mut ids),
+            }
+        }
+        Ok(ids)
     }
 
     /// The id of a token by its text in the vocabulary.
     pub fn token_id(&self, token: &str) -> Option<u32> {
-        self.library.token_to_id(token)
+        self.vocabulary.id(token)
     }
 
     /// One more than the highest id.
@@ -101,9 +137,9 @@ impl Tokenizer {
     /// The bytes that a token stands for inside a text; a special token gives its name, an unknown id nothing.
     /// They may be a part of a UTF-8 character.
     pub fn token_bytes(&self, id: u32) -> Vec<u8> {
-        match self.library.id_to_token(id) {
-            Some(token) if self.special.contains(&token) => token.into_bytes(),
-            Some(token) => self.decoding.bytes(&token, Place::Later),
+        match self.vocabulary.text(id) {
+            Some(token) if self.special.contains(token) => token.as_bytes().to_vec(),
+            Some(token) => self.decoding.bytes(token, Place::Later),
             None => Vec::new(),
         }
     }
@@ -124,12 +160,12 @@ impl Tokenizer {
     }
 
     /// The token of an id that has text.
-    pub(super) fn text_token(&self, id: u32) -> Option<String> {
-        self.library.id_to_token(id).filter(|token| !self.special.contains(token))
+    pub(super) fn text_token(&self, id: u32) -> Option<&str> {
+        self.vocabulary.text(id).filter(|token| !self.special.contains(token))
     }
 
-    /// The library's encoding, step by step, with our search for added tokens.
-    fn encode_protected(&self, prompt: &Prompt) -> tokenizers::Result<tokenizers::Encoding> {
+    /// The library's steps up to its model, with our search for added tokens: pieces, and added tokens with their ids.
+    fn cut(&self, prompt: &Prompt) -> tokenizers::Result<PreTokenizedString> {
         let mut pieces = PreTokenizedString::from(prompt.text());
         pieces.split(|_, text: NormalizedString| {
             let splits =
@@ -137,7 +173,7 @@ impl Tokenizer {
             Ok(slices(&text, splits).into_iter().map(into_split))
         })?;
         pieces.split(|_, mut text: NormalizedString| {
-            if let Some(normalizer) = self.library.get_normalizer() {
+            if let Some(normalizer) = &self.normalizer {
                 normalizer.normalize(&mut text)?;
             }
             let splits = self.normalized_patterns.split(text.get(), |range| {
@@ -147,25 +183,25 @@ impl Tokenizer {
             });
             Ok(slices(&text, splits).into_iter().map(into_split))
         })?;
-        if let Some(pre_tokenizer) = self.library.get_pre_tokenizer() {
+        if let Some(pre_tokenizer) = &self.pre_tokenizer {
             pre_tokenizer.pre_tokenize(&mut pieces)?;
         }
-        pieces.tokenize(|piece| self.tokenize_piece(piece.get()))?;
-        pieces.into_encoding(None, 0, OffsetType::None)
+        Ok(pieces)
     }
 
     /// Tokens of a piece that no added token is in. Where the model has a special token's text in its vocabulary, a
     /// piece that spells it is tokenized as two.
-    fn tokenize_piece(&self, piece: &str) -> tokenizers::Result<Vec<Token>> {
-        let model = self.library.get_model();
-        let tokens = model.tokenize(piece)?;
-        let spells_special = tokens.len() == 1 && tokens[0].value == piece && self.special.contains(piece);
-        let Some((second, _)) = piece.char_indices().nth(1).filter(|_| spells_special) else {
-            return Ok(tokens);
-        };
-        let mut tokens = model.tokenize(&piece[..second])?;
-        tokens.extend(model.tokenize(&piece[second..])?);
-        Ok(tokens)
+    fn encode_protected(&self, piece: &str, encoder: &mut PieceEncoder, ids: &mut Vec<u32>) {
+        let start = ids.len();
+        encoder.encode(piece, ids);
+        let is_piece = |id: &u32| self.vocabulary.table.view().text(*id) == Some(piece);
+        let spells_special =
+            ids.len() == start + 1 && ids.last().is_some_and(is_piece) && self.special.contains(piece);
+        if let Some((second, _)) = piece.char_indices().nth(1).filter(|_| spells_special) {
+            ids.truncate(start);
+            encoder.encode(&piece[..second], ids);
+            encoder.encode(&piece[second..], ids);
+        }
     }
 }
 
@@ -176,34 +212,7 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 fn into_split((id, text): (Option<u32>, NormalizedString)) -> Split {
-    let tokens = id.map(|id| {
-        let value = text.get().to_owned();
-        let end = value.len();
-        vec![Token::new(id, value, (0, end))]
-    });
-    Split::from((text, tokens))
-}
-
-/// Added tokens by content, each with the pattern that finds it: its text, normalized if the token asks for that.
-fn added_patterns(library: &tokenizers::Tokenizer) -> Result<HashMap<String, AddedPattern>, TextError> {
-    let vocabulary = library.get_added_vocabulary();
-    let mut patterns = HashMap::new();
-    for (&id, token) in vocabulary.get_added_tokens_decoder() {
-        let mut text = NormalizedString::from(token.content.as_str());
-        if let Some(normalizer) = library.get_normalizer().filter(|_| token.normalized) {
-            normalizer.normalize(&mut text).map_err(|error| TextError::Encode { why: error.to_string() })?;
-        }
-        let pattern = AddedPattern {
-            text: text.get().to_owned(),
-            id,
-            special: vocabulary.is_special_token(&token.content),
-            single_word: token.single_word,
-            lstrip: token.lstrip,
-            rstrip: token.rstrip,
-        };
-        patterns.insert(token.content.clone(), pattern);
-    }
-    Ok(patterns)
+    Split::from((text, id.map(|id| vec![Token::new(id, String::new(), (0, 0))])))
 }
 
 #[cfg(test)]

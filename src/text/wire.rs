@@ -4,10 +4,11 @@
 //! merge shorter than the subword prefix), so its own reader gets only small values whose kind is on a list, and
 //! never the vocabulary.
 
-use serde::Deserialize;
+use std::collections::HashMap;
+
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::{AddedToken, NormalizerWrapper, PreTokenizerWrapper};
 
 use super::error::{TOKENIZER_FILE, TextError};
@@ -30,11 +31,46 @@ pub(super) struct TokenizerWire {
     #[serde(default)]
     pre_tokenizer: Option<Value>,
     #[serde(default)]
-    pub decoder: Option<Value>,
+    decoder: Option<Value>,
     model: ModelWire,
 }
 
-#[derive(Deserialize)]
+/// What a table keeps of tokenizer.json as JSON: all that matters but the vocabulary and the merges.
+#[derive(Serialize, Deserialize)]
+pub(super) struct PartsWire {
+    added_tokens: Vec<AddedTokenWire>,
+    normalizer: Option<Value>,
+    pre_tokenizer: Option<Value>,
+    pub decoder: Option<Value>,
+    pub model: ModelOptions,
+}
+
+/// How the byte-pair model treats what is not in its vocabulary, and what it puts around pieces.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct ModelOptions {
+    /// The token of characters that have none.
+    pub unknown_id: Option<u32>,
+    /// Stands before every character of a word but the first.
+    pub prefix: Option<String>,
+    /// Stands behind the last character of a word.
+    pub suffix: Option<String>,
+    /// Unknown characters in a row are one token.
+    pub fuse_unknown: bool,
+    /// An unknown character becomes the tokens of its bytes.
+    pub byte_fallback: bool,
+    /// A word that is a token is that token, whatever the merges make of it.
+    pub ignore_merges: bool,
+}
+
+/// The vocabulary, token to id, and the merges in order of rank.
+pub(super) struct ModelBulk {
+    pub vocab: Vocab,
+    pub merges: Vec<MergeWire>,
+}
+
+type Vocab = HashMap<String, u32>;
+
+#[derive(Serialize, Deserialize)]
 struct AddedTokenWire {
     content: String,
     #[serde(default)]
@@ -72,7 +108,7 @@ struct ModelWire {
 }
 
 /// "a b", or ["a", "b"].
-struct MergeWire(String, String);
+pub(super) struct MergeWire(pub String, pub String);
 
 impl TokenizerWire {
     /// # Errors
@@ -86,56 +122,53 @@ impl TokenizerWire {
         }
     }
 
-    /// The highest id of the model's own vocabulary. Ask before `take_model`.
-    pub fn highest_id(&self) -> Option<u32> {
-        self.model.vocab.as_ref().and_then(|vocab| vocab.values().copied().max())
-    }
-
-    /// The byte-pair model. Dropout, a training device, is left off.
+    /// The small parts and the large ones. Dropout, a training device, is left off.
     ///
     /// # Errors
-    /// `Unsupported` for another model, `Damaged` for merges of pieces that the vocabulary does not have.
-    pub fn take_model(&mut self) -> Result<BPE, TextError> {
-        let model = &mut self.model;
+    /// `Unsupported` for another model than byte pairs, `Damaged` for one that contradicts itself.
+    pub fn into_parts(self) -> Result<(PartsWire, ModelBulk), TextError> {
+        let model = self.model;
         if let Some(kind) = model.kind.as_deref().filter(|&kind| kind != "BPE") {
             return Err(unsupported("model", kind, "BPE"));
         }
-        let Some(vocab) = model.vocab.take() else {
+        let Some(vocab) = model.vocab else {
             return Err(unsupported("model", "without a token-to-id vocabulary", "BPE"));
         };
         if let Some((token, id)) = vocab.iter().find(|&(_, &id)| id > MAX_ID) {
             return Err(damaged(format!("token {token:?} has id {id}, more than {MAX_ID}")));
         }
-        if let Some(unknown) =
-            model.unk_token.as_ref().filter(|unknown| !vocab.contains_key(unknown.as_str()))
-        {
-            return Err(damaged(format!("unk_token {unknown:?} is not in the vocabulary")));
-        }
-        let prefix = model.continuing_subword_prefix.take().filter(|prefix| !prefix.is_empty());
-        let merges = std::mem::take(&mut model.merges);
-        let merges: Merges = merges.into_iter().map(|MergeWire(left, right)| (left, right)).collect();
+        let find_unknown = |unknown: String| {
+            let missing = || damaged(format!("unk_token {unknown:?} is not in the vocabulary"));
+            vocab.get(&unknown).copied().ok_or_else(missing)
+        };
+        let unknown_id = model.unk_token.map(find_unknown).transpose()?;
+        let prefix = model.continuing_subword_prefix.filter(|prefix| !prefix.is_empty());
         if let Some(prefix) = &prefix
-            && let Some((_, right)) = merges.iter().find(|(_, right)| !right.starts_with(prefix.as_str()))
+            && let Some(MergeWire(_, right)) =
+                model.merges.iter().find(|MergeWire(_, right)| !right.starts_with(prefix.as_str()))
         {
             return Err(damaged(format!("merge of {right:?}, which lacks the subword prefix {prefix:?}")));
         }
-        let mut builder = BPE::builder()
-            .vocab_and_merges(vocab, merges)
-            .fuse_unk(model.fuse_unk.unwrap_or(false))
-            .byte_fallback(model.byte_fallback.unwrap_or(false))
-            .ignore_merges(model.ignore_merges.unwrap_or(false));
-        if let Some(unknown) = model.unk_token.take() {
-            builder = builder.unk_token(unknown);
-        }
-        if let Some(prefix) = prefix {
-            builder = builder.continuing_subword_prefix(prefix);
-        }
-        if let Some(suffix) = model.end_of_word_suffix.take() {
-            builder = builder.end_of_word_suffix(suffix);
-        }
-        builder.build().map_err(|error| damaged(error.to_string()))
+        let options = ModelOptions {
+            unknown_id,
+            prefix,
+            suffix: model.end_of_word_suffix.filter(|suffix| !suffix.is_empty()),
+            fuse_unknown: model.fuse_unk.unwrap_or(false),
+            byte_fallback: model.byte_fallback.unwrap_or(false),
+            ignore_merges: model.ignore_merges.unwrap_or(false),
+        };
+        let parts = PartsWire {
+            added_tokens: self.added_tokens,
+            normalizer: self.normalizer,
+            pre_tokenizer: self.pre_tokenizer,
+            decoder: self.decoder,
+            model: options,
+        };
+        Ok((parts, ModelBulk { vocab, merges: model.merges }))
     }
+}
 
+impl PartsWire {
     /// # Errors
     /// `Unsupported` or `Damaged`.
     pub fn normalizer(&self) -> Result<Option<NormalizerWrapper>, TextError> {
@@ -272,6 +305,7 @@ impl<'de> Deserialize<'de> for MergeWire {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::Tokenizer;
     use serde_json::json;
 
     /// A small tokenizer.json with one part replaced.
@@ -280,10 +314,7 @@ mod tests {
             "model": {"type": "BPE", "unk_token": null, "continuing_subword_prefix": null,
                 "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}});
         *whole.pointer_mut(pointer).expect("a part of the tokenizer above") = part;
-        let mut wire = TokenizerWire::parse(&serde_json::to_vec(&whole).unwrap())?;
-        wire.take_model()?;
-        wire.normalizer()?;
-        wire.pre_tokenizer().map(|_| ())
+        Tokenizer::parse(&serde_json::to_vec(&whole).unwrap()).map(|_| ())
     }
 
     #[test]

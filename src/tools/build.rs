@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::statvfs::statvfs;
@@ -15,8 +16,9 @@ use super::weights_source::RowSource;
 use crate::format::adapter::listed;
 use crate::format::engine::{EMBEDDING, FORMAT_VERSION, HEAD, items};
 use crate::format::{EngineConfig, Limits, Precision, Target, Tensor};
-use crate::store::engine::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE};
+use crate::store::engine::{CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_TABLE_FILE, WEIGHTS_FILE};
 use crate::store::{Checkpoint, StoreError, read_small_optional};
+use crate::text::Tokenizer;
 
 /// Files that come along unchanged where the checkpoint has them.
 const TEXT_FILES: [&str; 6] = [
@@ -82,6 +84,7 @@ pub fn build(options: &BuildOptions) -> Result<BuildReport, ToolError> {
     config.check().map_err(|error| ToolError::Options(error.to_string()))?;
     let (sources, items) = find_sources(&checkpoint, &config)?;
     let mut warnings = warnings(&checkpoint, &config, &items.iter().map(|item| item.name()).collect());
+    let token_table = compile_tokenizer(&options.model_dir)?;
     config.source_digest = source_digest(&checkpoint);
     let plan = EnginePlan::new(items, options.precision, &config.source_digest);
 
@@ -98,10 +101,21 @@ pub fn build(options: &BuildOptions) -> Result<BuildReport, ToolError> {
             None => {}
         }
     }
+    if let Some(table) = token_table {
+        staging.write_bytes(TOKENIZER_TABLE_FILE, &table)?;
+    }
     staging.write_bytes(CONFIG_FILE, config.to_json().as_bytes())?;
     let engine_dir = staging.target().to_owned();
-    staging.publish(&TEXT_FILES)?;
+    staging.publish(&[&TEXT_FILES[..], &[TOKENIZER_TABLE_FILE]].concat())?;
     Ok(BuildReport { engine_dir, config, n_bytes: plan.n_bytes(), n_tensors: sources.len(), warnings })
+}
+
+/// The bytes of `tokenizer.table`, where the checkpoint has a tokenizer.
+fn compile_tokenizer(model_dir: &Path) -> Result<Option<Arc<Vec<u8>>>, ToolError> {
+    let path = model_dir.join(TOKENIZER_FILE);
+    let Some(tokenizer_json) = read_small_optional(&path)? else { return Ok(None) };
+    let table = Tokenizer::compile(&tokenizer_json);
+    table.map(Some).map_err(|source| ToolError::Tokenizer { path, source })
 }
 
 /// The output must not be the input, nor a directory with somebody else's `config.json`.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::format::{AdapterError, FormatError};
 use crate::store::StoreError;
+use crate::text::TextError;
 
 /// Everything is named: the file, the tensors, what to do.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +15,8 @@ pub enum ToolError {
     Format { path: PathBuf, source: FormatError },
     #[error("{}: {source}", path.display())]
     Adapter { path: PathBuf, source: AdapterError },
+    #[error("{}: {source}", path.display())]
+    Tokenizer { path: PathBuf, source: TextError },
     /// Options that do not fit each other or the checkpoint.
     #[error("{0}")]
     Options(String),
@@ -44,6 +47,7 @@ impl ToolError {
             Self::Output { .. } => 73,
             Self::Format { .. }
             | Self::Adapter { .. }
+            | Self::Tokenizer { .. }
             | Self::MissingTensors { .. }
             | Self::Range { .. }
             | Self::Refused { .. } => 65,

@@ -3,14 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::Path;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
 
 use super::ToolError;
 use crate::format::adapter::parse_name;
 use crate::format::architecture::{Architecture, RopeScaling};
 use crate::format::engine::PAD_PREFIX;
 use crate::format::{PeftConfig, TensorFile};
-use crate::store::engine::DirectoryKind;
+use crate::store::engine::{DirectoryKind, TOKENIZER_TABLE_FILE};
 use crate::store::{Checkpoint, Engine, StoreError, map_file, read_small};
+use crate::text::Tokenizer;
 
 /// Longest line, in characters.
 const MAX_LINE: usize = 118;
@@ -77,6 +81,7 @@ fn inspect_engine(path: &Path, page: &mut Page) -> Result<(), ToolError> {
     page.line("source", &config.source_digest);
     let files = [
         ("tokenizer.json", engine.tokenizer_json.is_some()),
+        (TOKENIZER_TABLE_FILE, engine.tokenizer_table.is_some()),
         ("tokenizer_config.json", engine.tokenizer_config.is_some()),
         ("chat_template.jinja", engine.chat_template.is_some()),
         ("processed_chat_template.json", engine.processed_chat_template.is_some()),
@@ -86,10 +91,29 @@ fn inspect_engine(path: &Path, page: &mut Page) -> Result<(), ToolError> {
     if engine.tokenizer_json.is_none() {
         page.line("warning", "tokenizer.json is missing: this engine knows token ids, but no text");
     }
+    if let Some(fault) = table_fault(&engine) {
+        page.line("warning", format!("{TOKENIZER_TABLE_FILE} {fault}; build the engine again"));
+    }
     if config.eos_token_ids.is_empty() {
         page.line("warning", "no end-of-sequence token: answers end only at their length");
     }
     Ok(())
+}
+
+/// What is wrong with the compiled tokenizer, all of it read and compared with what it was compiled from.
+fn table_fault(engine: &Engine) -> Option<String> {
+    let json = (**engine.tokenizer_json.as_ref()?).as_ref();
+    let Some(table) = &engine.tokenizer_table else {
+        return Some("is missing: start takes longer and needs more memory".to_owned());
+    };
+    match Tokenizer::open(Arc::clone(table)) {
+        Ok(tokenizer) if !tokenizer.is_intact() => Some("is damaged".to_owned()),
+        Ok(tokenizer) if tokenizer.source().sha256[..] != Sha256::digest(json)[..] => {
+            Some("is of another tokenizer.json".to_owned())
+        }
+        Ok(_) => None,
+        Err(error) => Some(format!("cannot be used: {error}")),
+    }
 }
 
 fn inspect_checkpoint(path: &Path, page: &mut Page) -> Result<(), ToolError> {
