@@ -25,7 +25,7 @@ fn submission(index: usize, loras: &[Adapter]) -> Submission<Cpu> {
         prompt: (0..5 + index * 9).map(|i| ((i * 31 + index * 17) % 500) as u32).collect(),
         lora,
         sampling: Sampling {
-            temperature: if index % 3 == 0 { 0.0 } else { 0.9 },
+            temperature: if index.is_multiple_of(3) { 0.0 } else { 0.9 },
             top_p: 0.95,
             top_k: 40,
             seed: index as u64,

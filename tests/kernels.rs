@@ -229,7 +229,7 @@ fn attention_equals_scalar_and_a_naive_softmax() {
             for values in [CacheValues::F32(&cache), CacheValues::F16(&cache_f16)] {
                 let run = |kernels: &Kernels| {
                     let mut out = vec![f32::NAN; n_heads * head_dim];
-                    let mut scores = vec![f32::NAN; (end - start as usize).next_multiple_of(8)];
+                    let mut scores = vec![f32::NAN; usize::next_multiple_of(end - start, 8)];
                     unsafe {
                         (kernels.attend)(&mut AttendTask {
                             q: &q,

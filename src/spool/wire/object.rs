@@ -1,4 +1,4 @@
-//! Fields of an object with their place, so that every fault says "requests[3].temperature: wanted …, found …".
+//! Fields of an object with their place, so that every fault names it: `requests[3].temperature: wanted …, found …`.
 
 use std::borrow::Cow;
 use std::fmt;
