@@ -389,3 +389,41 @@ fn a_spool_that_is_taken_away_ends_the_daemon() {
     assert_eq!(daemon.child.wait().unwrap().code(), Some(75));
     assert!(daemon.log().contains("was moved or removed"), "{}", daemon.log());
 }
+
+#[test]
+fn flags_count_for_every_request_and_no_file_is_written_over_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, output) = (folder.path().join("in.json"), folder.path().join("out.json"));
+    std::fs::write(&input, request_file(mixed_requests(6)).to_string()).unwrap();
+    let run = |output: &Path, flags: &[&str]| {
+        let mut command = jetspool(&["run", "--engineDir"]);
+        command.arg(demo().join("engine")).arg("--inputFile").arg(&input).arg("--outputFile").arg(output);
+        command.args(flags).output().unwrap().status.code()
+    };
+    assert_eq!(run(&output, &["--max-generate-length", "2", "--num_logprobs", "4"]), Some(0));
+    for answer in read_json(&output)["responses"].as_array().unwrap() {
+        assert!(answer["token_ids"].as_array().unwrap().len() <= 2);
+        assert_eq!(answer["logprobs"][0].as_array().unwrap().len(), 4);
+    }
+    let before = std::fs::read(&input).unwrap();
+    assert_eq!(run(&input, &[]), Some(64));
+    assert_eq!(run(&output, &["--profileOutputFile", output.to_str().unwrap()]), Some(64));
+    assert_eq!(std::fs::read(&input).unwrap(), before);
+}
+
+#[test]
+fn submit_waits_and_tells_what_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(folder.path());
+    let submit = |name: &str, requests: Vec<Value>| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, request_file(requests).to_string()).unwrap();
+        jetspool(&["submit", "--wait", "--spool"]).arg(&daemon.spool).arg(file).output().unwrap()
+    };
+    let good = submit("good.json", mixed_requests(2));
+    assert_eq!(good.status.code(), Some(0), "{}", String::from_utf8_lossy(&good.stderr));
+    assert!(String::from_utf8_lossy(&good.stdout).trim_end().ends_with("out/good.json"));
+    let bad = json!({"messages": [{"role": "user", "content": "x"}], "lora_name": "klingon"});
+    let bad = submit("bad.json", vec![bad]);
+    assert_eq!(bad.status.code(), Some(65), "{}", String::from_utf8_lossy(&bad.stderr));
+}

@@ -14,7 +14,7 @@ use crate::tools::build::Progress;
 const HELP: &str = "\
 The checkpoint directory holds config.json, model.safetensors (or its parts) and tokenizer.json. The \
 engine is a directory that is later mapped as it lies. One that is there already is replaced at the \
-end, in one step.
+end, file by file; a daemon that has it open keeps the old one until it is started again.
 
 Examples:
   jetspool build --modelDir Qwen2.5-0.5B-Instruct --engineDir engine \\

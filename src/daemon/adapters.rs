@@ -83,6 +83,7 @@ impl Adapters {
     }
 
     fn path(&self, file: &RequestFile, name: &str) -> Result<PathBuf, Fault> {
+        let plain = AdapterName::try_from(name)?;
         let refused =
             |error: StoreError| Fault::new(FaultCode::AdapterRefused, format!("adapter \"{name}\": {error}"));
         if let Some(path) = file.adapters.get(name) {
@@ -98,7 +99,6 @@ impl Adapters {
             )
         };
         let Some(directory) = &self.places.directory else { return Err(unknown("")) };
-        let plain = AdapterName::try_from(name)?;
         let candidates = [
             directory.join(format!("{}.safetensors", plain.as_str())),
             directory.join(plain.as_str()).join(PROCESSED_FILE),

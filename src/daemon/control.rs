@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::de::IgnoredAny;
 use serde_json::json;
 
 use super::error::DaemonError;
@@ -39,11 +40,36 @@ pub fn submit(options: &SubmitOptions) -> Result<(), DaemonError> {
     RequestFile::parse(bytes.clone()).map_err(|fault| DaemonError::Rejected { path: path.clone(), fault })?;
     let name = path.file_name().unwrap_or(path.as_os_str());
     let name = drop_in(&options.spool, name, &bytes)?;
-    let line = match options.wait {
-        true => wait_for_answer(&options.spool, &name, options.timeout)?.display().to_string(),
-        false => name.display().to_string(),
-    };
-    print(&line)
+    if !options.wait {
+        return print(&name.display().to_string());
+    }
+    let answer = wait_for_answer(&options.spool, &name, options.timeout)?;
+    print(&answer.display().to_string())?;
+    check_answer(answer)
+}
+
+/// An answer file, of which only the faults matter.
+#[derive(serde::Deserialize)]
+struct Outcome {
+    error: Option<IgnoredAny>,
+    responses: Vec<Response>,
+}
+
+#[derive(serde::Deserialize)]
+struct Response {
+    error: Option<IgnoredAny>,
+}
+
+fn check_answer(output: PathBuf) -> Result<(), DaemonError> {
+    let outcome: Outcome = serde_json::from_slice(&read_small(&output)?).map_err(|error| {
+        DaemonError::System { action: "read the answer", source: std::io::Error::other(error) }
+    })?;
+    let n_requests = outcome.responses.len();
+    let n_failed = outcome.responses.iter().filter(|response| response.error.is_some()).count();
+    match (outcome.error, n_failed) {
+        (None, 0) => Ok(()),
+        _ => Err(DaemonError::SomeFailed { n_failed, n_requests, output }),
+    }
 }
 
 /// Prints what the spool holds.

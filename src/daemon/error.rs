@@ -21,6 +21,8 @@ pub enum DaemonError {
     Text { path: PathBuf, source: TextError },
     #[error("{} is missing; copy it from the checkpoint and build the engine again", path.display())]
     NoTokenizer { path: PathBuf },
+    #[error("the configuration's engine cannot be used: {source}")]
+    ConfiguredEngine { source: Box<DaemonError> },
     #[error("the engine's self-test failed: {why}; build it again")]
     SelfTest { why: String },
     #[error("cannot {action}: {source}")]
@@ -47,6 +49,9 @@ impl DaemonError {
             Self::Engine { .. } | Self::Text { .. } | Self::NoTokenizer { .. } => 65,
             Self::Rejected { .. } | Self::SomeFailed { .. } => 65,
             Self::SelfTest { .. } => 70,
+            // A restart would not help: the configuration must change.
+            Self::ConfiguredEngine { .. } => 78,
+            Self::System { source, .. } if source.raw_os_error() == Some(libc::ENOSPC) => 74,
             Self::System { .. } => 71,
             Self::Flag { .. } => 64,
         }

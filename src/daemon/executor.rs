@@ -90,11 +90,7 @@ impl Executor {
             Ok(request) => request,
             Err(bad) => return Some(Answer::failed(ticket.request_idx, batch_size, bad)),
         };
-        let mut answer = Answer::empty(ticket.request_idx, batch_size);
-        answer.id = request.id.clone();
-        answer.lora_name = request.lora_name.clone();
-        answer.messages = request.messages.clone();
-        answer.warnings = request.warnings.clone();
+        let mut answer = begun(ticket.request_idx, batch_size, &request);
         answer.logprobs = (request.sampling.num_logprobs > 0).then(Vec::new);
         match self.start(&request, source, &mut answer) {
             Ok(id) => {
@@ -103,11 +99,7 @@ impl Executor {
                 self.active.insert(id, Active { ticket, answer, decoder, stops });
                 None
             }
-            Err(fault) => {
-                answer.error = Some(fault);
-                answer.finish_reason = FinishReason::Error;
-                Some(answer)
-            }
+            Err(fault) => Some(failed(answer, fault)),
         }
     }
 
@@ -211,6 +203,34 @@ impl Active {
         answer.usage.generated_tokens = answer.token_ids.len();
         (ticket, answer)
     }
+}
+
+/// The answer to a request that is not run.
+pub fn refused(
+    request_idx: usize,
+    batch_size: usize,
+    request: Result<Request, BadRequest>,
+    fault: Fault,
+) -> Answer {
+    match request {
+        Ok(request) => failed(begun(request_idx, batch_size, &request), fault),
+        Err(bad) => Answer::failed(request_idx, batch_size, bad),
+    }
+}
+
+/// An answer with what the request says of itself.
+fn begun(request_idx: usize, batch_size: usize, request: &Request) -> Answer {
+    Answer {
+        id: request.id.clone(),
+        lora_name: request.lora_name.clone(),
+        messages: request.messages.clone(),
+        warnings: request.warnings.clone(),
+        ..Answer::empty(request_idx, batch_size)
+    }
+}
+
+fn failed(answer: Answer, fault: Fault) -> Answer {
+    Answer { error: Some(fault), finish_reason: FinishReason::Error, ..answer }
 }
 
 fn sampling(wire: &wire::Sampling) -> Sampling {

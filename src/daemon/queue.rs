@@ -1,8 +1,8 @@
 //! The jobs that are open: which request starts next, which answers wait to be recorded, what is complete.
 //! Requests start in turn over the files, so that a large file does not hold up a small one.
 
-use super::executor::{Executor, Source, Ticket};
-use crate::spool::wire::{Answer, BadRequest, Fault, RequestFile};
+use super::executor::{self, Executor, Source, Ticket};
+use crate::spool::wire::{Answer, Fault, RequestFile};
 use crate::spool::{Attempt, Destination, Job, Publication, SpoolError};
 
 /// Jobs open at once; more only cost memory.
@@ -171,10 +171,12 @@ impl OpenJob {
         if self.job.is_answered(request_idx) {
             return;
         }
-        let request = match to {
-            Destination::Done => file.request(request_idx),
-            Destination::Failed => Err(BadRequest { fault: self.job.gave_up(), id: None, lora_name: None }),
-        };
+        let request = file.request(request_idx);
+        if *to == Destination::Failed {
+            let gave_up = self.job.gave_up();
+            self.unrecorded.push(executor::refused(request_idx, file.batch_size, request, gave_up));
+            return;
+        }
         let ticket = Ticket { job: self.key, request_idx };
         let source = Source { file, unix_time: (self.job.id().time_ns / 1_000_000_000) as i64 };
         if let Some(answer) = executor.submit(ticket, request, source) {

@@ -11,7 +11,7 @@ use super::engine::{EngineOptions, TextEngine};
 use super::error::DaemonError;
 use super::executor::{Executor, Source, Ticket};
 use super::profile::Profile;
-use crate::spool::wire::{Answer, AnswerFile, RequestFile};
+use crate::spool::wire::{Answer, AnswerFile, BadRequest, Request, RequestFile};
 use crate::store::{AllowedRoots, AtomicFile, StoreError, read_small};
 
 /// The flags of `run`.
@@ -45,6 +45,7 @@ pub struct RunOptions {
 /// # Errors
 /// [`DaemonError`]; [`DaemonError::SomeFailed`] when the file was written but some answers are faults.
 pub fn run(options: &RunOptions) -> Result<(), DaemonError> {
+    check_paths(options)?;
     let file = read_requests(options)?;
     let mut engine = TextEngine::open(&EngineOptions {
         directory: options.engine_dir.clone(),
@@ -61,9 +62,9 @@ pub fn run(options: &RunOptions) -> Result<(), DaemonError> {
     let places = AdapterPlaces { roots: AllowedRoots::new(roots), directory: None };
     let mut executor = Executor::new(engine, places);
     let mut profile = Profile::default();
-    let answers = answer_all(&mut executor, &file, &mut profile);
+    let answers = answer_all(&mut executor, &file, options, &mut profile);
     if options.dump_output {
-        print_answers(&answers).map_err(DaemonError::system("print the answers"))?;
+        print_answers(&answers).map_err(DaemonError::system("write the answers to the standard output"))?;
     }
     // The profile comes first, as in the original: whoever waits for the answers finds both.
     write_profile(options, &profile)?;
@@ -79,6 +80,23 @@ pub fn run(options: &RunOptions) -> Result<(), DaemonError> {
     }
 }
 
+/// No file is written over another one of the same run.
+fn check_paths(options: &RunOptions) -> Result<(), DaemonError> {
+    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let (input, output) = (real(&options.input_file), real(&options.output_file));
+    let profile = options.profile_output_file.as_deref().map(real);
+    let (flag, wanted, value) = if output == input {
+        ("outputFile", "another file than --inputFile", output)
+    } else if profile.as_ref() == Some(&output) {
+        ("profileOutputFile", "another file than --outputFile", output)
+    } else if profile.as_ref() == Some(&input) {
+        ("profileOutputFile", "another file than --inputFile", input)
+    } else {
+        return Ok(());
+    };
+    Err(DaemonError::Flag { flag, value: value.display().to_string(), wanted })
+}
+
 fn read_requests(options: &RunOptions) -> Result<RequestFile, DaemonError> {
     let path = &options.input_file;
     let mut file = RequestFile::parse(read_small(path)?)
@@ -86,19 +104,27 @@ fn read_requests(options: &RunOptions) -> Result<RequestFile, DaemonError> {
     if let Some(batch_size) = options.batch_size {
         file.batch_size = batch_size;
     }
-    if let Some(max_generate_length) = options.max_generate_length {
-        file.sampling.max_generate_length = max_generate_length;
-    }
-    if let Some(num_logprobs) = options.num_logprobs {
-        file.sampling.num_logprobs = num_logprobs;
-    }
     for warning in &file.warnings {
         tracing::warn!("{}: {warning}", path.display());
     }
     Ok(file)
 }
 
-fn answer_all(executor: &mut Executor, file: &RequestFile, profile: &mut Profile) -> Vec<Answer> {
+/// The request with what the flags say instead.
+fn read_request(file: &RequestFile, index: usize, options: &RunOptions) -> Result<Request, BadRequest> {
+    let mut request = file.request(index)?;
+    let sampling = &mut request.sampling;
+    sampling.max_generate_length = options.max_generate_length.unwrap_or(sampling.max_generate_length);
+    sampling.num_logprobs = options.num_logprobs.unwrap_or(sampling.num_logprobs);
+    Ok(request)
+}
+
+fn answer_all(
+    executor: &mut Executor,
+    file: &RequestFile,
+    options: &RunOptions,
+    profile: &mut Profile,
+) -> Vec<Answer> {
     let n_requests = file.n_requests();
     let mut answers: Vec<Option<Answer>> = (0..n_requests).map(|_| None).collect();
     let progress = progress_bar(n_requests);
@@ -108,7 +134,7 @@ fn answer_all(executor: &mut Executor, file: &RequestFile, profile: &mut Profile
     while next < n_requests || executor.n_active() > 0 {
         while next < n_requests && executor.has_room() {
             let ticket = Ticket { job: 0, request_idx: next };
-            if let Some(answer) = executor.submit(ticket, file.request(next), source) {
+            if let Some(answer) = executor.submit(ticket, read_request(file, next, options), source) {
                 answers[next] = Some(answer);
                 progress.inc(1);
             }

@@ -61,8 +61,18 @@ struct Activity {
     n_published: u64,
     n_tokens: u64,
     since: Instant,
-    is_resting: bool,
+    pace: Pace,
     last_work: Instant,
+}
+
+/// How busy the daemon is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    Busy,
+    /// Nothing to do; the memory is kept for the next job.
+    Idle,
+    /// Idle for a while; what is not needed was given back.
+    Resting,
 }
 
 impl Daemon {
@@ -77,20 +87,26 @@ impl Daemon {
                 recovery.n_removed
             );
         }
-        let mut engine = TextEngine::open(&EngineOptions {
+        let options = EngineOptions {
             directory: config.engine.clone(),
             n_threads: config.threads,
             max_step_rows: config.max_step_rows,
+        };
+        let mut engine = TextEngine::open(&options).map_err(|error| match error {
+            DaemonError::System { .. } => error,
+            _ => DaemonError::ConfiguredEngine { source: Box::new(error) },
         })?;
         engine.self_test()?;
+        if let Some(directory) = config.adapters.as_ref().filter(|directory| !directory.is_dir()) {
+            tracing::warn!("the adapters directory {} is not there (yet)", directory.display());
+        }
         let executor = Executor::new(engine, places(&config));
         // The watch first, then the scan: what arrives between the two is seen by both.
         let watch = Watch::new(&spool.path(Place::New))?;
         let mut inbox = Inbox::default();
         inbox.scan(&spool)?;
         let now = Instant::now();
-        let activity =
-            Activity { n_published: 0, n_tokens: 0, since: now, is_resting: false, last_work: now };
+        let activity = Activity { n_published: 0, n_tokens: 0, since: now, pace: Pace::Idle, last_work: now };
         Ok(Self {
             config_path: config_path.to_owned(),
             config,
@@ -195,13 +211,16 @@ impl Daemon {
         if self.executor.n_active() == 0 {
             return;
         }
+        if self.activity.pace != Pace::Busy {
+            self.activity.pace = Pace::Busy;
+            self.tell_status();
+        }
         for (ticket, answer) in self.executor.step() {
             self.queue.take(ticket, answer);
         }
         let counts = self.executor.last_step();
         self.activity.n_tokens += (counts.n_prompts_read + counts.n_generating) as u64;
         self.activity.last_work = Instant::now();
-        self.activity.is_resting = false;
         if self.activity.since.elapsed() >= STATUS_EVERY {
             self.tell_status();
         }
@@ -226,14 +245,16 @@ impl Daemon {
         } else if !self.queue.is_empty() || !self.claimed.is_empty() {
             return Ok(());
         }
-        if !self.activity.is_resting {
-            let idle = self.activity.last_work.elapsed();
-            match REST_AFTER.checked_sub(idle) {
+        if self.activity.pace == Pace::Busy {
+            self.activity.pace = Pace::Idle;
+            self.tell_status();
+        }
+        if self.activity.pace == Pace::Idle {
+            match REST_AFTER.checked_sub(self.activity.last_work.elapsed()) {
                 Some(left) => timeout = timeout.min(left),
                 None => {
                     self.executor.rest();
-                    self.activity.is_resting = true;
-                    self.tell_status();
+                    self.activity.pace = Pace::Resting;
                 }
             }
         }
@@ -346,6 +367,7 @@ fn spool_config(config: &Config) -> SpoolConfig {
         durability: if config.fsync { Durability::Synced } else { Durability::Unsynced },
         max_input_bytes: (config.max_file_mib as u64) << 20,
         settle: Duration::from_millis(config.settle_ms as u64),
+        max_attempts: config.max_attempts as u32,
         ..SpoolConfig::default()
     }
 }

@@ -78,7 +78,8 @@ impl Scores {
         candidates[n_kept - 1]
     }
 
-    /// The `n` likeliest tokens with their log probabilities, falling.
+    /// The `n` likeliest tokens with their log probabilities, falling: a log softmax at temperature 1 over
+    /// the logits with the request's bias, before top-k and top-p.
     pub fn logprobs(&self, n: usize) -> Vec<TokenLogprob> {
         if n == 0 {
             return Vec::new();

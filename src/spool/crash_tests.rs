@@ -265,7 +265,7 @@ fn a_journal_whose_sync_failed_is_not_written_again() {
     assert_ne!(inode(), before);
     drop(job);
     let Opened::Job(job) = spool.open_job(&claimed).unwrap() else { panic!() };
-    assert_eq!((job.n_answered(), job.attempts()), (3, 1));
+    assert_eq!((job.n_answered(), job.attempts()), (3, 0));
 }
 
 #[test]
@@ -279,6 +279,30 @@ fn left_overs_are_removed_and_strangers_left_alone() {
     let (_spool, recovery) = Spool::open(&root, config()).unwrap();
     assert_eq!((recovery.n_removed, recovery.strangers), (2, vec!["stranger".into()]));
     assert_eq!((names(&root, Place::Tmp).len(), names(&root, Place::Work)), (0, vec!["stranger".into()]));
+}
+
+#[test]
+fn a_start_that_gave_an_answer_does_not_count() {
+    let dir = scratch();
+    let root = dir.path().join("spool");
+    drop(Spool::open(&root, config()).unwrap());
+    drop_file(&root, "x.json", &input());
+    let mut seen = Vec::new();
+    for life in 0..5 {
+        let (spool, recovery) = Spool::open(&root, config()).unwrap();
+        let mut inbox = Inbox::default();
+        inbox.scan(&spool).unwrap();
+        let new = inbox.next(&spool).unwrap().map(|candidate| spool.claim(&candidate).unwrap().unwrap());
+        let claimed = new.or(recovery.unfinished.first().cloned()).unwrap();
+        let Opened::Job(mut job) = spool.open_job(&claimed).unwrap() else { panic!("life {life}") };
+        seen.push(job.attempts());
+        job.start().unwrap();
+        // The third life gives an answer; the fourth gives the same again, which is nothing new.
+        if life >= 2 {
+            job.record(&[answer(0, 1)]).unwrap();
+        }
+    }
+    assert_eq!(seen, [0, 1, 2, 0, 1]);
 }
 
 #[test]
@@ -350,13 +374,13 @@ fn a_journal_counts_only_for_its_own_input() {
         let Opened::Job(job) = spool.open_job(&recovery.unfinished[0]).unwrap() else { panic!() };
         (job.id() == id, job.n_answered(), job.attempts())
     };
-    assert_eq!(reopen(), (true, 1, 1));
+    assert_eq!(reopen(), (true, 1, 0));
     // The producer still had the file open and wrote to it: the answers may be to other questions.
     let work = root.join("work/x.json");
     fs::write(&work, input().replace("q0", "Q0")).unwrap();
     assert_eq!(reopen(), (false, 0, 0));
     fs::write(&work, input()).unwrap();
-    assert_eq!(reopen(), (true, 1, 1));
+    assert_eq!(reopen(), (true, 1, 0));
     // Another file under the name.
     fs::copy(&work, root.join("other")).unwrap();
     fs::rename(root.join("other"), &work).unwrap();

@@ -1,5 +1,6 @@
 //! A claimed job: its input, what its journal says, and the id that no other job ever has.
 
+use std::cmp::Ordering;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::Read;
@@ -15,10 +16,8 @@ use super::error::SpoolError;
 use super::journal::{Claim, Journal};
 use super::outbox::Destination;
 use super::place::Place;
+use super::root::SpoolConfig;
 use super::wire::{Answer, Fault, FaultCode};
-
-/// Starts that may end in a crash before the job is given up.
-pub const MAX_ATTEMPTS: u32 = 3;
 
 /// Time of the claim, device and inode: never the same for two jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +104,7 @@ pub struct Job {
     pub(super) journal: Journal,
     /// The whole answer stands in tmp/, not yet announced.
     pub(super) is_staged: bool,
+    max_attempts: u32,
 }
 
 impl Job {
@@ -124,14 +124,14 @@ impl Job {
 
     /// What to do with the job, decided by the starts before this one.
     pub fn attempt(&self) -> Attempt {
-        match self.journal.attempts() {
-            0..MAX_ATTEMPTS => Attempt::Run,
-            MAX_ATTEMPTS => Attempt::GiveUp,
-            _ => Attempt::Reject,
+        match self.journal.attempts().cmp(&self.max_attempts) {
+            Ordering::Less => Attempt::Run,
+            Ordering::Equal => Attempt::GiveUp,
+            Ordering::Greater => Attempt::Reject,
         }
     }
 
-    /// Starts that were journaled and did not come to a clean end.
+    /// Starts that were journaled, gave no new answer and did not come to a clean end.
     pub fn attempts(&self) -> u32 {
         self.journal.attempts()
     }
@@ -163,16 +163,20 @@ impl Job {
 
     /// The fault for requests of a job that was started too often.
     pub fn gave_up(&self) -> Fault {
-        let n = self.attempts();
+        let n = self.max_attempts;
         let message =
-            format!("the job was started {n} times and never reached its end; it is not tried again");
+            format!("the job was started {n} times without a new answer; the rest of it is not tried again");
         Fault::new(FaultCode::GaveUp, message)
     }
 
-    pub(super) fn open(disk: &Arc<Disk>, claimed: &Claimed, max_bytes: u64) -> Result<Opened, SpoolError> {
+    pub(super) fn open(
+        disk: &Arc<Disk>,
+        claimed: &Claimed,
+        config: &SpoolConfig,
+    ) -> Result<Opened, SpoolError> {
         let name = claimed.name.as_os_str();
         let Some(stat) = disk.stat(Place::Work, name)? else { return Ok(Opened::Gone) };
-        let (input, fault) = match read_input(disk, name, &stat, max_bytes)? {
+        let (input, fault) = match read_input(disk, name, &stat, config.max_input_bytes)? {
             Input::Bytes(bytes) => (bytes, None),
             Input::Refused(fault) => (Vec::new(), Some(fault)),
             Input::Gone => return Ok(Opened::Gone),
@@ -185,8 +189,8 @@ impl Job {
             super::outbox::finish(disk, name, journal.claim().id, to)?;
             return Ok(Opened::Gone);
         }
-        let job =
-            Box::new(Job { disk: disk.clone(), name: name.to_owned(), input, journal, is_staged: false });
+        let (disk, name, max_attempts) = (disk.clone(), name.to_owned(), config.max_attempts);
+        let job = Box::new(Job { disk, name, input, journal, is_staged: false, max_attempts });
         Ok(match fault {
             Some(fault) => Opened::Refused(job, fault),
             None => Opened::Job(job),

@@ -4,6 +4,7 @@
 //! Answers stay on the disk; memory holds their places.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -129,7 +130,11 @@ impl Contents {
                 };
                 let offset = answer.text().as_ptr() as usize - line.as_ptr() as usize;
                 let span = Span { start: self.len + offset as u64, n_bytes: answer.text().len() };
-                self.answers.entry(index as usize).or_insert(span);
+                if let Entry::Vacant(place) = self.answers.entry(index as usize) {
+                    place.insert(span);
+                    // The start got somewhere: it does not count against the job.
+                    self.attempts = 0;
+                }
             }
             "publish" => match word("\"to\"").as_deref().and_then(Destination::from_name) {
                 Some(to) => self.announced = Some(to),

@@ -38,6 +38,8 @@ pub struct SpoolConfig {
     pub settle: Duration,
     /// Bytes that must be free before a job is taken.
     pub min_free_bytes: u64,
+    /// Starts of a job in a row that may end without any new answer before it is given up.
+    pub max_attempts: u32,
 }
 
 impl Default for SpoolConfig {
@@ -47,6 +49,7 @@ impl Default for SpoolConfig {
             max_input_bytes: 64 << 20,
             settle: Duration::from_secs(1),
             min_free_bytes: 16 << 20,
+            max_attempts: 3,
         }
     }
 }
@@ -121,7 +124,7 @@ impl Spool {
 
     /// Opens a job in work/ with what its journal kept. After an error it may be opened again.
     pub fn open_job(&self, claimed: &Claimed) -> Result<Opened, SpoolError> {
-        Job::open(&self.disk, claimed, self.config.max_input_bytes)
+        Job::open(&self.disk, claimed, &self.config)
     }
 }
 

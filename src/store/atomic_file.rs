@@ -7,6 +7,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
+use super::map::kind_of;
 
 /// Bytes collected before a write call.
 const BUFFER: usize = 1 << 16;
@@ -22,11 +23,21 @@ pub struct AtomicFile {
 }
 
 impl AtomicFile {
-    /// Starts a file that will replace `target`. Its directory must exist.
+    /// Starts a file that will replace `target`, or what a link of that name leads to, and keeps its mode.
+    /// Its directory must exist.
     ///
     /// # Errors
-    /// [`StoreError::Io`].
+    /// [`StoreError::Io`]; [`StoreError::NotRegular`] where the name belongs to a device, a pipe or a directory.
     pub fn create(target: &Path) -> Result<Self, StoreError> {
+        let replaced = fs::canonicalize(target).ok();
+        let target = replaced.as_deref().unwrap_or(target);
+        let mode = match fs::metadata(target) {
+            Ok(metadata) if metadata.is_file() => Some(metadata.permissions()),
+            Ok(metadata) => {
+                return Err(StoreError::NotRegular { path: target.to_owned(), found: kind_of(&metadata) });
+            }
+            Err(_) => None,
+        };
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         let mut tries = 0;
         let (temporary, file) = loop {
@@ -37,6 +48,9 @@ impl AtomicFile {
                 Ok(file) => break (temporary, file),
             }
         };
+        if let Some(mode) = mode {
+            file.set_permissions(mode).map_err(StoreError::io(&temporary, "set the mode of"))?;
+        }
         let writer = Some(BufWriter::with_capacity(BUFFER, file));
         Ok(Self { target: target.to_owned(), temporary, writer })
     }
@@ -98,6 +112,25 @@ pub fn sync_directory(directory: &Path) -> Result<(), StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_files_are_replaced_and_links_and_modes_stay() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link, pipe) = (dir.path().join("file"), dir.path().join("link"), dir.path().join("pipe"));
+        fs::write(&file, b"old").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        symlink(&file, &link).unwrap();
+        AtomicFile::write(&link, b"new").unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for path in [&pipe, &dir.path().to_owned(), &PathBuf::from("/dev/null")] {
+            let refused = AtomicFile::write(path, b"x");
+            assert!(matches!(refused, Err(StoreError::NotRegular { .. })), "{}", path.display());
+        }
+    }
 
     #[test]
     fn appears_whole_or_not_at_all() {

@@ -50,6 +50,7 @@ impl StoreError {
     /// The exit code of sysexits.h.
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::Io { action: "create", .. } => 73,
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => 66,
                 io::ErrorKind::PermissionDenied => 77,

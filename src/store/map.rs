@@ -97,15 +97,20 @@ fn open_regular(path: &Path) -> Result<(File, Metadata), StoreError> {
         .open(path)
         .map_err(StoreError::io(path, "open"))?;
     let metadata = file.metadata().map_err(StoreError::io(path, "stat"))?;
-    let kind = metadata.file_type();
-    let found = match kind {
-        _ if kind.is_file() => return Ok((file, metadata)),
-        _ if kind.is_dir() => "a directory",
-        _ if kind.is_fifo() => "a pipe",
-        _ if kind.is_socket() => "a socket",
+    if metadata.is_file() {
+        return Ok((file, metadata));
+    }
+    Err(StoreError::NotRegular { path: path.to_owned(), found: kind_of(&metadata) })
+}
+
+/// What something that is no regular file is, in words.
+pub(super) fn kind_of(metadata: &Metadata) -> &'static str {
+    match metadata.file_type() {
+        kind if kind.is_dir() => "a directory",
+        kind if kind.is_fifo() => "a pipe",
+        kind if kind.is_socket() => "a socket",
         _ => "a device",
-    };
-    Err(StoreError::NotRegular { path: path.to_owned(), found })
+    }
 }
 
 #[cfg(test)]

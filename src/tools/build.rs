@@ -18,7 +18,7 @@ use crate::format::engine::{EMBEDDING, FORMAT_VERSION, HEAD, items};
 use crate::format::{EngineConfig, Limits, Precision, Target, Tensor};
 use crate::store::engine::{CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_TABLE_FILE, WEIGHTS_FILE};
 use crate::store::{Checkpoint, StoreError, read_small_optional};
-use crate::text::Tokenizer;
+use crate::text::{ChatTemplate, SpecialTokens, Tokenizer, template_source};
 
 /// Files that come along unchanged where the checkpoint has them.
 const TEXT_FILES: [&str; 6] = [
@@ -85,6 +85,7 @@ pub fn build(options: &BuildOptions) -> Result<BuildReport, ToolError> {
     let (sources, items) = find_sources(&checkpoint, &config)?;
     let mut warnings = warnings(&checkpoint, &config, &items.iter().map(|item| item.name()).collect());
     let token_table = compile_tokenizer(&options.model_dir)?;
+    check_template(&options.model_dir)?;
     config.source_digest = source_digest(&checkpoint);
     let plan = EnginePlan::new(items, options.precision, &config.source_digest);
 
@@ -116,6 +117,28 @@ fn compile_tokenizer(model_dir: &Path) -> Result<Option<Arc<Vec<u8>>>, ToolError
     let Some(tokenizer_json) = read_small_optional(&path)? else { return Ok(None) };
     let table = Tokenizer::compile(&tokenizer_json);
     table.map(Some).map_err(|source| ToolError::Tokenizer { path, source })
+}
+
+/// A chat template that cannot be used is found here, and not by the first request.
+fn check_template(model_dir: &Path) -> Result<(), ToolError> {
+    let read = |name: &str| read_small_optional(&model_dir.join(name));
+    let wrong = |name: &str| {
+        let path = model_dir.join(name);
+        |source| ToolError::Tokenizer { path, source }
+    };
+    let no_specials = || SpecialTokens::new([]);
+    if let Some(processed) = read("processed_chat_template.json")? {
+        ChatTemplate::from_processed(&processed, no_specials())
+            .map_err(wrong("processed_chat_template.json"))?;
+    }
+    let jinja = read("chat_template.jinja")?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let source = template_source(read("tokenizer_config.json")?.as_deref(), jinja.as_deref())
+        .map_err(wrong("tokenizer_config.json"))?;
+    if let Some(jinja) = source.jinja {
+        ChatTemplate::from_jinja(&jinja, source.variables, no_specials())
+            .map_err(wrong("chat_template.jinja"))?;
+    }
+    Ok(())
 }
 
 /// The output must not be the input, nor a directory with somebody else's `config.json`.
