@@ -15,8 +15,9 @@ struct Case {
     answer_ids: Vec<u32>,
 }
 
-/// The adapter's name (none for the base) and its cases.
-fn cases() -> Vec<(Option<String>, Vec<Case>)> {
+/// The adapter's name (none for the base) and every so manyth of its cases; an emulated processor gets few.
+fn cases(step: usize) -> Vec<(Option<String>, Vec<Case>)> {
+    let step = if std::env::var_os("JETSPOOL_TEST_RUNNER").is_some() { 20 } else { step };
     let expected = json(&data("demo/expected.json"));
     let ids = |value: &serde_json::Value| serde_json::from_value(value.clone()).unwrap();
     expected
@@ -24,7 +25,7 @@ fn cases() -> Vec<(Option<String>, Vec<Case>)> {
         .unwrap()
         .iter()
         .map(|(name, cases)| {
-            let cases = cases.as_array().unwrap().iter();
+            let cases = cases.as_array().unwrap().iter().step_by(step);
             let cases = cases
                 .map(|case| Case {
                     prompt_ids: ids(&case["prompt_ids"]),
@@ -49,17 +50,15 @@ fn answer_logits(built: &Built, case: &Case, lora: Option<&Arc<Lora<Cpu>>>) -> V
 #[test]
 fn greedy_answers_equal_transformers_and_peft() {
     let built = Built::new(&data("demo/checkpoint"), Precision::F32, 2);
-    let mut n_cases = 0;
-    for (name, cases) in cases() {
+    for (name, cases) in cases(1) {
+        assert!(cases.len() >= 2);
         let lora = lora(&built, name.as_ref());
         for case in &cases {
             let rows = answer_logits(&built, case, lora.as_ref());
             let found: Vec<u32> = rows.iter().map(|row| argmax(row)).collect();
             assert_eq!(found, case.answer_ids, "{name:?}");
-            n_cases += 1;
         }
     }
-    assert!(n_cases >= 100);
 }
 
 /// Mean Kullback-Leibler divergence in nats, and the share of positions with the same likeliest token.
@@ -83,12 +82,11 @@ fn log_softmax(logits: &[f32]) -> Vec<f64> {
 fn quantized_engines_agree_with_f32() {
     let all_logits = |precision| -> Vec<Vec<Vec<f32>>> {
         let built = Built::new(&data("demo/checkpoint"), precision, 2);
-        cases()
+        cases(3)
             .into_iter()
             .flat_map(|(name, cases)| {
                 let lora = lora(&built, name.as_ref());
-                let some = cases.iter().step_by(3);
-                some.map(|case| answer_logits(&built, case, lora.as_ref())).collect::<Vec<_>>()
+                cases.iter().map(|case| answer_logits(&built, case, lora.as_ref())).collect::<Vec<_>>()
             })
             .collect()
     };

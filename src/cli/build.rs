@@ -54,7 +54,7 @@ pub struct BuildArgs {
     precision: Precision,
     /// Where the engine is meant to run.
     #[arg(long, value_name = "DEVICE", default_value = Target::Cpu.name(),
-        value_parser = PossibleValuesParser::new([Target::Cpu.name(), Target::Cuda.name()])
+        value_parser = PossibleValuesParser::new([Target::Cpu.name()])
             .try_map(|name| name.parse::<Target>()))]
     target: Target,
     /// Threads that convert; 0 is one per processor. The engine's bytes do not depend on it.
