@@ -219,6 +219,31 @@ fn the_workflows_own_example_is_answered_right() {
 }
 
 #[test]
+fn an_adapter_that_breaks_the_numbers_fails_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let request = |scale: f64| {
+        json!({
+            "messages": [{"role": "user", "content": "Translate to French: Hello world"}],
+            "lora_name": "french", "lora_scale": scale,
+        })
+    };
+    let (code, answers) = run(folder.path(), &request_file(vec![request(1.0), request(1e38), request(1.0)]));
+    assert_eq!(code, 65);
+    assert_eq!(answers[1]["error"]["code"], "adapter-mismatch");
+    assert_eq!(answers[0]["output_text"], "Bonjour le monde");
+    assert_eq!(answers[2]["output_text"], "Bonjour le monde");
+}
+
+#[test]
+fn a_directory_that_cannot_be_claimed_does_not_hold_up_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(folder.path());
+    std::fs::create_dir(daemon.spool.join("new/a.json")).unwrap();
+    daemon.drop_in("b.json", &request_file(mixed_requests(1)));
+    assert_eq!(daemon.answer("b.json")["responses"].as_array().unwrap().len(), 1);
+}
+
+#[test]
 fn a_bad_request_fails_alone() {
     let folder = tempfile::tempdir().unwrap();
     let good = json!({"messages": [{"role": "user", "content": "Good morning"}], "lora_name": "french"});

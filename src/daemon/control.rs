@@ -1,6 +1,7 @@
 //! `submit` and `status`: the spool from the outside, safe while the daemon runs.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufReader, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -61,9 +62,11 @@ struct Response {
 }
 
 fn check_answer(output: PathBuf) -> Result<(), DaemonError> {
-    let outcome: Outcome = serde_json::from_slice(&read_small(&output)?).map_err(|error| {
-        DaemonError::System { action: "read the answer", source: std::io::Error::other(error) }
-    })?;
+    let failed = DaemonError::system("read the answer");
+    let outcome: Outcome = match File::open(&output) {
+        Ok(file) => serde_json::from_reader(BufReader::new(file)).map_err(|error| failed(error.into()))?,
+        Err(error) => return Err(failed(error)),
+    };
     let n_requests = outcome.responses.len();
     let n_failed = outcome.responses.iter().filter(|response| response.error.is_some()).count();
     match (outcome.error, n_failed) {

@@ -179,6 +179,11 @@ impl Executor {
 impl Active {
     /// Takes a token; says why the answer ends with it, if it does.
     fn take(&mut self, output: &Output, tokenizer: &Tokenizer) -> Option<FinishReason> {
+        if output.finish == Some(Finish::NotFinite) {
+            let message = "the logits are not finite numbers; check the adapter and lora_scale";
+            self.answer.error = Some(Fault::new(FaultCode::AdapterMismatch, message));
+            return Some(FinishReason::Error);
+        }
         self.answer.token_ids.push(output.token);
         if let Some(logprobs) = &mut self.answer.logprobs {
             logprobs.push(output.logprobs.iter().map(|entry| wire_logprob(entry, tokenizer)).collect());
@@ -191,12 +196,13 @@ impl Active {
         output.finish.map(|finish| match finish {
             Finish::EndOfSequence => FinishReason::EndOfSequence,
             Finish::MaxLength => FinishReason::MaxLength,
+            Finish::NotFinite => FinishReason::Error,
         })
     }
 
     fn finish(self, reason: FinishReason) -> (Ticket, Answer) {
         let Self { ticket, mut answer, decoder, .. } = self;
-        if reason != FinishReason::StopWords {
+        if !matches!(reason, FinishReason::StopWords | FinishReason::Error) {
             answer.output_text = decoder.into_text();
         }
         answer.finish_reason = reason;

@@ -7,6 +7,8 @@ use crate::spool::{Attempt, Destination, Job, Publication, SpoolError};
 
 /// Jobs open at once; more only cost memory.
 const MAX_OPEN: usize = 32;
+/// Requests that one round starts; requests that fail at once must not hold up the loop.
+const MAX_STARTS: usize = 64;
 
 /// The open jobs, in the order they were taken.
 #[derive(Default)]
@@ -62,10 +64,13 @@ impl Queue {
     /// Takes a job; counts the start before its input is read.
     ///
     /// # Errors
-    /// [`SpoolError`] when the journal cannot be written; the job stays in work/ as it was.
-    pub fn open(&mut self, mut job: Box<Job>) -> Result<(), SpoolError> {
+    /// [`SpoolError`] when the journal cannot be written, with the job to try again: it knows what of its
+    /// journal is not on the disk.
+    pub fn open(&mut self, mut job: Box<Job>) -> Result<(), (Box<Job>, SpoolError)> {
         let attempt = job.attempt();
-        job.start()?;
+        if let Err(error) = job.start() {
+            return Err((job, error));
+        }
         let plan = match attempt {
             Attempt::Reject => Plan::Reject(job.gave_up()),
             Attempt::Run | Attempt::GiveUp => {
@@ -87,7 +92,10 @@ impl Queue {
 
     /// Starts requests while the executor has room, one of each job in turn.
     pub fn feed(&mut self, executor: &mut Executor) {
-        while executor.has_room() {
+        for _ in 0..MAX_STARTS {
+            if !executor.has_room() {
+                return;
+            }
             let waiting = |open: &&mut OpenJob| open.plan.n_unstarted() > 0;
             let turn = self.turn;
             let next = match self.jobs.iter_mut().filter(waiting).find(|open| open.key >= turn) {

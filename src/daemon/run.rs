@@ -1,6 +1,6 @@
 //! One request file without a spool: the workflow's llm_inference.
 
-use std::io::{BufWriter, IsTerminal, Write};
+use std::io::{BufWriter, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -63,12 +63,19 @@ pub fn run(options: &RunOptions) -> Result<(), DaemonError> {
     let mut executor = Executor::new(engine, places);
     let mut profile = Profile::default();
     let answers = answer_all(&mut executor, &file, options, &mut profile);
-    if options.dump_output {
-        print_answers(&answers).map_err(DaemonError::system("write the answers to the standard output"))?;
-    }
-    // The profile comes first, as in the original: whoever waits for the answers finds both.
-    write_profile(options, &profile)?;
+    // The profile comes first, as in the original: whoever waits for the answers finds both. But what was
+    // computed is written whatever else fails.
+    let profile_written = write_profile(options, &profile);
     write_answers(options, &file, &answers)?;
+    profile_written?;
+    if options.dump_output {
+        match print_answers(&answers) {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                return Err(DaemonError::System { action: "print the answers", source: error });
+            }
+            _ => {}
+        }
+    }
     let n_failed = answers.iter().filter(|answer| answer.error.is_some()).count();
     match n_failed {
         0 => Ok(()),

@@ -4,6 +4,7 @@
 //! the signals.
 
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -20,10 +21,14 @@ use super::queue::Queue;
 use super::signals::Signals;
 use crate::config::Config;
 use crate::spool::{
-    Arrival, Claimed, Durability, Fate, Inbox, Opened, Place, Spool, SpoolConfig, SpoolError, Watch,
+    Arrival, Claimed, Durability, Fate, Inbox, Job, Opened, Place, Spool, SpoolConfig, SpoolError, Watch,
 };
 use crate::store::AllowedRoots;
 
+/// With more adapters mapped, those that no request uses are let go without waiting for a quiet moment.
+const MANY_ADAPTERS: usize = 64;
+/// Scans are not closer than this, whatever the configuration says.
+const SCAN_AT_MOST_EVERY: Duration = Duration::from_millis(100);
 /// After trouble with the disk the next try waits this long.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How often STATUS= is renewed while requests run.
@@ -50,6 +55,8 @@ struct Daemon {
     queue: Queue,
     /// Claimed, but not opened yet; after a start, what was under way.
     claimed: VecDeque<Claimed>,
+    /// Opened, but its start could not be written yet.
+    unstarted: Option<Box<Job>>,
     last_scan: Instant,
     /// Why the disk is left alone for a while.
     trouble: Option<(String, Instant)>,
@@ -117,6 +124,7 @@ impl Daemon {
             executor,
             queue: Queue::default(),
             claimed: recovery.unfinished.into(),
+            unstarted: None,
             last_scan: now,
             trouble: None,
             activity,
@@ -153,15 +161,17 @@ impl Daemon {
     /// One round: what arrived, what may start, one step, what is finished.
     fn turn(&mut self) -> Result<(), SpoolError> {
         let retries = self.trouble.as_ref().is_none_or(|(_, until)| Instant::now() >= *until);
-        if retries {
-            self.take_arrivals()?;
-            self.open_jobs()?;
-        }
+        // What cannot be taken must not keep finished answers from going out.
+        let taken = if retries { self.take_arrivals().and_then(|()| self.open_jobs()) } else { Ok(()) };
         self.queue.feed(&mut self.executor);
         self.step();
         if retries {
-            self.settle()?;
-            self.trouble = None;
+            let settled = self.settle();
+            taken.and(settled)?;
+            if self.trouble.take().is_some() {
+                tracing::info!("the trouble with the spool is over");
+                self.tell_status();
+            }
         }
         Ok(())
     }
@@ -173,7 +183,7 @@ impl Daemon {
             }
             self.inbox.note(&self.spool, &arrival)?;
         }
-        if self.last_scan.elapsed() >= self.scan_interval() {
+        if self.queue.has_room() && self.last_scan.elapsed() >= self.scan_interval() {
             self.last_scan = Instant::now();
             self.inbox.scan(&self.spool)?;
         }
@@ -185,26 +195,54 @@ impl Daemon {
 
     fn open_jobs(&mut self) -> Result<(), SpoolError> {
         while self.queue.has_room() {
-            let claimed = match self.claimed.front() {
-                Some(claimed) => claimed.clone(),
-                None => {
-                    let Some(candidate) = self.inbox.next(&self.spool)? else { return Ok(()) };
-                    let Some(claimed) = self.spool.claim(&candidate)? else { continue };
-                    self.claimed.push_back(claimed.clone());
-                    claimed
-                }
-            };
-            match self.spool.open_job(&claimed)? {
-                Opened::Job(job) => {
-                    tracing::debug!("{} is open", claimed.name().display());
-                    self.queue.open(job)?;
-                }
-                Opened::Refused(job, fault) => self.queue.refuse(job, fault),
-                Opened::Gone => {}
+            if let Some(job) = self.unstarted.take() {
+                self.start_job(job)?;
+                continue;
             }
-            self.claimed.pop_front();
+            if self.claimed.is_empty() && !self.claim_next()? {
+                return Ok(());
+            }
+            let Some(claimed) = self.claimed.front() else { continue };
+            match self.spool.open_job(claimed) {
+                Ok(opened) => {
+                    self.claimed.pop_front();
+                    match opened {
+                        Opened::Job(job) => self.start_job(job)?,
+                        Opened::Refused(job, fault) => self.queue.refuse(job, fault),
+                        Opened::Gone => {}
+                    }
+                }
+                Err(error) => {
+                    // The others have their turn before it is tried again.
+                    self.claimed.rotate_left(1);
+                    return Err(error);
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Claims the next file; says whether there may be more to do.
+    fn claim_next(&mut self) -> Result<bool, SpoolError> {
+        let Some(candidate) = self.inbox.next(&self.spool)? else { return Ok(false) };
+        match self.spool.claim(&candidate) {
+            Ok(claimed) => self.claimed.extend(claimed),
+            // Not a matter of the disk but of this one file: a directory of somebody else, say.
+            Err(SpoolError::Io { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {
+                tracing::warn!("new/{} cannot be claimed: {source}; left alone", candidate.name().display());
+                self.inbox.set_aside(&candidate);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(true)
+    }
+
+    /// Opens a job; one whose journal cannot be written is kept and tried again as it is.
+    fn start_job(&mut self, job: Box<Job>) -> Result<(), SpoolError> {
+        self.queue.open(job).map_err(|(job, error)| {
+            self.unstarted = Some(job);
+            error
+        })
     }
 
     fn step(&mut self) {
@@ -234,15 +272,21 @@ impl Daemon {
                 Some(why) => tracing::warn!("{}: rejected: {why}", published.name),
             }
         }
+        if self.executor.adapters().n_loaded() > MANY_ADAPTERS {
+            self.executor.adapters().sweep();
+        }
         Ok(())
     }
 
     /// Sleeps until a file arrives, a signal comes, or something is due.
     fn wait(&mut self) -> Result<(), DaemonError> {
         let mut timeout = self.scan_interval().saturating_sub(self.last_scan.elapsed());
+        // In trouble nobody reads the watch: polling it would return at once, again and again.
+        let mut n_fds = 2;
         if let Some((_, until)) = &self.trouble {
-            timeout = timeout.min(until.saturating_duration_since(Instant::now()));
-        } else if !self.queue.is_empty() || !self.claimed.is_empty() {
+            timeout = until.saturating_duration_since(Instant::now());
+            n_fds = 1;
+        } else if !self.queue.is_empty() || !self.claimed.is_empty() || self.unstarted.is_some() {
             return Ok(());
         }
         if self.activity.pace == Pace::Busy {
@@ -259,12 +303,12 @@ impl Daemon {
             }
         }
         let mut fds = [
-            PollFd::new(self.watch.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.watch.as_fd(), PollFlags::POLLIN),
         ];
         // Rounded up: a timeout of 0 would spin until the next millisecond.
         let milliseconds = u16::try_from(timeout.as_millis() + 1).unwrap_or(u16::MAX);
-        match poll(&mut fds, PollTimeout::from(milliseconds)) {
+        match poll(&mut fds[..n_fds], PollTimeout::from(milliseconds)) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(DaemonError::System { action: "wait for files", source: errno.into() }),
         }
@@ -279,8 +323,7 @@ impl Daemon {
         while self.executor.n_active() > 0 && begin.elapsed() < limit {
             self.step();
             if let Err(error) = self.settle() {
-                tracing::error!("{error}; the answers stay in the journal");
-                break;
+                tracing::error!("{error}; answers that cannot be recorded are computed again");
             }
         }
         let n_left = self.executor.n_active() + self.queue.n_unstarted();
@@ -298,6 +341,11 @@ impl Daemon {
                 if config.engine != self.config.engine || config.spool != self.config.spool {
                     tracing::warn!("engine and spool are changed by a restart, not by a reload");
                 }
+                if (config.threads, config.max_step_rows) != (self.config.threads, self.config.max_step_rows)
+                {
+                    tracing::warn!("threads and max_step_rows are changed by a restart, not by a reload");
+                }
+                self.spool.set_config(spool_config(&config));
                 self.executor.adapters_mut().set_places(places(&config));
                 let (engine, spool) = (self.config.engine.clone(), self.config.spool.clone());
                 self.config = Config { engine, spool, ..config };
@@ -329,7 +377,7 @@ impl Daemon {
 
     fn scan_interval(&self) -> Duration {
         let regular = Duration::from_secs(self.config.scan_seconds as u64);
-        self.inbox.scan_in(&self.spool).map_or(regular, |soon| soon.min(regular))
+        self.inbox.scan_in(&self.spool).map_or(regular, |soon| soon.min(regular)).max(SCAN_AT_MOST_EVERY)
     }
 
     fn tell_status(&mut self) {

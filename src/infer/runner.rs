@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use super::blocks::Blocks;
 use super::sampler::Scores;
-use super::sequence::{InferError, Output, Sequence, SequenceId, Submission};
+use super::sequence::{Finish, InferError, Output, Sequence, SequenceId, Submission};
 use crate::backend::Backend;
 use crate::format::Limits;
 use crate::model::{BLOCK_LEN, Decoder, LogitRows, Segment, Workspace};
@@ -159,8 +159,9 @@ impl<B: Backend> Runner<B> {
         self.settle(&chunks)
     }
 
-    /// Gives the memory of unused cache blocks back to the system.
+    /// Gives the memory of unused cache blocks and of the workspace back to the system.
     pub fn give_back_memory(&mut self) {
+        self.workspace = self.decoder.workspace();
         let blocks = self.blocks.take_touched();
         self.decoder.backend().forget_blocks(&mut self.cache, &blocks);
     }
@@ -205,7 +206,7 @@ impl<B: Backend> Runner<B> {
                 1 => 1,
                 n => n.min(rows_left),
             };
-            if n_tokens[index] > 1 || pending(&self.running[index]) > 1 {
+            if pending(&self.running[index]) > 1 {
                 rows_left -= n_tokens[index];
             }
         }
@@ -239,8 +240,12 @@ impl<B: Backend> Runner<B> {
             let logits = self.decoder.logits(&self.workspace, outputs.len());
             let scores = Scores::new(logits, &sequence.sampling);
             let answer_idx = (sequence.tokens.len() - sequence.prompt_len) as u64;
-            let token = scores.choose(&sequence.sampling, answer_idx);
-            let finish = sequence.push(token);
+            let (token, finish) = if scores.are_finite() {
+                let token = scores.choose(&sequence.sampling, answer_idx);
+                (token, sequence.push(token))
+            } else {
+                (0, Some(Finish::NotFinite))
+            };
             if finish.is_some() {
                 finished.push(index);
             }

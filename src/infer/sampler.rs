@@ -47,6 +47,11 @@ impl Scores {
         Self { logits }
     }
 
+    /// Whether all logits are numbers; an adapter or a scale beyond reason makes others.
+    pub fn are_finite(&self) -> bool {
+        self.logits.iter().all(|logit| logit.is_finite())
+    }
+
     /// The token at `index` of the answer.
     pub fn choose(&self, sampling: &Sampling, index: u64) -> u32 {
         if sampling.temperature < GREEDY_BELOW || sampling.top_k == 1 {

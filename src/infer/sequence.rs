@@ -41,6 +41,8 @@ pub struct Output {
 pub enum Finish {
     EndOfSequence,
     MaxLength,
+    /// The logits were not finite numbers: the output's token means nothing.
+    NotFinite,
 }
 
 /// Why a submission was refused.

@@ -81,6 +81,11 @@ impl Spool {
         &self.config
     }
 
+    /// Works by another configuration from now on; how answers reach the disk stays as it was.
+    pub fn set_config(&mut self, config: SpoolConfig) {
+        self.config = SpoolConfig { durability: self.config.durability, ..config };
+    }
+
     /// The path of one of the directories.
     pub fn path(&self, place: Place) -> PathBuf {
         self.disk.path(place, OsStr::new(""))

@@ -83,7 +83,7 @@ impl Cache {
     /// Gives the whole pages inside these blocks back to the system. The blocks must hold nothing needed.
     pub fn forget(&mut self, blocks: &[u32]) {
         let block_bytes = block_elements(&self.shape) * element_size(self.shape.element);
-        let page = 4096;
+        let page = page_size();
         for &block in blocks {
             let start = (block as usize * block_bytes).next_multiple_of(page);
             let end = (block as usize + 1) * block_bytes / page * page;
@@ -92,7 +92,7 @@ impl Cache {
                 let advice =
                     unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
                 // Only advice: pages that stay are merely not given back.
-                drop(advice);
+                let _ = advice;
             }
         }
     }
@@ -108,6 +108,13 @@ impl Cache {
         };
         ((layer * 2 + part_idx) * self.shape.n_kv_heads + head) * self.shape.block_len * self.head_stride()
     }
+}
+
+/// Bytes of a page: 4 KiB mostly, up to 64 KiB on some arm64 kernels.
+fn page_size() -> usize {
+    // SAFETY: sysconf only reads.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(size).ok().filter(|size| size.is_power_of_two()).unwrap_or(1 << 16)
 }
 
 fn block_elements(shape: &CacheShape) -> usize {

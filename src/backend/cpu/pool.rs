@@ -3,7 +3,7 @@
 //! A call publishes a closure and a task count; whoever is awake takes the next task until none is left.
 //! Late sleepers are not waited for: the call closes the job first, then waits for those who joined.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
@@ -25,6 +25,7 @@ struct Shared {
     /// Counts jobs; a helper that sees it change looks for work.
     epoch: AtomicUsize,
     next_task: AtomicUsize,
+    is_running: AtomicBool,
 }
 
 #[derive(Default)]
@@ -56,6 +57,7 @@ impl Pool {
             left: Condvar::new(),
             epoch: AtomicUsize::new(0),
             next_task: AtomicUsize::new(0),
+            is_running: AtomicBool::new(false),
         });
         let threads = (1..n_threads.max(1))
             .map(|worker_idx| {
@@ -74,7 +76,9 @@ impl Pool {
     }
 
     /// Calls `call(task_idx, worker_idx)` once for every task below `n_tasks`; returns when all are done.
-    /// Not to be called from inside a task, nor from two threads at once.
+    ///
+    /// # Panics
+    /// When it is called from inside a task or from two threads at once. A task that panics ends the program.
     pub fn run(&self, n_tasks: usize, call: &(dyn Fn(usize, usize) + Sync)) {
         if n_tasks <= 1 || self.threads.is_empty() {
             (0..n_tasks).for_each(|task_idx| call(task_idx, 0));
@@ -84,16 +88,35 @@ impl Pool {
         // SAFETY: only the lifetime changes; see Job.
         let call_erased: *const (dyn Fn(usize, usize) + Sync + 'static) =
             unsafe { std::mem::transmute(call) };
+        assert!(!shared.is_running.swap(true, Ordering::Acquire), "one call at a time");
+        // Helpers may use the closure until they have left: unwinding past this point would free it.
+        let guard = AbortOnPanic;
         shared.next_task.store(0, Ordering::Relaxed);
-        shared.lock().job = Some(Job { call: call_erased, n_tasks });
-        shared.epoch.fetch_add(1, Ordering::Release);
-        shared.opened.notify_all();
+        {
+            let mut state = shared.lock();
+            state.job = Some(Job { call: call_erased, n_tasks });
+            // Under the lock: a helper that is about to sleep sees it or is woken.
+            shared.epoch.fetch_add(1, Ordering::Release);
+            shared.opened.notify_all();
+        }
         shared.take_tasks(call, n_tasks, 0);
         let mut state = shared.lock();
         state.job = None;
         while state.n_helpers > 0 {
             state = shared.left.wait(state).expect("no thread panics while it holds the lock");
         }
+        drop(state);
+        std::mem::forget(guard);
+        shared.is_running.store(false, Ordering::Release);
+    }
+}
+
+/// Ends the program when it is dropped, which only a panic does.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        std::process::abort();
     }
 }
 
@@ -145,8 +168,10 @@ fn help(shared: &Shared, worker_idx: usize) {
         let Some(job) = state.job else { continue };
         state.n_helpers += 1;
         drop(state);
+        let guard = AbortOnPanic;
         // SAFETY: the job was open when n_helpers rose, so Pool::run waits for this thread to leave.
         shared.take_tasks(unsafe { &*job.call }, job.n_tasks, worker_idx);
+        std::mem::forget(guard);
         let mut state = shared.lock();
         state.n_helpers -= 1;
         if state.n_helpers == 0 {
