@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use support::{data, json as read_json};
 
 const ADAPTERS: [&str; 3] = ["french", "german", "medical"];
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// An int8 engine of the demo model and its processed adapters, made once by the program itself.
 fn demo() -> &'static Path {
@@ -349,8 +349,10 @@ fn a_killed_daemon_goes_on_and_answers_once() {
 #[test]
 fn a_stopped_daemon_leaves_the_rest_for_the_next_start() {
     let folder = tempfile::tempdir().unwrap();
+    // More than can end while the daemon drains; an emulated processor is slower.
+    let n_requests = if std::env::var_os("JETSPOOL_TEST_RUNNER").is_some() { 40 } else { 200 };
     let mut daemon = Daemon::start(folder.path());
-    daemon.drop_in("job.json", &request_file(mixed_requests(200)));
+    daemon.drop_in("job.json", &request_file(mixed_requests(n_requests)));
     let journal = daemon.spool.join("work/job.json.journal");
     daemon.wait_for("the journal", || journal.exists().then_some(()));
     daemon.signal(nix::sys::signal::SIGTERM);
@@ -359,7 +361,7 @@ fn a_stopped_daemon_leaves_the_rest_for_the_next_start() {
     drop(daemon);
     let daemon = Daemon::start(folder.path());
     let answers = daemon.answer("job.json");
-    assert_eq!(answers["responses"].as_array().unwrap().len(), 200);
+    assert_eq!(answers["responses"].as_array().unwrap().len(), n_requests);
 }
 
 #[test]
