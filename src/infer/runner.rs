@@ -84,21 +84,9 @@ impl<B: Backend> Runner<B> {
         &self.decoder
     }
 
-    pub fn options(&self) -> &RunnerOptions {
-        &self.options
-    }
-
     /// Whether there is nothing to do.
     pub fn is_idle(&self) -> bool {
         self.running.is_empty() && self.waiting.is_empty()
-    }
-
-    pub fn n_running(&self) -> usize {
-        self.running.len()
-    }
-
-    pub fn n_waiting(&self) -> usize {
-        self.waiting.len()
     }
 
     /// Blocks of the cache that sequences hold.

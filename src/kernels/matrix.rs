@@ -59,14 +59,4 @@ impl<'a> Matrix<'a> {
     pub fn stride(&self) -> usize {
         self.stride
     }
-
-    /// Bytes that one pass over the matrix reads.
-    pub fn n_bytes(&self) -> usize {
-        match self.values {
-            Values::F32(v) => size_of_val(v),
-            Values::F16(v) => size_of_val(v),
-            Values::I8 { q, scale } => size_of_val(q) + size_of_val(scale),
-            Values::I4 { q, scale, .. } => size_of_val(q) + size_of_val(scale),
-        }
-    }
 }

@@ -155,6 +155,13 @@ fn crash_everywhere(text: &str, put_away: Place, min_points: usize) {
     }
 }
 
+/// Claims the only file of new/.
+fn claim_first(spool: &Spool) -> Claimed {
+    let mut inbox = Inbox::default();
+    inbox.scan(spool).unwrap();
+    spool.claim(&inbox.next(spool).unwrap().unwrap()).unwrap().unwrap()
+}
+
 #[test]
 fn a_crash_at_every_step_leaves_one_answer() {
     crash_everywhere(&input(), Place::Done, 24);
@@ -249,9 +256,7 @@ fn a_journal_whose_sync_failed_is_not_written_again() {
     let root = dir.path().join("spool");
     let (spool, _) = Spool::open(&root, config()).unwrap();
     drop_file(&root, "x.json", &input());
-    let mut inbox = Inbox::default();
-    inbox.scan(&spool).unwrap();
-    let claimed = spool.claim(&inbox.next(&spool).unwrap().unwrap()).unwrap().unwrap();
+    let claimed = claim_first(&spool);
     let Opened::Job(mut job) = spool.open_job(&claimed).unwrap() else { panic!() };
     job.start().unwrap();
     let inode = || fs::metadata(root.join("work/x.json.journal")).unwrap().ino();
@@ -361,9 +366,7 @@ fn a_journal_counts_only_for_its_own_input() {
     let root = dir.path().join("spool");
     let (spool, _) = Spool::open(&root, config()).unwrap();
     drop_file(&root, "x.json", &input());
-    let mut inbox = Inbox::default();
-    inbox.scan(&spool).unwrap();
-    let claimed = spool.claim(&inbox.next(&spool).unwrap().unwrap()).unwrap().unwrap();
+    let claimed = claim_first(&spool);
     let Opened::Job(mut job) = spool.open_job(&claimed).unwrap() else { panic!() };
     job.start().unwrap();
     job.record(&[answer(0, 1)]).unwrap();
@@ -393,9 +396,7 @@ fn a_damaged_journal_is_read_up_to_the_damage() {
     let root = dir.path().join("spool");
     let (spool, _) = Spool::open(&root, config()).unwrap();
     drop_file(&root, "x.json", &input());
-    let mut inbox = Inbox::default();
-    inbox.scan(&spool).unwrap();
-    let claimed = spool.claim(&inbox.next(&spool).unwrap().unwrap()).unwrap().unwrap();
+    let claimed = claim_first(&spool);
     let open = || match spool.open_job(&claimed).unwrap() {
         Opened::Job(job) => job,
         other => panic!("{other:?}"),
@@ -447,9 +448,7 @@ fn publishing_without_an_answer_is_refused() {
     let root = dir.path().join("spool");
     let (spool, _) = Spool::open(&root, config()).unwrap();
     drop_file(&root, "x.json", &input());
-    let mut inbox = Inbox::default();
-    inbox.scan(&spool).unwrap();
-    let claimed = spool.claim(&inbox.next(&spool).unwrap().unwrap()).unwrap().unwrap();
+    let claimed = claim_first(&spool);
     let Opened::Job(mut job) = spool.open_job(&claimed).unwrap() else { panic!() };
     job.start().unwrap();
     job.record(&[answer(1, 1)]).unwrap();

@@ -114,11 +114,6 @@ impl Lora {
     pub fn n_outputs(&self) -> usize {
         self.b.shape()[1]
     }
-
-    /// Bytes that one use reads.
-    pub fn n_bytes(&self) -> usize {
-        self.a.data().len() + self.b.data().len()
-    }
 }
 
 fn check_shape(name: &str, tensor: &Tensor, wanted: &[usize]) -> Result<(), FormatError> {
