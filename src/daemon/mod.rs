@@ -2,11 +2,13 @@
 //!
 //! executor.rs turns requests into answers; run.rs feeds it one file, serve.rs a spool.
 
+mod activity;
 mod adapters;
 mod control;
 mod engine;
 mod error;
 mod executor;
+mod intake;
 mod notify;
 mod profile;
 mod queue;
