@@ -57,6 +57,9 @@ pub trait Backend {
     /// The system's, when the address space cannot be had.
     fn cache(&self, shape: CacheShape) -> std::io::Result<Self::Cache>;
 
+    /// Memory that one block of such a cache takes, in bytes.
+    fn block_bytes(&self, shape: &CacheShape) -> usize;
+
     /// Gives the memory of these blocks back; their content is lost.
     fn forget_blocks(&self, cache: &mut Self::Cache, blocks: &[u32]);
 

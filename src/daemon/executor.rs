@@ -6,7 +6,9 @@ use std::collections::HashMap;
 use super::adapters::{AdapterPlaces, Adapters};
 use super::engine::TextEngine;
 use crate::backend::Cpu;
-use crate::infer::{Finish, InferError, Output, Sampling, SequenceId, StepCounts, Submission, TokenLogprob};
+use crate::infer::{
+    Finish, InferError, KvMemory, Output, Sampling, SequenceId, StepCounts, Submission, TokenLogprob,
+};
 use crate::spool::wire::{
     self, Answer, BadRequest, Fault, FaultCode, FinishReason, Request, RequestFile, Usage,
 };
@@ -71,6 +73,11 @@ impl Executor {
     /// Whether a request added now would start with the next step.
     pub fn has_room(&self) -> bool {
         self.active.len() < self.engine.limits().max_batch_size
+    }
+
+    /// Memory of the key-value cache.
+    pub fn kv_memory(&self) -> KvMemory {
+        self.engine.runner.kv_memory()
     }
 
     /// What the last step computed.

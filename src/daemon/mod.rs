@@ -15,6 +15,7 @@ mod queue;
 mod run;
 mod serve;
 mod signals;
+mod usage;
 
 pub use control::{StatusOptions, SubmitOptions, status, submit};
 pub use error::DaemonError;

@@ -19,6 +19,7 @@ use super::intake::Intake;
 use super::notify;
 use super::queue::Queue;
 use super::signals::Signals;
+use super::usage::{Usage, mib};
 use crate::config::Config;
 use crate::spool::{Fate, SpoolError};
 use crate::store::AllowedRoots;
@@ -102,6 +103,7 @@ impl Daemon {
             self.executor.engine().runner.decoder().backend().kernels().name,
             self.executor.engine().runner.decoder().backend().n_threads()
         );
+        self.tell_memory();
         self.tell_status();
         notify::ready();
         loop {
@@ -264,6 +266,19 @@ impl Daemon {
                 self.tell_status();
                 Ok(())
             }
+        }
+    }
+
+    fn tell_memory(&self) {
+        let kv = self.executor.kv_memory();
+        match Usage::read() {
+            Ok(usage) => tracing::info!(
+                "memory: {}; keys and values take {} and may take {}",
+                usage.in_words(),
+                mib(kv.committed),
+                mib(kv.capacity)
+            ),
+            Err(error) => tracing::info!("memory in use is not known: {error}"),
         }
     }
 

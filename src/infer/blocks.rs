@@ -34,6 +34,15 @@ impl Blocks {
         std::mem::take(&mut self.touched).into_iter().collect()
     }
 
+    /// Blocks whose memory is committed, in use or not.
+    pub fn n_committed(&self) -> usize {
+        self.n_used() + self.touched.len()
+    }
+
+    pub fn n_blocks(&self) -> usize {
+        self.n_blocks
+    }
+
     pub fn n_used(&self) -> usize {
         self.n_blocks - self.free.len()
     }

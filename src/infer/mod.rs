@@ -6,6 +6,6 @@ mod runner;
 mod sampler;
 mod sequence;
 
-pub use runner::{Runner, RunnerOptions, StepCounts};
+pub use runner::{KvMemory, Runner, RunnerOptions, StepCounts};
 pub use sampler::{Sampling, TokenLogprob};
 pub use sequence::{Finish, InferError, Output, SequenceId, Submission};

@@ -46,6 +46,17 @@ pub struct StepCounts {
     pub n_generating: usize,
 }
 
+/// Memory of the key-value cache, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KvMemory {
+    /// Held by sequences.
+    pub in_use: u64,
+    /// Taken from the system: in use, or kept for the next sequences.
+    pub committed: u64,
+    /// What all sequences together may take.
+    pub capacity: u64,
+}
+
 /// A decoder, its cache and the sequences in it.
 pub struct Runner<B: Backend> {
     decoder: Decoder<B>,
@@ -92,6 +103,16 @@ impl<B: Backend> Runner<B> {
     /// Blocks of the cache that sequences hold.
     pub fn n_used_blocks(&self) -> usize {
         self.blocks.n_used()
+    }
+
+    /// Memory of the cache.
+    pub fn kv_memory(&self) -> KvMemory {
+        let bytes = |n_blocks: usize| n_blocks as u64 * self.decoder.block_bytes() as u64;
+        KvMemory {
+            in_use: bytes(self.blocks.n_used()),
+            committed: bytes(self.blocks.n_committed()),
+            capacity: bytes(self.blocks.n_blocks()),
+        }
     }
 
     /// What the last step computed.

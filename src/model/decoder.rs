@@ -92,14 +92,12 @@ impl<B: Backend> Decoder<B> {
     /// # Errors
     /// The system's, when the address space cannot be had.
     pub fn cache(&self, n_blocks: usize) -> std::io::Result<B::Cache> {
-        self.backend.cache(CacheShape {
-            n_layers: self.architecture.n_layers,
-            n_kv_heads: self.architecture.n_kv_heads,
-            head_dim: self.architecture.head_dim,
-            block_len: BLOCK_LEN,
-            n_blocks,
-            element: self.cache_element,
-        })
+        self.backend.cache(self.cache_shape(n_blocks))
+    }
+
+    /// Memory that one block of the cache takes, in bytes.
+    pub fn block_bytes(&self) -> usize {
+        self.backend.block_bytes(&self.cache_shape(1))
     }
 
     /// An empty workspace; it grows to the largest step it sees.
@@ -148,6 +146,17 @@ impl<B: Backend> Decoder<B> {
     /// Row `row_idx` of the last step's logits, `[vocab_size]`.
     pub fn logits<'a>(&self, workspace: &'a Workspace<B>, row_idx: usize) -> &'a [f32] {
         self.backend.read_row(&workspace.logits, row_idx)
+    }
+
+    fn cache_shape(&self, n_blocks: usize) -> CacheShape {
+        CacheShape {
+            n_layers: self.architecture.n_layers,
+            n_kv_heads: self.architecture.n_kv_heads,
+            head_dim: self.architecture.head_dim,
+            block_len: BLOCK_LEN,
+            n_blocks,
+            element: self.cache_element,
+        }
     }
 
     fn attention(

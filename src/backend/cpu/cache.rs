@@ -25,12 +25,16 @@ pub enum Part {
 
 impl Cache {
     pub fn new(shape: CacheShape) -> std::io::Result<Self> {
-        let n_bytes = block_elements(&shape)
-            .checked_mul(element_size(shape.element))
-            .and_then(|n| n.checked_mul(shape.n_blocks))
+        let n_bytes = Self::block_bytes(&shape)
+            .checked_mul(shape.n_blocks)
             .ok_or_else(|| std::io::Error::other("the key-value cache is larger than the address space"))?;
         let map = MmapOptions::new().len(n_bytes).no_reserve_swap().map_anon()?;
         Ok(Self { map, shape })
+    }
+
+    /// Bytes of one block.
+    pub fn block_bytes(shape: &CacheShape) -> usize {
+        block_elements(shape) * element_size(shape.element)
     }
 
     pub fn shape(&self) -> &CacheShape {
@@ -82,7 +86,7 @@ impl Cache {
 
     /// Gives the whole pages inside these blocks back to the system. The blocks must hold nothing needed.
     pub fn forget(&mut self, blocks: &[u32]) {
-        let block_bytes = block_elements(&self.shape) * element_size(self.shape.element);
+        let block_bytes = Self::block_bytes(&self.shape);
         let page = page_size();
         for &block in blocks {
             let start = (block as usize * block_bytes).next_multiple_of(page);
