@@ -46,6 +46,10 @@ pub struct Config {
     pub scan_seconds: usize,
     /// Starts of a job before it is given up.
     pub max_attempts: usize,
+    /// How long the daemon is idle before it gives the weights' memory back; 0 keeps it.
+    pub idle_unload_seconds: usize,
+    /// Memory that the daemon may plan with; 0 means what the machine has.
+    pub memory_mib: usize,
 }
 
 impl Default for Config {
@@ -63,6 +67,8 @@ impl Default for Config {
             drain_seconds: 30,
             scan_seconds: 10,
             max_attempts: 3,
+            idle_unload_seconds: 300,
+            memory_mib: 0,
         }
     }
 }
@@ -128,6 +134,10 @@ impl Config {
             drain_seconds: keys.count("drain_seconds", [0, 86_400])?.unwrap_or(default.drain_seconds),
             scan_seconds: keys.count("scan_seconds", [1, 86_400])?.unwrap_or(default.scan_seconds),
             max_attempts: keys.count("max_attempts", [1, 1000])?.unwrap_or(default.max_attempts),
+            idle_unload_seconds: keys
+                .count("idle_unload_seconds", [0, 31_536_000])?
+                .unwrap_or(default.idle_unload_seconds),
+            memory_mib: keys.count("memory_mib", [0, 1 << 24])?.unwrap_or(default.memory_mib),
         })
     }
 }
@@ -142,7 +152,7 @@ fn read_text(path: &Path) -> io::Result<String> {
 }
 
 /// Every key, in the order of the default file.
-const KNOWN: [&str; 12] = [
+const KNOWN: [&str; 14] = [
     "engine",
     "spool",
     "adapters",
@@ -155,6 +165,8 @@ const KNOWN: [&str; 12] = [
     "drain_seconds",
     "scan_seconds",
     "max_attempts",
+    "idle_unload_seconds",
+    "memory_mib",
 ];
 
 /// The keys of a file, each asked for with what it must be.
@@ -266,6 +278,26 @@ fn parse_level(text: Option<&str>) -> Result<LogLevel, ConfigError> {
             wanted: "error, warn, info, debug or trace",
             found: other.to_owned(),
         }),
+    }
+}
+
+/// What the service manager says about memory pressure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PressureSettings {
+    /// The file to watch, `MEMORY_PRESSURE_WATCH`; `/dev/null` means none at all.
+    pub watch: Option<PathBuf>,
+    /// What is to be written into it first, in base64: `MEMORY_PRESSURE_WRITE`.
+    pub write: Option<String>,
+}
+
+impl PressureSettings {
+    /// Reads `MEMORY_PRESSURE_WATCH` and `MEMORY_PRESSURE_WRITE`.
+    pub fn from_environment() -> Self {
+        let text = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        Self {
+            watch: text("MEMORY_PRESSURE_WATCH").map(PathBuf::from),
+            write: text("MEMORY_PRESSURE_WRITE").map(|text| text.to_string_lossy().into_owned()),
+        }
     }
 }
 

@@ -56,7 +56,13 @@ fn run(
         .iter()
         .map(|name| built.lora(&reference(&format!("models/qwen2/adapters/{name}"))))
         .collect();
-    let options = RunnerOptions { max_batch_size, max_input_len: 512, capacity: 1024, max_step_rows };
+    let options = RunnerOptions {
+        max_batch_size,
+        max_input_len: 512,
+        capacity: 1024,
+        max_step_rows,
+        max_kv_bytes: usize::MAX,
+    };
     let mut runner = Runner::new(built.decoder, options).unwrap();
     let mut ids: HashMap<SequenceId, usize> = HashMap::new();
     let mut traces: HashMap<usize, Trace> = HashMap::new();
@@ -98,7 +104,13 @@ fn a_cancelled_sequence_disturbs_nobody_and_gives_its_blocks_back() {
         .iter()
         .map(|name| built.lora(&reference(&format!("models/qwen2/adapters/{name}"))))
         .collect();
-    let options = RunnerOptions { max_batch_size: 3, max_input_len: 512, capacity: 1024, max_step_rows: 32 };
+    let options = RunnerOptions {
+        max_batch_size: 3,
+        max_input_len: 512,
+        capacity: 1024,
+        max_step_rows: 32,
+        max_kv_bytes: usize::MAX,
+    };
     let mut runner = Runner::new(built.decoder, options).unwrap();
     let kept = runner.add(submission(1, &loras)).unwrap();
     let others: Vec<SequenceId> = [2, 3, 4].map(|i| runner.add(submission(i, &loras)).unwrap()).to_vec();

@@ -63,6 +63,9 @@ pub trait Backend {
     /// Gives the memory of these blocks back; their content is lost.
     fn forget_blocks(&self, cache: &mut Self::Cache, blocks: &[u32]);
 
+    /// Gives buffers back that are only kept for the next operation.
+    fn forget_scratch(&self);
+
     /// `y[i] = table[tokens[i]]`
     fn embed(&self, table: &Self::Weights, tokens: &[u32], y: &mut Self::Rows);
 

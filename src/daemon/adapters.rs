@@ -55,9 +55,14 @@ impl Adapters {
         self.loaded.len()
     }
 
-    /// Unmaps what no sequence uses.
-    pub fn sweep(&self) {
-        self.loaded.sweep();
+    /// Adapters that are mapped, but that no sequence uses.
+    pub fn n_idle(&self) -> usize {
+        self.loaded.n_idle()
+    }
+
+    /// Unmaps what no sequence uses. Returns how many.
+    pub fn sweep(&self) -> usize {
+        self.loaded.sweep()
     }
 
     /// The adapter of that name for this engine.

@@ -3,15 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::budget::Need;
 use super::error::DaemonError;
+use super::limits::Sources;
 use crate::backend::Cpu;
 use crate::format::{Bytes, Limits};
 use crate::infer::{Runner, RunnerOptions, Sampling, Submission};
 use crate::kernels::Kernels;
-use crate::model::Decoder;
+use crate::model::{BLOCK_LEN, Decoder};
 use crate::spool::wire::{ChatOptions, Fault, FaultCode, Message};
-use crate::store;
-use crate::store::engine::{TOKENIZER_FILE, TOKENIZER_TABLE_FILE};
+use crate::store::engine::{EngineGeneration, TOKENIZER_FILE, TOKENIZER_TABLE_FILE};
+use crate::store::{self, FileMap};
 use crate::text::{
     ChatMessage, ChatTemplate, Prompt, RenderOptions, Rendered, SpecialTokens, TemplateSource, TextError,
     Tokenizer, template_source,
@@ -24,23 +26,28 @@ pub struct TextEngine {
     template: Option<ChatTemplate>,
     limits: Limits,
     stop_tokens: Arc<[u32]>,
+    maps: Vec<Arc<FileMap>>,
+    generation: EngineGeneration,
 }
 
 /// How an engine is run.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineOptions {
     pub directory: PathBuf,
     /// 0 means one per processor.
     pub n_threads: usize,
     pub max_step_rows: usize,
+    /// Bytes that all of it may take; none leaves it to the machine.
+    pub max_memory: Option<u64>,
 }
 
 impl TextEngine {
-    /// Maps the engine and reads its text files.
+    /// Maps the engine, reads its text files and plans its memory. `promised` bytes of what the machine has are
+    /// already somebody else's.
     ///
     /// # Errors
-    /// [`DaemonError`] with the file that is wrong.
-    pub fn open(options: &EngineOptions) -> Result<Self, DaemonError> {
+    /// [`DaemonError`] with the file that is wrong, or with the limit that is too low.
+    pub fn open(options: &EngineOptions, promised: u64) -> Result<Self, DaemonError> {
         let directory = &options.directory;
         let engine = store::Engine::open(directory)?;
         let tokenizer =
@@ -52,10 +59,44 @@ impl TextEngine {
         let cpu =
             Cpu::new(Kernels::detect(), options.n_threads).map_err(DaemonError::system("start threads"))?;
         let decoder = Decoder::new(cpu, &engine.config, &engine.tensors).map_err(broken)?;
-        let runner_options = RunnerOptions::of_engine(&engine.config.limits, options.max_step_rows);
+        let mut runner_options = RunnerOptions::of_engine(&engine.config.limits, options.max_step_rows);
+        let need = Need {
+            weights: engine.tensors.as_bytes().len() as u64,
+            workspace: decoder.workspace_bytes(runner_options.max_step_rows, runner_options.max_batch_size)
+                as u64,
+            sequence: (runner_options.capacity.div_ceil(BLOCK_LEN) * decoder.block_bytes()) as u64,
+            promised,
+        };
+        let budget = need
+            .kv_budget(Sources::default().bounds(options.max_memory))
+            .map_err(|source| DaemonError::Memory { directory: directory.clone(), source })?;
+        runner_options.max_kv_bytes = usize::try_from(budget).unwrap_or(usize::MAX);
         let runner = Runner::new(decoder, runner_options)
             .map_err(DaemonError::system("reserve the key-value cache"))?;
-        Ok(Self { runner, tokenizer, template, limits: engine.config.limits, stop_tokens })
+        Ok(Self {
+            runner,
+            tokenizer,
+            template,
+            limits: engine.config.limits,
+            stop_tokens,
+            maps: engine.maps,
+            generation: engine.generation,
+        })
+    }
+
+    /// Which files it was opened from.
+    pub fn generation(&self) -> &EngineGeneration {
+        &self.generation
+    }
+
+    /// Gives the pages of its files back; the next step brings them in again.
+    pub fn release(&self) {
+        self.maps.iter().for_each(|map| map.release());
+    }
+
+    /// The same, and asks the system not to keep them in its cache.
+    pub fn drop_cached(&self) {
+        self.maps.iter().for_each(|map| map.drop_cached());
     }
 
     pub fn limits(&self) -> &Limits {

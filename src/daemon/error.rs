@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::budget::TooLittle;
 use crate::format::FormatError;
 use crate::spool::SpoolError;
 use crate::spool::wire::Fault;
@@ -23,6 +24,8 @@ pub enum DaemonError {
     NoTokenizer { path: PathBuf },
     #[error("the configuration's engine cannot be used: {source}")]
     ConfiguredEngine { source: Box<DaemonError> },
+    #[error("{}: {source}", directory.display())]
+    Memory { directory: PathBuf, source: TooLittle },
     #[error("the engine's self-test failed: {why}; build it again")]
     SelfTest { why: String },
     #[error("cannot {action}: {source}")]
@@ -49,6 +52,9 @@ impl DaemonError {
             Self::Engine { .. } | Self::Text { .. } | Self::NoTokenizer { .. } => 65,
             Self::Rejected { .. } | Self::SomeFailed { .. } => 65,
             Self::SelfTest { .. } => 70,
+            // As with a wrong configuration; but what other programs hold may be free later.
+            Self::Memory { source, .. } if source.is_lasting() => 78,
+            Self::Memory { .. } => 71,
             // A restart would not help: the configuration must change.
             Self::ConfiguredEngine { .. } => 78,
             Self::System { source, .. } if source.raw_os_error() == Some(libc::ENOSPC) => 74,

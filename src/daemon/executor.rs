@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use super::adapters::{AdapterPlaces, Adapters};
 use super::engine::TextEngine;
+use super::usage::give_back_heap;
 use crate::backend::Cpu;
 use crate::infer::{
     Finish, InferError, KvMemory, Output, Sampling, SequenceId, StepCounts, Submission, TokenLogprob,
@@ -72,7 +73,7 @@ impl Executor {
 
     /// Whether a request added now would start with the next step.
     pub fn has_room(&self) -> bool {
-        self.active.len() < self.engine.limits().max_batch_size
+        self.active.len() < self.engine.runner.batch_limit()
     }
 
     /// Memory of the key-value cache.
@@ -133,10 +134,28 @@ impl Executor {
         }
     }
 
-    /// Gives back what an idle daemon does not need.
+    /// Gives back what an idle daemon does not need: all private memory that the next job can do without.
     pub fn rest(&mut self) {
         self.adapters.sweep();
         self.engine.runner.give_back_memory();
+        give_back_heap();
+    }
+
+    /// Gives back what nobody uses while others run.
+    pub fn give_back_unused(&mut self) {
+        self.adapters.sweep();
+        self.engine.runner.give_back_free_blocks();
+        give_back_heap();
+    }
+
+    /// Requests that may run at once.
+    pub fn batch_limit(&self) -> usize {
+        self.engine.runner.batch_limit()
+    }
+
+    /// Lets so many requests run at once.
+    pub fn limit_batch(&mut self, n_requests: usize) {
+        self.engine.runner.limit_batch(n_requests);
     }
 
     fn start(
@@ -269,6 +288,7 @@ fn wire_logprob(entry: &TokenLogprob, tokenizer: &Tokenizer) -> wire::TokenLogpr
 fn infer_fault(error: InferError) -> Fault {
     let code = match error {
         InferError::PromptTooLong { .. } => FaultCode::PromptTooLong,
+        InferError::Memory { .. } => FaultCode::TooLarge,
         InferError::EmptyPrompt => FaultCode::BadRequest,
         InferError::Token { .. } => FaultCode::Internal,
     };

@@ -4,14 +4,19 @@
 
 mod activity;
 mod adapters;
+mod budget;
 mod control;
 mod engine;
+mod engines;
 mod error;
 mod executor;
 mod intake;
+mod limits;
 mod notify;
+mod pressure;
 mod profile;
 mod queue;
+mod relief;
 mod run;
 mod serve;
 mod signals;

@@ -47,11 +47,13 @@ pub struct RunOptions {
 pub fn run(options: &RunOptions) -> Result<(), DaemonError> {
     check_paths(options)?;
     let file = read_requests(options)?;
-    let mut engine = TextEngine::open(&EngineOptions {
+    let engine_options = EngineOptions {
         directory: options.engine_dir.clone(),
         n_threads: options.threads,
         max_step_rows: options.max_step_rows,
-    })?;
+        max_memory: None,
+    };
+    let mut engine = TextEngine::open(&engine_options, 0)?;
     for _ in 0..options.warmup {
         engine.self_test()?;
     }

@@ -12,15 +12,16 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::activity::{Activity, Situation};
 use super::adapters::AdapterPlaces;
-use super::engine::{EngineOptions, TextEngine};
+use super::engine::EngineOptions;
+use super::engines::{Engines, Renewal};
 use super::error::DaemonError;
-use super::executor::Executor;
 use super::intake::Intake;
 use super::notify;
 use super::queue::Queue;
+use super::relief::Relief;
 use super::signals::Signals;
 use super::usage::{Usage, mib};
-use crate::config::Config;
+use crate::config::{Config, PressureSettings};
 use crate::spool::{Fate, SpoolError};
 use crate::store::AllowedRoots;
 
@@ -28,8 +29,6 @@ use crate::store::AllowedRoots;
 const MANY_ADAPTERS: usize = 64;
 /// After trouble with the disk the next try waits this long.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// How long the daemon is idle before it gives memory back.
-const REST_AFTER: Duration = Duration::from_secs(5);
 
 /// Runs the daemon until SIGTERM.
 ///
@@ -44,54 +43,42 @@ struct Daemon {
     config: Config,
     intake: Intake,
     signals: Signals,
-    executor: Executor,
+    engines: Engines,
     queue: Queue,
     /// Why the disk is left alone for a while.
     trouble: Option<(String, Instant)>,
     activity: Activity,
     pace: Pace,
-    last_work: Instant,
+    relief: Relief,
 }
 
 /// How busy the daemon is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pace {
     Busy,
-    /// Nothing to do; the memory is kept for the next job.
     Idle,
-    /// Idle for a while; what is not needed was given back.
-    Resting,
 }
 
 impl Daemon {
     fn start(config_path: &Path, config: Config) -> Result<Self, DaemonError> {
         let signals = Signals::install().map_err(DaemonError::system("install signal handlers"))?;
         let intake = Intake::open(&config)?;
-        let options = EngineOptions {
-            directory: config.engine.clone(),
-            n_threads: config.threads,
-            max_step_rows: config.max_step_rows,
-        };
-        let mut engine = TextEngine::open(&options).map_err(|error| match error {
-            DaemonError::System { .. } => error,
-            _ => DaemonError::ConfiguredEngine { source: Box::new(error) },
-        })?;
-        engine.self_test()?;
+        let engines = Engines::open(engine_options(&config), places(&config)).map_err(configured)?;
         if let Some(directory) = config.adapters.as_ref().filter(|directory| !directory.is_dir()) {
             tracing::warn!("the adapters directory {} is not there (yet)", directory.display());
         }
-        let executor = Executor::new(engine, places(&config));
+        let relief = Relief::new(&PressureSettings::from_environment(), &config);
         Ok(Self {
             config_path: config_path.to_owned(),
             config,
             intake,
             signals,
-            executor,
+            engines,
             queue: Queue::default(),
             trouble: None,
             activity: Activity::new(),
             pace: Pace::Idle,
-            last_work: Instant::now(),
+            relief,
         })
     }
 
@@ -100,8 +87,8 @@ impl Daemon {
             "ready: engine {}, spool {}, {} kernels, {} threads",
             self.config.engine.display(),
             self.config.spool.display(),
-            self.executor.engine().runner.decoder().backend().kernels().name,
-            self.executor.engine().runner.decoder().backend().n_threads()
+            self.engines.current().engine().runner.decoder().backend().kernels().name,
+            self.engines.current().engine().runner.decoder().backend().n_threads()
         );
         self.tell_memory();
         self.tell_status();
@@ -117,7 +104,9 @@ impl Daemon {
             if let Err(error) = self.turn() {
                 self.keep_or_end(error)?;
             }
-            if self.executor.n_active() == 0 {
+            let is_idle = self.engines.n_active() == 0;
+            self.relief.answer_pressure(self.engines.current_mut(), is_idle);
+            if is_idle {
                 self.wait()?;
             }
         }
@@ -128,7 +117,7 @@ impl Daemon {
         let retries = self.trouble.as_ref().is_none_or(|(_, until)| Instant::now() >= *until);
         // What cannot be taken must not keep finished answers from going out.
         let taken = if retries { self.intake.fill(&mut self.queue) } else { Ok(()) };
-        self.queue.feed(&mut self.executor);
+        self.queue.feed(self.engines.current_mut());
         self.step();
         if retries {
             let settled = self.settle();
@@ -142,19 +131,19 @@ impl Daemon {
     }
 
     fn step(&mut self) {
-        if self.executor.n_active() == 0 {
+        if self.engines.n_active() == 0 {
             return;
         }
         if self.pace != Pace::Busy {
             self.pace = Pace::Busy;
             self.tell_status();
         }
-        for (ticket, answer) in self.executor.step() {
+        for (ticket, answer) in self.engines.step() {
             self.queue.take(ticket, answer);
         }
-        let counts = self.executor.last_step();
+        let counts = self.engines.current().last_step();
         self.activity.count_tokens(counts.n_prompts_read + counts.n_generating);
-        self.last_work = Instant::now();
+        self.relief.note_work();
         if self.activity.is_due() {
             self.tell_status();
         }
@@ -168,8 +157,9 @@ impl Daemon {
                 Some(why) => tracing::warn!("{}: rejected: {why}", published.name),
             }
         }
-        if self.executor.adapters().n_loaded() > MANY_ADAPTERS {
-            self.executor.adapters().sweep();
+        let adapters = self.engines.current().adapters();
+        if adapters.n_loaded() > MANY_ADAPTERS {
+            adapters.sweep();
         }
         Ok(())
     }
@@ -177,11 +167,8 @@ impl Daemon {
     /// Sleeps until a file arrives, a signal comes, or something is due.
     fn wait(&mut self) -> Result<(), DaemonError> {
         let mut timeout = self.intake.scan_due();
-        // In trouble nobody reads the watch: polling it would return at once, again and again.
-        let mut n_fds = 2;
         if let Some((_, until)) = &self.trouble {
             timeout = until.saturating_duration_since(Instant::now());
-            n_fds = 1;
         } else if !self.queue.is_empty() || self.intake.has_claimed() {
             return Ok(());
         }
@@ -189,22 +176,18 @@ impl Daemon {
             self.pace = Pace::Idle;
             self.tell_status();
         }
-        if self.pace == Pace::Idle {
-            match REST_AFTER.checked_sub(self.last_work.elapsed()) {
-                Some(left) => timeout = timeout.min(left),
-                None => {
-                    self.executor.rest();
-                    self.pace = Pace::Resting;
-                }
-            }
+        if let Some(due) = self.relief.idle(self.engines.current_mut()) {
+            timeout = timeout.min(due);
         }
-        let mut fds = [
-            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.intake.as_fd(), PollFlags::POLLIN),
-        ];
+        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        fds.extend(self.relief.poll_fd());
+        // In trouble nobody reads the watch: polling it would return at once, again and again.
+        if self.trouble.is_none() {
+            fds.push(PollFd::new(self.intake.as_fd(), PollFlags::POLLIN));
+        }
         // Rounded up: a timeout of 0 would spin until the next millisecond.
         let milliseconds = u16::try_from(timeout.as_millis() + 1).unwrap_or(u16::MAX);
-        match poll(&mut fds[..n_fds], PollTimeout::from(milliseconds)) {
+        match poll(&mut fds, PollTimeout::from(milliseconds)) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(DaemonError::System { action: "wait for files", source: errno.into() }),
         }
@@ -215,15 +198,15 @@ impl Daemon {
         notify::stopping();
         let limit = Duration::from_secs(self.config.drain_seconds as u64);
         let begin = Instant::now();
-        tracing::info!("ending: {} requests may finish within {limit:?}", self.executor.n_active());
-        while self.executor.n_active() > 0 && begin.elapsed() < limit {
+        tracing::info!("ending: {} requests may finish within {limit:?}", self.engines.n_active());
+        while self.engines.n_active() > 0 && begin.elapsed() < limit {
             self.step();
             if let Err(error) = self.settle() {
                 tracing::error!("{error}; answers that cannot be recorded are computed again");
             }
         }
-        let n_left = self.executor.n_active() + self.queue.n_unstarted();
-        self.executor.cancel_all();
+        let n_left = self.engines.n_active() + self.queue.n_unstarted();
+        self.engines.cancel_all();
         self.queue.pause();
         tracing::info!("ended: {n_left} requests are left for the next start");
         Ok(())
@@ -234,16 +217,12 @@ impl Daemon {
         notify::reloading();
         match Config::read(&self.config_path) {
             Ok(config) => {
-                if config.engine != self.config.engine || config.spool != self.config.spool {
-                    tracing::warn!("engine and spool are changed by a restart, not by a reload");
+                if config.spool != self.config.spool {
+                    tracing::warn!("the spool is changed by a restart, not by a reload");
                 }
-                if (config.threads, config.max_step_rows) != (self.config.threads, self.config.max_step_rows)
-                {
-                    tracing::warn!("threads and max_step_rows are changed by a restart, not by a reload");
-                }
-                self.executor.adapters_mut().set_places(places(&config));
-                let (engine, spool) = (self.config.engine.clone(), self.config.spool.clone());
-                self.config = Config { engine, spool, ..config };
+                self.config = Config { spool: self.config.spool.clone(), ..config };
+                self.relief.reload(&self.config);
+                self.renew_engine();
                 tracing::info!("configuration reloaded");
             }
             Err(error) => tracing::error!("{error}; the old configuration stays"),
@@ -252,6 +231,19 @@ impl Daemon {
             tracing::error!("{error}");
         }
         notify::ready();
+    }
+
+    /// Opens the engine that the configuration names, if it is another one now.
+    fn renew_engine(&mut self) {
+        match self.engines.renew(engine_options(&self.config), places(&self.config)) {
+            Ok(Renewal::Same) => {}
+            Ok(Renewal::Replaced { n_left }) => {
+                let engine = self.config.engine.display();
+                tracing::info!("new engine {engine}; {n_left} requests end on the old one");
+                self.tell_memory();
+            }
+            Err(error) => tracing::error!("the new engine cannot be used: {error}; the old one stays"),
+        }
     }
 
     fn keep_or_end(&mut self, error: SpoolError) -> Result<(), DaemonError> {
@@ -270,7 +262,7 @@ impl Daemon {
     }
 
     fn tell_memory(&self) {
-        let kv = self.executor.kv_memory();
+        let kv = self.engines.current().kv_memory();
         match Usage::read() {
             Ok(usage) => tracing::info!(
                 "memory: {}; keys and values take {} and may take {}",
@@ -284,11 +276,28 @@ impl Daemon {
 
     fn tell_status(&mut self) {
         self.activity.tell(&Situation {
-            executor: &self.executor,
+            executor: self.engines.current(),
             n_jobs: self.queue.len(),
             n_waiting: self.intake.n_waiting(),
             trouble: self.trouble.as_ref().map(|(text, _)| text.as_str()),
         });
+    }
+}
+
+/// Why the engine that the configuration names cannot be used: a restart would not help.
+fn configured(error: DaemonError) -> DaemonError {
+    match error {
+        DaemonError::System { .. } | DaemonError::Memory { .. } => error,
+        _ => DaemonError::ConfiguredEngine { source: Box::new(error) },
+    }
+}
+
+fn engine_options(config: &Config) -> EngineOptions {
+    EngineOptions {
+        directory: config.engine.clone(),
+        n_threads: config.threads,
+        max_step_rows: config.max_step_rows,
+        max_memory: (config.memory_mib > 0).then_some((config.memory_mib as u64) << 20),
     }
 }
 

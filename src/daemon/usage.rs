@@ -45,6 +45,16 @@ impl Usage {
     }
 }
 
+/// Gives the heap's free pages back to the system.
+pub fn give_back_heap() {
+    // Other C libraries have no such call, and keep less.
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the allocator takes its own locks.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Bytes for a person.
 pub fn mib(n_bytes: u64) -> String {
     format!("{:.1} MiB", n_bytes as f64 / f64::from(1 << 20))

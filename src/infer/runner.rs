@@ -21,16 +21,19 @@ pub struct RunnerOptions {
     pub capacity: usize,
     /// Rows of a step; longer prompts are read in chunks.
     pub max_step_rows: usize,
+    /// Bytes that the keys and values of all sequences may take together; others wait. `usize::MAX` for all.
+    pub max_kv_bytes: usize,
 }
 
 impl RunnerOptions {
-    /// The limits that an engine was built for, with `max_step_rows` rows a step.
+    /// The limits that an engine was built for, with `max_step_rows` rows a step and memory for all sequences.
     pub fn of_engine(limits: &Limits, max_step_rows: usize) -> Self {
         Self {
             max_batch_size: limits.max_batch_size,
             max_input_len: limits.max_input_len,
             capacity: limits.max_kv_cache_capacity,
             max_step_rows: max_step_rows.max(limits.max_batch_size),
+            max_kv_bytes: usize::MAX,
         }
     }
 }
@@ -51,6 +54,8 @@ pub struct StepCounts {
 pub struct KvMemory {
     /// Held by sequences.
     pub in_use: u64,
+    /// What the sequences that run may come to hold.
+    pub reserved: u64,
     /// Taken from the system: in use, or kept for the next sequences.
     pub committed: u64,
     /// What all sequences together may take.
@@ -64,6 +69,8 @@ pub struct Runner<B: Backend> {
     workspace: Workspace<B>,
     options: RunnerOptions,
     blocks: Blocks,
+    /// Sequences that may run at once, at most `options.max_batch_size`.
+    batch_limit: usize,
     running: Vec<Sequence<B>>,
     waiting: VecDeque<Sequence<B>>,
     next_id: u64,
@@ -76,12 +83,14 @@ impl<B: Backend> Runner<B> {
     /// # Errors
     /// The system's, when the address space cannot be had.
     pub fn new(decoder: Decoder<B>, options: RunnerOptions) -> std::io::Result<Self> {
-        // Every sequence that runs may grow to the full capacity: nobody is ever preempted.
-        let n_blocks = options.max_batch_size * options.capacity.div_ceil(BLOCK_LEN);
+        // A sequence starts only if its blocks up to its end are free of others: nobody is ever preempted.
+        let n_blocks = (options.max_batch_size * options.capacity.div_ceil(BLOCK_LEN))
+            .min(options.max_kv_bytes / decoder.block_bytes());
         Ok(Self {
             cache: decoder.cache(n_blocks)?,
             workspace: decoder.workspace(),
             blocks: Blocks::new(n_blocks),
+            batch_limit: options.max_batch_size,
             running: Vec::new(),
             waiting: VecDeque::new(),
             next_id: 0,
@@ -110,6 +119,7 @@ impl<B: Backend> Runner<B> {
         let bytes = |n_blocks: usize| n_blocks as u64 * self.decoder.block_bytes() as u64;
         KvMemory {
             in_use: bytes(self.blocks.n_used()),
+            reserved: bytes(self.n_reserved()),
             committed: bytes(self.blocks.n_committed()),
             capacity: bytes(self.blocks.n_blocks()),
         }
@@ -123,13 +133,29 @@ impl<B: Backend> Runner<B> {
     /// Queues a request.
     ///
     /// # Errors
-    /// [`InferError`] when the prompt does not fit the engine.
+    /// [`InferError`] when the prompt does not fit the engine, or the sequence not into the cache.
     pub fn add(&mut self, submission: Submission<B>) -> Result<SequenceId, InferError> {
         self.check(&submission.prompt)?;
         let id = SequenceId(self.next_id);
+        let sequence = Sequence::new(id, submission, self.options.capacity);
+        let (wanted, found) = (sequence.n_blocks_at_end(), self.blocks.n_blocks());
+        if wanted > found {
+            let [needed, available] = [wanted, found].map(|n| n * self.decoder.block_bytes());
+            return Err(InferError::Memory { needed, available, n_tokens: sequence.max_len - 1 });
+        }
         self.next_id += 1;
-        self.waiting.push_back(Sequence::new(id, submission, self.options.capacity));
+        self.waiting.push_back(sequence);
         Ok(id)
+    }
+
+    /// Sequences that may run at once.
+    pub fn batch_limit(&self) -> usize {
+        self.batch_limit
+    }
+
+    /// Lets so many sequences run at once, between 1 and the engine's own limit. Those that run already go on.
+    pub fn limit_batch(&mut self, n_sequences: usize) {
+        self.batch_limit = n_sequences.clamp(1, self.options.max_batch_size);
     }
 
     /// Drops a sequence, if it is still there.
@@ -168,11 +194,22 @@ impl<B: Backend> Runner<B> {
         self.settle(&chunks)
     }
 
-    /// Gives the memory of unused cache blocks and of the workspace back to the system.
+    /// Gives the memory of unused cache blocks and of all buffers of a step back to the system.
     pub fn give_back_memory(&mut self) {
         self.workspace = self.decoder.workspace();
+        self.decoder.backend().forget_scratch();
+        self.give_back_free_blocks();
+    }
+
+    /// Gives the memory of unused cache blocks back to the system.
+    pub fn give_back_free_blocks(&mut self) {
         let blocks = self.blocks.take_touched();
         self.decoder.backend().forget_blocks(&mut self.cache, &blocks);
+    }
+
+    /// Blocks that the running sequences hold at their ends.
+    fn n_reserved(&self) -> usize {
+        self.running.iter().map(Sequence::n_blocks_at_end).sum()
     }
 
     fn check(&self, prompt: &[u32]) -> Result<(), InferError> {
@@ -194,8 +231,13 @@ impl<B: Backend> Runner<B> {
     }
 
     fn admit(&mut self) {
-        while self.running.len() < self.options.max_batch_size {
-            let Some(sequence) = self.waiting.pop_front() else { break };
+        let mut n_free = self.blocks.n_blocks() - self.n_reserved();
+        while self.running.len() < self.batch_limit {
+            // The first one waits for its blocks, and the others behind it: a long one is not passed for ever.
+            let Some(sequence) = self.waiting.pop_front_if(|next| next.n_blocks_at_end() <= n_free) else {
+                break;
+            };
+            n_free -= sequence.n_blocks_at_end();
             self.running.push(sequence);
         }
         self.running.sort_by_key(|sequence| (sequence.lora_order(), sequence.id));
@@ -223,7 +265,7 @@ impl<B: Backend> Runner<B> {
             while sequence.blocks.len() * BLOCK_LEN < sequence.n_computed + n {
                 sequence
                     .blocks
-                    .push(self.blocks.take().expect("there are blocks for every sequence that runs"));
+                    .push(self.blocks.take().expect("admission keeps blocks for every sequence that runs"));
             }
         }
         n_tokens.into_iter().enumerate().filter(|&(_, n)| n > 0).collect()

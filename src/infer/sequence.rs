@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::sampler::{Sampling, TokenLogprob};
 use crate::backend::Backend;
-use crate::model::Lora;
+use crate::model::{BLOCK_LEN, Lora};
 
 /// Names a sequence of a [`super::Runner`]; never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,6 +54,11 @@ pub enum InferError {
         "the prompt has {found} tokens, the engine takes at most {max} (build it with a larger --{flag})"
     )]
     PromptTooLong { found: usize, max: usize, flag: &'static str },
+    #[error(
+        "{n_tokens} tokens take {needed} bytes of keys and values, the memory budget has {available}; \
+         shorten the prompt or max_generate_length, or give the daemon more memory"
+    )]
+    Memory { n_tokens: usize, needed: usize, available: usize },
     #[error("token {token} is outside the vocabulary of {vocab_size}")]
     Token { token: u32, vocab_size: usize },
 }
@@ -91,6 +96,11 @@ impl<B: Backend> Sequence<B> {
             stop_tokens: submission.stop_tokens,
             num_logprobs: submission.num_logprobs,
         }
+    }
+
+    /// Blocks of the cache that it holds before its last token.
+    pub fn n_blocks_at_end(&self) -> usize {
+        (self.max_len - 1).div_ceil(BLOCK_LEN)
     }
 
     /// Sequences with the same adapter stand together in a step.

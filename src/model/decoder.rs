@@ -100,6 +100,14 @@ impl<B: Backend> Decoder<B> {
         self.backend.block_bytes(&self.cache_shape(1))
     }
 
+    /// About what a workspace for such steps takes, in bytes.
+    pub fn workspace_bytes(&self, n_rows: usize, n_logit_rows: usize) -> usize {
+        let shape = &self.architecture;
+        let heads = 2 * shape.n_heads * shape.head_dim + 2 * shape.n_kv_heads * shape.head_dim;
+        let row = 3 * shape.hidden_size + heads + 2 * shape.intermediate_size;
+        size_of::<f32>() * (n_rows * row + n_logit_rows * (shape.hidden_size + shape.vocab_size))
+    }
+
     /// An empty workspace; it grows to the largest step it sees.
     pub fn workspace(&self) -> Workspace<B> {
         let shape = &self.architecture;

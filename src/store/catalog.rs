@@ -60,6 +60,12 @@ impl<T> Catalog<T> {
         before - entries.len()
     }
 
+    /// Values that nobody holds.
+    pub fn n_idle(&self) -> usize {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.values().filter(|entry| Arc::strong_count(&entry.value) == 1).count()
+    }
+
     pub fn len(&self) -> usize {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).len()
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::map::{map_file, read_small, read_small_optional};
+use super::map::{FileMap, Generation, read_small, read_small_optional};
 use super::{Checkpoint, StoreError};
 use crate::format::{Bytes, EngineConfig, TensorFile};
 
@@ -17,6 +17,26 @@ pub const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 pub const CHAT_TEMPLATE_FILE: &str = "chat_template.jinja";
 pub const PROCESSED_TEMPLATE_FILE: &str = "processed_chat_template.json";
 
+/// Which content an engine directory had: that of each of its files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineGeneration(Vec<Option<Generation>>);
+
+impl EngineGeneration {
+    /// What the directory holds now.
+    pub fn of(directory: &Path) -> Self {
+        let names = [
+            WEIGHTS_FILE,
+            CONFIG_FILE,
+            TOKENIZER_FILE,
+            TOKENIZER_TABLE_FILE,
+            TOKENIZER_CONFIG_FILE,
+            CHAT_TEMPLATE_FILE,
+            PROCESSED_TEMPLATE_FILE,
+        ];
+        Self(names.iter().map(|name| Generation::at(&directory.join(name))).collect())
+    }
+}
+
 /// What an engine directory holds. The shapes of the tensors are checked by who builds a model of them.
 pub struct Engine {
     pub config: EngineConfig,
@@ -28,6 +48,10 @@ pub struct Engine {
     pub tokenizer_config: Option<Bytes>,
     pub chat_template: Option<String>,
     pub processed_chat_template: Option<Bytes>,
+    /// What stays mapped: the weights, and the tokenizer's table.
+    pub maps: Vec<Arc<FileMap>>,
+    /// Taken before the files were opened: if they change meanwhile, it is not that of the directory any more.
+    pub generation: EngineGeneration,
 }
 
 impl Engine {
@@ -37,12 +61,14 @@ impl Engine {
     /// [`StoreError`] with the file's path; [`StoreError::MixedEngine`] after a build that was interrupted
     /// between its renames.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        let generation = EngineGeneration::of(directory);
         let config_path = directory.join(CONFIG_FILE);
         let config =
             EngineConfig::from_json(&read_small(&config_path)?).map_err(StoreError::format(&config_path))?;
         let weights_path = directory.join(WEIGHTS_FILE);
-        let tensors =
-            TensorFile::parse(map_file(&weights_path)?).map_err(StoreError::format(&weights_path))?;
+        let weights = FileMap::open(&weights_path)?;
+        let bytes = Arc::clone(&weights) as Bytes;
+        let tensors = TensorFile::parse(bytes).map_err(StoreError::format(&weights_path))?;
         let says = |key: &str| tensors.metadata().get(key).map(String::as_str);
         if says("source_digest") != Some(config.source_digest.as_str())
             || says("precision") != Some(config.precision.name())
@@ -57,11 +83,17 @@ impl Engine {
             .map(String::from_utf8)
             .transpose()
             .map_err(|_| StoreError::NotText { path: template_path })?;
+        let tokenizer_json = map_optional(&directory.join(TOKENIZER_FILE))?;
+        let tokenizer_table = map_optional(&directory.join(TOKENIZER_TABLE_FILE))?;
+        let mut maps = vec![weights];
+        maps.extend(tokenizer_table.clone());
         Ok(Self {
             config,
             tensors,
-            tokenizer_json: map_optional(&directory.join(TOKENIZER_FILE))?,
-            tokenizer_table: map_optional(&directory.join(TOKENIZER_TABLE_FILE))?,
+            tokenizer_json: tokenizer_json.map(|map| map as Bytes),
+            tokenizer_table: tokenizer_table.map(|map| map as Bytes),
+            maps,
+            generation,
             tokenizer_config: optional(TOKENIZER_CONFIG_FILE)?,
             chat_template,
             processed_chat_template: optional(PROCESSED_TEMPLATE_FILE)?,
@@ -69,8 +101,8 @@ impl Engine {
     }
 }
 
-fn map_optional(path: &Path) -> Result<Option<Bytes>, StoreError> {
-    match map_file(path) {
+fn map_optional(path: &Path) -> Result<Option<Arc<FileMap>>, StoreError> {
+    match FileMap::open(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error),

@@ -6,7 +6,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use super::StoreError;
 use crate::format::Bytes;
@@ -24,6 +25,11 @@ pub struct Generation {
 }
 
 impl Generation {
+    /// That of the file that has this path now; none when there is none.
+    pub fn at(path: &Path) -> Option<Self> {
+        std::fs::metadata(path).ok().map(|metadata| Self::of(&metadata))
+    }
+
     pub(super) fn of(metadata: &Metadata) -> Self {
         Self {
             device: metadata.dev(),
@@ -31,6 +37,48 @@ impl Generation {
             size: metadata.size(),
             mtime_ns: i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()),
         }
+    }
+}
+
+/// A mapped file whose pages can be given back while it stays mapped.
+pub struct FileMap {
+    /// None for an empty file, which the system refuses to map.
+    map: Option<Mmap>,
+    file: File,
+}
+
+impl FileMap {
+    /// Maps a whole file.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`], [`StoreError::NotRegular`].
+    pub fn open(path: &Path) -> Result<Arc<Self>, StoreError> {
+        let (file, metadata) = open_regular(path)?;
+        Ok(Arc::new(Self { map: map_opened(path, &file, &metadata)?, file }))
+    }
+
+    /// Takes the pages out of this process. The system keeps them as long as it has nothing better to do with
+    /// the memory; a read brings them back.
+    pub fn release(&self) {
+        if let Some(map) = &self.map {
+            // SAFETY: a shared map of a file, never written through: what is read next is read from the file.
+            let advice = unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed) };
+            // Only advice: pages that stay are merely not given back.
+            let _ = advice;
+        }
+    }
+
+    /// Releases the pages and asks the system to drop them at once, unless others use the file.
+    pub fn drop_cached(&self) {
+        self.release();
+        // Only advice, as above.
+        let _ = posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    }
+}
+
+impl AsRef<[u8]> for FileMap {
+    fn as_ref(&self) -> &[u8] {
+        self.map.as_deref().unwrap_or_default()
     }
 }
 
@@ -49,14 +97,20 @@ pub fn map_file(path: &Path) -> Result<Bytes, StoreError> {
 pub fn map_with_generation(path: &Path) -> Result<(Bytes, Generation), StoreError> {
     let (file, metadata) = open_regular(path)?;
     let generation = Generation::of(&metadata);
+    match map_opened(path, &file, &metadata)? {
+        Some(map) => Ok((Arc::new(map), generation)),
+        None => Ok((Arc::new(Vec::new()), generation)),
+    }
+}
+
+/// The file's map; none for an empty file, which the system refuses.
+fn map_opened(path: &Path, file: &File, metadata: &Metadata) -> Result<Option<Mmap>, StoreError> {
     if metadata.len() == 0 {
-        // The system refuses an empty map.
-        return Ok((Arc::new(Vec::new()), generation));
+        return Ok(None);
     }
     // SAFETY: the bytes must not change while mapped. Our own writers replace these files by rename and never
     // write into them; whoever truncates a mapped file from outside kills this process by SIGBUS, as documented.
-    let map = unsafe { Mmap::map(&file) }.map_err(StoreError::io(path, "map"))?;
-    Ok((Arc::new(map), generation))
+    unsafe { Mmap::map(file) }.map(Some).map_err(StoreError::io(path, "map"))
 }
 
 /// Reads a whole small file.

@@ -13,5 +13,5 @@ pub use catalog::Catalog;
 pub use checkpoint::Checkpoint;
 pub use engine::Engine;
 pub use error::StoreError;
-pub use map::{Generation, map_file, read_small, read_small_optional};
+pub use map::{FileMap, Generation, map_file, read_small, read_small_optional};
 pub use roots::AllowedRoots;

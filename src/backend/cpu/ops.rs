@@ -145,6 +145,12 @@ impl Backend for Cpu {
         cache.forget(blocks);
     }
 
+    fn forget_scratch(&self) {
+        for scratch in &self.scratch {
+            *scratch.lock().expect("a task that panics ends the program") = Vec::new();
+        }
+    }
+
     fn embed(&self, table: &Weights, tokens: &[u32], y: &mut Rows) {
         let table = table.as_matrix();
         let (stride, out) = (y.stride(), Shared(y.as_mut_ptr()));

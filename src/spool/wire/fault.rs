@@ -8,7 +8,7 @@ use serde::Serialize;
 pub enum FaultCode {
     /// The file is not JSON, has no `requests`, or a top-level field is wrong.
     BadFile,
-    /// The file is over a limit of size or number.
+    /// The file is over a limit of size or number, or a request needs more memory than the daemon has.
     TooLarge,
     /// What was dropped is not a regular file that may be read.
     NotAFile,

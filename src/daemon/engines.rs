@@ -1,0 +1,113 @@
+//! The engine that new requests go to, and the replaced ones that still have requests.
+//!
+//! A request is answered by one engine from its first to its last token. A job that is open while the engine
+//! is replaced may have answers of both; after a crash, what was not finished is computed by the new one.
+
+use super::adapters::AdapterPlaces;
+use super::engine::{EngineOptions, TextEngine};
+use super::error::DaemonError;
+use super::executor::{Executor, Ticket};
+use super::usage::give_back_heap;
+use crate::spool::wire::Answer;
+use crate::store::engine::EngineGeneration;
+
+/// All engines of the daemon.
+pub struct Engines {
+    current: Executor,
+    options: EngineOptions,
+    /// Dropped with all their memory when their last request is answered.
+    retired: Vec<Executor>,
+}
+
+/// What [`Engines::renew`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// The files and the options are those of before.
+    Same,
+    /// New requests go to a new engine; so many are left to the old one.
+    Replaced { n_left: usize },
+}
+
+impl Engines {
+    /// Opens and tries the engine.
+    ///
+    /// # Errors
+    /// [`DaemonError`] with what is wrong with it.
+    pub fn open(options: EngineOptions, places: AdapterPlaces) -> Result<Self, DaemonError> {
+        Ok(Self { current: Executor::new(tried(&options, 0)?, places), options, retired: Vec::new() })
+    }
+
+    /// The one that new requests go to.
+    pub fn current(&self) -> &Executor {
+        &self.current
+    }
+
+    pub fn current_mut(&mut self) -> &mut Executor {
+        &mut self.current
+    }
+
+    /// Requests under way on all engines.
+    pub fn n_active(&self) -> usize {
+        self.all().map(Executor::n_active).sum()
+    }
+
+    /// Computes one step of every engine; returns the answers that it finished.
+    pub fn step(&mut self) -> Vec<(Ticket, Answer)> {
+        let mut finished = if self.current.n_active() > 0 { self.current.step() } else { Vec::new() };
+        for executor in &mut self.retired {
+            finished.extend(executor.step());
+        }
+        let n_before = self.retired.len();
+        self.retired.retain(|executor| executor.n_active() > 0);
+        if self.retired.len() < n_before {
+            give_back_heap();
+            tracing::info!("the replaced engine has answered its last request and is closed");
+        }
+        finished
+    }
+
+    /// Drops everything under way.
+    pub fn cancel_all(&mut self) {
+        self.current.cancel_all();
+        self.retired.clear();
+    }
+
+    /// Opens the engine again if its files or its options are others than before.
+    ///
+    /// # Errors
+    /// [`DaemonError`] with what is wrong with the new one; the old one goes on then.
+    pub fn renew(&mut self, options: EngineOptions, places: AdapterPlaces) -> Result<Renewal, DaemonError> {
+        let now = EngineGeneration::of(&options.directory);
+        self.current.adapters_mut().set_places(places.clone());
+        if options == self.options && now == *self.current.engine().generation() {
+            return Ok(Renewal::Same);
+        }
+        if self.n_active() == 0 {
+            self.current.rest();
+        }
+        let promised = self
+            .all()
+            .map(|executor| executor.kv_memory())
+            .map(|kv| kv.reserved.saturating_sub(kv.in_use))
+            .sum();
+        let engine = tried(&options, promised)?;
+        let old = std::mem::replace(&mut self.current, Executor::new(engine, places));
+        self.options = options;
+        let n_left = old.n_active();
+        if n_left > 0 {
+            self.retired.push(old);
+        }
+        Ok(Renewal::Replaced { n_left })
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Executor> {
+        std::iter::once(&self.current).chain(&self.retired)
+    }
+}
+
+/// Opens an engine and computes a token with it.
+fn tried(options: &EngineOptions, promised: u64) -> Result<TextEngine, DaemonError> {
+    let mut engine = TextEngine::open(options, promised)?;
+    engine.self_test()?;
+    Ok(engine)
+}

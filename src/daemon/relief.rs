@@ -1,0 +1,204 @@
+//! When memory goes back to the system: step by step while the daemon is idle, one level per event of memory
+//! pressure. What it costs to have it again grows with every level.
+
+use std::time::{Duration, Instant};
+
+use nix::poll::PollFd;
+
+use super::executor::Executor;
+use super::pressure::Pressure;
+use super::usage::Usage;
+use crate::config::{Config, PressureSettings};
+
+/// Idle for so long, the daemon gives private memory back that the next job can do without.
+const REST_AFTER: Duration = Duration::from_secs(5);
+/// So long after the last pressure a batch that was made smaller doubles.
+const GROW_AFTER: Duration = Duration::from_secs(30);
+
+/// Gives memory back.
+pub struct Relief {
+    pressure: Option<Pressure>,
+    given: Given,
+    last_work: Instant,
+    /// The last event of pressure, or the last growth after it.
+    last_change: Instant,
+    unload_after: Option<Duration>,
+}
+
+/// What was given back since the last work; each includes those before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Given {
+    Nothing,
+    Private,
+    Weights,
+    /// The weights are not even in the system's cache any more.
+    Cached,
+}
+
+/// What an event of memory pressure takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Level {
+    /// Idle adapters, free blocks of the key-value cache, free heap.
+    Unused,
+    /// The weights, and all private memory that the next job can do without.
+    Weights,
+    /// Requests that run at once.
+    Batch(usize),
+}
+
+impl Relief {
+    pub fn new(settings: &PressureSettings, config: &Config) -> Self {
+        let now = Instant::now();
+        let pressure = Pressure::open(settings);
+        let unload_after = unload_after(config);
+        Self { pressure, given: Given::Nothing, last_work: now, last_change: now, unload_after }
+    }
+
+    /// Takes another configuration.
+    pub fn reload(&mut self, config: &Config) {
+        self.unload_after = unload_after(config);
+    }
+
+    /// A step was computed.
+    pub fn note_work(&mut self) {
+        self.given = Given::Nothing;
+        self.last_work = Instant::now();
+    }
+
+    /// Nothing is to be computed: gives back what is due. Returns when it should be called again.
+    pub fn idle(&mut self, executor: &mut Executor) -> Option<Duration> {
+        let idle = self.last_work.elapsed();
+        if self.given < Given::Weights && self.unload_after.is_some_and(|after| idle >= after) {
+            executor.rest();
+            executor.engine().release();
+            self.given = Given::Weights;
+            tell(&format!("idle for {} s, the engine's memory is given back", idle.as_secs()));
+        }
+        if self.given < Given::Private && idle >= REST_AFTER {
+            executor.rest();
+            self.given = Given::Private;
+        }
+        let private = (self.given < Given::Private).then_some(REST_AFTER);
+        let weights = self.unload_after.filter(|_| self.given < Given::Weights);
+        private.into_iter().chain(weights).min().map(|after| after.saturating_sub(idle))
+    }
+
+    /// Takes what was said about memory pressure since the last call.
+    pub fn answer_pressure(&mut self, executor: &mut Executor, is_idle: bool) {
+        let Some(pressure) = &mut self.pressure else { return };
+        let is_event = pressure.take_event().unwrap_or_else(|error| {
+            tracing::info!("memory pressure is not watched any more: {error}");
+            self.pressure = None;
+            false
+        });
+        let (limit, most) = (executor.batch_limit(), executor.engine().limits().max_batch_size);
+        if !is_event {
+            if let Some(larger) = grown(limit, most, self.last_change.elapsed()) {
+                self.last_change = Instant::now();
+                executor.limit_batch(larger);
+                tracing::info!("memory pressure is over for a while: {larger} requests at once");
+            }
+            return;
+        }
+        self.last_change = Instant::now();
+        let n_idle = executor.adapters().n_idle();
+        match level(n_idle, is_idle, self.given, limit) {
+            Some(Level::Unused) => {
+                executor.give_back_unused();
+                tell(&format!("memory pressure: {n_idle} idle adapters are unmapped"));
+            }
+            Some(Level::Weights) => {
+                executor.rest();
+                executor.engine().drop_cached();
+                self.given = Given::Cached;
+                tell("memory pressure: the idle engine's memory is given back");
+            }
+            Some(Level::Batch(smaller)) => {
+                executor.limit_batch(smaller);
+                executor.give_back_unused();
+                tell(&format!("memory pressure: {smaller} requests at once, {most} without it"));
+            }
+            None => tracing::info!("memory pressure: nothing is left to give back"),
+        }
+    }
+
+    /// For poll(2).
+    pub fn poll_fd(&self) -> Option<PollFd<'_>> {
+        self.pressure.as_ref().map(Pressure::poll_fd)
+    }
+}
+
+/// The first level that has something to give.
+fn level(n_idle_adapters: usize, is_idle: bool, given: Given, batch_limit: usize) -> Option<Level> {
+    if n_idle_adapters > 0 {
+        Some(Level::Unused)
+    } else if is_idle && given < Given::Cached {
+        Some(Level::Weights)
+    } else if batch_limit > 1 {
+        Some(Level::Batch(batch_limit / 2))
+    } else {
+        None
+    }
+}
+
+/// The next larger batch, if it is time.
+fn grown(limit: usize, most: usize, quiet: Duration) -> Option<usize> {
+    (limit < most && quiet >= GROW_AFTER).then(|| most.min(limit * 2))
+}
+
+fn unload_after(config: &Config) -> Option<Duration> {
+    (config.idle_unload_seconds > 0).then(|| Duration::from_secs(config.idle_unload_seconds as u64))
+}
+
+/// Says what was done and what is left.
+fn tell(what: &str) {
+    match Usage::read() {
+        Ok(usage) => tracing::info!("{what}; left are {}", usage.in_words()),
+        Err(_) => tracing::info!("{what}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_event_takes_the_next_level() {
+        struct Case {
+            n_idle_adapters: usize,
+            is_idle: bool,
+            given: Given,
+            batch_limit: usize,
+            wanted: Option<Level>,
+        }
+        let case = |n_idle_adapters, is_idle, given, batch_limit, wanted| Case {
+            n_idle_adapters,
+            is_idle,
+            given,
+            batch_limit,
+            wanted,
+        };
+        let cases = [
+            case(2, true, Given::Nothing, 8, Some(Level::Unused)),
+            case(2, false, Given::Nothing, 8, Some(Level::Unused)),
+            case(0, true, Given::Nothing, 8, Some(Level::Weights)),
+            case(0, true, Given::Weights, 8, Some(Level::Weights)),
+            case(0, true, Given::Cached, 8, Some(Level::Batch(4))),
+            case(0, false, Given::Nothing, 3, Some(Level::Batch(1))),
+            case(0, false, Given::Nothing, 1, None),
+        ];
+        for (case_idx, case) in cases.into_iter().enumerate() {
+            let found = level(case.n_idle_adapters, case.is_idle, case.given, case.batch_limit);
+            assert_eq!(found, case.wanted, "case {case_idx}");
+        }
+    }
+
+    #[test]
+    fn the_batch_grows_back_by_and_by() {
+        let (soon, later) = (GROW_AFTER / 2, GROW_AFTER);
+        assert_eq!(grown(1, 6, soon), None);
+        assert_eq!(grown(1, 6, later), Some(2));
+        assert_eq!(grown(4, 6, later), Some(6));
+        assert_eq!(grown(6, 6, later), None);
+    }
+}
