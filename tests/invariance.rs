@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use jetspool::backend::Cpu;
 use jetspool::format::Precision;
-use jetspool::infer::{Output, Runner, RunnerOptions, Sampling, SequenceId, Submission};
+use jetspool::infer::{InferError, Output, Runner, RunnerOptions, Sampling, SequenceId, Submission};
 use jetspool::model::Lora;
 use support::{Built, reference};
 
@@ -130,4 +130,43 @@ fn a_cancelled_sequence_disturbs_nobody_and_gives_its_blocks_back() {
     }
     assert_eq!(found, wanted);
     assert_eq!(runner.n_used_blocks(), 0);
+}
+
+#[test]
+fn sequences_that_wait_for_memory_get_the_same_bits_and_never_more_than_the_budget() {
+    let all: Vec<usize> = (0..N_REQUESTS).collect();
+    let wanted = run(&all, 8, 64, Precision::Int8);
+    let built = Built::new(&reference("models/qwen2"), Precision::Int8, 2);
+    let loras: Vec<Adapter> = ["all_r8", "rslora", "attention_r4", "mlp_r3"]
+        .iter()
+        .map(|name| built.lora(&reference(&format!("models/qwen2/adapters/{name}"))))
+        .collect();
+    let block_bytes = built.decoder.block_bytes();
+    // The longest request, of 104 + 31 - 1 positions, takes 9 blocks; all twelve would take about 60.
+    let options = RunnerOptions {
+        max_batch_size: 8,
+        max_input_len: 512,
+        capacity: 1024,
+        max_step_rows: 64,
+        max_kv_bytes: 14 * block_bytes + block_bytes / 2,
+    };
+    let mut runner = Runner::new(built.decoder, options).unwrap();
+    assert_eq!(runner.kv_memory().capacity, 14 * block_bytes as u64);
+    let too_long = Submission { max_new_tokens: 300, ..submission(0, &loras) };
+    let (needed, available) = (19 * block_bytes, 14 * block_bytes);
+    assert_eq!(runner.add(too_long), Err(InferError::Memory { n_tokens: 304, needed, available }));
+    let ids: HashMap<SequenceId, usize> =
+        all.iter().map(|&index| (runner.add(submission(index, &loras)).unwrap(), index)).collect();
+    let mut traces: HashMap<usize, Trace> = HashMap::new();
+    while !runner.is_idle() {
+        for output in runner.step() {
+            traces.entry(ids[&output.id]).or_default().push(trace(&output));
+        }
+        let kv = runner.kv_memory();
+        assert!(kv.in_use <= kv.reserved && kv.reserved <= kv.capacity, "{kv:?}");
+        assert!(kv.in_use <= kv.committed && kv.committed <= kv.capacity, "{kv:?}");
+    }
+    assert!(traces == wanted);
+    runner.give_back_memory();
+    assert_eq!(runner.kv_memory().committed, 0);
 }

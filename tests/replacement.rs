@@ -1,9 +1,9 @@
 //! Engines and adapters that come, change and go while the daemon runs. What it answers is held against `run`
 //! on the same files.
 
-mod support;
 #[path = "support/service.rs"]
 mod service;
+mod support;
 
 use std::path::{Path, PathBuf};
 

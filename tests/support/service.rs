@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{data, json as read_json};
+use crate::support::{data, json as read_json};
 
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -177,8 +177,7 @@ impl Drop for Service {
 /// Writes the daemon's configuration.
 pub fn configure(folder: &Path, engine: &Path, lines: &str) {
     let spool = folder.join("spool");
-    let text =
-        format!("engine = {engine:?}\nspool = {spool:?}\nsettle_ms = 50\nfsync = false\n{lines}\n");
+    let text = format!("engine = {engine:?}\nspool = {spool:?}\nsettle_ms = 50\nfsync = false\n{lines}\n");
     std::fs::write(folder.join("jetspool.toml"), text).unwrap();
 }
 
