@@ -7,7 +7,7 @@ use nix::poll::PollFd;
 
 use super::executor::Executor;
 use super::pressure::Pressure;
-use super::usage::Usage;
+use super::usage::{Usage, mib};
 use crate::config::{Config, PressureSettings};
 
 /// Idle for so long, the daemon gives private memory back that the next job can do without.
@@ -68,6 +68,7 @@ impl Relief {
     /// Nothing is to be computed: gives back what is due. Returns when it should be called again.
     pub fn idle(&mut self, executor: &mut Executor) -> Option<Duration> {
         let idle = self.last_work.elapsed();
+        let kv = executor.kv_memory().committed;
         if self.given < Given::Weights && self.unload_after.is_some_and(|after| idle >= after) {
             executor.rest();
             executor.engine().release();
@@ -77,6 +78,7 @@ impl Relief {
         if self.given < Given::Private && idle >= REST_AFTER {
             executor.rest();
             self.given = Given::Private;
+            tracing::debug!("idle: {} of keys and values are given back", mib(kv));
         }
         let private = (self.given < Given::Private).then_some(REST_AFTER);
         let weights = self.unload_after.filter(|_| self.given < Given::Weights);
