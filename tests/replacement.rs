@@ -88,6 +88,13 @@ fn a_new_engine_takes_new_requests_and_the_old_one_ends_its_own() {
     service.wait_for_log("the old one stays");
     assert_eq!(service.ask("after.json", &new), wanted_new);
 
+    // One that does not fit neither.
+    configure(folder.path(), &path("int8"), "memory_mib = 1");
+    service.signal(SIGHUP);
+    service.wait_for_log("memory_mib of the configuration leaves ");
+    assert_eq!(service.log().matches("the old one stays").count(), 2, "{}", service.log());
+    assert_eq!(service.ask("small.json", &new), wanted_new);
+
     // Another directory, by the configuration.
     configure(folder.path(), &path("int8"), "");
     service.signal(SIGHUP);
