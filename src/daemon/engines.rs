@@ -8,6 +8,7 @@ use super::engine::{EngineOptions, TextEngine};
 use super::error::DaemonError;
 use super::executor::{Executor, Ticket};
 use super::usage::give_back_heap;
+use crate::infer::StepCounts;
 use crate::spool::wire::Answer;
 use crate::store::engine::EngineGeneration;
 
@@ -17,6 +18,8 @@ pub struct Engines {
     options: EngineOptions,
     /// Dropped with all their memory when their last request is answered.
     retired: Vec<Executor>,
+    /// What the last step of all of them computed.
+    counts: StepCounts,
 }
 
 /// What [`Engines::renew`] did.
@@ -34,7 +37,8 @@ impl Engines {
     /// # Errors
     /// [`DaemonError`] with what is wrong with it.
     pub fn open(options: EngineOptions, places: AdapterPlaces) -> Result<Self, DaemonError> {
-        Ok(Self { current: Executor::new(tried(&options, 0)?, places), options, retired: Vec::new() })
+        let current = Executor::new(tried(&options, 0)?, places);
+        Ok(Self { current, options, retired: Vec::new(), counts: StepCounts::default() })
     }
 
     /// The one that new requests go to.
@@ -53,9 +57,14 @@ impl Engines {
 
     /// Computes one step of every engine; returns the answers that it finished.
     pub fn step(&mut self) -> Vec<(Ticket, Answer)> {
-        let mut finished = if self.current.n_active() > 0 { self.current.step() } else { Vec::new() };
-        for executor in &mut self.retired {
+        let mut finished = Vec::new();
+        self.counts = StepCounts::default();
+        for executor in std::iter::once(&mut self.current).chain(&mut self.retired) {
             finished.extend(executor.step());
+            let counts = executor.last_step();
+            self.counts.n_prompt_tokens += counts.n_prompt_tokens;
+            self.counts.n_prompts_read += counts.n_prompts_read;
+            self.counts.n_generating += counts.n_generating;
         }
         let n_before = self.retired.len();
         self.retired.retain(|executor| executor.n_active() > 0);
@@ -64,6 +73,11 @@ impl Engines {
             tracing::info!("the replaced engine has answered its last request and is closed");
         }
         finished
+    }
+
+    /// What the last step computed.
+    pub fn last_step(&self) -> StepCounts {
+        self.counts
     }
 
     /// Drops everything under way.

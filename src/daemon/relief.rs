@@ -22,6 +22,8 @@ pub struct Relief {
     last_work: Instant,
     /// The last event of pressure, or the last growth after it.
     last_change: Instant,
+    /// When an event took what was unused.
+    swept: Option<Instant>,
     unload_after: Option<Duration>,
 }
 
@@ -51,7 +53,7 @@ impl Relief {
         let now = Instant::now();
         let pressure = Pressure::open(settings);
         let unload_after = unload_after(config);
-        Self { pressure, given: Given::Nothing, last_work: now, last_change: now, unload_after }
+        Self { pressure, given: Given::Nothing, last_work: now, last_change: now, swept: None, unload_after }
     }
 
     /// Takes another configuration.
@@ -104,8 +106,11 @@ impl Relief {
         }
         self.last_change = Instant::now();
         let n_idle = executor.adapters().n_idle();
-        match level(n_idle, is_idle, self.given, limit) {
+        // Under load adapters fall idle all the time: if that did not help, the next level must.
+        let has_swept = self.swept.is_some_and(|at| at.elapsed() < GROW_AFTER);
+        match level(if has_swept { 0 } else { n_idle }, is_idle, self.given, limit) {
             Some(Level::Unused) => {
+                self.swept = Some(Instant::now());
                 executor.give_back_unused();
                 tell(&format!("memory pressure: {n_idle} idle adapters are unmapped"));
             }

@@ -141,7 +141,7 @@ impl Daemon {
         for (ticket, answer) in self.engines.step() {
             self.queue.take(ticket, answer);
         }
-        let counts = self.engines.current().last_step();
+        let counts = self.engines.last_step();
         self.activity.count_tokens(counts.n_prompts_read + counts.n_generating);
         self.relief.note_work();
         if self.activity.is_due() {
@@ -240,6 +240,7 @@ impl Daemon {
             Ok(Renewal::Replaced { n_left }) => {
                 let engine = self.config.engine.display();
                 tracing::info!("new engine {engine}; {n_left} requests end on the old one");
+                self.relief.note_work();
                 self.tell_memory();
             }
             Err(error) => tracing::error!("the new engine cannot be used: {error}; the old one stays"),
