@@ -14,6 +14,9 @@ pub const DEFAULT_SPOOL: &str = "/var/spool/jetspool";
 /// Threads of one process; more than any machine this is for.
 pub const MAX_THREADS: usize = 1024;
 
+/// Limits of the keys for sizes and ages: 1 PiB and 100 years.
+const MAX_MIB: usize = 1 << 30;
+const MAX_DAYS: usize = 36_500;
 /// A larger file is no configuration.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 /// The variable with the log level.
@@ -50,6 +53,15 @@ pub struct Config {
     pub idle_unload_seconds: usize,
     /// Memory that the daemon may plan with; 0 means what the machine has.
     pub memory_mib: usize,
+    /// Space that must be free before a file is taken.
+    pub min_free_mib: usize,
+    /// Limits of age and size of `out/`, `done/` and `failed/`; 0 sets none.
+    pub out_max_days: usize,
+    pub out_max_mib: usize,
+    pub done_max_days: usize,
+    pub done_max_mib: usize,
+    pub failed_max_days: usize,
+    pub failed_max_mib: usize,
 }
 
 impl Default for Config {
@@ -69,6 +81,13 @@ impl Default for Config {
             max_attempts: 3,
             idle_unload_seconds: 300,
             memory_mib: 0,
+            min_free_mib: 64,
+            out_max_days: 0,
+            out_max_mib: 0,
+            done_max_days: 30,
+            done_max_mib: 1024,
+            failed_max_days: 30,
+            failed_max_mib: 1024,
         }
     }
 }
@@ -138,6 +157,13 @@ impl Config {
                 .count("idle_unload_seconds", [0, 31_536_000])?
                 .unwrap_or(default.idle_unload_seconds),
             memory_mib: keys.count("memory_mib", [0, 1 << 24])?.unwrap_or(default.memory_mib),
+            min_free_mib: keys.count("min_free_mib", [0, MAX_MIB])?.unwrap_or(default.min_free_mib),
+            out_max_days: keys.count("out_max_days", [0, MAX_DAYS])?.unwrap_or(default.out_max_days),
+            out_max_mib: keys.count("out_max_mib", [0, MAX_MIB])?.unwrap_or(default.out_max_mib),
+            done_max_days: keys.count("done_max_days", [0, MAX_DAYS])?.unwrap_or(default.done_max_days),
+            done_max_mib: keys.count("done_max_mib", [0, MAX_MIB])?.unwrap_or(default.done_max_mib),
+            failed_max_days: keys.count("failed_max_days", [0, MAX_DAYS])?.unwrap_or(default.failed_max_days),
+            failed_max_mib: keys.count("failed_max_mib", [0, MAX_MIB])?.unwrap_or(default.failed_max_mib),
         })
     }
 }
@@ -152,7 +178,7 @@ fn read_text(path: &Path) -> io::Result<String> {
 }
 
 /// Every key, in the order of the default file.
-const KNOWN: [&str; 14] = [
+const KNOWN: [&str; 21] = [
     "engine",
     "spool",
     "adapters",
@@ -167,6 +193,13 @@ const KNOWN: [&str; 14] = [
     "max_attempts",
     "idle_unload_seconds",
     "memory_mib",
+    "min_free_mib",
+    "out_max_days",
+    "out_max_mib",
+    "done_max_days",
+    "done_max_mib",
+    "failed_max_days",
+    "failed_max_mib",
 ];
 
 /// The keys of a file, each asked for with what it must be.

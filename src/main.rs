@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use jetspool::cli::{self, Command, Invocation, Stop};
 use jetspool::config::{Config, LogSettings};
+use jetspool::daemon::Action;
 use jetspool::{daemon, probe, tools};
 
 fn main() -> ExitCode {
@@ -22,6 +23,11 @@ fn work(invocation: Invocation) -> Result<(), Stop> {
         Command::ProcessLora(args) => cli::show_process(&tools::process_lora(&args.options())?),
         Command::Submit(args) => Ok(daemon::submit(&args.options())?),
         Command::Status(args) => Ok(daemon::status(&args.options())?),
+        Command::Hold(args) => Ok(daemon::operate(&args.options(Action::Hold))?),
+        Command::Release(args) => Ok(daemon::operate(&args.options(Action::Release))?),
+        Command::Requeue(args) => Ok(daemon::operate(&args.options(Action::Requeue))?),
+        Command::Delete(args) => Ok(daemon::operate(&args.options(Action::Delete))?),
+        Command::Flush(args) => Ok(daemon::flush(args.spool())?),
         Command::Inspect(args) => cli::show(&tools::inspect(&args.path)?),
         Command::Logits(args) => Ok(probe::logits(&args.options())?),
         Command::Bench(args) => cli::show_bench(args, &probe::bench(&args.options())?),

@@ -8,10 +8,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use jetspool::spool::operate::{Action, Operator};
 use jetspool::spool::status::{self, Daemon};
 use jetspool::spool::wire::{Answer, FaultCode, RequestFile};
 use jetspool::spool::{
-    Arrival, Destination, Inbox, Opened, Place, Publication, Spool, SpoolConfig, SpoolError, Watch, submit,
+    Arrival, Destination, Inbox, Keep, Opened, Place, Publication, Retention, Spool, SpoolConfig, SpoolError,
+    Watch, submit,
 };
 
 const GOOD: &str = r#"{"requests":[{"messages":[{"role":"user","content":"hi"}]}]}"#;
@@ -263,10 +265,10 @@ fn a_scan_waits_for_files_to_settle_and_takes_the_oldest_first() {
     File::options().append(true).open(new.join("young.json")).unwrap().write_all(b" ").unwrap();
     inbox.scan(&spool).unwrap();
     assert!(inbox.next(&spool).unwrap().is_none());
-    inbox.note(&spool, &Arrival::Whole("young.json".into())).unwrap();
+    inbox.note(&spool, &Arrival::Renamed("young.json".into())).unwrap();
     // Nothing comes of a name that is not there or not ready.
     for name in ["gone.json", ".dot.json", "stranger.txt"] {
-        inbox.note(&spool, &Arrival::Whole(name.into())).unwrap();
+        inbox.note(&spool, &Arrival::Renamed(name.into())).unwrap();
     }
     assert_eq!(work_off(&spool, &mut inbox), [(OsString::from("young.json"), None)]);
     assert!(inbox.take_strangers().is_empty() && inbox.scan_in(&spool).is_none());
@@ -316,8 +318,8 @@ fn the_watch_tells_of_renames_and_closed_files_only() {
     drop(open);
     fs::write(scratch.root.join("other"), GOOD).unwrap();
     fs::rename(scratch.root.join("other"), new.join("moved.json")).unwrap();
-    let whole = |name: &str| Arrival::Whole(name.into());
-    assert_eq!(watch.arrivals().unwrap(), [whole("open.json"), whole("moved.json")]);
+    let wanted = [Arrival::Closed("open.json".into()), Arrival::Renamed("moved.json".into())];
+    assert_eq!(watch.arrivals().unwrap(), wanted);
     fs::rename(&new, scratch.root.join("elsewhere")).unwrap();
     assert_eq!(watch.arrivals().unwrap(), [Arrival::Lost]);
 }
@@ -330,7 +332,7 @@ fn submit_drops_whole_files_under_free_names_and_waits() {
     let watch = Watch::new(&spool.path(Place::New)).unwrap();
     let first = submit::submit(&scratch.root, OsStr::new("x.json"), GOOD.as_bytes()).unwrap();
     assert_eq!(first, "x.json");
-    assert_eq!(watch.arrivals().unwrap().last(), Some(&Arrival::Whole("x.json".into())));
+    assert_eq!(watch.arrivals().unwrap().last(), Some(&Arrival::Renamed("x.json".into())));
     let early = submit::wait_for_answer(&scratch.root, &first, Duration::from_millis(1));
     assert!(matches!(early, Err(SpoolError::NoAnswerYet { .. })));
     let second = submit::submit(&scratch.root, OsStr::new("x"), GOOD.as_bytes()).unwrap();
@@ -352,5 +354,114 @@ fn submit_drops_whole_files_under_free_names_and_waits() {
     assert!(scratch.names(Place::New).is_empty());
     let snapshot = status::snapshot(&scratch.root).unwrap();
     let counts: Vec<usize> = snapshot.counts.iter().map(|(_, count)| count.unwrap().n_files).collect();
-    assert_eq!(counts, [0, 0, 3, 3, 0, 0, 0]);
+    assert_eq!(counts, [0, 0, 0, 3, 3, 0]);
+}
+
+#[test]
+fn a_file_is_taken_when_its_producer_is_done_with_it() {
+    let scratch = Scratch::new();
+    let spool = scratch.open(SpoolConfig { settle: Duration::from_secs(3600), ..quick() });
+    let new = scratch.new_dir();
+    let mut inbox = Inbox::default();
+    let mut offered = |name: &str, arrival: fn(OsString) -> Arrival| {
+        inbox.note(&spool, &arrival(name.into())).unwrap();
+        inbox.next(&spool).unwrap().is_some()
+    };
+    // A producer that opens the file again and again: only the last piece makes it whole.
+    let (first, last) = GOOD.split_at(20);
+    let path = new.join("x.json");
+    fs::write(&path, first).unwrap();
+    assert!(!offered("x.json", Arrival::Closed));
+    File::options().append(true).open(&path).unwrap().write_all(last.as_bytes()).unwrap();
+    assert!(offered("x.json", Arrival::Closed));
+    // Renamed in, it is the producer's word; what no waiting mends is answered at once.
+    assert!(!offered("gone.json", Arrival::Renamed));
+    fs::write(new.join("half.json"), first).unwrap();
+    assert!(offered("half.json", Arrival::Renamed));
+    nix::unistd::mkfifo(&new.join("fifo.json"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(offered("fifo.json", Arrival::Closed));
+    fs::write(new.join("empty.json"), "").unwrap();
+    assert!(!offered("empty.json", Arrival::Closed));
+    age(&new.join("empty.json"), Duration::from_secs(9000));
+    inbox.scan(&spool).unwrap();
+    assert!(inbox.next(&spool).unwrap().is_some(), "it was left alone for long enough");
+}
+
+#[test]
+fn operators_move_jobs_that_wait() {
+    let scratch = Scratch::new();
+    let spool = scratch.open(quick());
+    let operator = Operator::new(&scratch.root).unwrap();
+    let act = |action, name: &str| operator.act(action, OsStr::new(name));
+    let drop_in = |place: &str, name: &str| fs::write(scratch.root.join(place).join(name), GOOD).unwrap();
+    for name in ["a.json", "b.json", "c.json"] {
+        drop_in("new", name);
+    }
+    assert_eq!(act(Action::Hold, "a").unwrap(), Place::New);
+    assert_eq!(act(Action::Hold, "b.json").unwrap(), Place::New);
+    assert_eq!(scratch.names(Place::Hold), ["a.json", "b.json"]);
+    assert_eq!(operator.jobs(Place::Hold).unwrap(), ["a.json", "b.json"]);
+    assert_eq!(act(Action::Release, "a.json").unwrap(), Place::Hold);
+    assert_eq!(act(Action::Delete, "b.json").unwrap(), Place::Hold);
+    assert_eq!(act(Action::Delete, "c.json").unwrap(), Place::New);
+    assert_eq!((scratch.names(Place::New), scratch.names(Place::Hold)), (vec!["a.json".into()], vec![]));
+    assert!(scratch.names(Place::Tmp).is_empty());
+    // An answered job goes through once more, beside its first answer.
+    let mut inbox = Inbox::default();
+    for n_answers in 1..3 {
+        inbox.scan(&spool).unwrap();
+        assert_eq!(work_off(&spool, &mut inbox), [(OsString::from("a.json"), None)]);
+        assert_eq!(scratch.names(Place::Out).len(), n_answers);
+        assert_eq!(act(Action::Requeue, "a.json").unwrap(), Place::Done);
+    }
+    // Nothing is ever moved over another, and what is not there is told.
+    drop_in("hold", "a.json");
+    for action in [Action::Hold, Action::Release] {
+        assert!(matches!(act(action, "a.json"), Err(SpoolError::Io { .. })), "{action:?}");
+    }
+    let absent = act(Action::Release, "z.json").unwrap_err();
+    assert_eq!(absent.to_string(), "z.json: there is no job of that name");
+    fs::rename(scratch.new_dir().join("a.json"), scratch.root.join("done/d.json")).unwrap();
+    let answered = act(Action::Delete, "d.json").unwrap_err();
+    assert_eq!(
+        (answered.to_string().as_str(), answered.exit_code()),
+        ("d.json: the job stands in done/", 66)
+    );
+    for name in ["../x", ".x.json", ""] {
+        assert!(matches!(act(Action::Delete, name), Err(SpoolError::Name { .. })), "{name:?}");
+    }
+    drop(spool);
+    assert!(matches!(operator.flush(), Err(SpoolError::NoDaemon { .. })));
+}
+
+#[test]
+fn old_files_go_by_age_and_size_the_oldest_first() {
+    let scratch = Scratch::new();
+    let keep =
+        |seconds: Option<u64>, max_bytes| Keep { at_most: seconds.map(Duration::from_secs), max_bytes };
+    let spool = |done: Keep| {
+        let retention = Retention { done, ..Retention::default() };
+        scratch.open(SpoolConfig { retention, ..quick() })
+    };
+    drop(spool(Keep::default()));
+    let done = scratch.root.join("done");
+    for name in ["c.json", "a.json", "b.json"] {
+        fs::write(done.join(name), [b'x'; 100]).unwrap();
+        // The time of change has the resolution of the kernel's tick.
+        std::thread::sleep(Duration::from_millis(20));
+        fs::write(scratch.root.join("out").join(name), "x").unwrap();
+    }
+    fs::write(done.join("note.txt"), [b'x'; 1000]).unwrap();
+    fs::create_dir(done.join("dir.json")).unwrap();
+    symlink("/etc/passwd", done.join("link.json")).unwrap();
+    let jobs = || scratch.names(Place::Done).into_iter().filter(|name| name.len() == 6).collect::<Vec<_>>();
+    assert_eq!(spool(keep(Some(3600), Some(300))).prune().unwrap(), 0);
+    assert_eq!(spool(keep(None, Some(299))).prune().unwrap(), 1);
+    assert_eq!(jobs(), ["a.json", "b.json"]);
+    assert_eq!(spool(keep(None, Some(0))).prune().unwrap(), 2);
+    assert_eq!(scratch.names(Place::Done), ["dir.json", "link.json", "note.txt"]);
+    assert_eq!(scratch.names(Place::Out).len(), 3);
+    fs::write(done.join("a.json"), "x").unwrap();
+    std::thread::sleep(Duration::from_millis(2100));
+    assert_eq!(spool(keep(Some(1), None)).prune().unwrap(), 1);
 }

@@ -6,6 +6,7 @@ use super::bench::BenchArgs;
 use super::build::BuildArgs;
 use super::inspect::InspectArgs;
 use super::logits::LogitsArgs;
+use super::operate::{self, FlushArgs, JobsArgs, NamedJobsArgs};
 use super::process_lora::ProcessLoraArgs;
 use super::run::RunArgs;
 use super::serve::ServeArgs;
@@ -47,6 +48,19 @@ pub enum Command {
     ProcessLora(ProcessLoraArgs),
     Submit(SubmitArgs),
     Status(StatusArgs),
+    /// Set jobs aside, also while they run.
+    #[command(after_help = operate::HOLD_HELP)]
+    Hold(JobsArgs),
+    /// Let held jobs go on.
+    #[command(after_help = operate::RELEASE_HELP)]
+    Release(JobsArgs),
+    /// Run jobs again that were answered or failed.
+    #[command(after_help = operate::REQUEUE_HELP)]
+    Requeue(JobsArgs),
+    /// Remove jobs that have no answer yet.
+    #[command(after_help = operate::DELETE_HELP)]
+    Delete(NamedJobsArgs),
+    Flush(FlushArgs),
     Inspect(InspectArgs),
     Logits(LogitsArgs),
     Bench(BenchArgs),

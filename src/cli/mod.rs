@@ -7,6 +7,7 @@ mod inspect;
 mod logging;
 mod logits;
 mod numbers;
+mod operate;
 mod parse;
 mod process_lora;
 mod run;

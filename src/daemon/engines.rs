@@ -80,6 +80,13 @@ impl Engines {
         self.counts
     }
 
+    /// Drops what is under way of one job.
+    pub fn cancel_job(&mut self, job: u64) {
+        self.current.cancel_job(job);
+        self.retired.iter_mut().for_each(|executor| executor.cancel_job(job));
+        self.retired.retain(|executor| executor.n_active() > 0);
+    }
+
     /// Drops everything under way.
     pub fn cancel_all(&mut self) {
         self.current.cancel_all();

@@ -34,6 +34,8 @@ pub enum DaemonError {
     Rejected { path: PathBuf, fault: Fault },
     #[error("{n_failed} of {n_requests} requests failed; see `error` in {}", output.display())]
     SomeFailed { n_failed: usize, n_requests: usize, output: PathBuf },
+    #[error("{} may be opened by root and the daemon's user only; try with sudo", path.display())]
+    NotOperator { path: PathBuf },
     #[error("{value} is no value for --{flag}; wanted {wanted}")]
     Flag { flag: &'static str, value: String, wanted: &'static str },
 }
@@ -55,6 +57,7 @@ impl DaemonError {
             // As with a wrong configuration; but what other programs hold may be free later.
             Self::Memory { source, .. } if source.is_lasting() => 78,
             Self::Memory { .. } => 71,
+            Self::NotOperator { .. } => 77,
             // A restart would not help: the configuration must change.
             Self::ConfiguredEngine { .. } => 78,
             Self::System { source, .. } if source.raw_os_error() == Some(libc::ENOSPC) => 74,

@@ -127,6 +127,18 @@ impl Executor {
         finished
     }
 
+    /// Drops what is under way of one job.
+    pub fn cancel_job(&mut self, job: u64) {
+        let runner = &mut self.engine.runner;
+        self.active.retain(|id, active| {
+            let stays = active.ticket.job != job;
+            if !stays {
+                runner.cancel(*id);
+            }
+            stays
+        });
+    }
+
     /// Drops everything under way.
     pub fn cancel_all(&mut self) {
         for (id, _) in self.active.drain() {

@@ -1,18 +1,23 @@
 //! What comes in: the watch and the scans of new/, claims, and the jobs that are to be opened.
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use super::engines::Engines;
 use super::queue::Queue;
 use crate::config::Config;
 use crate::spool::{
-    Arrival, Claimed, Durability, Inbox, Job, Opened, Place, Recovery, Spool, SpoolConfig, SpoolError, Watch,
+    Arrival, Claimed, Durability, Inbox, Job, Keep, Opened, Place, Recovery, Retention, Spool, SpoolConfig,
+    SpoolError, Watch, Wish,
 };
 
 /// Scans are not closer than this, whatever the configuration says.
 const SCAN_AT_MOST_EVERY: Duration = Duration::from_millis(100);
+/// How often old files are looked for.
+const PRUNE_EVERY: Duration = Duration::from_secs(600);
 
 /// The spool's side of the daemon, up to the queue.
 pub struct Intake {
@@ -25,6 +30,9 @@ pub struct Intake {
     unstarted: Option<Box<Job>>,
     last_scan: Instant,
     scan_every: Duration,
+    /// Control is to be looked at.
+    has_wishes: bool,
+    next_prune: Instant,
 }
 
 impl Intake {
@@ -36,7 +44,7 @@ impl Intake {
         let (spool, recovery) = Spool::open(&config.spool, spool_config(config))?;
         tell_recovery(&recovery);
         // The watch first, then the scan: what arrives between the two is seen by both.
-        let watch = Watch::new(&spool.path(Place::New))?;
+        let watch = Watch::new(&spool.path(Place::New))?.with_control(&spool.path(Place::Control))?;
         let mut inbox = Inbox::default();
         inbox.scan(&spool)?;
         Ok(Self {
@@ -47,6 +55,8 @@ impl Intake {
             unstarted: None,
             last_scan: Instant::now(),
             scan_every: scan_every(config),
+            has_wishes: true,
+            next_prune: Instant::now(),
         })
     }
 
@@ -82,7 +92,75 @@ impl Intake {
     /// [`SpoolError`]; what was not done is tried again by the next call.
     pub fn fill(&mut self, queue: &mut Queue) -> Result<(), SpoolError> {
         self.take_arrivals(queue)?;
+        self.prune()?;
         self.open_jobs(queue)
+    }
+
+    /// Does what operators ask for.
+    ///
+    /// # Errors
+    /// [`SpoolError`]; a wish that was not granted is taken up again by the next scan.
+    pub fn grant_wishes(&mut self, queue: &mut Queue, engines: &mut Engines) -> Result<(), SpoolError> {
+        if !std::mem::take(&mut self.has_wishes) {
+            return Ok(());
+        }
+        for file in self.spool.wishes()? {
+            match &file.wish {
+                None => {}
+                Some(Wish::Flush) => self.inbox.scan(&self.spool)?,
+                Some(Wish::Hold(name)) => {
+                    if self.withdraw(name, queue, engines)? {
+                        self.close(name, self.spool.set_aside(name))?;
+                        tracing::info!("{}: held", name.display());
+                    }
+                }
+                Some(Wish::Delete(name)) => {
+                    if self.withdraw(name, queue, engines)? {
+                        self.close(name, self.spool.discard(name))?;
+                        tracing::info!("{}: deleted", name.display());
+                    }
+                }
+            }
+            self.spool.end_wish(&file)?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that nobody here works on a job in work/. False if there is none that can be stopped.
+    fn withdraw(
+        &mut self,
+        name: &OsStr,
+        queue: &mut Queue,
+        engines: &mut Engines,
+    ) -> Result<bool, SpoolError> {
+        let n_claimed = self.claimed.len();
+        self.claimed.retain(|claimed| claimed.name() != name);
+        let was_unstarted = self.unstarted.take_if(|job| job.name() == name).is_some();
+        if was_unstarted || self.claimed.len() < n_claimed {
+            return Ok(true);
+        }
+        let withdrawn = queue.withdraw(name, engines);
+        self.close(name, withdrawn)
+    }
+
+    /// A job that was withdrawn and could not be moved is offered again.
+    fn close<T>(&mut self, name: &OsStr, moved: Result<T, SpoolError>) -> Result<T, SpoolError> {
+        if moved.is_err() {
+            self.claimed.extend(self.spool.claimed(name)?);
+        }
+        moved
+    }
+
+    fn prune(&mut self) -> Result<(), SpoolError> {
+        if Instant::now() < self.next_prune {
+            return Ok(());
+        }
+        self.next_prune = Instant::now() + PRUNE_EVERY;
+        let n_removed = self.spool.prune()?;
+        if n_removed > 0 {
+            tracing::info!("{n_removed} old files were removed");
+        }
+        Ok(())
     }
 
     fn take_arrivals(&mut self, queue: &Queue) -> Result<(), SpoolError> {
@@ -90,10 +168,12 @@ impl Intake {
             if arrival == Arrival::Lost {
                 return Err(SpoolError::Moved { dir: self.spool.path(Place::New) });
             }
+            self.has_wishes |= arrival == Arrival::Wish;
             self.inbox.note(&self.spool, &arrival)?;
         }
         if queue.has_room() && self.last_scan.elapsed() >= self.scan_interval() {
             self.last_scan = Instant::now();
+            self.has_wishes = true;
             self.inbox.scan(&self.spool)?;
         }
         for stranger in self.inbox.take_strangers() {
@@ -187,7 +267,21 @@ fn spool_config(config: &Config) -> SpoolConfig {
         durability: if config.fsync { Durability::Synced } else { Durability::Unsynced },
         max_input_bytes: (config.max_file_mib as u64) << 20,
         settle: Duration::from_millis(config.settle_ms as u64),
+        min_free_bytes: (config.min_free_mib as u64) << 20,
+        retention: Retention {
+            out: keep(config.out_max_days, config.out_max_mib),
+            done: keep(config.done_max_days, config.done_max_mib),
+            failed: keep(config.failed_max_days, config.failed_max_mib),
+        },
         max_attempts: config.max_attempts as u32,
-        ..SpoolConfig::default()
+    }
+}
+
+/// 0 sets no limit.
+fn keep(days: usize, mib: usize) -> Keep {
+    let (days, mib) = (days as u64, mib as u64);
+    Keep {
+        at_most: (days > 0).then(|| Duration::from_secs(days * 86_400)),
+        max_bytes: (mib > 0).then_some(mib << 20),
     }
 }

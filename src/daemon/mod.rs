@@ -13,6 +13,7 @@ mod executor;
 mod intake;
 mod limits;
 mod notify;
+mod operate;
 mod pressure;
 mod profile;
 mod queue;
@@ -24,5 +25,8 @@ mod usage;
 
 pub use control::{StatusOptions, SubmitOptions, status, submit};
 pub use error::DaemonError;
+pub use operate::{OperateOptions, flush, operate};
 pub use run::{RunOptions, run};
 pub use serve::serve;
+
+pub use crate::spool::operate::Action;

@@ -1,12 +1,21 @@
 //! The jobs that are open: which request starts next, which answers wait to be recorded, what is complete.
-//! Requests start in turn over the files, so that a large file does not hold up a small one.
+//!
+//! The files of the highest priority come first; among them requests start in turn, so that a large file does
+//! not hold up a small one. What runs is not interrupted for a file of a higher priority.
 
+use std::cmp::Reverse;
+use std::ffi::OsStr;
+
+use super::engines::Engines;
 use super::executor::{self, Executor, Source, Ticket};
 use crate::spool::wire::{Answer, Fault, RequestFile};
 use crate::spool::{Attempt, Destination, Job, Publication, SpoolError};
 
-/// Jobs open at once; more only cost memory.
-const MAX_OPEN: usize = 32;
+/// Jobs open at once; each has an open journal.
+const MAX_OPEN: usize = 128;
+/// Bytes of text that the open jobs hold in all, the largest of them not counted: it must not keep small
+/// files out.
+const MAX_OPEN_BYTES: usize = 64 << 20;
 /// Requests that one round starts; requests that fail at once must not hold up the loop.
 const MAX_STARTS: usize = 64;
 
@@ -45,7 +54,8 @@ pub struct Published {
 
 impl Queue {
     pub fn has_room(&self) -> bool {
-        self.jobs.len() < MAX_OPEN
+        let n_bytes = || self.jobs.iter().map(|open| open.plan.n_bytes());
+        self.jobs.len() < MAX_OPEN && n_bytes().sum::<usize>() - n_bytes().max().unwrap_or(0) < MAX_OPEN_BYTES
     }
 
     pub fn len(&self) -> usize {
@@ -90,22 +100,33 @@ impl Queue {
         self.push(job, Plan::Reject(fault));
     }
 
-    /// Starts requests while the executor has room, one of each job in turn.
+    /// Starts requests while the executor has room: of the jobs of the highest priority, one of each in turn.
     pub fn feed(&mut self, executor: &mut Executor) {
         for _ in 0..MAX_STARTS {
             if !executor.has_room() {
                 return;
             }
-            let waiting = |open: &&mut OpenJob| open.plan.n_unstarted() > 0;
+            let waiting = self.jobs.iter_mut().filter(|open| open.plan.n_unstarted() > 0);
+            // Whose turn it is, counted in a circle that begins at `turn`.
             let turn = self.turn;
-            let next = match self.jobs.iter_mut().filter(waiting).find(|open| open.key >= turn) {
-                Some(open) => Some(open),
-                None => self.jobs.iter_mut().find(waiting),
-            };
-            let Some(open) = next else { return };
+            let rank = |open: &&mut OpenJob| (Reverse(open.plan.priority()), open.key.wrapping_sub(turn));
+            let Some(open) = waiting.min_by_key(rank) else { return };
             open.start_next(executor);
             self.turn = open.key + 1;
         }
+    }
+
+    /// Closes a job so that it can be moved: what runs of it is stopped, what is answered is recorded. False if
+    /// the job is not open, or its answer is being brought out.
+    ///
+    /// # Errors
+    /// [`SpoolError`] when the journal cannot be written; the job is closed all the same.
+    pub fn withdraw(&mut self, name: &OsStr, engines: &mut Engines) -> Result<bool, SpoolError> {
+        let is_it = |open: &OpenJob| open.job.name() == name && !open.job.is_being_published();
+        let Some(index) = self.jobs.iter().position(is_it) else { return Ok(false) };
+        let mut open = self.jobs.remove(index);
+        engines.cancel_job(open.key);
+        open.job.record(&open.unrecorded).and_then(|()| open.job.pause()).map(|()| true)
     }
 
     /// Takes an answer that the executor finished.
@@ -163,6 +184,20 @@ impl Queue {
 }
 
 impl Plan {
+    fn priority(&self) -> i32 {
+        match self {
+            Plan::Answer { file, .. } => file.priority,
+            Plan::Reject(_) => 0,
+        }
+    }
+
+    fn n_bytes(&self) -> usize {
+        match self {
+            Plan::Answer { file, .. } => file.n_bytes(),
+            Plan::Reject(_) => 0,
+        }
+    }
+
     fn n_unstarted(&self) -> usize {
         match self {
             Plan::Answer { file, next, .. } => file.n_requests() - next,

@@ -116,7 +116,7 @@ impl Daemon {
     fn turn(&mut self) -> Result<(), SpoolError> {
         let retries = self.trouble.as_ref().is_none_or(|(_, until)| Instant::now() >= *until);
         // What cannot be taken must not keep finished answers from going out.
-        let taken = if retries { self.intake.fill(&mut self.queue) } else { Ok(()) };
+        let taken = if retries { self.take_in() } else { Ok(()) };
         self.queue.feed(self.engines.current_mut());
         self.step();
         if retries {
@@ -128,6 +128,11 @@ impl Daemon {
             }
         }
         Ok(())
+    }
+
+    fn take_in(&mut self) -> Result<(), SpoolError> {
+        self.intake.grant_wishes(&mut self.queue, &mut self.engines)?;
+        self.intake.fill(&mut self.queue)
     }
 
     fn step(&mut self) {

@@ -12,6 +12,7 @@ use super::error::SpoolError;
 use super::inbox::Inbox;
 use super::job::{Attempt, Claimed, Job, Opened};
 use super::journal::{Contents, journal_name};
+use super::operate::{Action, Operator};
 use super::outbox::{Destination, Publication};
 use super::place::Place;
 use super::root::{Spool, SpoolConfig};
@@ -460,4 +461,102 @@ fn publishing_without_an_answer_is_refused() {
     assert_eq!(out, Some(root.join("out/x.json")));
     assert_eq!(job.publish(Publication::Rejection(&fault)).unwrap(), None);
     check_at_rest(&root, "x.json", Place::Failed, "after the rejection");
+}
+
+/// One life in which a job is answered in part, held by its operator, released and answered in whole.
+fn live_with_a_hold(spool: &Spool, root: &Path, runs: &mut [usize]) -> Result<(), SpoolError> {
+    let name = OsStr::new("x.json");
+    if spool.disk.stat(Place::New, name)?.is_some() {
+        let claimed = claim_one(spool)?;
+        let Opened::Job(mut job) = spool.open_job(&claimed)? else { panic!("the job was dropped") };
+        job.start()?;
+        if !job.is_answered(0) {
+            runs[0] += 1;
+            job.record(&[answer(0, 1)])?;
+        }
+        job.pause()?;
+        drop(job);
+        spool.set_aside(name)?;
+    }
+    if spool.disk.stat(Place::Hold, name)?.is_some() {
+        Operator::new(root)?.act(Action::Release, name)?;
+    }
+    live(spool, &[], runs)
+}
+
+fn claim_one(spool: &Spool) -> Result<Claimed, SpoolError> {
+    let mut inbox = Inbox::default();
+    inbox.scan(spool)?;
+    Ok(spool.claim(&inbox.next(spool)?.expect("a file waits"))?.expect("it is there"))
+}
+
+#[test]
+fn a_crash_at_every_step_of_holding_and_releasing_keeps_what_was_answered() {
+    let dir = scratch();
+    let root = dir.path().join("spool");
+    let wanted = undisturbed(&root, &input());
+    for crash_at in 0.. {
+        let mut runs = [0; N_REQUESTS];
+        let (spool, _) = Spool::open(&root, config()).unwrap();
+        drop_file(&root, "x.json", &input());
+        spool.disk.fuse.set(crash_at, usize::MAX, libc::EIO);
+        let is_over = live_with_a_hold(&spool, &root, &mut runs).is_ok();
+        drop(spool);
+        let (spool, recovery) = Spool::open(&root, config()).unwrap();
+        if spool.disk.stat(Place::Hold, OsStr::new("x.json")).unwrap().is_some() {
+            Operator::new(&root).unwrap().act(Action::Release, OsStr::new("x.json")).unwrap();
+        }
+        live(&spool, &recovery.unfinished, &mut runs).unwrap();
+        let says = format!("crash at step {crash_at}");
+        check_at_rest(&root, "x.json", Place::Done, &says);
+        assert!(names(&root, Place::Hold).is_empty(), "{says}");
+        assert_eq!(fs::read(root.join("out/x.json")).unwrap(), wanted, "{says}");
+        // A crash costs at most the pair that was not journaled.
+        assert!(runs.iter().sum::<usize>() <= N_REQUESTS + 2, "{says}: {runs:?}");
+        if is_over {
+            assert_eq!(runs, [1; N_REQUESTS], "nothing is run twice");
+            assert!(crash_at > 30, "only {crash_at} points");
+            return;
+        }
+        drop(spool);
+        fs::remove_dir_all(&root).unwrap();
+    }
+}
+
+#[test]
+fn journals_in_hold_go_with_their_jobs_only() {
+    let dir = scratch();
+    let root = dir.path().join("spool");
+    let (spool, _) = Spool::open(&root, config()).unwrap();
+    drop_file(&root, "x.json", &input());
+    let claimed = claim_first(&spool);
+    let Opened::Job(mut job) = spool.open_job(&claimed).unwrap() else { panic!() };
+    job.start().unwrap();
+    job.record(&[answer(0, 1)]).unwrap();
+    drop(job);
+    spool.set_aside(OsStr::new("x.json")).unwrap();
+    // Another job of the name runs and ends: the held one keeps its journal, and can be held alone only.
+    drop_file(&root, "x.json", "{");
+    let other = claim_first(&spool);
+    assert!(spool.set_aside(other.name()).is_err());
+    work_on(spool.open_job(&other).unwrap(), &mut []).unwrap();
+    assert_eq!(names(&root, Place::Hold), ["x.json", "x.json.journal"]);
+    // Released while again another one runs: it waits, then goes on with its journal.
+    drop_file(&root, "x.json", "{");
+    let other = claim_first(&spool);
+    let operator = Operator::new(&root).unwrap();
+    operator.act(Action::Release, OsStr::new("x.json")).unwrap();
+    let mut inbox = Inbox::default();
+    inbox.scan(&spool).unwrap();
+    assert_eq!(spool.claim(&inbox.next(&spool).unwrap().unwrap()).unwrap(), None);
+    spool.discard(other.name()).unwrap();
+    let Opened::Job(job) = spool.open_job(&claim_first(&spool)).unwrap() else { panic!() };
+    assert!(job.is_answered(0) && names(&root, Place::Hold).is_empty());
+    // A journal whose job an operator removed goes with the next start.
+    drop(job);
+    spool.set_aside(OsStr::new("x.json")).unwrap();
+    fs::remove_file(root.join("hold/x.json")).unwrap();
+    drop(spool);
+    let (_, recovery) = Spool::open(&root, config()).unwrap();
+    assert_eq!((recovery.n_removed, names(&root, Place::Hold).len()), (1, 0));
 }

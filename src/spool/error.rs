@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
+use super::place::Place;
+
 /// What the daemon does about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
@@ -11,6 +13,13 @@ pub enum Fate {
     Later,
     /// End the program: going on would make it worse.
     Broken,
+}
+
+fn absent(place: Option<Place>) -> String {
+    match place {
+        None => "there is no job of that name".into(),
+        Some(place) => format!("the job stands in {}/", place.name()),
+    }
 }
 
 /// An operation on the spool that failed.
@@ -36,6 +45,14 @@ pub enum SpoolError {
     Name { name: OsString, why: &'static str },
     #[error("no answer to {} after {seconds} s; it may still come", name.display())]
     NoAnswerYet { name: OsString, seconds: u64 },
+    #[error("{}: {}", name.display(), absent(*place))]
+    NoJob { name: OsString, place: Option<Place> },
+    #[error("{}: too late, {why}", name.display())]
+    TooLate { name: OsString, why: &'static str },
+    #[error("no daemon runs on {}; its next start looks at everything", root.display())]
+    NoDaemon { root: PathBuf },
+    #[error("the daemon has not taken the wish up within {seconds} s; it will when it can")]
+    NotTakenUp { seconds: u64 },
 }
 
 impl SpoolError {
@@ -50,7 +67,11 @@ impl SpoolError {
             SpoolError::Locked { .. }
             | SpoolError::Moved { .. }
             | SpoolError::NoSpace { .. }
+            | SpoolError::TooLate { .. }
+            | SpoolError::NoDaemon { .. }
+            | SpoolError::NotTakenUp { .. }
             | SpoolError::NoAnswerYet { .. } => 75,
+            SpoolError::NoJob { .. } => 66,
             SpoolError::OtherFileSystem { .. } | SpoolError::NotADirectory { .. } => 78,
             SpoolError::Name { .. } => 64,
             SpoolError::Unanswered { .. } | SpoolError::AnswerLost { .. } => 70,

@@ -40,7 +40,7 @@ struct Waiting {
     size: i64,
     /// When this size and time of change were first seen.
     seen: Instant,
-    /// An event said that the producer is done.
+    /// The producer is done: it renamed the file in, or closed it as a whole JSON text.
     is_whole: bool,
 }
 
@@ -90,8 +90,10 @@ impl Inbox {
     /// Takes up what the watch said. Overflow is answered by a scan; so is a lost directory, which the scan then
     /// reports.
     pub fn note(&mut self, spool: &Spool, arrival: &Arrival) -> Result<(), SpoolError> {
-        let name = match arrival {
-            Arrival::Whole(name) => name,
+        let (name, was_renamed) = match arrival {
+            Arrival::Renamed(name) => (name, true),
+            Arrival::Closed(name) => (name, false),
+            Arrival::Wish => return Ok(()),
             Arrival::Rescan | Arrival::Lost => return self.scan(spool),
         };
         match kind(name) {
@@ -105,7 +107,9 @@ impl Inbox {
         let Some(stat) = spool.disk.stat(Place::New, name)? else { return Ok(()) };
         self.forget(name);
         if self.set_aside.get(name) != Some(&stat.st_ino) {
-            self.insert(name.clone(), changed(&stat), Waiting::new(&stat, true));
+            // Whoever closed it may open it again to append: then it is whole when it is left alone.
+            let is_whole = was_renamed || spool.is_complete(name, &stat);
+            self.insert(name.clone(), changed(&stat), Waiting::new(&stat, is_whole));
         }
         Ok(())
     }

@@ -136,6 +136,11 @@ impl Job {
         self.journal.attempts()
     }
 
+    /// True once the answer is written out whole: nothing stops its publication any more.
+    pub fn is_being_published(&self) -> bool {
+        self.is_staged || self.journal.announced().is_some()
+    }
+
     /// Counts a start. To be called before the input is parsed, so that a crash in the parser counts too.
     pub fn start(&mut self) -> Result<(), SpoolError> {
         self.journal.start()

@@ -156,15 +156,13 @@ fn checked_line(line: &[u8]) -> Option<&str> {
 }
 
 impl Journal {
-    /// Reads the journal of the job `name` without keeping it open; none if there is none.
-    pub fn peek(disk: &Disk, name: &OsStr) -> Result<Option<Contents>, SpoolError> {
+    /// Reads the journal of the job `name`, in work/ or hold/, without keeping it open; none if there is none.
+    pub fn peek(disk: &Disk, place: Place, name: &OsStr) -> Result<Option<Contents>, SpoolError> {
         let journal = journal_name(name);
-        match disk.open_for_reading(Place::Work, &journal) {
-            Ok(file) => {
-                Contents::read(file).map(Some).map_err(|e| disk.error("read", Place::Work, &journal, e))
-            }
+        match disk.open_for_reading(place, &journal) {
+            Ok(file) => Contents::read(file).map(Some).map_err(|e| disk.error("read", place, &journal, e)),
             Err(Errno::ENOENT) => Ok(None),
-            Err(e) => Err(disk.error("open", Place::Work, &journal, e.into())),
+            Err(e) => Err(disk.error("open", place, &journal, e.into())),
         }
     }
 
@@ -180,7 +178,7 @@ impl Journal {
             contents: Contents::default(),
             health: Health::Good,
         };
-        let Some(contents) = Self::peek(disk, name)? else { return Ok(journal) };
+        let Some(contents) = Self::peek(disk, Place::Work, name)? else { return Ok(journal) };
         let Some(old) = contents.claim.filter(|old| old.id.is_of(stat)) else { return Ok(journal) };
         // An announced answer is out, or will be, whatever happened to the input since.
         if contents.announced.is_some() || (old.size == claim.size && old.crc == claim.crc) {

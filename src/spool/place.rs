@@ -10,12 +10,26 @@ pub enum Place {
     Failed,
     Hold,
     Tmp,
+    /// Wishes of operators to the running daemon; see [`crate::spool::wish`].
+    Control,
 }
 
 impl Place {
     /// Every place, in the order of the enum.
-    pub const ALL: [Place; 7] =
-        [Place::New, Place::Work, Place::Out, Place::Done, Place::Failed, Place::Hold, Place::Tmp];
+    pub const ALL: [Place; 8] = [
+        Place::New,
+        Place::Work,
+        Place::Out,
+        Place::Done,
+        Place::Failed,
+        Place::Hold,
+        Place::Tmp,
+        Place::Control,
+    ];
+
+    /// The places that hold jobs and answers, for people to look at.
+    pub const JOBS: [Place; 6] =
+        [Place::New, Place::Work, Place::Hold, Place::Out, Place::Done, Place::Failed];
 
     /// The directory's name under the spool's root.
     pub fn name(self) -> &'static str {
@@ -27,6 +41,7 @@ impl Place {
             Place::Failed => "failed",
             Place::Hold => "hold",
             Place::Tmp => "tmp",
+            Place::Control => "control",
         }
     }
 

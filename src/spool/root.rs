@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::stat::FileStat;
 
 use super::disk::{Disk, Durability, Renamed, name_with_id};
 use super::error::SpoolError;
@@ -17,7 +18,10 @@ use super::inbox::Candidate;
 use super::job::{Claimed, Job, JobId, Opened};
 use super::journal::journal_name;
 use super::place::Place;
+use super::retention::Retention;
 use super::states::{self, Recovery};
+use super::wire::json::Value;
+use super::wish::{self, WishFile};
 
 /// The file under the root that is locked; it holds the daemon's process id.
 pub const LOCK_NAME: &str = "lock";
@@ -38,6 +42,8 @@ pub struct SpoolConfig {
     pub settle: Duration,
     /// Bytes that must be free before a job is taken.
     pub min_free_bytes: u64,
+    /// What is removed when it is old.
+    pub retention: Retention,
     /// Starts of a job in a row that may end without any new answer before it is given up.
     pub max_attempts: u32,
 }
@@ -49,6 +55,7 @@ impl Default for SpoolConfig {
             max_input_bytes: 64 << 20,
             settle: Duration::from_secs(1),
             min_free_bytes: 16 << 20,
+            retention: Retention::default(),
             max_attempts: 3,
         }
     }
@@ -106,6 +113,11 @@ impl Spool {
         let name = candidate.name();
         let Some(stat) = self.disk.stat(Place::New, name)? else { return Ok(None) };
         let id = JobId::now(&stat);
+        let was_held = states::is_journal_of(&self.disk, Place::Hold, name, &stat)?;
+        if was_held && self.disk.stat(Place::Work, name)?.is_some() {
+            // Its journal knows it by this name: it waits until the other job is out.
+            return Ok(None);
+        }
         let is_long = name.len() > NAME_BYTES;
         let work_name = if is_long || self.disk.stat(Place::Work, name)?.is_some() {
             let start = if is_long { &name.as_bytes()[..SHORT_BYTES] } else { name.as_bytes() };
@@ -119,12 +131,73 @@ impl Spool {
             self.disk.remove(Place::Work, &journal)?;
         }
         match self.disk.rename((Place::New, name), (Place::Work, &work_name))? {
-            Renamed::Done => Ok(Some(Claimed { name: work_name, id: Some(id) })),
+            Renamed::Done => {
+                if was_held {
+                    states::bring_journal(&self.disk, name, Place::Hold, Place::Work)?;
+                }
+                Ok(Some(Claimed { name: work_name, id: Some(id) }))
+            }
             Renamed::Missing => Ok(None),
             Renamed::Taken => {
                 Err(self.disk.error("claim", Place::New, name, std::io::ErrorKind::AlreadyExists.into()))
             }
         }
+    }
+
+    /// Moves a job from work/ to hold/, then its journal. The job is not open.
+    pub fn set_aside(&self, name: &OsStr) -> Result<(), SpoolError> {
+        let taken = || self.disk.error("hold", Place::Hold, name, std::io::ErrorKind::AlreadyExists.into());
+        if self.disk.stat(Place::Hold, &journal_name(name))?.is_some() {
+            return Err(taken());
+        }
+        match self.disk.rename((Place::Work, name), (Place::Hold, name))? {
+            Renamed::Taken => return Err(taken()),
+            Renamed::Done | Renamed::Missing => {}
+        }
+        states::bring_journal(&self.disk, name, Place::Work, Place::Hold)?;
+        self.disk.sync_dir(Place::Hold)?;
+        self.disk.sync_dir(Place::Work)
+    }
+
+    /// Removes a job from work/, then its journal. The job is not open.
+    pub fn discard(&self, name: &OsStr) -> Result<(), SpoolError> {
+        self.disk.remove(Place::Work, name)?;
+        self.disk.sync_dir(Place::Work)?;
+        self.disk.remove(Place::Work, &journal_name(name))
+    }
+
+    /// Whether a file in new/ holds a whole JSON text, or will not become a job by waiting: anything but a
+    /// regular file of a size that is taken. One that cannot be read counts as not complete.
+    pub(super) fn is_complete(&self, name: &OsStr, stat: &FileStat) -> bool {
+        let n_bytes = u64::try_from(stat.st_size).unwrap_or(0);
+        if stat.st_mode & libc::S_IFMT != libc::S_IFREG || n_bytes > self.config.max_input_bytes {
+            return true;
+        }
+        let Ok(file) = self.disk.open_for_reading(Place::New, name) else { return false };
+        let mut text = String::new();
+        let is_read = file.take(self.config.max_input_bytes).read_to_string(&mut text).is_ok();
+        is_read && Value::parse(text.strip_prefix('\u{feff}').unwrap_or(&text)).is_ok()
+    }
+
+    /// A job in work/, as it is offered again after it was closed.
+    pub fn claimed(&self, name: &OsStr) -> Result<Option<Claimed>, SpoolError> {
+        let is_there = self.disk.stat(Place::Work, name)?.is_some();
+        Ok(is_there.then(|| Claimed { name: name.to_owned(), id: None }))
+    }
+
+    /// What operators ask for.
+    pub fn wishes(&self) -> Result<Vec<WishFile>, SpoolError> {
+        wish::waiting(&self.disk)
+    }
+
+    /// The wish is granted, or cannot be: whoever asked looks at the job.
+    pub fn end_wish(&self, file: &WishFile) -> Result<(), SpoolError> {
+        self.disk.remove(Place::Control, &file.name)
+    }
+
+    /// Removes old inputs and answers as the configuration says; returns how many.
+    pub fn prune(&self) -> Result<usize, SpoolError> {
+        self.config.retention.prune(&self.disk)
     }
 
     /// Opens a job in work/ with what its journal kept. After an error it may be opened again.

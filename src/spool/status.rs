@@ -34,18 +34,19 @@ pub enum Daemon {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     pub daemon: Daemon,
-    /// In the order of [`Place::ALL`]; none where this user may not look.
+    /// In the order of [`Place::JOBS`]; none where this user may not look.
     pub counts: Vec<(Place, Option<Count>)>,
 }
 
 /// Counts the files of the spool at `root`.
 pub fn snapshot(root: &Path) -> Result<Snapshot, SpoolError> {
     let daemon = daemon(root)?;
-    let counts = Place::ALL.into_iter().map(|place| (place, count(&root.join(place.name())).ok())).collect();
+    let counts = Place::JOBS.into_iter().map(|place| (place, count(&root.join(place.name())).ok())).collect();
     Ok(Snapshot { daemon, counts })
 }
 
-fn daemon(root: &Path) -> Result<Daemon, SpoolError> {
+/// Whether a daemon has the lock of the spool at `root`.
+pub fn daemon(root: &Path) -> Result<Daemon, SpoolError> {
     let path = root.join(LOCK_NAME);
     let file = match File::open(&path) {
         Ok(file) => file,

@@ -5,15 +5,19 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
 use super::error::SpoolError;
 
 /// What happened in the watched directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Arrival {
-    /// A file was renamed in, or closed by its writer.
-    Whole(OsString),
+    /// A file was renamed in.
+    Renamed(OsString),
+    /// A file was closed by a program that could write to it; it may open it again.
+    Closed(OsString),
+    /// Something arrived in the control directory.
+    Wish,
     /// Events were lost: scan.
     Rescan,
     /// The directory was moved, removed or unmounted: no more events come.
@@ -24,6 +28,7 @@ pub enum Arrival {
 #[derive(Debug)]
 pub struct Watch {
     inotify: Inotify,
+    control: Option<WatchDescriptor>,
 }
 
 /// Reads of 4 KiB of events in one call, so that a flood does not keep the loop from its work.
@@ -32,15 +37,15 @@ const MAX_READS: usize = 64;
 impl Watch {
     /// Watches `dir`.
     pub fn new(dir: &Path) -> Result<Self, SpoolError> {
-        let fail = |e: Errno| SpoolError::Io { doing: "watch", path: dir.to_owned(), source: e.into() };
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).map_err(fail)?;
-        let events = AddWatchFlags::IN_CLOSE_WRITE
-            | AddWatchFlags::IN_MOVED_TO
-            | AddWatchFlags::IN_MOVE_SELF
-            | AddWatchFlags::IN_DELETE_SELF
-            | AddWatchFlags::IN_ONLYDIR;
-        inotify.add_watch(dir, events).map_err(fail)?;
-        Ok(Self { inotify })
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).map_err(failed(dir))?;
+        add(&inotify, dir)?;
+        Ok(Self { inotify, control: None })
+    }
+
+    /// Watches the control directory as well; what arrives there is an [`Arrival::Wish`].
+    pub fn with_control(mut self, dir: &Path) -> Result<Self, SpoolError> {
+        self.control = Some(add(&self.inotify, dir)?);
+        Ok(self)
     }
 
     /// What happened since the last call; never waits.
@@ -63,13 +68,30 @@ impl Watch {
                 match event.name {
                     _ if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) => arrivals.push(Arrival::Rescan),
                     _ if event.mask.intersects(lost) => arrivals.push(Arrival::Lost),
-                    Some(name) => arrivals.push(Arrival::Whole(name)),
+                    Some(_) if Some(event.wd) == self.control => arrivals.push(Arrival::Wish),
+                    Some(name) if event.mask.contains(AddWatchFlags::IN_MOVED_TO) => {
+                        arrivals.push(Arrival::Renamed(name));
+                    }
+                    Some(name) => arrivals.push(Arrival::Closed(name)),
                     None => {}
                 }
             }
         }
         Ok(arrivals)
     }
+}
+
+fn add(inotify: &Inotify, dir: &Path) -> Result<WatchDescriptor, SpoolError> {
+    let events = AddWatchFlags::IN_CLOSE_WRITE
+        | AddWatchFlags::IN_MOVED_TO
+        | AddWatchFlags::IN_MOVE_SELF
+        | AddWatchFlags::IN_DELETE_SELF
+        | AddWatchFlags::IN_ONLYDIR;
+    inotify.add_watch(dir, events).map_err(failed(dir))
+}
+
+fn failed(dir: &Path) -> impl Fn(Errno) -> SpoolError + '_ {
+    |e| SpoolError::Io { doing: "watch", path: dir.to_owned(), source: e.into() }
 }
 
 impl AsFd for Watch {

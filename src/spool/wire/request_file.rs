@@ -129,6 +129,11 @@ impl RequestFile {
         })
     }
 
+    /// Bytes of text that are held.
+    pub fn n_bytes(&self) -> usize {
+        self.text.len() + self.spans.len() * size_of::<(u32, u32)>()
+    }
+
     /// How many requests the file has; at least one.
     pub fn n_requests(&self) -> usize {
         self.spans.len()
