@@ -113,12 +113,13 @@ impl Spool {
         let name = candidate.name();
         let Some(stat) = self.disk.stat(Place::New, name)? else { return Ok(None) };
         let id = JobId::now(&stat);
-        let was_held = states::is_journal_of(&self.disk, Place::Hold, name, &stat)?;
+        let is_long = name.len() > NAME_BYTES;
+        // A job that was under way before it was held has a short name.
+        let was_held = !is_long && states::is_journal_of(&self.disk, Place::Hold, name, &stat)?;
         if was_held && self.disk.stat(Place::Work, name)?.is_some() {
             // Its journal knows it by this name: it waits until the other job is out.
             return Ok(None);
         }
-        let is_long = name.len() > NAME_BYTES;
         let work_name = if is_long || self.disk.stat(Place::Work, name)?.is_some() {
             let start = if is_long { &name.as_bytes()[..SHORT_BYTES] } else { name.as_bytes() };
             name_with_id(OsStr::from_bytes(start), &id.to_string())
