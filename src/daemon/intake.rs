@@ -105,24 +105,25 @@ impl Intake {
             return Ok(());
         }
         for file in self.spool.wishes()? {
-            match &file.wish {
-                None => {}
-                Some(Wish::Flush) => self.inbox.scan(&self.spool)?,
-                Some(Wish::Hold(name)) => {
-                    if self.withdraw(name, queue, engines)? {
-                        self.close(name, self.spool.set_aside(name))?;
-                        tracing::info!("{}: held", name.display());
-                    }
-                }
-                Some(Wish::Delete(name)) => {
-                    if self.withdraw(name, queue, engines)? {
-                        self.close(name, self.spool.discard(name))?;
-                        tracing::info!("{}: deleted", name.display());
-                    }
-                }
+            if let Some(wish) = &file.wish {
+                self.grant(wish, queue, engines)?;
             }
             self.spool.end_wish(&file)?;
         }
+        Ok(())
+    }
+
+    fn grant(&mut self, wish: &Wish, queue: &mut Queue, engines: &mut Engines) -> Result<(), SpoolError> {
+        let (Wish::Hold(name) | Wish::Delete(name)) = wish else { return self.inbox.scan(&self.spool) };
+        if !self.withdraw(name, queue, engines)? {
+            return Ok(());
+        }
+        let (moved, what) = match wish {
+            Wish::Hold(_) => (self.spool.set_aside(name), "held"),
+            _ => (self.spool.discard(name), "deleted"),
+        };
+        self.close(name, moved)?;
+        tracing::info!("{}: {what}", name.display());
         Ok(())
     }
 
