@@ -2,8 +2,10 @@
 //!
 //! Every key has a default, an unknown key is an error, and an error names file, key, wanted and found.
 
+use std::ffi::OsString;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use toml::{Table, Value};
 
@@ -260,6 +262,31 @@ fn absolute(value: &Value) -> Option<PathBuf> {
     Some(PathBuf::from(text)).filter(|path| path.is_absolute())
 }
 
+/// What the service manager says of how it wants to be told (sd_notify(3), sd_watchdog_enabled(3)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceSettings {
+    /// The socket for states: a path, or `@` and an abstract name.
+    pub notify_socket: Option<OsString>,
+    /// A process without a sign of life for so long is killed.
+    pub watchdog: Option<Duration>,
+}
+
+impl ServiceSettings {
+    /// Reads `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`.
+    pub fn from_environment() -> Self {
+        let text = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let number = |name| text(name).and_then(|value| value.to_str()?.parse::<u64>().ok());
+        let watchdog = number("WATCHDOG_USEC").filter(|&microseconds| microseconds > 0);
+        // Inherited from a parent that is watched itself, it is not meant for this process.
+        let is_mine =
+            text("WATCHDOG_PID").is_none() || number("WATCHDOG_PID") == Some(u64::from(std::process::id()));
+        Self {
+            notify_socket: text("NOTIFY_SOCKET"),
+            watchdog: watchdog.filter(|_| is_mine).map(Duration::from_micros),
+        }
+    }
+}
+
 /// How much is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
@@ -293,10 +320,17 @@ impl LogSettings {
     /// [`ConfigError::Environment`] for an unknown level.
     pub fn from_environment() -> Result<Self, ConfigError> {
         let level = std::env::var_os(LOG_VARIABLE).map(|level| level.to_string_lossy().into_owned());
-        let has_journal = std::env::var_os("JOURNAL_STREAM").is_some_and(|stream| !stream.is_empty());
+        // A shell under systemd hands the variable down, but may have redirected stderr.
+        let has_journal = std::env::var("JOURNAL_STREAM").is_ok_and(|stream| is_stderr(&stream));
         let reader = if has_journal { LogReader::Journal } else { LogReader::Person };
         Ok(Self { level: parse_level(level.as_deref())?, reader })
     }
+}
+
+/// Whether stderr is the stream `DEVICE:INODE`.
+fn is_stderr(stream: &str) -> bool {
+    let stat = nix::sys::stat::fstat(io::stderr());
+    stat.is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
 fn parse_level(text: Option<&str>) -> Result<LogLevel, ConfigError> {

@@ -4,8 +4,9 @@ use std::fmt;
 use std::io::{self, IsTerminal};
 
 use tracing::{Event, Level, Subscriber};
+use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
@@ -25,7 +26,15 @@ pub fn start_logging(settings: LogSettings, invocation: &Invocation) {
         .with_target(false)
         .log_internal_errors(false)
         .with_ansi(settings.reader == LogReader::Person && io::stderr().is_terminal());
+    let format = format.fmt_fields(words_only());
     let registry = tracing_subscriber::registry().with(filter);
+    if settings.reader == LogReader::Journal
+        && let Some(journal) = journal()
+    {
+        let _ = tracing::subscriber::set_global_default(registry.with(journal));
+        tell_notes(invocation);
+        return;
+    }
     // It fails only where a log was started before.
     let _ = match (settings.reader, &invocation.command) {
         (LogReader::Journal, _) => {
@@ -38,9 +47,34 @@ pub fn start_logging(settings: LogSettings, invocation: &Invocation) {
             tracing::subscriber::set_global_default(registry.with(format.event_format(Line::Tool)))
         }
     };
+    tell_notes(invocation);
+}
+
+fn tell_notes(invocation: &Invocation) {
     for note in &invocation.notes {
         tracing::warn!("{note}");
     }
+}
+
+/// The journal's own protocol: each field of an event becomes one of the entry, in capitals. None where its
+/// socket cannot be reached; then the lines go to stderr.
+fn journal() -> Option<tracing_journald::Layer> {
+    let levels = PriorityMappings {
+        info: Priority::Informational,
+        debug: Priority::Debug,
+        trace: Priority::Debug,
+        ..PriorityMappings::new()
+    };
+    let layer = tracing_journald::layer().ok()?;
+    Some(layer.with_field_prefix(None).with_priority_mappings(levels))
+}
+
+/// A line of text has the message alone: it names what the fields hold.
+fn words_only() -> impl for<'writer> FormatFields<'writer> {
+    debug_fn(|writer, field, value| match field.name() {
+        "message" => write!(writer, "{value:?}"),
+        _ => Ok(()),
+    })
 }
 
 fn level_filter(level: LogLevel) -> LevelFilter {

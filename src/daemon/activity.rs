@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::executor::Executor;
-use super::notify;
+use super::notify::Manager;
 
 /// How often STATUS= is renewed while requests run.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
@@ -43,7 +43,7 @@ impl Activity {
     }
 
     /// Tells the service manager.
-    pub fn tell(&mut self, situation: &Situation<'_>) {
+    pub fn tell(&mut self, manager: &mut Manager, situation: &Situation<'_>) {
         let seconds = self.since.elapsed().as_secs_f64().max(1e-3);
         let (n_active, n_jobs) = (situation.executor.n_active(), situation.n_jobs);
         let speed = self.n_tokens as f64 / seconds;
@@ -60,7 +60,7 @@ impl Activity {
         if let Some(trouble) = situation.trouble {
             text = format!("{trouble}; {text}");
         }
-        notify::status(&text);
+        manager.status(&text);
         self.n_tokens = 0;
         self.since = Instant::now();
     }

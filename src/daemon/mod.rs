@@ -12,6 +12,7 @@ mod error;
 mod executor;
 mod intake;
 mod limits;
+mod message;
 mod notify;
 mod operate;
 mod pressure;

@@ -1,32 +1,259 @@
-//! What systemd is told (sd_notify(3)). Without NOTIFY_SOCKET every call does nothing.
+//! What systemd is told (sd_notify(3)). Nothing here waits: a manager that does not read keeps no request waiting.
+//!
+//! States that it must learn of are sent again until it takes them; of STATUS= only the newest counts, and a
+//! WATCHDOG=1 that did not get through is followed by the next one.
 
-use sd_notify::NotifyState;
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::io::ErrorKind;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::{Duration, Instant};
 
-/// Start-up is done: the spool is recovered, the engine mapped and tried.
-pub fn ready() {
-    send(&[NotifyState::Ready]);
+use nix::time::{ClockId, clock_gettime};
+
+use crate::config::ServiceSettings;
+
+/// While something is owed it is tried again after this long.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// A longer time is asked for at most so often.
+const EXTEND_EVERY: Duration = Duration::from_secs(1);
+
+/// The service manager; without `NOTIFY_SOCKET` every call does nothing.
+#[derive(Debug)]
+pub struct Manager {
+    line: Option<Line>,
+    /// States it has not taken yet, oldest first.
+    owed: VecDeque<String>,
+    /// A status it has not taken yet.
+    owed_status: Option<String>,
+    watchdog: Option<Watchdog>,
+    extended: Option<Instant>,
+    /// Whether the log says already that nobody is there.
+    is_lost: bool,
 }
 
-/// One line for `systemctl status`.
-pub fn status(text: &str) {
-    send(&[NotifyState::Status(text)]);
+#[derive(Debug)]
+struct Line {
+    socket: UnixDatagram,
+    address: SocketAddr,
 }
 
-/// The configuration is being read again; [`ready`] ends it.
-pub fn reloading() {
-    match NotifyState::monotonic_usec_now() {
-        Ok(now) => send(&[NotifyState::Reloading, now]),
-        Err(_) => send(&[NotifyState::Reloading]),
+/// A sign of life is due at a quarter of the limit, and the loop sleeps no longer than that: two quarters
+/// between two signs, and as much again for the step before the second one.
+#[derive(Debug)]
+struct Watchdog {
+    every: Duration,
+    last: Option<Instant>,
+}
+
+impl Manager {
+    pub fn new(settings: &ServiceSettings) -> Self {
+        let line = settings.notify_socket.as_deref().and_then(|name| {
+            Line::new(name.as_bytes())
+                .inspect_err(|error| tracing::warn!("cannot notify the service manager: {error}"))
+                .ok()
+        });
+        let watchdog = settings.watchdog.map(|limit| Watchdog { every: limit / 4, last: None });
+        Self { line, owed: VecDeque::new(), owed_status: None, watchdog, extended: None, is_lost: false }
+    }
+
+    /// Start-up or a reload is done.
+    pub fn ready(&mut self) {
+        self.owe("READY=1\n".to_owned());
+    }
+
+    /// One line for `systemctl status`.
+    pub fn status(&mut self, text: &str) {
+        if self.line.is_some() {
+            self.owed_status = Some(format!("STATUS={}\n", text.replace('\n', " ")));
+            self.pay();
+        }
+    }
+
+    /// The configuration is being read again; [`Manager::ready`] ends it.
+    pub fn reloading(&mut self) {
+        // systemd 253 and newer wants the time, to tell this reload from an earlier one.
+        let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(String::new(), |now| {
+            format!("MONOTONIC_USEC={}\n", now.tv_sec() * 1_000_000 + now.tv_nsec() / 1000)
+        });
+        self.owe(format!("RELOADING=1\n{time}"));
+    }
+
+    /// The daemon drains and ends.
+    pub fn stopping(&mut self) {
+        self.owe("STOPPING=1\n".to_owned());
+    }
+
+    /// Start-up or the end may take `longer` from now on, whatever the unit's time limits say.
+    pub fn extend_timeout(&mut self, longer: Duration) {
+        if self.extended.is_none_or(|last| last.elapsed() >= EXTEND_EVERY) {
+            self.extended = Some(Instant::now());
+            self.owe(format!("EXTEND_TIMEOUT_USEC={}\n", longer.as_micros()));
+        }
+    }
+
+    /// To be called by the loop alone, after a step or an idle turn: the sign of life is its own.
+    pub fn turned(&mut self) {
+        self.pay();
+        let Some(watchdog) = &mut self.watchdog else { return };
+        if watchdog.last.is_some_and(|last| last.elapsed() < watchdog.every) {
+            return;
+        }
+        watchdog.last = Some(Instant::now());
+        // It is behind what is owed, or it is not heard: then nobody watches the time either.
+        if self.owed.is_empty() {
+            self.send("WATCHDOG=1\n");
+        }
+    }
+
+    /// How long the loop may sleep at most.
+    pub fn patience(&self) -> Option<Duration> {
+        let owes = !self.owed.is_empty() || self.owed_status.is_some();
+        let retry = owes.then_some(RETRY_AFTER);
+        let sign = self.watchdog.as_ref().map(|watchdog| watchdog.every);
+        retry.into_iter().chain(sign).min()
+    }
+
+    fn owe(&mut self, state: String) {
+        if self.line.is_some() {
+            self.owed.push_back(state);
+            self.pay();
+        }
+    }
+
+    /// Sends what is owed, as far as it is taken.
+    fn pay(&mut self) {
+        while let Some(state) = self.owed.pop_front() {
+            if !self.send(&state) {
+                self.owed.push_front(state);
+                return;
+            }
+        }
+        if let Some(status) = self.owed_status.take()
+            && !self.send(&status)
+        {
+            self.owed_status = Some(status);
+        }
+    }
+
+    /// Whether there is no use in sending it again.
+    fn send(&mut self, text: &str) -> bool {
+        let Some(line) = &self.line else { return true };
+        match line.socket.send_to_addr(text.as_bytes(), &line.address) {
+            Ok(_) => self.is_lost = false,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+            Err(error) if !self.is_lost => {
+                self.is_lost = true;
+                tracing::warn!("cannot notify the service manager: {error}");
+            }
+            Err(_) => {}
+        }
+        true
     }
 }
 
-/// The daemon drains and ends.
-pub fn stopping() {
-    send(&[NotifyState::Stopping]);
+impl Line {
+    /// `name` is a path, or begins with `@` and is the name of an abstract socket.
+    fn new(name: &[u8]) -> std::io::Result<Self> {
+        let address = match name.strip_prefix(b"@") {
+            Some(name) => SocketAddr::from_abstract_name(name)?,
+            None => SocketAddr::from_pathname(OsStr::from_bytes(name))?,
+        };
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket, address })
+    }
 }
 
-fn send(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!("cannot notify the service manager: {error}");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Listener {
+        socket: UnixDatagram,
+        _folder: tempfile::TempDir,
+        manager: Manager,
+    }
+
+    fn listener(watchdog: Option<Duration>) -> Listener {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let manager = Manager::new(&ServiceSettings { notify_socket: Some(path.into()), watchdog });
+        Listener { socket, _folder: folder, manager }
+    }
+
+    impl Listener {
+        fn heard(&self) -> Vec<String> {
+            let mut bytes = [0; 4096];
+            let texts = std::iter::from_fn(|| self.socket.recv(&mut bytes).ok().map(|n| bytes[..n].to_vec()));
+            texts.map(|text| String::from_utf8(text).unwrap().trim_end().to_owned()).collect()
+        }
+    }
+
+    #[test]
+    fn states_are_said_in_the_words_of_sd_notify() {
+        let mut listener = listener(None);
+        listener.manager.status("two\nlines");
+        listener.manager.ready();
+        listener.manager.extend_timeout(Duration::from_secs(2));
+        listener.manager.extend_timeout(Duration::from_secs(2));
+        listener.manager.stopping();
+        let wanted = ["STATUS=two lines", "READY=1", "EXTEND_TIMEOUT_USEC=2000000", "STOPPING=1"];
+        assert_eq!(listener.heard(), wanted);
+        listener.manager.reloading();
+        let heard = listener.heard();
+        let microseconds: u64 =
+            heard[0].strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap().parse().unwrap();
+        let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
+        let seconds: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
+        // The one counts from the boot as the other does, but for the time asleep.
+        assert!(microseconds as f64 / 1e6 <= seconds + 1.0, "{microseconds} us, up for {seconds} s");
+    }
+
+    #[test]
+    fn a_manager_that_does_not_read_loses_no_state_and_holds_nobody_up() {
+        let mut listener = listener(Some(Duration::ZERO));
+        for number in 0..5000 {
+            listener.manager.status(&number.to_string());
+            listener.manager.turned();
+        }
+        listener.manager.reloading();
+        listener.manager.ready();
+        assert_eq!(listener.manager.patience(), Some(Duration::ZERO), "the watchdog's is the shorter");
+        let n_early = listener.heard().len();
+        assert!((1..5000).contains(&n_early), "the socket never was full: {n_early}");
+        listener.manager.turned();
+        let heard = listener.heard();
+        assert!(heard[0].starts_with("RELOADING=1\nMONOTONIC_USEC="), "{heard:?}");
+        assert_eq!(heard[1..], ["READY=1", "STATUS=4999", "WATCHDOG=1"]);
+    }
+
+    #[test]
+    fn the_watchdog_is_fed_by_turns_alone_and_not_at_every_one() {
+        let mut listener = listener(Some(Duration::from_secs(4000)));
+        assert_eq!(listener.manager.patience(), Some(Duration::from_secs(1000)));
+        listener.manager.ready();
+        listener.manager.status("idle");
+        assert_eq!(listener.heard(), ["READY=1", "STATUS=idle"]);
+        listener.manager.turned();
+        listener.manager.turned();
+        assert_eq!(listener.heard(), ["WATCHDOG=1"]);
+    }
+
+    #[test]
+    fn without_a_manager_nothing_is_kept() {
+        let mut manager = Manager::new(&ServiceSettings { notify_socket: None, watchdog: None });
+        manager.ready();
+        manager.status("idle");
+        manager.turned();
+        assert_eq!((manager.owed.len(), manager.owed_status.clone(), manager.patience()), (0, None, None));
+        let mut listener = listener(None);
+        drop(listener.socket);
+        listener.manager.ready();
+        assert!(listener.manager.owed.is_empty(), "nobody is there to take it later");
     }
 }

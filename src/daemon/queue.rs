@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 
 use super::engines::Engines;
 use super::executor::{self, Executor, Source, Ticket};
+use super::message;
 use crate::spool::wire::{Answer, Fault, RequestFile};
 use crate::spool::{Attempt, Destination, Job, Publication, SpoolError};
 
@@ -47,6 +48,7 @@ enum Plan {
 /// What the queue did for a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
+    pub id: String,
     pub name: String,
     pub n_requests: usize,
     pub rejected: Option<String>,
@@ -230,7 +232,9 @@ impl OpenJob {
     fn settle(&mut self) -> Result<Option<Published>, SpoolError> {
         if !self.unrecorded.is_empty() {
             self.job.record(&self.unrecorded)?;
-            self.unrecorded.clear();
+            for answer in self.unrecorded.drain(..) {
+                tell(&self.job, &answer);
+            }
         }
         let (publication, n_requests, rejected) = match &self.plan {
             Plan::Reject(fault) => (Publication::Rejection(fault), 0, Some(fault.to_string())),
@@ -244,6 +248,31 @@ impl OpenJob {
         };
         self.job.publish(publication)?;
         let name = self.job.name().to_string_lossy().into_owned();
-        Ok(Some(Published { name, n_requests, rejected }))
+        Ok(Some(Published { id: self.job.id().to_string(), name, n_requests, rejected }))
+    }
+}
+
+/// One line of the log for one request that is recorded.
+fn tell(job: &Job, answer: &Answer) {
+    let (job_id, name) = (job.id().to_string(), job.name().display());
+    let (request_index, adapter) = (answer.request_idx, answer.lora_name.as_deref());
+    match &answer.error {
+        Some(fault) => tracing::warn!(
+            message_id = message::REQUEST_FAILED,
+            job_id,
+            job_name = %name,
+            request_index,
+            adapter,
+            "{name}: request {request_index}: {fault}"
+        ),
+        None => tracing::debug!(
+            message_id = message::REQUEST_ANSWERED,
+            job_id,
+            job_name = %name,
+            request_index,
+            adapter,
+            "{name}: request {request_index}: {} tokens",
+            answer.usage.generated_tokens
+        ),
     }
 }

@@ -16,12 +16,13 @@ use super::engine::EngineOptions;
 use super::engines::{Engines, Renewal};
 use super::error::DaemonError;
 use super::intake::Intake;
-use super::notify;
+use super::message;
+use super::notify::Manager;
 use super::queue::Queue;
 use super::relief::Relief;
 use super::signals::Signals;
 use super::usage::{Usage, mib};
-use crate::config::{Config, PressureSettings};
+use crate::config::{Config, PressureSettings, ServiceSettings};
 use crate::spool::{Fate, SpoolError};
 use crate::store::AllowedRoots;
 
@@ -29,6 +30,10 @@ use crate::store::AllowedRoots;
 const MANY_ADAPTERS: usize = 64;
 /// After trouble with the disk the next try waits this long.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Opening the spool and the engine, and trying it, may take so long on a cold disk.
+const LOADING: Duration = Duration::from_secs(300);
+/// A step of the drain, and writing what is left, may take so long each.
+const DRAIN_STEP: Duration = Duration::from_secs(30);
 
 /// Runs the daemon until SIGTERM.
 ///
@@ -44,6 +49,7 @@ struct Daemon {
     intake: Intake,
     signals: Signals,
     engines: Engines,
+    manager: Manager,
     queue: Queue,
     /// Why the disk is left alone for a while.
     trouble: Option<(String, Instant)>,
@@ -62,6 +68,9 @@ enum Pace {
 impl Daemon {
     fn start(config_path: &Path, config: Config) -> Result<Self, DaemonError> {
         let signals = Signals::install().map_err(DaemonError::system("install signal handlers"))?;
+        let mut manager = Manager::new(&ServiceSettings::from_environment());
+        manager.extend_timeout(LOADING);
+        manager.status("opening the spool and the engine");
         let intake = Intake::open(&config)?;
         let engines = Engines::open(engine_options(&config), places(&config)).map_err(configured)?;
         if let Some(directory) = config.adapters.as_ref().filter(|directory| !directory.is_dir()) {
@@ -74,6 +83,7 @@ impl Daemon {
             intake,
             signals,
             engines,
+            manager,
             queue: Queue::default(),
             trouble: None,
             activity: Activity::new(),
@@ -84,6 +94,7 @@ impl Daemon {
 
     fn run(mut self) -> Result<(), DaemonError> {
         tracing::info!(
+            message_id = message::READY,
             "ready: engine {}, spool {}, {} kernels, {} threads",
             self.config.engine.display(),
             self.config.spool.display(),
@@ -92,7 +103,7 @@ impl Daemon {
         );
         self.tell_memory();
         self.tell_status();
-        notify::ready();
+        self.manager.ready();
         loop {
             self.signals.drain();
             if self.signals.end_wanted() {
@@ -104,6 +115,7 @@ impl Daemon {
             if let Err(error) = self.turn() {
                 self.keep_or_end(error)?;
             }
+            self.manager.turned();
             let is_idle = self.engines.n_active() == 0;
             self.relief.answer_pressure(self.engines.current_mut(), is_idle);
             if is_idle {
@@ -123,7 +135,7 @@ impl Daemon {
             let settled = self.settle();
             taken.and(settled)?;
             if self.trouble.take().is_some() {
-                tracing::info!("the trouble with the spool is over");
+                tracing::info!(message_id = message::SPOOL_WELL, "the trouble with the spool is over");
                 self.tell_status();
             }
         }
@@ -158,8 +170,21 @@ impl Daemon {
         for published in self.queue.settle()? {
             self.activity.count_published();
             match published.rejected {
-                None => tracing::info!("{}: {} requests answered", published.name, published.n_requests),
-                Some(why) => tracing::warn!("{}: rejected: {why}", published.name),
+                None => tracing::info!(
+                    message_id = message::JOB_ANSWERED,
+                    job_id = published.id,
+                    job_name = published.name,
+                    "{}: {} requests answered",
+                    published.name,
+                    published.n_requests
+                ),
+                Some(why) => tracing::warn!(
+                    message_id = message::JOB_REJECTED,
+                    job_id = published.id,
+                    job_name = published.name,
+                    "{}: rejected: {why}",
+                    published.name
+                ),
             }
         }
         let adapters = self.engines.current().adapters();
@@ -184,6 +209,7 @@ impl Daemon {
         if let Some(due) = self.relief.idle(self.engines.current_mut()) {
             timeout = timeout.min(due);
         }
+        timeout = self.manager.patience().map_or(timeout, |patience| patience.min(timeout));
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         fds.extend(self.relief.poll_fd());
         // In trouble nobody reads the watch: polling it would return at once, again and again.
@@ -200,12 +226,14 @@ impl Daemon {
 
     /// Nothing new starts; what runs may finish within the limit, the rest is left to the next start.
     fn drain(mut self) -> Result<(), DaemonError> {
-        notify::stopping();
+        self.manager.stopping();
         let limit = Duration::from_secs(self.config.drain_seconds as u64);
         let begin = Instant::now();
         tracing::info!("ending: {} requests may finish within {limit:?}", self.engines.n_active());
         while self.engines.n_active() > 0 && begin.elapsed() < limit {
+            self.manager.extend_timeout(DRAIN_STEP);
             self.step();
+            self.manager.turned();
             if let Err(error) = self.settle() {
                 tracing::error!("{error}; answers that cannot be recorded are computed again");
             }
@@ -213,13 +241,13 @@ impl Daemon {
         let n_left = self.engines.n_active() + self.queue.n_unstarted();
         self.engines.cancel_all();
         self.queue.pause();
-        tracing::info!("ended: {n_left} requests are left for the next start");
+        tracing::info!(message_id = message::ENDED, "ended: {n_left} requests are left for the next start");
         Ok(())
     }
 
     /// Takes the configuration anew; a bad one changes nothing.
     fn reload(&mut self) {
-        notify::reloading();
+        self.manager.reloading();
         match Config::read(&self.config_path) {
             Ok(config) => {
                 if config.spool != self.config.spool {
@@ -228,14 +256,16 @@ impl Daemon {
                 self.config = Config { spool: self.config.spool.clone(), ..config };
                 self.relief.reload(&self.config);
                 self.renew_engine();
-                tracing::info!("configuration reloaded");
+                tracing::info!(message_id = message::RELOADED, "configuration reloaded");
             }
-            Err(error) => tracing::error!("{error}; the old configuration stays"),
+            Err(error) => {
+                tracing::error!(message_id = message::RELOAD_REFUSED, "{error}; the old configuration stays")
+            }
         }
         if let Err(error) = self.intake.reload(&self.config) {
             tracing::error!("{error}");
         }
-        notify::ready();
+        self.manager.ready();
     }
 
     /// Opens the engine that the configuration names, if it is another one now.
@@ -258,7 +288,7 @@ impl Daemon {
             Fate::Later => {
                 let text = error.to_string();
                 if self.trouble.as_ref().is_none_or(|(known, _)| *known != text) {
-                    tracing::error!("{text}; trying again");
+                    tracing::error!(message_id = message::SPOOL_TROUBLE, "{text}; trying again");
                 }
                 self.trouble = Some((text, Instant::now() + RETRY_AFTER));
                 self.tell_status();
@@ -281,12 +311,13 @@ impl Daemon {
     }
 
     fn tell_status(&mut self) {
-        self.activity.tell(&Situation {
+        let situation = Situation {
             executor: self.engines.current(),
             n_jobs: self.queue.len(),
             n_waiting: self.intake.n_waiting(),
             trouble: self.trouble.as_ref().map(|(text, _)| text.as_str()),
-        });
+        };
+        self.activity.tell(&mut self.manager, &situation);
     }
 }
 
