@@ -48,7 +48,12 @@ install_cross() {
 
 check_glibc() {
     local needed
-    needed=$(aarch64-linux-gnu-objdump -T "$1" | grep -oE 'GLIBC_[0-9.]+' | sort -Vu | tail -1)
+    # binutils read the symbols of the machine they are for; the foreign ones are installed for a foreign program.
+    local objdump=objdump
+    if readelf -h "$1" | grep -q AArch64 && [ "$(uname -m)" != aarch64 ]; then
+        objdump=aarch64-linux-gnu-objdump
+    fi
+    needed=$($objdump -T "$1" | grep -oE 'GLIBC_[0-9.]+' | sort -Vu | tail -1)
     needed=${needed#GLIBC_}
     if [ -z "$needed" ]; then
         echo "$1: no versions of the C library found" >&2

@@ -33,6 +33,16 @@ fn command() -> clap::Command {
     spelling::add_spellings(with_exit_codes(command))
 }
 
+/// The command line as pages and completions show it: one spelling of each flag, and none that does nothing.
+pub fn documented_command() -> clap::Command {
+    with_exit_codes(Cli::command().mut_subcommands(with_exit_codes))
+}
+
+/// Names for links to the program.
+pub fn program_names() -> impl Iterator<Item = &'static str> {
+    PROGRAMS.into_iter().map(|(name, _)| name)
+}
+
 fn with_exit_codes(command: clap::Command) -> clap::Command {
     let start = command.get_after_help().map(|help| format!("{help}\n\n")).unwrap_or_default();
     command.after_help(format!("{start}{EXIT_CODES}"))
