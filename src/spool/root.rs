@@ -209,16 +209,17 @@ impl Spool {
 
 fn make_dir(path: &Path, mode: u32) -> Result<(), SpoolError> {
     let fail = |source| SpoolError::Io { doing: "make", path: path.to_owned(), source };
-    match std::fs::DirBuilder::new().mode(mode).create(path) {
-        // The mode again, without the umask. A directory that was there keeps what its owner gave it.
-        Ok(()) => std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(fail),
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => match std::fs::metadata(path) {
-            Ok(found) if found.is_dir() => Ok(()),
-            Ok(_) => Err(SpoolError::NotADirectory { dir: path.to_owned() }),
-            Err(e) => Err(fail(e)),
-        },
-        Err(e) => Err(fail(e)),
+    // A directory that was there keeps what its owner gave it. It is looked for first: a service that may not
+    // set setgid bits may not even try to make new/.
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => return Ok(()),
+        Ok(_) => return Err(SpoolError::NotADirectory { dir: path.to_owned() }),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => return Err(fail(e)),
     }
+    std::fs::DirBuilder::new().mode(mode).create(path).map_err(fail)?;
+    // The mode again, without the umask.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(fail)
 }
 
 fn lock(root: &Path) -> Result<Flock<File>, SpoolError> {
