@@ -222,6 +222,7 @@ impl OpenJob {
             self.unrecorded.push(executor::refused(request_idx, file.batch_size, request, gave_up));
             return;
         }
+        tracing::debug!("{}: request {request_idx} starts", self.job.name().display());
         let ticket = Ticket { job: self.key, request_idx };
         let source = Source { file, unix_time: (self.job.id().time_ns / 1_000_000_000) as i64 };
         if let Some(answer) = executor.submit(ticket, request, source) {

@@ -1,0 +1,157 @@
+//! The daemon on a spool of its own, with the demo engine, for tests that disturb it.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+const ADAPTERS: [&str; 3] = ["french", "german", "medical"];
+
+/// Whether the program runs on an emulated processor.
+pub fn is_emulated() -> bool {
+    std::env::var_os("JETSPOOL_TEST_RUNNER").is_some()
+}
+
+/// The program, under the emulator of `JETSPOOL_TEST_RUNNER` where there is one.
+pub fn jetspool(arguments: &[&str]) -> Command {
+    let runner = std::env::var("JETSPOOL_TEST_RUNNER").unwrap_or_default();
+    let mut words = runner.split_whitespace().chain([env!("CARGO_BIN_EXE_jetspool")]);
+    let mut command = Command::new(words.next().expect("the program is always there"));
+    command.args(words).args(arguments).env_remove("NOTIFY_SOCKET").env_remove("JETSPOOL_LOG");
+    command
+}
+
+/// A fresh folder on the disk that cargo builds on, not in memory.
+pub fn folder() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// An engine of the demo model and its adapters, made once; anybody may read them.
+pub fn demo() -> &'static Path {
+    static DEMO: OnceLock<PathBuf> = OnceLock::new();
+    DEMO.get_or_init(|| {
+        let root = tempfile::tempdir().unwrap().keep();
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/demo");
+        let mut build = jetspool(&["build", "--precision", "int8", "--maxLoraRank", "16"]);
+        build.args(["--maxBatchSize", "8", "--maxInputLen", "256", "--maxKVCacheCapacity", "512"]);
+        build.arg("--modelDir").arg(data.join("checkpoint")).arg("--engineDir").arg(root.join("engine"));
+        assert!(build.output().unwrap().status.success());
+        for name in ADAPTERS {
+            let mut process = jetspool(&["process-lora", "--input_dir"]);
+            process.arg(data.join("adapters").join(name));
+            process.arg("--output_dir").arg(root.join("adapters").join(name));
+            assert!(process.output().unwrap().status.success());
+        }
+        let readable = Command::new("chmod").args(["-R", "a+rX"]).arg(&root).status();
+        assert!(readable.unwrap().success());
+        root
+    })
+}
+
+/// A job of `n_requests` over all adapters, none, and one that is not there.
+pub fn job(n_requests: usize, max_generate_length: usize) -> Value {
+    let lora = [json!("french"), Value::Null, json!("german"), json!("klingon"), json!("medical")];
+    let requests: Vec<Value> = (0..n_requests)
+        .map(|i| {
+            let content = format!("Translate to French: number {i}");
+            json!({"messages": [{"role": "user", "content": content}], "lora_name": lora[i % lora.len()]})
+        })
+        .collect();
+    json!({"temperature": 0, "max_generate_length": max_generate_length, "requests": requests})
+}
+
+/// A spool, its configuration and what the daemons on it logged.
+pub struct Bench {
+    pub root: PathBuf,
+}
+
+impl Bench {
+    /// `settings` are lines of the configuration.
+    pub fn new(root: &Path, settings: &str) -> Self {
+        let (engine, adapters) = (demo().join("engine"), demo().join("adapters"));
+        let spool = root.join("spool");
+        std::fs::create_dir_all(spool.join("new")).unwrap();
+        let text = format!(
+            "engine = {engine:?}\nspool = {spool:?}\nadapters = {adapters:?}\nthreads = 1\n{settings}"
+        );
+        std::fs::write(root.join("jetspool.toml"), text).unwrap();
+        Self { root: root.to_owned() }
+    }
+
+    pub fn place(&self, name: &str) -> PathBuf {
+        self.root.join("spool").join(name)
+    }
+
+    /// Puts a file in by rename.
+    pub fn drop_in(&self, name: &str, text: &str) {
+        let hidden = self.place("new").join(format!(".{name}"));
+        std::fs::write(&hidden, text).unwrap();
+        std::fs::rename(hidden, self.place("new").join(name)).unwrap();
+    }
+
+    /// The files of a place and their bytes, with the name of this spool taken out.
+    pub fn files(&self, place: &str) -> BTreeMap<String, String> {
+        let Ok(entries) = std::fs::read_dir(self.place(place)) else { return BTreeMap::new() };
+        let root = self.root.to_str().unwrap();
+        entries
+            .map(|entry| {
+                let path = entry.unwrap().path();
+                let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap_or_default()).into_owned();
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                (name, text.replace(root, "ROOT"))
+            })
+            .collect()
+    }
+
+    pub fn n_files(&self, place: &str) -> usize {
+        std::fs::read_dir(self.place(place)).map_or(0, Iterator::count)
+    }
+
+    /// Whether a name is in a place.
+    pub fn has(&self, place: &str, name: &[u8]) -> bool {
+        self.place(place).join(OsStr::from_bytes(name)).symlink_metadata().is_ok()
+    }
+
+    /// The daemon, to be started; it logs each request that it starts to `log`.
+    pub fn serve(&self, log: &str) -> Command {
+        let file = std::fs::File::options().create(true).append(true).open(self.root.join(log)).unwrap();
+        let mut command = jetspool(&["serve", "--config"]);
+        command.arg(self.root.join("jetspool.toml")).env("JETSPOOL_LOG", "debug");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
+        command
+    }
+
+    pub fn start(&self, log: &str) -> Running {
+        Running(self.serve(log).spawn().unwrap())
+    }
+
+    pub fn log(&self, log: &str) -> String {
+        std::fs::read_to_string(self.root.join(log)).unwrap_or_default()
+    }
+
+    /// Waits for something that the daemon does.
+    pub fn wait_for(&self, what: &str, mut check: impl FnMut() -> bool) {
+        let begin = Instant::now();
+        while !check() {
+            assert!(begin.elapsed() < PATIENCE, "no {what} in {PATIENCE:?} in {}", self.root.display());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// A daemon; killed when dropped.
+pub struct Running(pub Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
