@@ -33,6 +33,8 @@ pub struct Intake {
     /// Control is to be looked at.
     has_wishes: bool,
     next_prune: Instant,
+    /// The queue was full before all was claimed that may be.
+    is_held_up: bool,
 }
 
 impl Intake {
@@ -57,6 +59,7 @@ impl Intake {
             scan_every: scan_every(config),
             has_wishes: true,
             next_prune: Instant::now(),
+            is_held_up: false,
         })
     }
 
@@ -76,9 +79,9 @@ impl Intake {
         self.inbox.n_waiting()
     }
 
-    /// Whether jobs are claimed that the queue does not have yet.
-    pub fn has_claimed(&self) -> bool {
-        !self.claimed.is_empty() || self.unstarted.is_some()
+    /// Whether the queue could have more jobs now if it had room.
+    pub fn has_more(&self) -> bool {
+        self.is_held_up || !self.claimed.is_empty() || self.unstarted.is_some()
     }
 
     /// When the next scan is due, if nothing arrives before.
@@ -184,6 +187,7 @@ impl Intake {
     }
 
     fn open_jobs(&mut self, queue: &mut Queue) -> Result<(), SpoolError> {
+        self.is_held_up = false;
         while queue.has_room() {
             if let Some(job) = self.unstarted.take() {
                 self.start_job(queue, job)?;
@@ -209,6 +213,7 @@ impl Intake {
                 }
             }
         }
+        self.is_held_up = true;
         Ok(())
     }
 

@@ -199,7 +199,7 @@ impl Daemon {
         let mut timeout = self.intake.scan_due();
         if let Some((_, until)) = &self.trouble {
             timeout = until.saturating_duration_since(Instant::now());
-        } else if !self.queue.is_empty() || self.intake.has_claimed() {
+        } else if !self.queue.is_empty() || self.intake.has_more() {
             return Ok(());
         }
         if self.pace == Pace::Busy {

@@ -137,11 +137,20 @@ impl Bench {
     }
 
     /// Waits for something that the daemon does.
-    pub fn wait_for(&self, what: &str, mut check: impl FnMut() -> bool) {
+    pub fn wait_for(&self, what: &str, check: impl FnMut() -> bool) {
+        self.wait_up_to(PATIENCE, Duration::from_millis(2), what, check);
+    }
+
+    /// Waits for something that takes long, and looks seldom.
+    pub fn wait_for_long(&self, what: &str, check: impl FnMut() -> bool) {
+        self.wait_up_to(PATIENCE * 10, Duration::from_millis(100), what, check);
+    }
+
+    fn wait_up_to(&self, limit: Duration, pause: Duration, what: &str, mut check: impl FnMut() -> bool) {
         let begin = Instant::now();
         while !check() {
-            assert!(begin.elapsed() < PATIENCE, "no {what} in {PATIENCE:?} in {}", self.root.display());
-            std::thread::sleep(Duration::from_millis(2));
+            assert!(begin.elapsed() < limit, "no {what} in {limit:?} in {}", self.root.display());
+            std::thread::sleep(pause);
         }
     }
 }
