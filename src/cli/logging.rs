@@ -69,11 +69,20 @@ fn journal() -> Option<tracing_journald::Layer> {
     Some(layer.with_field_prefix(None).with_priority_mappings(levels))
 }
 
-/// A line of text has the message alone: it names what the fields hold.
+/// A line of text has the message alone: it names what the fields hold. It stays one line, whatever a file in
+/// it is called: nobody writes lines into the log by a name.
 fn words_only() -> impl for<'writer> FormatFields<'writer> {
-    debug_fn(|writer, field, value| match field.name() {
-        "message" => write!(writer, "{value:?}"),
-        _ => Ok(()),
+    debug_fn(|writer, field, value| {
+        if field.name() != "message" {
+            return Ok(());
+        }
+        for c in format!("{value:?}").chars() {
+            match c {
+                _ if c.is_control() => write!(writer, "{}", c.escape_default())?,
+                _ => write!(writer, "{c}")?,
+            }
+        }
+        Ok(())
     })
 }
 

@@ -242,6 +242,10 @@ impl Intake {
 
     fn scan_interval(&self) -> Duration {
         let regular = self.scan_every;
+        if self.is_held_up {
+            // There are files enough that may be taken: looking for more of them can wait.
+            return regular;
+        }
         self.inbox.scan_in(&self.spool).map_or(regular, |soon| soon.min(regular)).max(SCAN_AT_MOST_EVERY)
     }
 }
