@@ -64,6 +64,7 @@ impl Call {
 }
 
 /// Runs the program and asks about every call of its main thread.
+#[allow(clippy::zombie_processes, reason = "`follow` waits for it by its id")]
 pub fn trace(command: &mut Command, mut on_call: impl FnMut(&Call) -> Verdict) -> End {
     // SAFETY: between fork and exec, one call that is safe there.
     unsafe {
