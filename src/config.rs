@@ -53,6 +53,8 @@ pub struct Config {
     pub max_attempts: usize,
     /// How long the daemon is idle before it gives the weights' memory back; 0 keeps it.
     pub idle_unload_seconds: usize,
+    /// The file for node_exporter's textfile collector.
+    pub metrics_file: Option<PathBuf>,
     /// Memory that the daemon may plan with; 0 means what the machine has.
     pub memory_mib: usize,
     /// Space that must be free before a file is taken.
@@ -82,6 +84,7 @@ impl Default for Config {
             scan_seconds: 10,
             max_attempts: 3,
             idle_unload_seconds: 300,
+            metrics_file: None,
             memory_mib: 0,
             min_free_mib: 64,
             out_max_days: 0,
@@ -158,6 +161,7 @@ impl Config {
             idle_unload_seconds: keys
                 .count("idle_unload_seconds", [0, 31_536_000])?
                 .unwrap_or(default.idle_unload_seconds),
+            metrics_file: keys.path("metrics_file")?,
             memory_mib: keys.count("memory_mib", [0, 1 << 24])?.unwrap_or(default.memory_mib),
             min_free_mib: keys.count("min_free_mib", [0, MAX_MIB])?.unwrap_or(default.min_free_mib),
             out_max_days: keys.count("out_max_days", [0, MAX_DAYS])?.unwrap_or(default.out_max_days),
@@ -180,7 +184,7 @@ fn read_text(path: &Path) -> io::Result<String> {
 }
 
 /// Every key, in the order of the default file.
-const KNOWN: [&str; 21] = [
+const KNOWN: [&str; 22] = [
     "engine",
     "spool",
     "adapters",
@@ -194,6 +198,7 @@ const KNOWN: [&str; 21] = [
     "scan_seconds",
     "max_attempts",
     "idle_unload_seconds",
+    "metrics_file",
     "memory_mib",
     "min_free_mib",
     "out_max_days",
@@ -285,6 +290,11 @@ impl ServiceSettings {
             watchdog: watchdog.filter(|_| is_mine).map(Duration::from_micros),
         }
     }
+}
+
+/// Whether people want colours (NO_COLOR, no-color.org).
+pub fn may_colour() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// How much is logged.
@@ -389,8 +399,12 @@ mod tests {
         }
         let all: String = DEFAULT_TEXT.lines().map(|line| format!("{}\n", uncommented(line))).collect();
         let adapters = PathBuf::from("/var/lib/jetspool/adapters");
-        let wanted =
-            Config { adapters: Some(adapters.clone()), allowed_roots: vec![adapters], ..Config::default() };
+        let wanted = Config {
+            adapters: Some(adapters.clone()),
+            allowed_roots: vec![adapters],
+            metrics_file: Some("/var/lib/prometheus/node-exporter/jetspool.prom".into()),
+            ..Config::default()
+        };
         assert_eq!(parse(&all), Ok(wanted));
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::numbers::count;
-use crate::config::DEFAULT_SPOOL;
+use crate::config::{DEFAULT_SPOOL, may_colour};
 use crate::daemon::{StatusOptions, SubmitOptions};
 
 const SUBMIT_HELP: &str = "\
@@ -50,10 +50,13 @@ impl SubmitArgs {
 }
 
 const STATUS_HELP: &str = "\
-Counts the files that wait, run, are answered and failed. It changes nothing.
+Shows what the daemon does now, its speed, adapters and memory, the files that wait, run, are answered and \
+failed, and the latest errors. It changes nothing. `report` of --json is what the daemon wrote last to \
+status.json in the spool: at least every second while it works, null when none runs.
 
 Examples:
   jetspool status
+  jetspool status --watch
   jetspool status --spool /tmp/spool --json";
 
 /// Show what the spool holds and whether a daemon works on it.
@@ -66,11 +69,20 @@ pub struct StatusArgs {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    /// Show it again and again, every so many seconds.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
+        value_parser = count(1, 86_400))]
+    watch: Option<usize>,
 }
 
 impl StatusArgs {
     /// The flags as the daemon's room takes them.
     pub fn options(&self) -> StatusOptions {
-        StatusOptions { spool: self.spool.clone(), json: self.json }
+        StatusOptions {
+            spool: self.spool.clone(),
+            json: self.json,
+            watch: self.watch.map(|seconds| Duration::from_secs(seconds as u64)),
+            may_colour: may_colour(),
+        }
     }
 }

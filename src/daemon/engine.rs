@@ -7,7 +7,7 @@ use super::budget::Need;
 use super::error::DaemonError;
 use super::limits::Sources;
 use crate::backend::Cpu;
-use crate::format::{Bytes, Limits};
+use crate::format::{Bytes, Limits, Precision};
 use crate::infer::{Runner, RunnerOptions, Sampling, Submission};
 use crate::kernels::Kernels;
 use crate::model::{BLOCK_LEN, Decoder};
@@ -25,6 +25,7 @@ pub struct TextEngine {
     pub tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
     limits: Limits,
+    precision: Precision,
     stop_tokens: Arc<[u32]>,
     maps: Vec<Arc<FileMap>>,
     generation: EngineGeneration,
@@ -78,6 +79,7 @@ impl TextEngine {
             tokenizer,
             template,
             limits: engine.config.limits,
+            precision: engine.config.precision,
             stop_tokens,
             maps: engine.maps,
             generation: engine.generation,
@@ -101,6 +103,11 @@ impl TextEngine {
 
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// What the weights are stored as.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Tokens that end an answer.

@@ -3,6 +3,8 @@
 //! A request is answered by one engine from its first to its last token. A job that is open while the engine
 //! is replaced may have answers of both; after a crash, what was not finished is computed by the new one.
 
+use std::collections::BTreeMap;
+
 use super::adapters::AdapterPlaces;
 use super::engine::{EngineOptions, TextEngine};
 use super::error::DaemonError;
@@ -48,6 +50,15 @@ impl Engines {
 
     pub fn current_mut(&mut self) -> &mut Executor {
         &mut self.current
+    }
+
+    /// Adapters of the requests under way on all engines, with how many requests each has.
+    pub fn adapters_in_use(&self) -> BTreeMap<String, usize> {
+        let mut in_use = BTreeMap::new();
+        for name in self.all().flat_map(Executor::adapters_in_use) {
+            *in_use.entry(name.to_owned()).or_default() += 1;
+        }
+        in_use
     }
 
     /// Requests under way on all engines.

@@ -66,6 +66,11 @@ impl Executor {
         &mut self.adapters
     }
 
+    /// The adapter's name of each request under way that has one.
+    pub fn adapters_in_use(&self) -> impl Iterator<Item = &str> {
+        self.active.values().filter_map(|active| active.answer.lora_name.as_deref())
+    }
+
     /// Requests that generate or wait for a place.
     pub fn n_active(&self) -> usize {
         self.active.len()

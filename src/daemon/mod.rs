@@ -5,7 +5,6 @@
 mod activity;
 mod adapters;
 mod budget;
-mod control;
 mod engine;
 mod engines;
 mod error;
@@ -13,21 +12,27 @@ mod executor;
 mod intake;
 mod limits;
 mod message;
+mod metrics;
 mod notify;
 mod operate;
+mod output;
 mod pressure;
 mod profile;
 mod queue;
 mod relief;
+mod report;
 mod run;
+mod screen;
 mod serve;
 mod signals;
+mod submit;
 mod usage;
 
-pub use control::{StatusOptions, SubmitOptions, status, submit};
 pub use error::DaemonError;
 pub use operate::{OperateOptions, flush, operate};
 pub use run::{RunOptions, run};
+pub use screen::{StatusOptions, status};
 pub use serve::serve;
+pub use submit::{SubmitOptions, submit};
 
 pub use crate::spool::operate::Action;

@@ -1,10 +1,11 @@
 //! `hold`, `release`, `requeue`, `delete`, `flush`: what was asked for, job by job, and what became of it.
 
 use std::ffi::OsString;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::error::DaemonError;
+use super::output::print;
 use crate::spool::SpoolError;
 use crate::spool::operate::{Action, Operator};
 
@@ -32,7 +33,7 @@ pub fn operate(options: &OperateOptions) -> Result<(), DaemonError> {
     for name in names {
         match operator.act(options.action, &name) {
             Ok(from) => {
-                print(&format!("{}: {} from {}/", name.display(), past(options.action), from.name()))?
+                print(&format!("{}: {} from {}/", name.display(), past(options.action), from.name()))?;
             }
             Err(error) => {
                 if let Some(earlier) = failed.replace(error) {
@@ -50,7 +51,7 @@ pub fn operate(options: &OperateOptions) -> Result<(), DaemonError> {
 /// [`DaemonError`] when none runs.
 pub fn flush(spool: &Path) -> Result<(), DaemonError> {
     open(spool)?.flush()?;
-    print("the daemon has looked at the spool")
+    print("the daemon has looked at the spool").map(drop)
 }
 
 fn open(spool: &Path) -> Result<Operator, DaemonError> {
@@ -68,14 +69,5 @@ fn past(action: Action) -> &'static str {
         Action::Release => "released",
         Action::Requeue => "requeued",
         Action::Delete => "deleted",
-    }
-}
-
-fn print(text: &str) -> Result<(), DaemonError> {
-    match writeln!(std::io::stdout(), "{text}") {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(DaemonError::System { action: "print", source: error })
-        }
-        _ => Ok(()),
     }
 }

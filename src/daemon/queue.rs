@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use super::engines::Engines;
 use super::executor::{self, Executor, Source, Ticket};
 use super::message;
+use super::report::JobReport;
 use crate::spool::wire::{Answer, Fault, RequestFile};
 use crate::spool::{Attempt, Destination, Job, Publication, SpoolError};
 
@@ -35,6 +36,8 @@ struct OpenJob {
     plan: Plan,
     /// Answered, but not in the journal yet.
     unrecorded: Vec<Answer>,
+    /// Recorded answers that are errors.
+    n_failed: usize,
 }
 
 /// What is to be done with a job.
@@ -51,6 +54,8 @@ pub struct Published {
     pub id: String,
     pub name: String,
     pub n_requests: usize,
+    /// Of them with an error for an answer, as far as this daemon gave it.
+    pub n_failed: usize,
     pub rejected: Option<String>,
 }
 
@@ -66,6 +71,11 @@ impl Queue {
 
     pub fn is_empty(&self) -> bool {
         self.jobs.is_empty()
+    }
+
+    /// The first `n` open jobs, for people to look at.
+    pub fn report(&self, n: usize) -> Vec<JobReport> {
+        self.jobs.iter().take(n).map(OpenJob::report).collect()
     }
 
     /// Requests of open jobs that have not started.
@@ -181,7 +191,7 @@ impl Queue {
     fn push(&mut self, job: Box<Job>, plan: Plan) {
         let key = self.next_key;
         self.next_key += 1;
-        self.jobs.push(OpenJob { key, job, plan, unrecorded: Vec::new() });
+        self.jobs.push(OpenJob { key, job, plan, unrecorded: Vec::new(), n_failed: 0 });
     }
 }
 
@@ -209,6 +219,20 @@ impl Plan {
 }
 
 impl OpenJob {
+    fn report(&self) -> JobReport {
+        let n_requests = match &self.plan {
+            Plan::Answer { file, .. } => file.n_requests(),
+            Plan::Reject(_) => 0,
+        };
+        JobReport {
+            name: self.job.name().to_string_lossy().into_owned(),
+            priority: self.plan.priority(),
+            n_requests,
+            n_answered: self.job.n_answered(),
+            n_unstarted: self.plan.n_unstarted(),
+        }
+    }
+
     fn start_next(&mut self, executor: &mut Executor) {
         let Plan::Answer { file, next, to } = &mut self.plan else { return };
         let request_idx = *next;
@@ -234,6 +258,7 @@ impl OpenJob {
         if !self.unrecorded.is_empty() {
             self.job.record(&self.unrecorded)?;
             for answer in self.unrecorded.drain(..) {
+                self.n_failed += usize::from(answer.error.is_some());
                 tell(&self.job, &answer);
             }
         }
@@ -249,7 +274,13 @@ impl OpenJob {
         };
         self.job.publish(publication)?;
         let name = self.job.name().to_string_lossy().into_owned();
-        Ok(Some(Published { id: self.job.id().to_string(), name, n_requests, rejected }))
+        Ok(Some(Published {
+            id: self.job.id().to_string(),
+            name,
+            n_requests,
+            n_failed: self.n_failed,
+            rejected,
+        }))
     }
 }
 

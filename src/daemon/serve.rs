@@ -20,6 +20,7 @@ use super::message;
 use super::notify::Manager;
 use super::queue::Queue;
 use super::relief::Relief;
+use super::report::Report;
 use super::signals::Signals;
 use super::usage::{Usage, mib};
 use crate::config::{Config, PressureSettings, ServiceSettings};
@@ -102,7 +103,7 @@ impl Daemon {
             self.engines.current().engine().runner.decoder().backend().n_threads()
         );
         self.tell_memory();
-        self.tell_status();
+        self.tell_status_now();
         self.manager.ready();
         loop {
             self.signals.drain();
@@ -159,7 +160,7 @@ impl Daemon {
             self.queue.take(ticket, answer);
         }
         let counts = self.engines.last_step();
-        self.activity.count_tokens(counts.n_prompts_read + counts.n_generating);
+        self.activity.count_tokens(counts.n_prompt_tokens, counts.n_prompts_read + counts.n_generating);
         self.relief.note_work();
         if self.activity.is_due() {
             self.tell_status();
@@ -168,7 +169,7 @@ impl Daemon {
 
     fn settle(&mut self) -> Result<(), SpoolError> {
         for published in self.queue.settle()? {
-            self.activity.count_published();
+            self.activity.count_published(&published);
             match published.rejected {
                 None => tracing::info!(
                     message_id = message::JOB_ANSWERED,
@@ -209,6 +210,11 @@ impl Daemon {
         if let Some(due) = self.relief.idle(self.engines.current_mut()) {
             timeout = timeout.min(due);
         }
+        match self.activity.owed_in() {
+            Some(Duration::ZERO) => self.tell_status_now(),
+            Some(due) => timeout = timeout.min(due),
+            None => {}
+        }
         timeout = self.manager.patience().map_or(timeout, |patience| patience.min(timeout));
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         fds.extend(self.relief.poll_fd());
@@ -227,6 +233,7 @@ impl Daemon {
     /// Nothing new starts; what runs may finish within the limit, the rest is left to the next start.
     fn drain(mut self) -> Result<(), DaemonError> {
         self.manager.stopping();
+        self.tell_status_now();
         let limit = Duration::from_secs(self.config.drain_seconds as u64);
         let begin = Instant::now();
         tracing::info!("ending: {} requests may finish within {limit:?}", self.engines.n_active());
@@ -241,6 +248,8 @@ impl Daemon {
         let n_left = self.engines.n_active() + self.queue.n_unstarted();
         self.engines.cancel_all();
         self.queue.pause();
+        self.tell_status_now();
+        Report::remove(&self.config.spool);
         tracing::info!(message_id = message::ENDED, "ended: {n_left} requests are left for the next start");
         Ok(())
     }
@@ -259,12 +268,14 @@ impl Daemon {
                 tracing::info!(message_id = message::RELOADED, "configuration reloaded");
             }
             Err(error) => {
-                tracing::error!(message_id = message::RELOAD_REFUSED, "{error}; the old configuration stays")
+                let text = format!("{error}; the old configuration stays");
+                self.tell_error(Some(message::RELOAD_REFUSED), text);
             }
         }
         if let Err(error) = self.intake.reload(&self.config) {
-            tracing::error!("{error}");
+            self.tell_error(None, error.to_string());
         }
+        self.tell_status_now();
         self.manager.ready();
     }
 
@@ -278,7 +289,9 @@ impl Daemon {
                 self.relief.note_work();
                 self.tell_memory();
             }
-            Err(error) => tracing::error!("the new engine cannot be used: {error}; the old one stays"),
+            Err(error) => {
+                self.tell_error(None, format!("the new engine cannot be used: {error}; the old one stays"))
+            }
         }
     }
 
@@ -288,13 +301,18 @@ impl Daemon {
             Fate::Later => {
                 let text = error.to_string();
                 if self.trouble.as_ref().is_none_or(|(known, _)| *known != text) {
-                    tracing::error!(message_id = message::SPOOL_TROUBLE, "{text}; trying again");
+                    self.tell_error(Some(message::SPOOL_TROUBLE), format!("{text}; trying again"));
                 }
                 self.trouble = Some((text, Instant::now() + RETRY_AFTER));
                 self.tell_status();
                 Ok(())
             }
         }
+    }
+
+    fn tell_error(&mut self, message_id: Option<&str>, message: String) {
+        tracing::error!(message_id, "{message}");
+        self.activity.note_error(message);
     }
 
     fn tell_memory(&self) {
@@ -311,11 +329,19 @@ impl Daemon {
     }
 
     fn tell_status(&mut self) {
+        if self.activity.may_tell() {
+            self.tell_status_now();
+        }
+    }
+
+    fn tell_status_now(&mut self) {
         let situation = Situation {
-            executor: self.engines.current(),
-            n_jobs: self.queue.len(),
-            n_waiting: self.intake.n_waiting(),
+            config: &self.config,
+            engines: &self.engines,
+            queue: &self.queue,
+            intake: &self.intake,
             trouble: self.trouble.as_ref().map(|(text, _)| text.as_str()),
+            is_stopping: self.signals.end_wanted(),
         };
         self.activity.tell(&mut self.manager, &situation);
     }

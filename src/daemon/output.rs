@@ -1,0 +1,14 @@
+//! What commands print.
+
+use std::io::{ErrorKind, Write};
+
+use super::error::DaemonError;
+
+/// Prints a line or more; says whether somebody still reads. A reader that has gone away is no error.
+pub fn print(text: &str) -> Result<bool, DaemonError> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(DaemonError::System { action: "print", source: error }),
+    }
+}
