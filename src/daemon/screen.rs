@@ -26,7 +26,7 @@ pub struct StatusOptions {
 
 /// Jobs and errors that are shown.
 const N_SHOWN: usize = 8;
-const BAR_WIDTH: usize = 24;
+const BAR_WIDTH: usize = 16;
 
 /// Prints what the spool holds and what its daemon says, once or again and again.
 ///
@@ -140,7 +140,7 @@ fn heading(
 fn work(text: &mut String, report: &Report, paint: Paint) {
     let (queue, totals) = (&report.queue, &report.totals);
     let now = format!(
-        "{} {} of {} requests, {:.1} tokens/s generated, {:.1} read",
+        "{} {} of {} running; {:.1} tokens/s, prompts {:.1}/s",
         bar(queue.n_running, report.engine.max_batch_size),
         queue.n_running,
         report.engine.max_batch_size,
@@ -206,12 +206,12 @@ fn jobs(text: &mut String, report: &Report, paint: Paint) {
     if report.queue.jobs.is_empty() {
         return;
     }
-    let head = format!("{:<32} {:>5}  {:<24} {:>11}", "job", "prio", "", "answered");
+    let head = format!("{:<32} {:>5}  {:<16} {:>13}", "job", "prio", "", "answered");
     let _ = write!(text, "\n{}\n", paint.bold(&head));
     for job in report.queue.jobs.iter().take(N_SHOWN) {
         let _ = writeln!(
             text,
-            "{:<32} {:>5}  {} {:>5} of {}",
+            "{:<32} {:>5}  {} {:>6} of {}",
             shortened(&job.name, 32),
             job.priority,
             bar(job.n_answered, job.n_requests),
