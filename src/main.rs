@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use jetspool::cli::{self, Command, Invocation, Stop};
 use jetspool::config::{Config, LogSettings};
 use jetspool::daemon::Action;
-use jetspool::{daemon, probe, tools};
+use jetspool::{daemon, doctor, probe, tools};
 
 fn main() -> ExitCode {
     match cli::parse(std::env::args_os()).and_then(work) {
@@ -28,6 +28,7 @@ fn work(invocation: Invocation) -> Result<(), Stop> {
         Command::Requeue(args) => Ok(daemon::operate(&args.options(Action::Requeue))?),
         Command::Delete(args) => Ok(daemon::operate(&args.options(Action::Delete))?),
         Command::Flush(args) => Ok(daemon::flush(args.spool())?),
+        Command::Doctor(args) => args.show(&doctor::examine(&args.options(), cli::reading)),
         Command::Inspect(args) => cli::show(&tools::inspect(&args.path)?),
         Command::Logits(args) => Ok(probe::logits(&args.options())?),
         Command::Bench(args) => cli::show_bench(args, &probe::bench(&args.options())?),

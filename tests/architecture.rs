@@ -8,10 +8,11 @@ use std::fs;
 use std::path::Path;
 
 /// Room and what it may use of ours.
-const ARROWS: [(&str, &[&str]); 14] = [
-    ("main", &["cli", "config", "daemon", "probe", "tools"]),
-    ("cli", &["config", "daemon", "format", "probe", "tools"]),
+const ARROWS: [(&str, &[&str]); 15] = [
+    ("main", &["cli", "config", "daemon", "doctor", "probe", "tools"]),
+    ("cli", &["config", "daemon", "doctor", "format", "probe", "tools"]),
     ("daemon", &["backend", "config", "format", "infer", "kernels", "model", "spool", "store", "text"]),
+    ("doctor", &["config", "format", "spool", "store"]),
     ("probe", &["backend", "format", "infer", "kernels", "model", "store", "text"]),
     ("tools", &["format", "kernels", "store", "text"]),
     // Of the backend only the trait, as a bound on the model.

@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 use super::bench::BenchArgs;
 use super::build::BuildArgs;
+use super::doctor::DoctorArgs;
 use super::inspect::InspectArgs;
 use super::logits::LogitsArgs;
 use super::operate::{self, FlushArgs, JobsArgs, NamedJobsArgs};
@@ -61,6 +62,7 @@ pub enum Command {
     #[command(after_help = operate::DELETE_HELP)]
     Delete(NamedJobsArgs),
     Flush(FlushArgs),
+    Doctor(DoctorArgs),
     Inspect(InspectArgs),
     Logits(LogitsArgs),
     Bench(BenchArgs),

@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod build;
+mod doctor;
 mod inspect;
 mod logging;
 mod logits;
@@ -19,6 +20,7 @@ mod stop;
 mod workflow;
 
 pub use args::{Command, Invocation};
+pub use doctor::reading;
 pub use logging::start_logging;
 pub use parse::{documented_command, parse, program_names};
 pub use show::{show, show_bench, show_build, show_process};

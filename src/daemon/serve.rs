@@ -168,7 +168,9 @@ impl Daemon {
     }
 
     fn settle(&mut self) -> Result<(), SpoolError> {
-        for published in self.queue.settle()? {
+        let published = self.queue.settle()?;
+        let is_news = !published.is_empty();
+        for published in published {
             self.activity.count_published(&published);
             match published.rejected {
                 None => tracing::info!(
@@ -187,6 +189,9 @@ impl Daemon {
                     published.name
                 ),
             }
+        }
+        if is_news {
+            self.tell_status();
         }
         let adapters = self.engines.current().adapters();
         if adapters.n_loaded() > MANY_ADAPTERS {

@@ -1,0 +1,80 @@
+//! `doctor`: what is wrong with this machine, and what to do about it.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::show::show;
+use super::stop::Stop;
+use crate::config::{DEFAULT_FILE, may_colour};
+use crate::doctor::{DoctorOptions, Finding, Verdict};
+
+/// Exit code where there is a problem (sysexits.h: EX_UNAVAILABLE).
+const HAS_PROBLEMS: u8 = 69;
+
+const DOCTOR_HELP: &str = "\
+Looks at the driver, the device nodes, control groups, memory pressure, the clock, the configuration, the \
+spool, the engine and the adapters, and reads engine and adapters as a whole for their digests. It changes \
+nothing. As root it sees everything. Ends with 69 if there is a problem.
+
+Examples:
+  sudo jetspool doctor
+  jetspool doctor --config /etc/jetspool/jetspool.toml --json";
+
+/// Say what keeps the daemon from working, and what to do.
+#[derive(Debug, Args)]
+#[command(after_help = DOCTOR_HELP)]
+pub struct DoctorArgs {
+    /// The daemon's configuration.
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
+    config: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// Look for /proc, /sys, /dev and /etc below this directory.
+    #[arg(long, value_name = "DIR", default_value = "/", hide = true)]
+    system_root: PathBuf,
+}
+
+impl DoctorArgs {
+    /// The flags as the doctor's room takes them.
+    pub fn options(&self) -> DoctorOptions {
+        DoctorOptions { config: self.config.clone(), system_root: self.system_root.clone() }
+    }
+
+    /// Shows the findings; fails if one is a problem.
+    pub fn show(&self, findings: &[Finding]) -> Result<(), Stop> {
+        let paints = std::io::stdout().is_terminal() && may_colour();
+        if self.json {
+            // Plain data: it cannot fail.
+            show(&serde_json::to_string_pretty(findings).unwrap_or_default())?;
+        } else {
+            let lines: Vec<String> = findings.iter().map(|finding| line(finding, paints)).collect();
+            show(&lines.join("\n"))?;
+        }
+        match findings.iter().filter(|finding| finding.verdict == Verdict::Problem).count() {
+            0 => Ok(()),
+            n => Err(Stop::new(HAS_PROBLEMS, format!("{n} of {} things need attention", findings.len()))),
+        }
+    }
+}
+
+/// Tells on a terminal which file is being read.
+pub fn reading(path: &std::path::Path) {
+    if std::io::stderr().is_terminal() {
+        eprintln!("reading {} ...", path.display());
+    }
+}
+
+fn line(finding: &Finding, paints: bool) -> String {
+    let (word, colour) = match finding.verdict {
+        Verdict::Ok => ("ok", "32"),
+        Verdict::Note => ("note", "33"),
+        Verdict::Problem => ("PROBLEM", "31"),
+    };
+    let word = format!("{word:<8}");
+    let word = if paints { format!("\x1b[{colour}m{word}\x1b[0m") } else { word };
+    let fix = finding.fix.as_ref().map_or(String::new(), |fix| format!("\n{:19}fix: {fix}", ""));
+    format!("{word} {:<9} {}{fix}", finding.topic, finding.found)
+}
