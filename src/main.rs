@@ -19,8 +19,11 @@ fn work(invocation: Invocation) -> Result<(), Stop> {
     match &invocation.command {
         Command::Serve(args) => Ok(daemon::serve(&args.config, Config::read(&args.config)?)?),
         Command::Run(args) => Ok(daemon::run(&args.options())?),
+        Command::Build(args) if args.is_onnx() => cli::show_build(&tools::build_onnx(&args.options())?),
         Command::Build(args) => cli::show_build(&tools::build(&args.options())?),
         Command::ProcessLora(args) => cli::show_process(&tools::process_lora(&args.options())?),
+        Command::ExportLlm(args) => cli::show_export(&tools::export(&args.options())?),
+        Command::InsertLora(args) => cli::show_insert(&tools::insert_lora(&args.options())?),
         Command::Submit(args) => Ok(daemon::submit(&args.options())?),
         Command::Status(args) => Ok(daemon::status(&args.options())?),
         Command::Hold(args) => Ok(daemon::operate(&args.options(Action::Hold))?),

@@ -5,6 +5,8 @@ use clap::{Parser, Subcommand};
 use super::bench::BenchArgs;
 use super::build::BuildArgs;
 use super::doctor::DoctorArgs;
+use super::export_llm::ExportArgs;
+use super::insert_lora::InsertArgs;
 use super::inspect::InspectArgs;
 use super::logits::LogitsArgs;
 use super::operate::{self, FlushArgs, JobsArgs, NamedJobsArgs};
@@ -47,6 +49,8 @@ pub enum Command {
     Run(RunArgs),
     Build(BuildArgs),
     ProcessLora(ProcessLoraArgs),
+    ExportLlm(ExportArgs),
+    InsertLora(InsertArgs),
     Submit(SubmitArgs),
     Status(StatusArgs),
     /// Set jobs aside, also while they run.

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{ArgGroup, Args};
 
 use super::numbers::count;
 use crate::config::MAX_THREADS;
@@ -12,22 +12,27 @@ use crate::tools::BuildOptions;
 use crate::tools::build::Progress;
 
 const HELP: &str = "\
-The checkpoint directory holds config.json, model.safetensors (or its parts) and tokenizer.json. The \
-engine is a directory that is later mapped as it lies. One that is there already is replaced at the \
+A checkpoint directory holds config.json, model.safetensors (or its parts) and tokenizer.json; an ONNX \
+directory is what export-llm or the workflow's own exporter writes, and with --maxLoraRank what \
+insert-lora adds to it. The engine is a directory that is later mapped as it lies. One that is there already is replaced at the \
 end, file by file; a daemon that has it open keeps the old one until it is started again.
 
 Examples:
   jetspool build --modelDir Qwen2.5-0.5B-Instruct --engineDir engine \\
     --precision int4 --maxLoraRank 16
-  jetspool build --modelDir checkpoint --engineDir engine --maxBatchSize 8";
+  jetspool build --modelDir checkpoint --engineDir engine --maxBatchSize 8
+  jetspool build --onnxDir onnx --engineDir engine --maxLoraRank 16";
 
-/// Build an engine from a Hugging Face checkpoint.
+/// Build an engine from a Hugging Face checkpoint or an ONNX directory.
 #[derive(Debug, Args)]
-#[command(after_help = HELP)]
+#[command(after_help = HELP, group = ArgGroup::new("source").required(true))]
 pub struct BuildArgs {
     /// Checkpoint directory.
-    #[arg(long = "modelDir", value_name = "DIR")]
-    model_dir: PathBuf,
+    #[arg(long = "modelDir", value_name = "DIR", group = "source")]
+    model_dir: Option<PathBuf>,
+    /// ONNX directory.
+    #[arg(long = "onnxDir", value_name = "DIR", group = "source")]
+    onnx_dir: Option<PathBuf>,
     /// Engine directory to write.
     #[arg(long = "engineDir", value_name = "DIR")]
     engine_dir: PathBuf,
@@ -63,11 +68,16 @@ pub struct BuildArgs {
 }
 
 impl BuildArgs {
+    /// Whether the source is an ONNX directory.
+    pub fn is_onnx(&self) -> bool {
+        self.onnx_dir.is_some()
+    }
+
     /// The flags as the tool takes them.
     pub fn options(&self) -> BuildOptions {
         let n_processors = || std::thread::available_parallelism().map_or(1, |number| number.get());
         BuildOptions {
-            model_dir: self.model_dir.clone(),
+            model_dir: self.onnx_dir.as_ref().or(self.model_dir.as_ref()).cloned().unwrap_or_default(),
             engine_dir: self.engine_dir.clone(),
             limits: Limits {
                 max_batch_size: self.max_batch_size,

@@ -9,11 +9,13 @@ use super::args::{Cli, EXIT_CODES, Invocation};
 use super::{spelling, stop::Stop, workflow};
 
 /// Names of the workflow's programs, for links to this binary, and the commands that they mean.
-const PROGRAMS: [(&str, &str); 4] = [
+const PROGRAMS: [(&str, &str); 6] = [
     ("llm_build", "build"),
     ("llm_inference", "run"),
     ("llm_bench", "bench"),
     ("tensorrt-edgellm-process-lora", "process-lora"),
+    ("tensorrt-edgellm-export-llm", "export-llm"),
+    ("tensorrt-edgellm-insert-lora", "insert-lora"),
 ];
 
 /// Understands a command line.
@@ -103,6 +105,20 @@ mod tests {
     }
 
     #[test]
+    fn the_onnx_tools_are_spelled_as_in_the_workflow() {
+        let line = "tensorrt-edgellm-export-llm --model_dir m --output_dir o --dtype fp16";
+        let Command::ExportLlm(args) = parse_words(line).expect(line).command else { panic!("{line}") };
+        assert_eq!(args.options().precision, crate::format::Precision::F16);
+        for line in ["tensorrt-edgellm-insert-lora --onnx_dir o", "jetspool insert-lora --onnx-dir o"] {
+            let Command::InsertLora(args) = parse_words(line).expect(line).command else { panic!("{line}") };
+            assert_eq!(args.options().onnx_dir, Path::new("o"));
+        }
+        let line = "llm_build --onnxDir o --engineDir e";
+        let Command::Build(args) = parse_words(line).expect(line).command else { panic!("{line}") };
+        assert!(args.is_onnx() && args.options().model_dir == Path::new("o"));
+    }
+
+    #[test]
     fn defaults_are_the_workflows() {
         let line = "llm_build --modelDir m --engineDir e";
         let Command::Build(args) = parse_words(line).expect(line).command else { panic!("not build") };
@@ -136,7 +152,11 @@ mod tests {
                 line: "llm_build --modelDir m --engineDir e --maxInputLen 99999999999999999999999",
                 said: "from 1 to",
             },
-            Case { line: "llm_build --onnxDir o --engineDir e", said: "--modelDir" },
+            Case { line: "llm_build --onnxDir o --modelDir m --engineDir e", said: "cannot be used with" },
+            Case {
+                line: "tensorrt-edgellm-export-llm --model_dir m --output_dir o --dtype int4",
+                said: "f16, f32",
+            },
             Case { line: "llm_build --modelDir m --engineDir e --eagle-base", said: "leave --eagleBase out" },
             Case { line: "llm_build --specDraft", said: "leave --specDraft out" },
             Case { line: "llm_inference --engineDir e --specDecode", said: "leave --specDecode out" },

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use super::Stop;
 use super::bench::BenchArgs;
 use crate::probe::BenchReport;
-use crate::tools::{BuildReport, ProcessReport};
+use crate::tools::{BuildReport, ExportReport, InsertReport, ProcessReport};
 
 /// Prints a text and a line end.
 ///
@@ -45,6 +45,31 @@ pub fn show_build(report: &BuildReport) -> Result<(), Stop> {
 pub fn show_process(report: &ProcessReport) -> Result<(), Stop> {
     let ProcessReport { path, n_pairs, max_rank } = report;
     show(&format_args!("{}: {n_pairs} adapted projections, rank up to {max_rank}", path.display()))
+}
+
+/// Prints what `export-llm` made.
+///
+/// # Errors
+/// As [`show`].
+pub fn show_export(report: &ExportReport) -> Result<(), Stop> {
+    for warning in &report.warnings {
+        tracing::warn!("{warning}");
+    }
+    let ExportReport { output_dir, n_layers, n_bytes, .. } = report;
+    let megabytes = *n_bytes as f64 / 1e6;
+    show(&format_args!(
+        "{}: model.onnx, {n_layers} layers, {megabytes:.1} MB of weights",
+        output_dir.display()
+    ))
+}
+
+/// Prints what `insert-lora` made.
+///
+/// # Errors
+/// As [`show`].
+pub fn show_insert(report: &InsertReport) -> Result<(), Stop> {
+    let InsertReport { path, n_pairs, n_layers } = report;
+    show(&format_args!("{}: inputs for {n_pairs} adapted projections in {n_layers} layers", path.display()))
 }
 
 /// Prints what `bench` measured.

@@ -25,7 +25,6 @@ enum Fate {
 use Fate::{NoSwitch, NoValue, Refused};
 
 const OF_BUILD: &[(&str, Fate)] = &[
-    ("onnxDir", Refused("ONNX directories are not read yet; give the checkpoint itself with --modelDir")),
     ("specBase", Refused(SPECULATIVE)),
     ("specDraft", Refused(SPECULATIVE)),
     ("eagleBase", Refused(SPECULATIVE)),

@@ -125,7 +125,7 @@ impl EngineConfig {
 }
 
 /// The shortest decimal that reads back as this f32, so that 1e-6 stays 1e-6.
-fn exact(number: f32) -> f64 {
+pub(super) fn exact(number: f32) -> f64 {
     number.to_string().parse().expect("a printed f32 is a number")
 }
 
@@ -185,7 +185,7 @@ pub(super) fn read_rope_scaling(top: Object, key: &'static str) -> Result<RopeSc
     }
 }
 
-fn rope_scaling_json(scaling: &RopeScaling) -> Value {
+pub(super) fn rope_scaling_json(scaling: &RopeScaling) -> Value {
     let named = |kind: &str, pairs: Value| {
         let mut map = Map::new();
         map.insert("rope_type".to_owned(), kind.into());
@@ -218,7 +218,7 @@ impl Family {
         }
     }
 
-    fn from_name(name: &str) -> Result<Self, FormatError> {
+    pub(super) fn from_name(name: &str) -> Result<Self, FormatError> {
         let all = [Family::Qwen2, Family::Qwen3, Family::Llama, Family::Mistral];
         all.into_iter().find(|family| family.name() == name).ok_or_else(|| FormatError::Unsupported {
             what: "family",

@@ -8,6 +8,7 @@ pub mod engine;
 pub mod engine_config;
 pub mod error;
 pub(crate) mod json;
+pub mod onnx;
 pub mod peft_config;
 pub mod shards;
 pub mod tensors;

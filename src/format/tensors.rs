@@ -103,6 +103,15 @@ pub struct Tensor {
 }
 
 impl Tensor {
+    /// A tensor at a place of other bytes; none where the range leaves them or is not the shape's size.
+    pub fn at(bytes: Bytes, dtype: Dtype, shape: Vec<usize>, range: Range<usize>) -> Option<Self> {
+        let n_elements = shape.iter().try_fold(1_usize, |product, dim| product.checked_mul(*dim))?;
+        let n_bits = n_elements.checked_mul(dtype.bitsize())?;
+        let fits = n_bits.is_multiple_of(8) && range.len() == n_bits / 8;
+        let is_inside = range.start <= range.end && range.end <= (*bytes).as_ref().len();
+        (fits && is_inside).then_some(Self { bytes, dtype, shape, range })
+    }
+
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }

@@ -14,7 +14,8 @@ use super::engine_file::{EncodeError, EnginePlan, EngineWriter};
 use super::staging::Staging;
 use super::weights_source::RowSource;
 use crate::format::adapter::listed;
-use crate::format::engine::{EMBEDDING, FORMAT_VERSION, HEAD, items};
+use crate::format::architecture::Architecture;
+use crate::format::engine::{EMBEDDING, FORMAT_VERSION, HEAD, Item, items};
 use crate::format::{EngineConfig, Limits, Precision, Target, Tensor};
 use crate::store::engine::{CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_TABLE_FILE, WEIGHTS_FILE};
 use crate::store::{Checkpoint, StoreError, read_small_optional};
@@ -42,6 +43,7 @@ pub enum Progress {
 /// What to build.
 #[derive(Debug, Clone)]
 pub struct BuildOptions {
+    /// The checkpoint, or the ONNX directory.
     pub model_dir: PathBuf,
     pub engine_dir: PathBuf,
     pub limits: Limits,
@@ -71,22 +73,54 @@ pub struct BuildReport {
 pub fn build(options: &BuildOptions) -> Result<BuildReport, ToolError> {
     let checkpoint = Checkpoint::open(&options.model_dir)?;
     check_output(options)?;
-    let mut config = EngineConfig {
-        architecture: checkpoint.config.architecture.clone(),
+    let architecture = checkpoint.config.architecture.clone();
+    let eos_token_ids = checkpoint.config.eos_token_ids.clone();
+    let config = engine_config(options, architecture, eos_token_ids, checkpoint.config.bos_token_id)?;
+    let (sources, items) = find_sources(&checkpoint, &config)?;
+    let warnings = warnings(&checkpoint, &config, &items.iter().map(|item| item.name()).collect());
+    write_engine(options, Prepared { config, items, sources, warnings }, || source_digest(&checkpoint))
+}
+
+/// The configuration without its digest, checked.
+pub(super) fn engine_config(
+    options: &BuildOptions,
+    architecture: Architecture,
+    eos_token_ids: Vec<u32>,
+    bos_token_id: Option<u32>,
+) -> Result<EngineConfig, ToolError> {
+    let config = EngineConfig {
+        architecture,
         limits: options.limits,
         precision: options.precision,
         target: options.target,
-        eos_token_ids: checkpoint.config.eos_token_ids.clone(),
-        bos_token_id: checkpoint.config.bos_token_id,
+        eos_token_ids,
+        bos_token_id,
         source_digest: String::new(),
         format_version: FORMAT_VERSION,
     };
     config.check().map_err(|error| ToolError::Options(error.to_string()))?;
-    let (sources, items) = find_sources(&checkpoint, &config)?;
-    let mut warnings = warnings(&checkpoint, &config, &items.iter().map(|item| item.name()).collect());
+    Ok(config)
+}
+
+/// What an engine is made of, whatever it comes from.
+pub(super) struct Prepared {
+    pub config: EngineConfig,
+    pub items: Vec<Item>,
+    /// One for each item.
+    pub sources: Vec<RowSource>,
+    pub warnings: Vec<String>,
+}
+
+/// Writes the directory: weights, the text files of the source directory, configuration.
+pub(super) fn write_engine(
+    options: &BuildOptions,
+    prepared: Prepared,
+    source_digest: impl FnOnce() -> String,
+) -> Result<BuildReport, ToolError> {
+    let Prepared { mut config, items, sources, mut warnings } = prepared;
     let token_table = compile_tokenizer(&options.model_dir)?;
     check_template(&options.model_dir)?;
-    config.source_digest = source_digest(&checkpoint);
+    config.source_digest = source_digest();
     let plan = EnginePlan::new(items, options.precision, &config.source_digest);
 
     let mut staging = Staging::create(&options.engine_dir)?;
@@ -142,11 +176,11 @@ fn check_template(model_dir: &Path) -> Result<(), ToolError> {
 }
 
 /// The output must not be the input, nor a directory with somebody else's `config.json`.
-fn check_output(options: &BuildOptions) -> Result<(), ToolError> {
+pub(super) fn check_output(options: &BuildOptions) -> Result<(), ToolError> {
     let refuse = |why: &str| Err(ToolError::Output { path: options.engine_dir.clone(), why: why.to_owned() });
     let real = |path: &Path| std::fs::canonicalize(path).ok();
     if real(&options.engine_dir).is_some_and(|engine| Some(engine) == real(&options.model_dir)) {
-        return refuse("is the checkpoint's own directory");
+        return refuse("is the directory that is built from");
     }
     if options.engine_dir.exists() && !options.engine_dir.is_dir() {
         return refuse("is not a directory");
@@ -162,10 +196,7 @@ fn check_output(options: &BuildOptions) -> Result<(), ToolError> {
 type Sources = Vec<RowSource>;
 
 /// Every tensor of the engine in the checkpoint, checked; all missing ones are named at once.
-fn find_sources(
-    checkpoint: &Checkpoint,
-    config: &EngineConfig,
-) -> Result<(Sources, Vec<crate::format::engine::Item>), ToolError> {
+fn find_sources(checkpoint: &Checkpoint, config: &EngineConfig) -> Result<(Sources, Vec<Item>), ToolError> {
     let items = items(&config.architecture, config.precision);
     let missing: Vec<&str> =
         items.iter().map(|item| item.name()).filter(|name| checkpoint.tensor(name).is_none()).collect();
@@ -200,6 +231,13 @@ fn warnings(checkpoint: &Checkpoint, config: &EngineConfig, used: &BTreeSet<&str
     if !unused.is_empty() {
         warnings.push(format!("{} tensors are not used: {}", unused.len(), listed(&unused)));
     }
+    warnings.extend(limit_warnings(config));
+    warnings
+}
+
+/// What a configuration may surprise with, whatever it comes from.
+pub(super) fn limit_warnings(config: &EngineConfig) -> Vec<String> {
+    let mut warnings = Vec::new();
     let (capacity, positions) = (config.limits.max_kv_cache_capacity, config.architecture.max_positions);
     if capacity > positions {
         warnings.push(format!(
@@ -207,7 +245,7 @@ fn warnings(checkpoint: &Checkpoint, config: &EngineConfig, used: &BTreeSet<&str
         ));
     }
     if config.eos_token_ids.is_empty() {
-        warnings.push("the checkpoint names no eos_token_id: answers end only at their length".to_owned());
+        warnings.push("no eos_token_id is named: answers end only at their length".to_owned());
     }
     warnings
 }

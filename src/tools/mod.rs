@@ -1,15 +1,26 @@
 //! The tool chain as plain functions with option structs. Never a daemon, a scheduler or a spool.
 
 pub mod build;
+pub mod build_onnx;
 pub mod engine_file;
 pub mod error;
+pub mod export;
+mod export_data;
+mod export_graph;
+mod export_template;
+mod insert_graph;
+pub mod insert_lora;
 pub mod inspect;
+mod onnx_weights;
 pub mod process_lora;
 pub mod quantize;
 pub mod staging;
 pub mod weights_source;
 
 pub use build::{BuildOptions, BuildReport, build};
+pub use build_onnx::build_onnx;
 pub use error::ToolError;
+pub use export::{ExportOptions, ExportReport, export};
+pub use insert_lora::{InsertOptions, InsertReport, insert_lora};
 pub use inspect::inspect;
 pub use process_lora::{ProcessOptions, ProcessReport, process_lora};

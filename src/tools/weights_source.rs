@@ -1,12 +1,21 @@
-//! Checkpoint tensors as f32 rows: f32, f16 and bf16 in, one row at a time, nothing kept.
+//! Stored tensors as f32 rows: f32, f16 and bf16 in, one row at a time, nothing kept.
 
 use half::{bf16, f16};
 use safetensors::Dtype;
 
 use crate::format::{FormatError, Tensor};
 
-/// A matrix or vector of a checkpoint, read row by row. A vector is one row.
-pub struct RowSource {
+/// A matrix or vector, read row by row. A vector is one row.
+pub struct RowSource(Box<dyn ReadRow>);
+
+/// How rows come out of what is stored.
+pub trait ReadRow: Send + Sync {
+    /// Writes row `row_idx` to the front of `out`, which is at least a row long; the rest stays as it is.
+    fn read_row(&self, row_idx: usize, out: &mut [f32]);
+}
+
+/// Rows that lie one behind another, as in checkpoints.
+struct Consecutive {
     tensor: Tensor,
     n_columns: usize,
     decode: Decoder,
@@ -28,11 +37,22 @@ impl RowSource {
             found: format!("{:?}", tensor.dtype()),
         })?;
         let n_columns = shape.last().copied().unwrap_or(1);
-        Ok(Self { tensor, n_columns, decode })
+        Ok(Self::of(Consecutive { tensor, n_columns, decode }))
+    }
+
+    /// Rows that are stored in another way.
+    pub fn of(rows: impl ReadRow + 'static) -> Self {
+        Self(Box::new(rows))
     }
 
     /// Writes row `row_idx` to the front of `out`, which is at least a row long; the rest stays as it is.
     pub fn read_row(&self, row_idx: usize, out: &mut [f32]) {
+        self.0.read_row(row_idx, out);
+    }
+}
+
+impl ReadRow for Consecutive {
+    fn read_row(&self, row_idx: usize, out: &mut [f32]) {
         let row_bytes = self.n_columns * self.tensor.dtype().bitsize() / 8;
         let bytes = &self.tensor.data()[row_idx * row_bytes..][..row_bytes];
         (self.decode)(bytes, &mut out[..self.n_columns]);

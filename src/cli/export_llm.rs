@@ -1,0 +1,54 @@
+//! `export-llm`: the workflow's tensorrt-edgellm-export-llm.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+
+use crate::format::Precision;
+use crate::tools::ExportOptions;
+
+const HELP: &str = "\
+Out: model.onnx with onnx_model.data (the weights), embedding.safetensors, config.json, the tokenizer's \
+files and processed_chat_template.json. The graph uses operators of the standard alone (opset 23), so \
+that onnxruntime runs it: it takes inputs_embeds, past_key_values_N, rope_rotary_cos_sin, last_token_ids \
+and kvcache_start_index, and gives logits and present_key_values_N.
+
+Examples:
+  jetspool export-llm --model_dir Qwen2.5-0.5B-Instruct --output_dir onnx
+  jetspool insert-lora --onnx_dir onnx
+  jetspool build --onnxDir onnx --engineDir engine --maxLoraRank 16";
+
+/// Export a Hugging Face checkpoint as ONNX.
+#[derive(Debug, Args)]
+#[command(after_help = HELP)]
+pub struct ExportArgs {
+    /// Checkpoint directory.
+    #[arg(long = "model_dir", value_name = "DIR")]
+    model_dir: PathBuf,
+    /// Directory to write to.
+    #[arg(long = "output_dir", value_name = "DIR")]
+    output_dir: PathBuf,
+    /// Type of weights, activations and caches.
+    #[arg(long, value_name = "TYPE", default_value = "f16",
+        value_parser = PossibleValuesParser::new([
+            PossibleValue::new("f16").aliases(["fp16", "float16"]),
+            PossibleValue::new("f32").aliases(["fp32", "float32"]),
+        ]).map(|name| precision(&name)))]
+    dtype: Precision,
+}
+
+impl ExportArgs {
+    /// The flags as the tool takes them.
+    pub fn options(&self) -> ExportOptions {
+        ExportOptions {
+            model_dir: self.model_dir.clone(),
+            output_dir: self.output_dir.clone(),
+            precision: self.dtype,
+        }
+    }
+}
+
+fn precision(name: &str) -> Precision {
+    if name.ends_with("32") { Precision::F32 } else { Precision::F16 }
+}

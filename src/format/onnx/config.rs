@@ -1,0 +1,99 @@
+//! `config.json` of an ONNX directory: what the graph does not say of the decoder.
+
+use serde_json::json;
+
+use crate::format::FormatError;
+use crate::format::architecture::{Architecture, Family, Rope};
+use crate::format::engine_config::{exact, read_rope_scaling, rope_scaling_json};
+use crate::format::json::{Object, parse_object, sorted_text};
+
+const FILE: &str = "ONNX config.json";
+
+/// The file, as the workflow's exporters and this program's write it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OnnxConfig {
+    pub family: Family,
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub n_layers: usize,
+    pub n_heads: usize,
+    pub n_kv_heads: usize,
+    pub head_dim: usize,
+    pub rope: Rope,
+    pub max_positions: usize,
+    /// Only this program's exporter writes it; the graph's mask holds it.
+    pub sliding_window: Option<usize>,
+    /// Empty where the file does not say.
+    pub eos_token_ids: Vec<u32>,
+    pub bos_token_id: Option<u32>,
+}
+
+impl OnnxConfig {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// [`FormatError`] with the key.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, FormatError> {
+        let map = parse_object(FILE, bytes)?;
+        let top = Object { file: FILE, path: "", map: &map };
+        if let Some(factor) = top.optional_number("partial_rotary_factor")?
+            && factor != 1.0
+        {
+            let (what, found) = ("partial_rotary_factor", factor.to_string());
+            return Err(FormatError::Unsupported { what, found, supported: "1".to_owned() });
+        }
+        for key in ["num_deepstack_features", "reduced_vocab_size"] {
+            if let Some(found) = top.optional_size(key)?.filter(|size| *size > 0) {
+                let supported = "a plain language model".to_owned();
+                return Err(FormatError::Unsupported { what: key, found: found.to_string(), supported });
+            }
+        }
+        Ok(Self {
+            family: Family::from_name(top.text("model")?)?,
+            vocab_size: top.size("vocab_size")?,
+            hidden_size: top.size("hidden_size")?,
+            intermediate_size: top.size("intermediate_size")?,
+            n_layers: top.size("num_hidden_layers")?,
+            n_heads: top.size("num_attention_heads")?,
+            n_kv_heads: top.size("num_key_value_heads")?,
+            head_dim: top.size("head_dim")?,
+            rope: Rope { theta: top.number("rope_theta")?, scaling: read_rope_scaling(top, "rope_scaling")? },
+            max_positions: top.size("max_position_embeddings")?,
+            sliding_window: top.optional_size("sliding_window")?,
+            eos_token_ids: top.token_ids("eos_token_id")?,
+            bos_token_id: top.token_ids("bos_token_id")?.first().copied(),
+        })
+    }
+}
+
+/// The file for an exported decoder: the workflow's keys, and those that this program needs.
+pub fn onnx_config_json(
+    a: &Architecture,
+    eos_token_ids: &[u32],
+    bos_token_id: Option<u32>,
+    dtype: &str,
+) -> String {
+    let value = json!({
+        "model": a.family.name(),
+        "model_type": "llm",
+        "vocab_size": a.vocab_size,
+        "hidden_size": a.hidden_size,
+        "intermediate_size": a.intermediate_size,
+        "num_hidden_layers": a.n_layers,
+        "num_attention_heads": a.n_heads,
+        "num_key_value_heads": a.n_kv_heads,
+        "head_dim": a.head_dim,
+        "max_position_embeddings": a.max_positions,
+        "rms_norm_eps": exact(a.rms_norm_eps),
+        "rope_theta": a.rope.theta,
+        "rope_scaling": rope_scaling_json(&a.rope.scaling),
+        "partial_rotary_factor": 1.0,
+        "num_deepstack_features": 0,
+        "sliding_window": a.sliding_window,
+        "eos_token_id": eos_token_ids,
+        "bos_token_id": bos_token_id,
+        "onnx": { "producer": "jetspool", "dtype": dtype },
+    });
+    sorted_text(&value)
+}

@@ -1,0 +1,19 @@
+//! ONNX models: read in place, written message by message, and the decoder recognized in their graph.
+
+mod attention;
+pub mod config;
+pub mod decoder;
+mod index;
+mod linear;
+pub mod model;
+mod norm;
+pub mod tensor;
+pub mod wire;
+pub mod write;
+
+pub use config::OnnxConfig;
+pub use decoder::{OnnxDecoder, OnnxLayer};
+pub use linear::{Int4Packing, Int4Weight, Linear, LinearWeight};
+pub use model::{Graph, Model, Node, ValueInfo};
+pub use norm::Norm;
+pub use tensor::{ElementType, Place, StoredTensor};

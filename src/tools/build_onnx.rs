@@ -1,0 +1,263 @@
+//! `build --onnxDir`: an ONNX directory to an engine directory, by the decoder that its graph computes.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::ToolError;
+use super::build::{
+    BuildOptions, BuildReport, Prepared, check_output, engine_config, limit_warnings, write_engine,
+};
+use super::export::{LORA_MODEL_FILE, MODEL_FILE};
+use super::export_data::EMBEDDING_FILE;
+use super::onnx_weights::{OnnxFiles, equal_in_f16};
+use super::weights_source::RowSource;
+use crate::format::architecture::{Architecture, Projection};
+use crate::format::engine::{EMBEDDING, FINAL_NORM, HEAD, items, projection_bias, projection_weight};
+use crate::format::onnx::{Linear, Model, Norm, OnnxConfig, OnnxDecoder};
+use crate::format::{FormatError, TensorFile};
+use crate::store::{map_file, read_small, read_small_optional};
+use crate::text::template_source;
+
+const CONFIG_FILE: &str = "config.json";
+
+/// Builds an engine from an ONNX directory of this program's exporter or the workflow's: of `model.onnx`,
+/// or of `lora_model.onnx` where adapters are wanted.
+///
+/// # Errors
+/// [`ToolError`]; nothing is left behind then.
+pub fn build_onnx(options: &BuildOptions) -> Result<BuildReport, ToolError> {
+    let directory = &options.model_dir;
+    let model_path = model_path(options)?;
+    let config_path = directory.join(CONFIG_FILE);
+    let config_json = read_small(&config_path)?;
+    let config = OnnxConfig::from_json(&config_json).map_err(ToolError::format(&config_path))?;
+    check_output(options)?;
+    let bytes = map_file(&model_path)?;
+    let model = Model::parse((*bytes).as_ref()).map_err(ToolError::format(&model_path))?;
+    let decoder = OnnxDecoder::recognize(&model.graph).map_err(ToolError::format(&model_path))?;
+    let mut architecture = architecture(&config, &decoder).map_err(ToolError::format(&model_path))?;
+    let embedding_path = directory.join(EMBEDDING_FILE);
+    let embedding = map_file(&embedding_path)?;
+    let files = OnnxFiles::new(directory, bytes.clone());
+    let mut weights = Weights { files: &files, architecture: &architecture, found: BTreeMap::new() };
+    weights.add_embedding(&embedding_path, &embedding)?;
+    weights.add_decoder(&decoder)?;
+    let mut found = weights.found;
+    architecture.tied_head = is_tied(&found, &config);
+    let eos_token_ids = match &config.eos_token_ids[..] {
+        [] => eos_of_tokenizer(directory)?,
+        ids => ids.to_vec(),
+    };
+    let engine_config = engine_config(options, architecture, eos_token_ids, config.bos_token_id)?;
+    let items = items(&engine_config.architecture, options.precision);
+    let mut sources = Vec::with_capacity(items.len());
+    for item in &items {
+        let name = item.name().to_owned();
+        let missing = || ToolError::format(&model_path)(FormatError::MissingTensor { name: name.clone() });
+        sources.push(found.remove(item.name()).ok_or_else(missing)?);
+    }
+    let warnings = limit_warnings(&engine_config);
+    let digest = || {
+        let external = files.external();
+        let parts = [&config_json[..], (*bytes).as_ref(), (*embedding).as_ref()];
+        digest_of(parts.into_iter().chain(external.values().map(|bytes| (**bytes).as_ref())))
+    };
+    write_engine(options, Prepared { config: engine_config, items, sources, warnings }, digest)
+}
+
+fn model_path(options: &BuildOptions) -> Result<PathBuf, ToolError> {
+    let plain = options.model_dir.join(MODEL_FILE);
+    let with_inputs = options.model_dir.join(LORA_MODEL_FILE);
+    if options.limits.max_lora_rank == 0 {
+        return Ok(plain);
+    }
+    if !with_inputs.exists() && plain.exists() {
+        let what = format!("is missing, and --maxLoraRank is {}", options.limits.max_lora_rank);
+        let advice = "run insert-lora --onnx_dir on this directory first";
+        return Err(ToolError::Refused { path: with_inputs, what, advice });
+    }
+    Ok(with_inputs)
+}
+
+fn digest_of<'a>(parts: impl Iterator<Item = &'a [u8]>) -> String {
+    let mut hasher = Sha256::new();
+    for bytes in parts {
+        hasher.update((bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    }
+    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What the configuration and the graph say together; the head is taken as untied.
+fn architecture(config: &OnnxConfig, decoder: &OnnxDecoder) -> Result<Architecture, FormatError> {
+    let differs = |key: &str, found: usize, wanted: usize| {
+        let (key, wanted) = (key.to_owned(), format!("{wanted}, as the graph has"));
+        Err(FormatError::Key { file: CONFIG_FILE, key, wanted, found: found.to_string() })
+    };
+    let mixed = |what: &'static str| FormatError::Unsupported {
+        what,
+        found: "layers that differ".to_owned(),
+        supported: "the same in all layers".to_owned(),
+    };
+    if config.n_layers != decoder.layers.len() {
+        return differs("num_hidden_layers", config.n_layers, decoder.layers.len());
+    }
+    let first = &decoder.layers[0];
+    for heads in decoder.layers.iter().filter_map(|layer| layer.attention.heads) {
+        let pairs = [
+            ("num_attention_heads", config.n_heads, heads.n_heads),
+            ("num_key_value_heads", config.n_kv_heads, heads.n_kv_heads),
+            ("head_dim", config.head_dim, heads.head_dim),
+        ];
+        if let Some((key, found, wanted)) = pairs.into_iter().find(|(_, found, wanted)| found != wanted) {
+            return differs(key, found, wanted);
+        }
+    }
+    let eps = decoder.final_norm.eps;
+    if decoder.layers.iter().flat_map(norms).any(|norm| norm.eps != eps) {
+        return Err(mixed("eps of norms"));
+    }
+    let has_bias = |projection: Projection| first.projection(projection).bias.is_some();
+    let same_bias = |group: &[Projection]| {
+        let all = decoder.layers.iter().flat_map(|layer| group.iter().map(|p| layer.projection(*p)));
+        let n_biases = all.filter(|linear| linear.bias.is_some()).count();
+        n_biases == 0 || n_biases == group.len() * decoder.layers.len()
+    };
+    let groups: [&[Projection]; 3] = [
+        &[Projection::Q, Projection::K, Projection::V],
+        &[Projection::O],
+        &[Projection::Gate, Projection::Up, Projection::Down],
+    ];
+    if !groups.into_iter().all(same_bias) {
+        return Err(mixed("biases of projections"));
+    }
+    if decoder.head.bias.is_some() {
+        let (what, found) = ("a bias of the head", decoder.head.output.to_owned());
+        return Err(FormatError::Unsupported { what, found, supported: "a head without one".to_owned() });
+    }
+    let has_norm = |layer: &crate::format::onnx::OnnxLayer| {
+        (layer.attention.q_norm.is_some(), layer.attention.k_norm.is_some())
+    };
+    if decoder.layers.iter().any(|layer| has_norm(layer) != has_norm(first)) {
+        return Err(mixed("norms of queries and keys"));
+    }
+    let window = first.attention.window;
+    if decoder.layers.iter().any(|layer| layer.attention.window != window) {
+        return Err(mixed("windows of attention"));
+    }
+    check_scale(config, decoder)?;
+    Ok(Architecture {
+        family: config.family,
+        vocab_size: config.vocab_size,
+        hidden_size: config.hidden_size,
+        intermediate_size: config.intermediate_size,
+        n_layers: config.n_layers,
+        n_heads: config.n_heads,
+        n_kv_heads: config.n_kv_heads,
+        head_dim: config.head_dim,
+        rms_norm_eps: eps,
+        rope: config.rope.clone(),
+        max_positions: config.max_positions,
+        tied_head: false,
+        qkv_bias: has_bias(Projection::Q),
+        o_bias: has_bias(Projection::O),
+        mlp_bias: has_bias(Projection::Gate),
+        qk_norm: first.attention.q_norm.is_some(),
+        sliding_window: window.or(config.sliding_window),
+    })
+}
+
+fn norms<'d, 'a>(layer: &'d crate::format::onnx::OnnxLayer<'a>) -> impl Iterator<Item = &'d Norm<'a>> {
+    let heads = [&layer.attention.q_norm, &layer.attention.k_norm];
+    [&layer.input_norm, &layer.post_norm].into_iter().chain(heads.into_iter().flatten())
+}
+
+/// Only the usual scale of attention is computed here.
+fn check_scale(config: &OnnxConfig, decoder: &OnnxDecoder) -> Result<(), FormatError> {
+    let usual = 1.0 / (config.head_dim as f32).sqrt();
+    let mut scales = decoder.layers.iter().filter_map(|layer| layer.attention.scale);
+    match scales.find(|scale| (scale / usual - 1.0).abs() > 1e-3) {
+        Some(scale) => Err(FormatError::Unsupported {
+            what: "scale of attention",
+            found: scale.to_string(),
+            supported: format!("1 / sqrt(head_dim) = {usual}"),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// The sources of an engine's tensors by their names in checkpoints.
+struct Weights<'a> {
+    files: &'a OnnxFiles,
+    architecture: &'a Architecture,
+    found: BTreeMap<String, RowSource>,
+}
+
+impl Weights<'_> {
+    fn add_embedding(&mut self, path: &Path, bytes: &crate::format::Bytes) -> Result<(), ToolError> {
+        let file = TensorFile::parse(bytes.clone()).map_err(ToolError::format(path))?;
+        let shape = [self.architecture.vocab_size, self.architecture.hidden_size];
+        let source = file.require("embedding").and_then(|tensor| RowSource::new("embedding", tensor, &shape));
+        self.found.insert(EMBEDDING.to_owned(), source.map_err(ToolError::format(path))?);
+        Ok(())
+    }
+
+    fn add_decoder(&mut self, decoder: &OnnxDecoder) -> Result<(), ToolError> {
+        let a = self.architecture;
+        for (layer_idx, layer) in decoder.layers.iter().enumerate() {
+            let attention = &layer.attention;
+            let norms = [
+                ("input_layernorm", Some(&layer.input_norm), a.hidden_size),
+                ("post_attention_layernorm", Some(&layer.post_norm), a.hidden_size),
+                ("self_attn.q_norm", attention.q_norm.as_ref(), a.head_dim),
+                ("self_attn.k_norm", attention.k_norm.as_ref(), a.head_dim),
+            ];
+            for (part, norm, len) in norms {
+                let name = format!("model.layers.{layer_idx}.{part}.weight");
+                norm.map_or(Ok(()), |norm| self.add_norm(name, norm, len))?;
+            }
+            for projection in Projection::ALL {
+                let linear = layer.projection(projection);
+                let (n, k) = a.projection_shape(projection);
+                self.add_matrix(projection_weight(layer_idx, projection), linear, (n, k))?;
+                if let Some(bias) = &linear.bias {
+                    let source = self.files.bias(linear, bias)?;
+                    self.found.insert(projection_bias(layer_idx, projection), source);
+                }
+            }
+        }
+        self.add_norm(FINAL_NORM.to_owned(), &decoder.final_norm, a.hidden_size)?;
+        self.add_matrix(HEAD.to_owned(), &decoder.head, (a.vocab_size, a.hidden_size))
+    }
+
+    fn add_norm(&mut self, name: String, norm: &Norm, len: usize) -> Result<(), ToolError> {
+        self.found.insert(name, self.files.vector(&norm.weight, len)?);
+        Ok(())
+    }
+
+    fn add_matrix(&mut self, name: String, linear: &Linear, (n, k): (usize, usize)) -> Result<(), ToolError> {
+        self.found.insert(name, self.files.matrix(linear, n, k)?);
+        Ok(())
+    }
+}
+
+/// A head that is the embedding table is stored once.
+fn is_tied(found: &BTreeMap<String, RowSource>, config: &OnnxConfig) -> bool {
+    let both = found.get(EMBEDDING).zip(found.get(HEAD));
+    both.is_some_and(|(table, head)| equal_in_f16(table, head, config.vocab_size, config.hidden_size))
+}
+
+/// The id of `eos_token` in tokenizer_config.json; older exporters write no ids.
+fn eos_of_tokenizer(directory: &Path) -> Result<Vec<u32>, ToolError> {
+    let path = directory.join("tokenizer_config.json");
+    let source = template_source(read_small_optional(&path)?.as_deref(), None)
+        .map_err(|source| ToolError::Tokenizer { path, source })?;
+    let Some(token) = source.variables.token("eos_token") else { return Ok(Vec::new()) };
+    let Some(json) = read_small_optional(&directory.join("tokenizer.json"))? else { return Ok(Vec::new()) };
+    let tokenizer: serde_json::Value = serde_json::from_slice(&json).unwrap_or_default();
+    let added = tokenizer["added_tokens"].as_array().into_iter().flatten();
+    let id = added.into_iter().find(|entry| entry["content"] == token).and_then(|entry| entry["id"].as_u64());
+    Ok(id.and_then(|id| u32::try_from(id).ok()).into_iter().collect())
+}

@@ -1,0 +1,146 @@
+//! `export-llm`: a Hugging Face checkpoint to an ONNX directory that any runtime of the standard can run.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::ToolError;
+use super::export_data::{ConvertError, DATA_FILE, EMBEDDING_FILE, ExportPlan};
+use super::export_graph::export_graph;
+use super::export_template::processed_template;
+use super::staging::Staging;
+use crate::format::Precision;
+use crate::format::json::sorted_text;
+use crate::format::onnx::ElementType;
+use crate::format::onnx::config::onnx_config_json;
+use crate::store::{Checkpoint, StoreError, read_small_optional};
+use crate::text::template_source;
+
+/// The graph; written last, so that a directory with it is whole.
+pub const MODEL_FILE: &str = "model.onnx";
+/// The graph with adapter inputs, made by insert-lora.
+pub const LORA_MODEL_FILE: &str = "lora_model.onnx";
+const CONFIG_FILE: &str = "config.json";
+const PROCESSED_FILE: &str = "processed_chat_template.json";
+/// Files that come along unchanged where the checkpoint has them.
+const TEXT_FILES: [&str; 7] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "added_tokens.json",
+    "tokenizer.model",
+];
+
+/// What to export.
+#[derive(Debug, Clone)]
+pub struct ExportOptions {
+    pub model_dir: PathBuf,
+    pub output_dir: PathBuf,
+    /// Of weights, activations and caches: f16 or f32.
+    pub precision: Precision,
+}
+
+/// What was written.
+#[derive(Debug, Clone)]
+pub struct ExportReport {
+    pub output_dir: PathBuf,
+    pub n_layers: usize,
+    /// Bytes of all weights.
+    pub n_bytes: u64,
+    pub warnings: Vec<String>,
+}
+
+/// Exports a checkpoint. A directory of an earlier export is replaced file by file, the graph last.
+///
+/// # Errors
+/// [`ToolError`]; nothing is left behind then.
+pub fn export(options: &ExportOptions) -> Result<ExportReport, ToolError> {
+    let element = match options.precision {
+        Precision::F16 => ElementType::F16,
+        Precision::F32 => ElementType::F32,
+        Precision::Int8 | Precision::Int4 => {
+            return Err(ToolError::Options(format!("--dtype {}: wanted f16 or f32", options.precision)));
+        }
+    };
+    let checkpoint = Checkpoint::open(&options.model_dir)?;
+    check_output(options)?;
+    let plan = ExportPlan::new(&checkpoint, element)?;
+    let config = &checkpoint.config;
+    let mut warnings = Vec::new();
+    let mut staging = Staging::create(&options.output_dir)?;
+    let convert_error = |error| convert_error(error, options);
+    staging.write(DATA_FILE, |out| plan.write_data(out).map_err(convert_error))?;
+    staging.write(EMBEDDING_FILE, |out| plan.write_embedding(out).map_err(convert_error))?;
+    for name in TEXT_FILES {
+        if let Some(bytes) = read_small_optional(&options.model_dir.join(name))? {
+            staging.write_bytes(name, &bytes)?;
+        }
+    }
+    match processed_chat_template(&options.model_dir)? {
+        Ok(bytes) => staging.write_bytes(PROCESSED_FILE, &bytes)?,
+        Err(why) => warnings.push(format!("{PROCESSED_FILE} is not written: {why}")),
+    }
+    let json = onnx_config_json(
+        &config.architecture,
+        &config.eos_token_ids,
+        config.bos_token_id,
+        options.precision.name(),
+    );
+    staging.write_bytes(CONFIG_FILE, json.as_bytes())?;
+    let model = export_graph(&config.architecture, element, &plan.tensors);
+    staging.write_bytes(MODEL_FILE, &model)?;
+    let output_dir = staging.target().to_owned();
+    staging.publish(&[&TEXT_FILES[..], &[PROCESSED_FILE, LORA_MODEL_FILE, MODEL_FILE]].concat())?;
+    let n_bytes = plan.n_data_bytes + file_size(&output_dir.join(EMBEDDING_FILE));
+    Ok(ExportReport { output_dir, n_layers: config.architecture.n_layers, n_bytes, warnings })
+}
+
+fn file_size(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |metadata| metadata.len())
+}
+
+/// Only an empty place or an earlier export is written to.
+fn check_output(options: &ExportOptions) -> Result<(), ToolError> {
+    let refuse = |why: &str| Err(ToolError::Output { path: options.output_dir.clone(), why: why.to_owned() });
+    let real = |path: &Path| fs::canonicalize(path).ok();
+    if real(&options.output_dir).is_some_and(|output| Some(output) == real(&options.model_dir)) {
+        return refuse("is the checkpoint's own directory");
+    }
+    if options.output_dir.exists() && !options.output_dir.is_dir() {
+        return refuse("is not a directory");
+    }
+    let has = |name: &str| options.output_dir.join(name).exists();
+    if has(CONFIG_FILE) && !has(MODEL_FILE) && !has(DATA_FILE) {
+        return refuse("holds a config.json that is not an exported model's");
+    }
+    Ok(())
+}
+
+/// The checkpoint's own file, or what its template says; the inner error is why there is none.
+fn processed_chat_template(model_dir: &Path) -> Result<Result<Vec<u8>, String>, ToolError> {
+    if let Some(bytes) = read_small_optional(&model_dir.join(PROCESSED_FILE))? {
+        return Ok(Ok(bytes));
+    }
+    let tokenizer_config = model_dir.join("tokenizer_config.json");
+    let jinja_path = model_dir.join("chat_template.jinja");
+    let jinja = read_small_optional(&jinja_path)?
+        .map(String::from_utf8)
+        .transpose()
+        .map_err(|_| StoreError::NotText { path: jinja_path })?;
+    let source = template_source(read_small_optional(&tokenizer_config)?.as_deref(), jinja.as_deref())
+        .map_err(|source| ToolError::Tokenizer { path: tokenizer_config, source })?;
+    let layout = processed_template(&source, &model_dir.display().to_string());
+    Ok(layout.map(|layout| sorted_text(&layout).into_bytes()))
+}
+
+fn convert_error(error: ConvertError, options: &ExportOptions) -> ToolError {
+    match error {
+        ConvertError::Io(source) => {
+            StoreError::Io { path: options.output_dir.clone(), action: "write", source }.into()
+        }
+        ConvertError::Range { name, found, precision } => {
+            ToolError::Range { path: options.model_dir.clone(), name, found, precision }
+        }
+    }
+}

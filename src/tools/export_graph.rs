@@ -1,0 +1,330 @@
+//! The graph of an exported decoder: operators of the standard (opset 23) and no others.
+//!
+//! Keys and values of earlier steps come in and go out. A row of the batch may have fewer of them than the
+//! others: `kvcache_start_index` says how many of its `past` positions count.
+
+use std::collections::BTreeSet;
+
+use super::export_data::ExportTensor;
+use crate::format::architecture::{Architecture, Projection};
+use crate::format::engine::{FINAL_NORM, projection_bias, projection_weight};
+use crate::format::onnx::ElementType;
+use crate::format::onnx::write::{self, Dim, NewAttribute, NewGraph, NewNode, NewPlace};
+
+const IR_VERSION: u64 = 11;
+const OPSET: u64 = 23;
+/// A position that no query sees.
+const NOWHERE: i64 = i64::MAX / 4;
+
+/// The model file for tensors that lie where they say.
+pub fn export_graph(architecture: &Architecture, element: ElementType, tensors: &[ExportTensor]) -> Vec<u8> {
+    let mut builder =
+        Builder { a: architecture, element, graph: NewGraph::default(), constants: BTreeSet::new() };
+    builder.add_inputs();
+    for tensor in tensors {
+        builder.graph.initializers.push(tensor.message(element));
+    }
+    builder.add_positions();
+    builder.add_mask();
+    let mut x = builder.widened("/inputs_embeds/Cast", "inputs_embeds");
+    for layer in 0..architecture.n_layers {
+        x = builder.add_layer(layer, &x);
+    }
+    builder.add_head(&x);
+    builder.graph.into_model(IR_VERSION, OPSET)
+}
+
+struct Builder<'a> {
+    a: &'a Architecture,
+    /// Of weights and activations.
+    element: ElementType,
+    graph: NewGraph,
+    /// Names of the constants that are there.
+    constants: BTreeSet<String>,
+}
+
+impl Builder<'_> {
+    fn add_inputs(&mut self) {
+        let (a, element) = (self.a, self.element);
+        let cache = |length: &str| -> Vec<Dim> {
+            vec!["batch_size".into(), 2.into(), a.n_kv_heads.into(), length.into(), a.head_dim.into()]
+        };
+        let mut inputs: Vec<(String, ElementType, Vec<Dim>)> = vec![(
+            "inputs_embeds".to_owned(),
+            element,
+            vec!["batch_size".into(), "seq_len".into(), a.hidden_size.into()],
+        )];
+        inputs.extend((0..a.n_layers).map(|i| (format!("past_key_values_{i}"), element, cache("past_len"))));
+        inputs.extend([
+            (
+                "rope_rotary_cos_sin".to_owned(),
+                ElementType::F32,
+                vec![1.into(), "max_position_embeddings".into(), a.head_dim.into()],
+            ),
+            ("last_token_ids".to_owned(), ElementType::I64, vec!["batch_size".into(), "num_tokens".into()]),
+            ("kvcache_start_index".to_owned(), ElementType::I32, vec!["batch_size".into()]),
+        ]);
+        self.graph.inputs =
+            inputs.iter().map(|(name, element, dims)| write::value_info(name, *element, dims)).collect();
+        let logits = ["batch_size".into(), "num_tokens".into(), a.vocab_size.into()];
+        self.graph.outputs.push(write::value_info("logits", ElementType::F32, &logits));
+        for i in 0..a.n_layers {
+            let name = format!("present_key_values_{i}");
+            self.graph.outputs.push(write::value_info(&name, element, &cache("present_kv_cache_len")));
+        }
+    }
+
+    /// A node whose one output has the node's name, with `_output` behind it.
+    fn node(&mut self, name: &str, op: &str, inputs: &[&str], attributes: &[(&str, NewAttribute)]) -> String {
+        let output = format!("{name}_output");
+        self.node_to(name, op, inputs, &[&output], attributes);
+        output
+    }
+
+    fn node_to(
+        &mut self,
+        name: &str,
+        op: &str,
+        inputs: &[&str],
+        outputs: &[&str],
+        attributes: &[(&str, NewAttribute)],
+    ) {
+        self.graph.nodes.push(write::node(&NewNode { op, name, inputs, outputs, attributes }));
+    }
+
+    /// A constant of whole numbers; a scalar where `dims` is empty. Equal ones are stored once.
+    fn whole(&mut self, values: &[i64], dims: &[usize]) -> String {
+        let numbers = values.iter().map(i64::to_string).collect::<Vec<_>>().join("_");
+        let name = format!("constant{}_{numbers}", if dims.is_empty() { "" } else { "s" });
+        if self.constants.insert(name.clone()) {
+            let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            let message = write::tensor(&name, ElementType::I64, dims, NewPlace::Inline(&data));
+            self.graph.initializers.push(message);
+        }
+        name
+    }
+
+    fn list(&mut self, values: &[i64]) -> String {
+        self.whole(values, &[values.len()])
+    }
+
+    fn scalar(&mut self, value: i64) -> String {
+        self.whole(&[value], &[])
+    }
+
+    /// `/positions`: where each new token stands, i64 `[batch_size, seq_len]`; `/cos`, `/sin`: f32
+    /// `[max_position_embeddings, head_dim / 2]`.
+    fn add_positions(&mut self) {
+        let int = |value: i64| NewAttribute::Int(value);
+        let (zero, one) = (self.scalar(0), self.scalar(1));
+        let (first, second) = (self.list(&[0]), self.list(&[1]));
+        for (name, of, axis) in [("/seq", "inputs_embeds", 1), ("/past", "past_key_values_0", 3)] {
+            let shape = self.node(
+                &format!("{name}/Shape"),
+                "Shape",
+                &[of],
+                &[("start", int(axis)), ("end", int(axis + 1))],
+            );
+            let length = self.node(&format!("{name}/Squeeze"), "Squeeze", &[&shape, &first], &[]);
+            self.node(&format!("{name}/Range"), "Range", &[&zero, &length, &one], &[]);
+        }
+        let start = self.node("/start/Cast", "Cast", &["kvcache_start_index"], &[to(ElementType::I64)]);
+        let start = self.node("/start/Unsqueeze", "Unsqueeze", &[&start, &second], &[]);
+        self.node_to("/positions/Add", "Add", &[&start, "/seq/Range_output"], &["/positions"], &[]);
+        let table = self.node("/rope/Squeeze", "Squeeze", &["rope_rotary_cos_sin", &first], &[]);
+        let halves = [("axis", int(-1)), ("num_outputs", int(2))];
+        self.node_to("/rope/Split", "Split", &[&table], &["/cos", "/sin"], &halves);
+    }
+
+    /// `/mask`: which positions a new token sees, `[batch_size, 1, seq_len, past_len + seq_len]`.
+    fn add_mask(&mut self) {
+        let start = "/start/Unsqueeze_output";
+        let nowhere = self.scalar(NOWHERE);
+        let is_there = self.node("/mask/Less", "Less", &["/past/Range_output", start], &[]);
+        let past = self.node("/mask/Where", "Where", &[&is_there, "/past/Range_output", &nowhere], &[]);
+        let keys =
+            self.node("/mask/Concat", "Concat", &[&past, "/positions"], &[("axis", NewAttribute::Int(1))]);
+        let (key_axes, query_axes) = (self.list(&[1, 2]), self.list(&[1, 3]));
+        let keys = self.node("/mask/Unsqueeze", "Unsqueeze", &[&keys, &key_axes], &[]);
+        let queries = self.node("/mask/Unsqueeze_1", "Unsqueeze", &["/positions", &query_axes], &[]);
+        let Some(window) = self.a.sliding_window else {
+            self.node_to("/mask/LessOrEqual", "LessOrEqual", &[&keys, &queries], &["/mask"], &[]);
+            return;
+        };
+        let seen = self.node("/mask/LessOrEqual", "LessOrEqual", &[&keys, &queries], &[]);
+        let distance = self.node("/mask/Sub", "Sub", &[&queries, &keys], &[]);
+        let window = self.scalar(i64::try_from(window).unwrap_or(NOWHERE));
+        let near = self.node("/mask/Less_1", "Less", &[&distance, &window], &[]);
+        self.node_to("/mask/And", "And", &[&seen, &near], &["/mask"], &[]);
+    }
+
+    /// Returns the value after the layer.
+    fn add_layer(&mut self, layer: usize, x: &str) -> String {
+        let path = format!("/model/layers.{layer}");
+        let weight = |part: &str| format!("model.layers.{layer}.{part}.weight");
+        let normed = self.block_norm(&format!("{path}/input_layernorm"), x, &weight("input_layernorm"));
+        let attended = self.attention(layer, &normed);
+        let update = self.linear(layer, Projection::O, &attended);
+        let x = self.node(&format!("{path}/Add"), "Add", &[x, &update], &[]);
+        let post = "post_attention_layernorm";
+        let normed = self.block_norm(&format!("{path}/{post}"), &x, &weight(post));
+        let gate = self.linear(layer, Projection::Gate, &normed);
+        let up = self.linear(layer, Projection::Up, &normed);
+        let sigmoid = self.node(&format!("{path}/mlp/act_fn/Sigmoid"), "Sigmoid", &[&gate], &[]);
+        let silu = self.node(&format!("{path}/mlp/act_fn/Mul"), "Mul", &[&gate, &sigmoid], &[]);
+        let gated = self.node(&format!("{path}/mlp/Mul"), "Mul", &[&silu, &up], &[]);
+        let gated = self.narrowed(&format!("{path}/mlp/Cast"), &gated);
+        let update = self.linear(layer, Projection::Down, &gated);
+        self.node(&format!("{path}/Add_1"), "Add", &[&x, &update], &[])
+    }
+
+    /// The value in f32: the residual, norms and rotations are computed so.
+    fn widened(&mut self, name: &str, x: &str) -> String {
+        match self.element {
+            ElementType::F32 => x.to_owned(),
+            _ => self.node(name, "Cast", &[x], &[to(ElementType::F32)]),
+        }
+    }
+
+    /// The f32 value in the type of the weights.
+    fn narrowed(&mut self, name: &str, x: &str) -> String {
+        match self.element {
+            ElementType::F32 => x.to_owned(),
+            element => self.node(name, "Cast", &[x], &[to(element)]),
+        }
+    }
+
+    /// From f32 to f32.
+    fn norm(&mut self, path: &str, x: &str, weight: &str) -> String {
+        let attributes =
+            [("axis", NewAttribute::Int(-1)), ("epsilon", NewAttribute::Float(self.a.rms_norm_eps))];
+        let weight = self.widened(&format!("{path}/Cast"), weight);
+        self.node(&format!("{path}/RMSNormalization"), "RMSNormalization", &[x, &weight], &attributes)
+    }
+
+    /// The norm before a block, in the type of the weights.
+    fn block_norm(&mut self, path: &str, x: &str, weight: &str) -> String {
+        let normed = self.norm(path, x, weight);
+        self.narrowed(&format!("{path}/Cast_1"), &normed)
+    }
+
+    /// From the type of the weights to f32.
+    fn linear(&mut self, layer: usize, projection: Projection, x: &str) -> String {
+        let path = format!("/model/layers.{layer}/{}", projection.path().replace('.', "/"));
+        let weight = projection_weight(layer, projection);
+        let product = self.node(&format!("{path}/MatMul"), "MatMul", &[x, &weight], &[]);
+        let product = self.widened(&format!("{path}/Cast"), &product);
+        if !self.a.has_bias(projection) {
+            return product;
+        }
+        let bias = self.widened(&format!("{path}/Cast_1"), &projection_bias(layer, projection));
+        self.node(&format!("{path}/Add"), "Add", &[&bias, &product], &[])
+    }
+
+    /// Returns `[batch_size, seq_len, n_heads * head_dim]`.
+    fn attention(&mut self, layer: usize, x: &str) -> String {
+        let a = self.a;
+        let path = format!("/model/layers.{layer}/self_attn");
+        let q = self.linear(layer, Projection::Q, x);
+        let k = self.linear(layer, Projection::K, x);
+        let v = self.linear(layer, Projection::V, x);
+        let q = self.heads(
+            &format!("{path}/q"),
+            &q,
+            a.n_heads,
+            Some(format!("model.layers.{layer}.self_attn.q_norm.weight")),
+        );
+        let k = self.heads(
+            &format!("{path}/k"),
+            &k,
+            a.n_kv_heads,
+            Some(format!("model.layers.{layer}.self_attn.k_norm.weight")),
+        );
+        let v = self.heads(&format!("{path}/v"), &v, a.n_kv_heads, None);
+        let cache = format!("past_key_values_{layer}");
+        let along = [("axis", NewAttribute::Int(1))];
+        let (zero, one, axis) = (self.scalar(0), self.scalar(1), self.list(&[1]));
+        let past_k = self.node(&format!("{path}/past_k/Gather"), "Gather", &[&cache, &zero], &along);
+        let past_v = self.node(&format!("{path}/past_v/Gather"), "Gather", &[&cache, &one], &along);
+        let outputs = ["attended", "present_k", "present_v"].map(|name| format!("{path}/{name}"));
+        let past_k = self.widened(&format!("{path}/past_k/Cast"), &past_k);
+        let past_v = self.widened(&format!("{path}/past_v/Cast"), &past_v);
+        let inputs = [&q, &k, &v, "/mask", &past_k, &past_v];
+        self.node_to(
+            &format!("{path}/Attention"),
+            "Attention",
+            &inputs,
+            &outputs.each_ref().map(String::as_str),
+            &[],
+        );
+        let [attended, present_k, present_v] = &outputs;
+        let attended = self.narrowed(&format!("{path}/Cast"), attended);
+        let present_k = self.narrowed(&format!("{path}/present_k/Cast"), present_k);
+        let present_v = self.narrowed(&format!("{path}/present_v/Cast"), present_v);
+        let k = self.node(&format!("{path}/present_k/Unsqueeze"), "Unsqueeze", &[&present_k, &axis], &[]);
+        let v = self.node(&format!("{path}/present_v/Unsqueeze"), "Unsqueeze", &[&present_v, &axis], &[]);
+        let present = format!("present_key_values_{layer}");
+        self.node_to(&format!("{path}/present/Concat"), "Concat", &[&k, &v], &[&present], &along);
+        let attended = self.node(&format!("{path}/Transpose"), "Transpose", &[&attended], &[swap_heads()]);
+        let shape = self.list(&[0, 0, whole(a.n_heads * a.head_dim)]);
+        self.node(&format!("{path}/Reshape"), "Reshape", &[&attended, &shape], &[])
+    }
+
+    /// Splits heads, `[batch_size, n, seq_len, head_dim]`; queries and keys, which name their norm's weight,
+    /// are normalized where the family does so, and rotated in f32.
+    fn heads(&mut self, path: &str, x: &str, n: usize, norm_weight: Option<String>) -> String {
+        let shape = self.list(&[0, 0, whole(n), whole(self.a.head_dim)]);
+        let mut x = self.node(&format!("{path}/Reshape"), "Reshape", &[x, &shape], &[]);
+        if let Some(weight) = norm_weight.as_ref().filter(|_| self.a.qk_norm) {
+            x = self.norm(&format!("{path}_norm"), &x, weight);
+        }
+        x = self.node(&format!("{path}/Transpose"), "Transpose", &[&x], &[swap_heads()]);
+        match norm_weight {
+            Some(_) => {
+                let inputs = [&x, "/cos", "/sin", "/positions"];
+                self.node(&format!("{path}/RotaryEmbedding"), "RotaryEmbedding", &inputs, &[])
+            }
+            None => x,
+        }
+    }
+
+    fn add_head(&mut self, x: &str) {
+        let normed = self.block_norm("/model/norm", x, FINAL_NORM);
+        let last = self.list(&[-1]);
+        let rows = self.node("/Unsqueeze", "Unsqueeze", &["last_token_ids", &last], &[]);
+        let chosen =
+            self.node("/GatherND", "GatherND", &[&normed, &rows], &[("batch_dims", NewAttribute::Int(1))]);
+        let product = if self.a.tied_head { self.tied_product(&chosen) } else { self.own_product(&chosen) };
+        self.node_to("/Cast", "Cast", &[&product], &["logits"], &[to(ElementType::F32)]);
+    }
+
+    fn own_product(&mut self, x: &str) -> String {
+        self.node("/lm_head/MatMul", "MatMul", &[x, crate::format::engine::HEAD], &[])
+    }
+
+    /// With the embedding table as it lies in its own file, `[vocab_size, hidden_size]`.
+    fn tied_product(&mut self, x: &str) -> String {
+        let flat = self.list(&[-1, whole(self.a.hidden_size)]);
+        let x = self.node("/lm_head/Reshape", "Reshape", &[x, &flat], &[]);
+        let inputs = [&x, crate::format::engine::EMBEDDING];
+        let product = self.node("/lm_head/Gemm", "Gemm", &inputs, &[("transB", NewAttribute::Int(1))]);
+        let rows = self.node("/lm_head/Shape", "Shape", &["last_token_ids"], &[]);
+        let vocab = self.list(&[whole(self.a.vocab_size)]);
+        let shape =
+            self.node("/lm_head/Concat", "Concat", &[&rows, &vocab], &[("axis", NewAttribute::Int(0))]);
+        self.node("/lm_head/Reshape_1", "Reshape", &[&product, &shape], &[])
+    }
+}
+
+fn to(element: ElementType) -> (&'static str, NewAttribute) {
+    ("to", NewAttribute::Int(element.number().cast_signed()))
+}
+
+/// `[batch, seq, heads, head_dim]` to `[batch, heads, seq, head_dim]` and back.
+fn swap_heads() -> (&'static str, NewAttribute) {
+    ("perm", NewAttribute::Ints(vec![0, 2, 1, 3]))
+}
+
+fn whole(size: usize) -> i64 {
+    size.try_into().expect("an architecture's sizes are checked")
+}

@@ -1,0 +1,39 @@
+//! `insert-lora`: `lora_model.onnx` beside `model.onnx`, with inputs for an adapter, sharing its weights.
+
+use std::path::PathBuf;
+
+use super::ToolError;
+use super::export::{LORA_MODEL_FILE, MODEL_FILE};
+use super::insert_graph::insert_adapters;
+use crate::format::onnx::Model;
+use crate::store::{AtomicFile, map_file};
+
+/// What to change.
+#[derive(Debug, Clone)]
+pub struct InsertOptions {
+    /// Holds `model.onnx`, of this program's exporter or the workflow's.
+    pub onnx_dir: PathBuf,
+}
+
+/// What was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InsertReport {
+    pub path: PathBuf,
+    /// Projections with inputs for an adapter.
+    pub n_pairs: usize,
+    pub n_layers: usize,
+}
+
+/// Inserts the inputs.
+///
+/// # Errors
+/// [`ToolError`]; a `lora_model.onnx` that is there already then stays as it was.
+pub fn insert_lora(options: &InsertOptions) -> Result<InsertReport, ToolError> {
+    let model_path = options.onnx_dir.join(MODEL_FILE);
+    let bytes = map_file(&model_path)?;
+    let model = Model::parse((*bytes).as_ref()).map_err(ToolError::format(&model_path))?;
+    let inserted = insert_adapters(&model).map_err(ToolError::format(&model_path))?;
+    let path = options.onnx_dir.join(LORA_MODEL_FILE);
+    AtomicFile::write(&path, &inserted.model)?;
+    Ok(InsertReport { path, n_pairs: inserted.n_pairs, n_layers: inserted.n_layers })
+}

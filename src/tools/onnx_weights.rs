@@ -1,0 +1,311 @@
+//! The tensors of an ONNX directory as rows: matrices stored by columns, cut out of fused ones, or in nibbles.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use half::f16;
+use safetensors::Dtype;
+
+use super::ToolError;
+use super::weights_source::{Decoder, ReadRow, RowSource, decoder};
+use crate::format::onnx::tensor::range_in;
+use crate::format::onnx::{ElementType, Int4Packing, Int4Weight, Linear, LinearWeight, Place, StoredTensor};
+use crate::format::shards::is_plain_name;
+use crate::format::{Bytes, FormatError, Tensor};
+use crate::store::map_file;
+
+/// A model file and the files beside it, each mapped once.
+pub struct OnnxFiles {
+    directory: PathBuf,
+    model: Bytes,
+    external: RefCell<BTreeMap<String, Bytes>>,
+}
+
+impl OnnxFiles {
+    pub fn new(directory: &Path, model: Bytes) -> Self {
+        Self { directory: directory.to_owned(), model, external: RefCell::default() }
+    }
+
+    /// The mapped files beside the model, by name.
+    pub fn external(&self) -> BTreeMap<String, Bytes> {
+        self.external.borrow().clone()
+    }
+
+    fn map(&self, location: &str) -> Result<Bytes, ToolError> {
+        if !is_plain_name(location) {
+            let why = format!("external data lies at {location:?}, wanted a plain file name");
+            return Err(self.format_error(FormatError::Damaged { what: "ONNX model", why }));
+        }
+        let mut external = self.external.borrow_mut();
+        if let Some(bytes) = external.get(location) {
+            return Ok(Arc::clone(bytes));
+        }
+        let bytes = map_file(&self.directory.join(location))?;
+        external.insert(location.to_owned(), Arc::clone(&bytes));
+        Ok(bytes)
+    }
+
+    fn format_error(&self, source: FormatError) -> ToolError {
+        ToolError::Format { path: self.directory.clone(), source }
+    }
+
+    /// The bytes of a tensor where they lie.
+    ///
+    /// # Errors
+    /// [`ToolError`] when the file is missing or too short, or the type is not read.
+    pub fn tensor(&self, stored: &StoredTensor) -> Result<Tensor, ToolError> {
+        let name = stored.name.to_owned();
+        let Some(dtype) = dtype_of(stored.element) else {
+            let found = format!("number {} of ONNX", stored.element.number());
+            let wanted = "FLOAT, FLOAT16, BFLOAT16, INT8 or UINT8";
+            return Err(self.format_error(FormatError::Dtype { name, wanted, found }));
+        };
+        let leaves = |what: &str| {
+            let why = format!("tensor {name} leaves {what}, or its length is not its shape's");
+            self.format_error(FormatError::Damaged { what: "ONNX model", why })
+        };
+        let n_bytes = stored.n_bytes().ok_or_else(|| leaves("its file"))?;
+        let (bytes, range) = match stored.place {
+            Place::Inline(inline) => {
+                let range = range_in((*self.model).as_ref(), inline).ok_or_else(|| leaves("the model"))?;
+                (Arc::clone(&self.model), range)
+            }
+            Place::External { location, offset, length } => {
+                let start = usize::try_from(offset).map_err(|_| leaves(location))?;
+                let end = start.checked_add(n_bytes).ok_or_else(|| leaves(location))?;
+                if length.is_some_and(|length| length != n_bytes as u64) {
+                    return Err(leaves(location));
+                }
+                (self.map(location)?, start..end)
+            }
+            Place::Fields => {
+                // Only tensors of a few elements are written so.
+                let values = stored.small_values().ok_or_else(|| leaves("its fields"))?;
+                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                let range = 0..bytes.len();
+                let shape = stored.dims.clone();
+                return Tensor::at(Arc::new(bytes), Dtype::F32, shape, range)
+                    .ok_or_else(|| leaves("its fields"));
+            }
+        };
+        Tensor::at(bytes, dtype, stored.dims.clone(), range).ok_or_else(|| leaves("its file"))
+    }
+
+    /// A vector of known length, such as a norm's weight.
+    ///
+    /// # Errors
+    /// As [`OnnxFiles::tensor`]; [`FormatError::Shape`].
+    pub fn vector(&self, stored: &StoredTensor, len: usize) -> Result<RowSource, ToolError> {
+        let tensor = self.tensor(stored)?;
+        RowSource::new(stored.name, tensor, &[len]).map_err(|error| self.format_error(error))
+    }
+
+    /// The bias of a linear layer, or its part of a fused one.
+    ///
+    /// # Errors
+    /// As [`OnnxFiles::vector`].
+    pub fn bias(&self, linear: &Linear, bias: &StoredTensor) -> Result<RowSource, ToolError> {
+        let tensor = self.tensor(bias)?;
+        let n = linear.weight.shape().map_or(0, |(n, _)| n);
+        if tensor.shape() != [n] || linear.rows.end > n {
+            let (name, found) = (bias.name.to_owned(), tensor.shape().to_vec());
+            return Err(self.format_error(FormatError::Shape { name, wanted: vec![n], found }));
+        }
+        let decode = self.decoder(bias.name, &tensor)?;
+        let first = linear.rows.start;
+        Ok(RowSource::of(Slice { tensor, decode, first, len: linear.rows.len() }))
+    }
+
+    /// The weight of a linear layer with `out` outputs and `k` inputs, one output a row.
+    ///
+    /// # Errors
+    /// As [`OnnxFiles::tensor`]; [`FormatError::Shape`].
+    pub fn matrix(&self, linear: &Linear, out: usize, k: usize) -> Result<RowSource, ToolError> {
+        let wrong_shape = |name: &str, found: &[usize]| {
+            let (name, wanted, found) = (name.to_owned(), vec![k, out], found.to_vec());
+            self.format_error(FormatError::Shape { name, wanted, found })
+        };
+        match &linear.weight {
+            LinearWeight::Columns(stored) => {
+                let tensor = self.tensor(stored)?;
+                let n = tensor.shape().last().copied().unwrap_or(0);
+                if tensor.shape() != [k, n] || linear.rows.len() != out || linear.rows.end > n {
+                    return Err(wrong_shape(stored.name, tensor.shape()));
+                }
+                let decode = self.decoder(stored.name, &tensor)?;
+                Ok(RowSource::of(Columns { tensor, decode, n, first: linear.rows.start, k }))
+            }
+            LinearWeight::Rows(stored) => {
+                let tensor = self.tensor(stored)?;
+                let (found, rows) = (tensor.shape().to_vec(), linear.rows.clone());
+                if found != [out, k] || rows != (0..out) {
+                    return Err(wrong_shape(stored.name, &found));
+                }
+                RowSource::new(stored.name, tensor, &[out, k]).map_err(|error| self.format_error(error))
+            }
+            LinearWeight::Int4(weight) => {
+                if (weight.n, weight.k, linear.rows.clone()) != (out, k, 0..out) {
+                    return Err(wrong_shape(weight.packed.name, &[weight.k, weight.n]));
+                }
+                self.nibbles(weight)
+            }
+        }
+    }
+
+    fn decoder(&self, name: &str, tensor: &Tensor) -> Result<Decoder, ToolError> {
+        decoder(tensor.dtype()).ok_or_else(|| {
+            let (name, found) = (name.to_owned(), format!("{:?}", tensor.dtype()));
+            self.format_error(FormatError::Dtype { name, wanted: "F32, F16 or BF16", found })
+        })
+    }
+
+    fn nibbles(&self, weight: &Int4Weight) -> Result<RowSource, ToolError> {
+        let Int4Weight { packed, scales, pre_scale, packing, n, k, group } = weight;
+        let (packing, n, k, group) = (*packing, *n, *k, *group);
+        let codes = self.tensor(packed)?;
+        let scale = self.tensor(scales)?;
+        let n_bytes = match packing {
+            Int4Packing::Interleaved if n.is_multiple_of(4) && k.is_multiple_of(64) => n * k / 2,
+            Int4Packing::Tiled if n.is_multiple_of(64) && k.is_multiple_of(64) => {
+                n.div_ceil(128) * 128 * k / 2
+            }
+            _ => 0,
+        };
+        if n_bytes == 0 || codes.data().len() != n_bytes {
+            let (name, found) = (packed.name.to_owned(), codes.shape().to_vec());
+            return Err(self.format_error(FormatError::Shape { name, wanted: vec![n / 2, k], found }));
+        }
+        if !k.is_multiple_of(group) || scale.shape() != [k / group, n] {
+            let (name, found) = (scales.name.to_owned(), scale.shape().to_vec());
+            return Err(self.format_error(FormatError::Shape { name, wanted: vec![k / group, n], found }));
+        }
+        let decode = self.decoder(scales.name, &scale)?;
+        let mut pre_scales = vec![1.0; k];
+        if let Some(stored) = pre_scale {
+            self.vector(stored, k)?.read_row(0, &mut pre_scales);
+        }
+        Ok(RowSource::of(Nibbles { codes, scale, decode, pre_scales, packing, n, group }))
+    }
+}
+
+fn dtype_of(element: ElementType) -> Option<Dtype> {
+    Some(match element {
+        ElementType::F32 => Dtype::F32,
+        ElementType::F16 => Dtype::F16,
+        ElementType::Bf16 => Dtype::BF16,
+        ElementType::I8 => Dtype::I8,
+        ElementType::U8 => Dtype::U8,
+        _ => return None,
+    })
+}
+
+/// A part of a vector, as one row.
+struct Slice {
+    tensor: Tensor,
+    decode: Decoder,
+    first: usize,
+    len: usize,
+}
+
+impl ReadRow for Slice {
+    fn read_row(&self, _: usize, out: &mut [f32]) {
+        let size = self.tensor.dtype().bitsize() / 8;
+        let bytes = &self.tensor.data()[self.first * size..][..self.len * size];
+        (self.decode)(bytes, &mut out[..self.len]);
+    }
+}
+
+/// `[k, n]`, of which some columns are the rows.
+struct Columns {
+    tensor: Tensor,
+    decode: Decoder,
+    n: usize,
+    first: usize,
+    k: usize,
+}
+
+impl ReadRow for Columns {
+    fn read_row(&self, row_idx: usize, out: &mut [f32]) {
+        let size = self.tensor.dtype().bitsize() / 8;
+        let data = self.tensor.data();
+        let mut at = (self.first + row_idx) * size;
+        for value in &mut out[..self.k] {
+            (self.decode)(&data[at..at + size], std::slice::from_mut(value));
+            at += self.n * size;
+        }
+    }
+}
+
+/// int4 of the workflow's plugins: `(nibble - 8) * scale * pre_scale`.
+struct Nibbles {
+    codes: Tensor,
+    /// `[k / group, n]`
+    scale: Tensor,
+    decode: Decoder,
+    /// `[k]`
+    pre_scales: Vec<f32>,
+    packing: Int4Packing,
+    n: usize,
+    group: usize,
+}
+
+impl ReadRow for Nibbles {
+    fn read_row(&self, row_idx: usize, out: &mut [f32]) {
+        let size = self.scale.dtype().bitsize() / 8;
+        let k = self.pre_scales.len();
+        let mut scale = 0.0;
+        for (column, value) in out[..k].iter_mut().enumerate() {
+            if column % self.group == 0 {
+                let at = (column / self.group * self.n + row_idx) * size;
+                (self.decode)(&self.scale.data()[at..at + size], std::slice::from_mut(&mut scale));
+            }
+            let place = match self.packing {
+                Int4Packing::Interleaved => interleaved(row_idx, column, k),
+                Int4Packing::Tiled => tiled(row_idx, column, k),
+            };
+            let byte = self.codes.data()[place / 2];
+            let nibble = if place.is_multiple_of(2) { byte & 15 } else { byte >> 4 };
+            *value = (f32::from(nibble) - 8.0) * scale * self.pre_scales[column];
+        }
+    }
+}
+
+/// Number of the nibble of output `n` and input `column` in `Int4GroupwiseGemmPlugin`'s order: 16-bit words
+/// `[n / 4, k]`; word `64 kb + j` of a row holds four inputs of output `4 r + j / 16`.
+fn interleaved(n: usize, column: usize, k: usize) -> usize {
+    let (block, within) = (column / 64, column % 64);
+    // within = 32 (f / 32) + 8 (p % 4) + 2 (p / 8) + (p % 8) / 4 with p = f % 32.
+    let rest = within % 32;
+    let p = rest / 8 + 4 * (rest % 2) + 8 * (rest % 8 / 2);
+    let f = within / 32 * 32 + p;
+    // f = (4 j + t) % 64 of the sixteen words of the output.
+    let j = n % 4 * 16 + f / 4;
+    ((n / 4) * k + 64 * block + j) * 4 + f % 4
+}
+
+/// The same in `Int4GroupwiseGemmPluginV2`'s order: tiles of 128 outputs and 64 inputs, 32-bit words.
+fn tiled(n: usize, column: usize, k: usize) -> usize {
+    let (tile_n, n) = (n / 128, n % 128);
+    let (tile_k, column) = (column / 64, column % 64);
+    let (p, n) = (n / 64, n % 64);
+    let (high_n, n) = (n / 32, n % 32);
+    let (kbl, column) = (column / 16, column % 16);
+    let (high_k, column) = (column / 8, column % 8);
+    let row = (tile_n * (k / 64) + tile_k) * 8 + kbl * 2 + p;
+    let thread = n * 4 + column / 2;
+    // Nibbles: k0, k0 + 8, then 32 outputs later, then the odd inputs.
+    let nibble = column % 2 * 4 + high_n * 2 + high_k;
+    (row * 128 + thread) * 8 + nibble
+}
+
+/// Whether two tensors hold the same numbers, rounded to f16.
+pub fn equal_in_f16(left: &RowSource, right: &RowSource, n_rows: usize, n_columns: usize) -> bool {
+    let (mut a, mut b) = (vec![0.0; n_columns], vec![0.0; n_columns]);
+    (0..n_rows).all(|row_idx| {
+        left.read_row(row_idx, &mut a);
+        right.read_row(row_idx, &mut b);
+        a.iter().zip(&b).all(|(a, b)| f16::from_f32(*a).to_bits() == f16::from_f32(*b).to_bits())
+    })
+}
