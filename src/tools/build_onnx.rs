@@ -35,12 +35,14 @@ pub fn build_onnx(options: &BuildOptions) -> Result<BuildReport, ToolError> {
     let config = OnnxConfig::from_json(&config_json).map_err(ToolError::format(&config_path))?;
     check_output(options)?;
     let bytes = map_file(&model_path)?;
-    let model = Model::parse((*bytes).as_ref()).map_err(ToolError::format(&model_path))?;
+    let mut model = Model::parse((*bytes).as_ref()).map_err(ToolError::format(&model_path))?;
+    let files = OnnxFiles::new(directory, bytes.clone());
+    let scalars = files.scalars(&model);
+    model.take_scalars(|name| scalars.get(name).map(|bytes| (**bytes).as_ref()));
     let decoder = OnnxDecoder::recognize(&model.graph).map_err(ToolError::format(&model_path))?;
     let mut architecture = architecture(&config, &decoder).map_err(ToolError::format(&model_path))?;
     let embedding_path = directory.join(EMBEDDING_FILE);
     let embedding = map_file(&embedding_path)?;
-    let files = OnnxFiles::new(directory, bytes.clone());
     let mut weights = Weights { files: &files, architecture: &architecture, found: BTreeMap::new() };
     weights.add_embedding(&embedding_path, &embedding)?;
     weights.add_decoder(&decoder)?;

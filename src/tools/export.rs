@@ -79,7 +79,9 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ToolError> {
     }
     match processed_chat_template(&options.model_dir)? {
         Ok(bytes) => staging.write_bytes(PROCESSED_FILE, &bytes)?,
-        Err(why) => warnings.push(format!("{PROCESSED_FILE} is not written: {why}")),
+        Err(why) => warnings.push(format!(
+            "{PROCESSED_FILE} is not written: {why}; a chat template of the checkpoint's comes along as it is"
+        )),
     }
     let json = onnx_config_json(
         &config.architecture,

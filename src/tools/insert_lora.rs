@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::ToolError;
 use super::export::{LORA_MODEL_FILE, MODEL_FILE};
 use super::insert_graph::insert_adapters;
+use super::onnx_weights::OnnxFiles;
 use crate::format::onnx::Model;
 use crate::store::{AtomicFile, map_file};
 
@@ -31,7 +32,10 @@ pub struct InsertReport {
 pub fn insert_lora(options: &InsertOptions) -> Result<InsertReport, ToolError> {
     let model_path = options.onnx_dir.join(MODEL_FILE);
     let bytes = map_file(&model_path)?;
-    let model = Model::parse((*bytes).as_ref()).map_err(ToolError::format(&model_path))?;
+    let mut model = Model::parse((*bytes).as_ref()).map_err(ToolError::format(&model_path))?;
+    let files = OnnxFiles::new(&options.onnx_dir, bytes.clone());
+    let scalars = files.scalars(&model);
+    model.take_scalars(|name| scalars.get(name).map(|bytes| (**bytes).as_ref()));
     let inserted = insert_adapters(&model).map_err(ToolError::format(&model_path))?;
     let path = options.onnx_dir.join(LORA_MODEL_FILE);
     AtomicFile::write(&path, &inserted.model)?;

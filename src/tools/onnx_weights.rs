@@ -11,7 +11,9 @@ use safetensors::Dtype;
 use super::ToolError;
 use super::weights_source::{Decoder, ReadRow, RowSource, decoder};
 use crate::format::onnx::tensor::range_in;
-use crate::format::onnx::{ElementType, Int4Packing, Int4Weight, Linear, LinearWeight, Place, StoredTensor};
+use crate::format::onnx::{
+    ElementType, Int4Packing, Int4Weight, Linear, LinearWeight, Model, Place, StoredTensor,
+};
 use crate::format::shards::is_plain_name;
 use crate::format::{Bytes, FormatError, Tensor};
 use crate::store::map_file;
@@ -31,6 +33,12 @@ impl OnnxFiles {
     /// The mapped files beside the model, by name.
     pub fn external(&self) -> BTreeMap<String, Bytes> {
         self.external.borrow().clone()
+    }
+
+    /// The files with numbers of the graph's arithmetic; one that is missing is missed later, where it matters.
+    pub fn scalars(&self, model: &Model) -> BTreeMap<String, Bytes> {
+        let files = model.scalar_files().into_iter();
+        files.filter_map(|name| Some((name.to_owned(), self.map(name).ok()?))).collect()
     }
 
     fn map(&self, location: &str) -> Result<Bytes, ToolError> {
@@ -62,35 +70,40 @@ impl OnnxFiles {
             let wanted = "FLOAT, FLOAT16, BFLOAT16, INT8 or UINT8";
             return Err(self.format_error(FormatError::Dtype { name, wanted, found }));
         };
-        let leaves = |what: &str| {
-            let why = format!("tensor {name} leaves {what}, or its length is not its shape's");
-            self.format_error(FormatError::Damaged { what: "ONNX model", why })
+        let leaves = |file: &str| ToolError::Format {
+            path: self.directory.join(file),
+            source: FormatError::Damaged {
+                what: "ONNX data",
+                why: format!("tensor {name} leaves the file, or its length is not its shape's"),
+            },
         };
-        let n_bytes = stored.n_bytes().ok_or_else(|| leaves("its file"))?;
-        let (bytes, range) = match stored.place {
+        let location = match stored.place {
+            Place::External { location, .. } => location,
+            Place::Inline(_) | Place::Fields => "",
+        };
+        let n_bytes = stored.n_bytes().ok_or_else(|| leaves(location))?;
+        let (bytes, dtype, range) = match stored.place {
             Place::Inline(inline) => {
-                let range = range_in((*self.model).as_ref(), inline).ok_or_else(|| leaves("the model"))?;
-                (Arc::clone(&self.model), range)
+                let range = range_in((*self.model).as_ref(), inline).ok_or_else(|| leaves(location))?;
+                (Arc::clone(&self.model), dtype, range)
             }
-            Place::External { location, offset, length } => {
+            Place::External { offset, length, .. } => {
                 let start = usize::try_from(offset).map_err(|_| leaves(location))?;
                 let end = start.checked_add(n_bytes).ok_or_else(|| leaves(location))?;
                 if length.is_some_and(|length| length != n_bytes as u64) {
                     return Err(leaves(location));
                 }
-                (self.map(location)?, start..end)
+                (self.map(location)?, dtype, start..end)
             }
             Place::Fields => {
                 // Only tensors of a few elements are written so.
-                let values = stored.small_values().ok_or_else(|| leaves("its fields"))?;
+                let values = stored.small_values().ok_or_else(|| leaves(location))?;
                 let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
                 let range = 0..bytes.len();
-                let shape = stored.dims.clone();
-                return Tensor::at(Arc::new(bytes), Dtype::F32, shape, range)
-                    .ok_or_else(|| leaves("its fields"));
+                (Arc::new(bytes) as Bytes, Dtype::F32, range)
             }
         };
-        Tensor::at(bytes, dtype, stored.dims.clone(), range).ok_or_else(|| leaves("its file"))
+        Tensor::at(bytes, dtype, stored.dims.clone(), range).ok_or_else(|| leaves(location))
     }
 
     /// A vector of known length, such as a norm's weight.

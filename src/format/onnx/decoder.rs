@@ -125,12 +125,12 @@ fn before_head<'a>(index: &Index<'_, 'a>, value: &'a str) -> Result<Norm<'a>, Fo
 
 fn behind_choice<'a>(index: &Index<'_, 'a>, value: &'a str) -> &'a str {
     let value = index.behind_moves(value);
+    let is_choice = |node: &Node| {
+        let is_gather = ["GatherND", "Gather", "GatherElements"].iter().any(|op| node.is_standard(op));
+        is_gather && !node.inputs.is_empty()
+    };
     match index.producer(value) {
-        Some(node)
-            if (node.is_standard("GatherND") || node.is_standard("Gather")) && !node.inputs.is_empty() =>
-        {
-            index.behind_moves(node.inputs[0])
-        }
+        Some(node) if is_choice(node) => index.behind_moves(node.inputs[0]),
         _ => value,
     }
 }

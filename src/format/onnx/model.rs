@@ -1,6 +1,8 @@
 //! A model looked at in place: nodes, initializers, inputs and outputs of its graph (onnx.proto).
 
-use super::tensor::{ElementType, StoredTensor};
+use std::collections::BTreeSet;
+
+use super::tensor::{ElementType, Place, StoredTensor};
 use super::wire::{Fields, damaged};
 use crate::format::FormatError;
 
@@ -56,6 +58,25 @@ pub enum Attribute<'a> {
 }
 
 impl<'a> Model<'a> {
+    /// Files with tensors of one element: numbers of the graph's arithmetic, which recognition needs.
+    pub fn scalar_files(&self) -> BTreeSet<&'a str> {
+        self.graph
+            .initializers
+            .iter()
+            .filter_map(|tensor| tensor.external_scalar().map(|(file, ..)| file))
+            .collect()
+    }
+
+    /// Takes those elements from their files; what a file does not hold stays unknown.
+    pub fn take_scalars(&mut self, file: impl Fn(&str) -> Option<&'a [u8]>) {
+        for tensor in &mut self.graph.initializers {
+            if let Some((name, start, len)) = tensor.external_scalar() {
+                let element = file(name).and_then(|bytes| bytes.get(start..)?.get(..len));
+                tensor.place = element.map_or(tensor.place, Place::Inline);
+            }
+        }
+    }
+
     /// Reads the structure; tensors' elements are not touched.
     ///
     /// # Errors

@@ -135,6 +135,13 @@ impl<'a> StoredTensor<'a> {
         self.dims.iter().try_fold(size, |product, dim| product.checked_mul(*dim))
     }
 
+    /// File, offset and length of the one element of an external tensor.
+    pub(super) fn external_scalar(&self) -> Option<(&'a str, usize, usize)> {
+        let Place::External { location, offset, .. } = self.place else { return None };
+        let is_scalar = self.dims.iter().all(|dim| *dim == 1);
+        Some((location, usize::try_from(offset).ok()?, self.element.n_bytes().filter(|_| is_scalar)?))
+    }
+
     /// The elements of a small tensor as numbers: constants of the graph's arithmetic.
     pub fn small_values(&self) -> Option<Vec<f32>> {
         const MOST: usize = 16;

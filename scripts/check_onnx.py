@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+"""Holds exported graphs against programs that are not ours: onnx.checker, onnxruntime, transformers and PEFT.
+
+For every reference model: export-llm, insert-lora, then onnxruntime's logits of model.onnx and of
+lora_model.onnx with processed adapters as inputs, against the committed logits of transformers and PEFT
+(tests/data/references/logits); in one step, in several with a cache, and in a batch of unequal rows.
+
+    scripts/check-onnx [PATH OF jetspool]
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from references.onnx import Session
+
+REFERENCES = Path(__file__).resolve().parent.parent / "tests" / "data" / "references"
+BOUNDS = {"f32": 1e-3, "f16": 3e-2}
+# This model magnifies: transformers itself, run in fp16, is 5.5e-2 away from its own f32 logits.
+MAGNIFYING = {"llama_mqa": 5.5e-2}
+SEQUENCES = ("short", "long")
+
+
+def run(*words: object) -> None:
+    subprocess.run([str(word) for word in words], check=True, stdout=subprocess.DEVNULL)
+
+
+def wanted(logits: dict[str, np.ndarray], name: str, dtype: str) -> np.ndarray:
+    """The reference with the same rounding of the matrices, where there is one."""
+    rounded = logits.get(f"{name}@f16")
+    return logits[name] if dtype == "f32" or rounded is None else rounded
+
+
+def positions_of(logits: dict[str, np.ndarray], sequence: str) -> np.ndarray:
+    tokens = logits[f"{sequence}.tokens"]
+    return np.arange(len(tokens)) if sequence == "short" else logits["long.positions"]
+
+
+def in_one_step(session: Session, tokens: np.ndarray, rows: np.ndarray, adapter: dict | None) -> np.ndarray:
+    return session.step(tokens[None], session.empty_cache(1), [0], rows[None], adapter)[0][0]
+
+
+def in_pieces(session: Session, tokens: np.ndarray, rows: np.ndarray, adapter: dict | None) -> np.ndarray:
+    """With a cache: 5 tokens at a time."""
+    cache, found = session.empty_cache(1), []
+    for start in range(0, len(tokens), 5):
+        piece = tokens[start : start + 5]
+        logits, cache = session.step(piece[None], cache, [start], np.arange(len(piece))[None], adapter)
+        found.append(logits[0])
+    return np.concatenate(found)[rows]
+
+
+def in_a_batch(session: Session, tokens: np.ndarray, rows: np.ndarray, adapter: dict | None) -> np.ndarray:
+    """Beside a row that has fewer tokens behind it: its cache is filled up with what must not count."""
+    half = len(tokens) // 2
+    start, count = half - 2, len(tokens) - half
+    _, long = session.step(tokens[None, :half], session.empty_cache(1), [0], np.zeros((1, 1)), adapter)
+    _, short = session.step(tokens[None, :start], session.empty_cache(1), [0], np.zeros((1, 1)), adapter)
+    filler = [np.full((1, 2, past.shape[2], half - start, past.shape[4]), 9, past.dtype) for past in short]
+    cache = [np.concatenate([a, np.concatenate([b, c], axis=3)]) for a, b, c in zip(long, short, filler)]
+    both = np.stack([tokens[half:], tokens[start : start + count]])
+    logits, _ = session.step(both, cache, [half, start], np.tile(np.arange(count), (2, 1)), adapter)
+    found = np.full((len(tokens), logits.shape[-1]), np.nan, np.float32)
+    found[half:] = logits[0]
+    late, early = found[rows], np.full_like(found, np.nan)
+    early[start : start + count] = logits[1]
+    early = early[rows]
+    # Each position by the row that computed it last; those before both rows are not compared.
+    return np.where(np.isnan(early), late, early)
+
+
+WAYS = (in_one_step, in_pieces, in_a_batch)
+
+
+def check_run(session: Session, logits: dict, name: str, dtype: str, adapter: dict | None) -> float:
+    """Largest difference over both sequences and all ways."""
+    largest = 0.0
+    for sequence in SEQUENCES:
+        tokens, rows = logits[f"{sequence}.tokens"], positions_of(logits, sequence)
+        reference = wanted(logits, f"{sequence}.{name}", dtype)
+        for way in WAYS:
+            found = way(session, tokens, rows, adapter)
+            compared = ~np.isnan(found).any(axis=1)
+            assert compared.sum() >= len(rows) // 3, f"{way.__name__} compares too little"
+            largest = max(largest, float(np.abs(found - reference)[compared].max()))
+    return largest
+
+
+def check_model(jetspool: str, folder: Path, dtype: str, scratch: Path) -> list[tuple[float, str]]:
+    directory = scratch / f"{folder.name}-{dtype}"
+    run(jetspool, "export-llm", "--model_dir", folder, "--output_dir", directory, "--dtype", dtype)
+    run(jetspool, "insert-lora", "--onnx_dir", directory)
+    logits = load_file(REFERENCES / "logits" / f"{folder.name}.safetensors")
+    plain, dynamic = Session(directory), Session(directory, "lora_model.onnx")
+    results = [(check_run(plain, logits, "base", dtype, None), f"{directory.name} base")]
+    results.append((check_run(dynamic, logits, "base", dtype, None), f"{directory.name} without an adapter"))
+    for path in sorted((REFERENCES / "process" / folder.name).glob("*.safetensors")):
+        largest = check_run(dynamic, logits, path.stem, dtype, load_file(path))
+        results.append((largest, f"{directory.name} {path.stem}"))
+    return results
+
+
+def bound_of(name: str, dtype: str) -> float:
+    model = name.split("-")[0]
+    return MAGNIFYING.get(model, BOUNDS[dtype]) if dtype == "f16" else BOUNDS[dtype]
+
+
+def main() -> None:
+    jetspool = sys.argv[1] if len(sys.argv) > 1 else "target/release/jetspool"
+    failed = False
+    for dtype, bound in BOUNDS.items():
+        results = []
+        with tempfile.TemporaryDirectory() as scratch:
+            for folder in sorted((REFERENCES / "models").iterdir()):
+                results += check_model(jetspool, folder, dtype, Path(scratch))
+        results.sort(reverse=True)
+        over = [result for result in results if result[0] > bound_of(result[1], dtype)]
+        shown = ", ".join(f"{name} {largest:.1e}" for largest, name in results[:4])
+        print(f"{dtype}: {len(results)} runs, bound {bound:.0e}, largest differences: {shown}")
+        failed = failed or bool(over)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,382 @@
+"""ONNX directories in the layouts of the workflow's own exporters, from the reference checkpoints.
+
+The exporters themselves are not at hand: the graphs are built here after the documented facts (names,
+order of operators, transposition, plugin nodes, where tensors lie). The int4 packing follows the documented
+formulas from word to weight, so that a reader has to go the other way.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper
+from transformers import PreTrainedModel
+
+from .checkpoints import load_checkpoint
+from .common import write_tensors
+
+F16, F32, I8, I32, I64 = (
+    TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.INT8, TensorProto.INT32, TensorProto.INT64,
+)  # fmt: skip
+KINDS = {np.dtype(np.float16): F16, np.dtype(np.float32): F32, np.dtype(np.int8): I8, np.dtype(np.int64): I64}
+
+
+@dataclass
+class Layout:
+    """One directory to make."""
+
+    name: str
+    model: str
+    version: str
+    is_int4: bool = False
+
+    @property
+    def is_older(self) -> bool:
+        return self.version == "0.5.0"
+
+
+LAYOUTS = [
+    Layout("older_qwen2", "qwen2", "0.5.0"),
+    Layout("older_qwen3", "qwen3", "0.5.0"),
+    Layout("newer_qwen2", "qwen2", "0.10.0"),
+    Layout("newer_qwen3", "qwen3", "0.10.0"),
+    Layout("older_int4", "llama3", "0.5.0", is_int4=True),
+    Layout("newer_int4", "qwen3", "0.10.0", is_int4=True),
+]
+
+
+@dataclass
+class Graph:
+    """Nodes and tensors as they are collected."""
+
+    layout: Layout
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    tensors: dict[str, np.ndarray] = field(default_factory=dict)
+    inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
+    outputs: list[onnx.ValueInfoProto] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, op: str, inputs: list[str], path: str = "", outputs: list[str] | None = None, domain: str = "", **attributes: Any) -> str:
+        """A node; its name is its path in the older layout and a number in the newer one."""
+        self.count += 1
+        name = f"{path}/{op}" if self.layout.is_older else f"node_{op}_{self.count}"
+        if any(node.name == name for node in self.nodes):
+            name = f"{name}_{self.count}"
+        outputs = outputs or [f"{name}_output_0" if self.layout.is_older else f"val_{self.count}"]
+        self.nodes.append(helper.make_node(op, inputs, outputs, name=name, domain=domain, **attributes))
+        return outputs[0]
+
+    def tensor(self, name: str, value: np.ndarray) -> str:
+        self.tensors[name] = value
+        return name
+
+    def constant(self, value: np.ndarray, path: str = "") -> str:
+        """A Constant node in the older layout, a tensor beside the weights in the newer one."""
+        self.count += 1
+        if not self.layout.is_older:
+            return self.tensor(f"val_{self.count}", value)
+        name = f"{path}/Constant_{self.count}"
+        kind = KINDS[value.dtype]
+        data = helper.make_tensor(name, kind, value.shape, value.tobytes(), raw=True)
+        self.nodes.append(helper.make_node("Constant", [], [f"{name}_output_0"], name=name, value=data))
+        return f"{name}_output_0"
+
+    def cast(self, x: str, to: int, path: str) -> str:
+        return self.add("Cast", [x], path, to=to)
+
+
+def half(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().to(torch.float16).numpy()
+
+
+def rms_norm(graph: Graph, x: str, weight: str, eps: float, path: str) -> str:
+    """Decomposed, in f32."""
+    wide = graph.cast(x, F32, path)
+    square = graph.add("Pow", [wide, graph.constant(np.float32(2.0)[...], path)], path)
+    mean = graph.add("ReduceMean", [square, graph.constant(np.array([-1]), path)], path, keepdims=1)
+    root = graph.add("Sqrt", [graph.add("Add", [mean, graph.constant(np.float32(eps)[...], path)], path)], path)
+    if graph.layout.is_older:
+        inverse = graph.add("Div", [graph.constant(np.float32(1.0)[...], path), root], path)
+    else:
+        inverse = graph.add("Reciprocal", [root], path)
+    normed = graph.cast(graph.add("Mul", [wide, inverse], path), F16, path)
+    return graph.add("Mul", [weight, normed], path)
+
+
+class Exporter:
+    """One decoder in one layout."""
+
+    def __init__(self, layout: Layout, model: PreTrainedModel) -> None:
+        self.layout, self.model, self.config = layout, model, model.config
+        self.graph = Graph(layout)
+        self.state = model.state_dict()
+        self.head_dim = getattr(self.config, "head_dim", None) or self.config.hidden_size // self.config.num_attention_heads
+
+    def name(self, checkpoint_name: str) -> str:
+        return checkpoint_name if self.layout.is_older else f"_model.{checkpoint_name}"
+
+    def named(self, checkpoint_name: str) -> str:
+        """A tensor that keeps its name."""
+        return self.graph.tensor(self.name(checkpoint_name), half(self.state[checkpoint_name]))
+
+    def product(self, x: str, weight: torch.Tensor, path: str) -> str:
+        """A MatMul with an anonymous transposed weight."""
+        self.graph.count += 1
+        name = f"onnx::MatMul_{self.graph.count}" if self.layout.is_older else f"val_{self.graph.count}"
+        self.graph.tensor(name, np.ascontiguousarray(half(weight).T))
+        return self.graph.add("MatMul", [x, name], path)
+
+    def linear(self, x: str, module: str) -> str:
+        path = "/" + module.replace(".", "/").replace("layers/", "layers.")
+        bias = f"{module}.bias"
+        if self.layout.is_int4:
+            result = self.int4(x, module, path)
+        else:
+            result = self.product(x, self.state[f"{module}.weight"], path)
+        return self.graph.add("Add", [self.named(bias), result], path) if bias in self.state else result
+
+    def int4(self, x: str, module: str, path: str) -> str:
+        codes, scales, pre_scale = quantize(self.state[f"{module}.weight"], group_of(self.state[f"{module}.weight"]))
+        n, k = codes.shape
+        attributes = {"gemm_n": n, "gemm_k": k, "group_size": k // scales.shape[0]}
+        if pre_scale is not None:
+            x = self.graph.add("Mul", [x, self.graph.tensor(self.name(f"{module}.input_quantizer._pre_quant_scale"), pre_scale)], path)
+        if self.layout.is_older:
+            packed = self.graph.tensor(f"{path}/MatMul/processed_qweight", pack_older(codes))
+            scale = self.graph.tensor(f"{path}/MatMul/scales", scales)
+            return self.graph.add("Int4GroupwiseGemmPlugin", [x, packed, scale], path, [f"{path}/MatMulPlugin_output_0"], **attributes)
+        packed = self.graph.tensor(self.name(f"{module}.weight"), pack_newer(codes))
+        scale = self.graph.tensor(self.name(f"{module}.weight_scale"), scales)
+        return self.graph.add("Int4GroupwiseGemmPluginV2", [x, packed, scale], path, domain="trt_edgellm", **attributes)
+
+    def attention(self, i: int, x: str) -> str:
+        graph, config = self.graph, self.config
+        module, path = f"model.layers.{i}.self_attn", f"/model/layers.{i}/self_attn"
+        has_norm = f"{module}.q_norm.weight" in self.state
+        is_fused = not self.layout.is_older and not self.layout.is_int4
+        if is_fused:
+            qkv = self.fused(x, module, path)
+        else:
+            parts = [self.linear(x, f"{module}.{part}_proj") for part in "qkv"]
+            if self.layout.is_older and has_norm:
+                parts[:2] = [self.head_norm(part, f"{module}.{name}_norm") for part, name in zip(parts, "qk")]
+            qkv = graph.add("Concat", parts, path, axis=-1)
+        heads = {"num_q_heads": config.num_attention_heads, "num_kv_heads": config.num_key_value_heads, "head_size": self.head_dim}
+        inputs = [f"past_key_values_{i}", "context_lengths", "rope_rotary_cos_sin", "kvcache_start_index"]
+        outputs = [f"{path}/attended", f"present_key_values_{i}"]
+        if self.layout.is_older:
+            qkv = graph.cast(qkv, F16, path)
+            graph.add("AttentionPlugin", [qkv, *inputs], path, outputs, "trt", enable_tree_attention=0, enable_fp8_kv_cache=0, **heads)
+        else:
+            attributes = {
+                "enable_tree_attention": 0, "enable_fp8_kv_cache": 0, "sliding_window_size": -1, "_outputs": 2,
+                "attention_scale": self.head_dim**-0.5, "rms_norm_eps": config.rms_norm_eps, "enable_qk_norm": int(has_norm),
+            }  # fmt: skip
+            inputs.append("kv_page_table")
+            if has_norm:
+                inputs += [self.named(f"{module}.{name}_norm.weight") for name in "qk"]
+            graph.add("AttentionPlugin", [qkv, *inputs], path, outputs, "trt_edgellm", **heads, **attributes)
+        return self.linear(self.joined_heads(outputs[0], path), f"{module}.o_proj")
+
+    def fused(self, x: str, module: str, path: str) -> str:
+        weight = torch.cat([self.state[f"{module}.{part}_proj.weight"] for part in "qkv"])
+        result = self.product(x, weight, path)
+        if f"{module}.q_proj.bias" not in self.state:
+            return result
+        bias = torch.cat([self.state[f"{module}.{part}_proj.bias"] for part in "qkv"])
+        return self.graph.add("Add", [result, self.graph.tensor(self.name(f"{module}.qkv_proj_fused.bias"), half(bias))], path)
+
+    def head_norm(self, x: str, module: str) -> str:
+        path = "/" + module.replace(".", "/").replace("layers/", "layers.")
+        apart = self.graph.add("Reshape", [x, self.shape_of(x, [-1, self.head_dim], path)], path)
+        normed = rms_norm(self.graph, apart, self.named(f"{module}.weight"), self.config.rms_norm_eps, path)
+        return self.graph.add("Reshape", [normed, self.shape_of(x, [-1], path)], path)
+
+    def joined_heads(self, x: str, path: str) -> str:
+        joined = self.graph.add("Reshape", [x, self.shape_of(x, [-1], path)], path)
+        return self.graph.cast(joined, F16, path) if self.layout.is_older else joined
+
+    def shape_of(self, x: str, rest: list[int], path: str) -> str:
+        """[batch, seq, *rest], computed from a value as exporters do."""
+        graph, sizes = self.graph, []
+        for axis in (0, 1):
+            size = graph.add("Gather", [graph.add("Shape", [x], path), graph.constant(np.array(axis), path)], path, axis=0)
+            sizes.append(graph.add("Unsqueeze", [size, graph.constant(np.array([0]), path)], path))
+        return graph.add("Concat", [*sizes, graph.constant(np.array(rest), path)], path, axis=0)
+
+    def layer(self, i: int, x: str) -> str:
+        graph, module, path = self.graph, f"model.layers.{i}", f"/model/layers.{i}"
+        eps = self.config.rms_norm_eps
+        normed = rms_norm(graph, x, self.named(f"{module}.input_layernorm.weight"), eps, f"{path}/input_layernorm")
+        x = graph.add("Add", [x, self.attention(i, normed)], path)
+        post = "post_attention_layernorm"
+        normed = rms_norm(graph, x, self.named(f"{module}.{post}.weight"), eps, f"{path}/{post}")
+        gate, up = (self.linear(normed, f"{module}.mlp.{part}_proj") for part in ("gate", "up"))
+        silu = graph.add("Mul", [gate, graph.add("Sigmoid", [gate], f"{path}/mlp/act_fn")], f"{path}/mlp/act_fn")
+        down = self.linear(graph.add("Mul", [silu, up], f"{path}/mlp"), f"{module}.mlp.down_proj")
+        return graph.add("Add", [x, down], path)
+
+    def values(self) -> None:
+        graph, config = self.graph, self.config
+        info = helper.make_tensor_value_info
+        kv = config.num_key_value_heads, self.head_dim
+        paged = [2, "num_pages", 128, *kv]
+        cache = lambda length: ["batch_size", 2, kv[0], length, kv[1]] if self.layout.is_older else paged
+        graph.inputs = [info("inputs_embeds", F16, ["batch_size", "seq_len", config.hidden_size])]
+        graph.inputs += [info(f"past_key_values_{i}", F16, cache("past_len")) for i in range(config.num_hidden_layers)]
+        graph.inputs += [
+            info("rope_rotary_cos_sin", F32, ["rope_batch_size", "max_position_embeddings", self.head_dim]),
+            info("context_lengths", I32, ["batch_size"]),
+            info("last_token_ids", I64, ["batch_size", 1]),
+            info("kvcache_start_index", I32, ["kv_cache_start_batch_size"]),
+        ]
+        if not self.layout.is_older:
+            graph.inputs.append(info("kv_page_table", I32, ["page_batch", 2, "max_pages_per_seq"]))
+        graph.outputs = [info("logits", F32, ["batch_size", 1, config.vocab_size])]
+        graph.outputs += [
+            info(f"present_key_values_{i}", F16, cache("present_kv_cache_len")) for i in range(config.num_hidden_layers)
+        ]
+
+    def build(self) -> onnx.GraphProto:
+        graph, config = self.graph, self.config
+        self.values()
+        x = "inputs_embeds"
+        for i in range(config.num_hidden_layers):
+            x = self.layer(i, x)
+        x = rms_norm(graph, x, self.named("model.norm.weight"), config.rms_norm_eps, "/model/norm")
+        rows = graph.add("Unsqueeze", ["last_token_ids", graph.constant(np.array([-1]))])
+        x = graph.add("GatherND", [x, rows], batch_dims=1)
+        head = self.product(x, self.state["lm_head.weight"], "/lm_head")
+        graph.add("Cast", [head], outputs=["logits"], to=F32)
+        return helper.make_graph(graph.nodes, "main_graph", graph.inputs, graph.outputs)
+
+
+def group_of(weight: torch.Tensor) -> int:
+    return min(128, weight.shape[1])
+
+
+def quantize(weight: torch.Tensor, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Codes [n, k] in -8..7, scales f16 [k / group, n], and scales of the inputs f16 [k] as AWQ has them."""
+    weight = weight.detach().float().numpy()
+    n, k = weight.shape
+    pre_scale = (0.75 + np.arange(k) % 5 / 8).astype(np.float16)
+    smooth = (weight / pre_scale.astype(np.float32)).reshape(n, k // group, group)
+    scales = (np.abs(smooth).max(axis=2) / 7).astype(np.float16)
+    codes = np.clip(np.rint(smooth / scales.astype(np.float32)[..., None]), -8, 7).astype(np.int8)
+    return codes.reshape(n, k), np.ascontiguousarray(scales.T), pre_scale
+
+
+def dequantized(weight: torch.Tensor) -> torch.Tensor:
+    """What the plugin computes with, as a plain weight."""
+    codes, scales, pre_scale = quantize(weight, group_of(weight))
+    wide = np.repeat(scales.astype(np.float32).T, codes.shape[1] // scales.shape[0], axis=1)
+    return torch.from_numpy(codes * wide * pre_scale.astype(np.float32))
+
+
+def pack_older(codes: np.ndarray) -> np.ndarray:
+    """int8 [n / 2, k]; word [r, 64 kb + j] of the same bytes as 16-bit words [n / 4, k] holds four nibbles."""
+    n, k = codes.shape
+    r, kb, j, t = np.meshgrid(np.arange(n // 4), np.arange(k // 64), np.arange(64), np.arange(4), indexing="ij")
+    f = (4 * j + t) % 64
+    p = f % 32
+    column = 64 * kb + 32 * (f // 32) + 8 * (p % 4) + 2 * (p // 8) + (p % 8) // 4
+    nibbles = (codes[4 * r + j // 16, column] + 8).astype(np.uint16)
+    words = (nibbles << (4 * t).astype(np.uint16)).sum(axis=3).astype("<u2").reshape(n // 4, k)
+    return np.frombuffer(words.tobytes(), np.int8).reshape(n // 2, k)
+
+
+def pack_newer(codes: np.ndarray) -> np.ndarray:
+    """int8 [rows, 512] of 32-bit words [rows, 128]; what is beyond n is filled with nibbles of 8."""
+    n, k = codes.shape
+    filled = np.zeros((-(-n // 128) * 128, k), np.int8)
+    filled[:n] = codes
+    nb, kt, kbl, p, t = np.meshgrid(
+        np.arange(len(filled) // 128), np.arange(k // 64), np.arange(4), np.arange(2), np.arange(128), indexing="ij"
+    )
+    n0, k0 = 128 * nb + t // 4 + 64 * p, 64 * kt + 16 * kbl + 2 * (t % 4)
+    places = [(0, 0), (0, 8), (32, 0), (32, 8), (0, 1), (0, 9), (32, 1), (32, 9)]
+    words = sum((filled[n0 + dn, k0 + dk] + 8).astype(np.uint32) << (4 * i) for i, (dn, dk) in enumerate(places))
+    return np.frombuffer(words.astype("<u4").tobytes(), np.int8).reshape(-1, 512)
+
+
+def store_tensors(graph: onnx.GraphProto, tensors: dict[str, np.ndarray], path: Path, least: int) -> None:
+    """One file behind another without gaps; those below `least` bytes stand in the model."""
+    with path.open("wb") as out:
+        for name, value in tensors.items():
+            tensor = graph.initializer.add(name=name, data_type=KINDS[value.dtype], dims=value.shape)
+            data = np.ascontiguousarray(value).tobytes()
+            if len(data) < least:
+                tensor.raw_data = data
+                continue
+            tensor.data_location = TensorProto.EXTERNAL
+            for key, text in (("location", path.name), ("offset", str(out.tell())), ("length", str(len(data)))):
+                tensor.external_data.add(key=key, value=text)
+            out.write(data)
+
+
+def config_json(layout: Layout, config: Any, head_dim: int) -> dict[str, Any]:
+    keys = [
+        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+        "num_key_value_heads", "max_position_embeddings", "rope_theta", "rope_scaling",
+    ]  # fmt: skip
+    values = {key: getattr(config, key) for key in keys}
+    values |= {"head_dim": head_dim, "partial_rotary_factor": 1.0, "model": config.model_type, "edgellm_version": layout.version}
+    if layout.is_older:
+        return values | {"model_type": "llm"}
+    eos = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    return values | {
+        "engine_role": "llm", "spec_decode_type": "none", "num_deepstack_features": 0, "rms_norm_eps": config.rms_norm_eps,
+        "attention_scaling": 1.0, "kv_cache_dtype": "fp16", "eos_token_id": eos,
+    }  # fmt: skip
+
+
+def load(layout: Layout, models: Path) -> PreTrainedModel:
+    """The checkpoint; for int4 its first layer with the weights that int4 leaves."""
+    model = load_checkpoint(models / layout.model)
+    if layout.is_int4:
+        model.model.layers = model.model.layers[:1]
+        model.config.num_hidden_layers = 1
+    return model
+
+
+def make_layout(layout: Layout, models: Path, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    model = load(layout, models)
+    exporter = Exporter(layout, model)
+    graph = exporter.build()
+    data = folder / ("onnx_model.data" if layout.is_older else "model.onnx.data")
+    store_tensors(graph, exporter.graph.tensors, data, 1024 if layout.is_older else 0)
+    opset, ir_version = (19, 9) if layout.is_older else (24, 10)
+    domains = [helper.make_opsetid("", opset), helper.make_opsetid("trt" if layout.is_older else "trt_edgellm", 1)]
+    proto = helper.make_model(graph, opset_imports=domains, ir_version=ir_version, producer_name="pytorch")
+    (folder / "model.onnx").write_bytes(proto.SerializeToString(deterministic=True))
+    config = config_json(layout, model.config, exporter.head_dim)
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    write_tensors(folder / "embedding.safetensors", {"embedding": half(model.model.embed_tokens.weight)})
+    if layout.is_int4:
+        write_int4_logits(model, folder)
+
+
+@torch.no_grad()
+def write_int4_logits(model: PreTrainedModel, folder: Path) -> None:
+    """logits.safetensors: transformers with the weights that the nibbles stand for."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("_proj.weight"):
+            parameter.copy_(dequantized(parameter))
+    tokens = torch.arange(0, 9 * 31, 31) % model.config.vocab_size
+    logits = model(input_ids=tokens[None], use_cache=False).logits[0].float().numpy()
+    write_tensors(folder / "logits.safetensors", {"tokens": tokens.numpy().astype(np.int32), "logits": logits})
+
+
+def make_onnx(root: Path) -> None:
+    """onnx/LAYOUT/."""
+    shutil.rmtree(root / "onnx", ignore_errors=True)
+    for layout in LAYOUTS:
+        make_layout(layout, root / "models", root / "onnx" / layout.name)

@@ -1,0 +1,374 @@
+//! The ONNX tools: what export-llm writes and what the workflow's exporters wrote gives the checkpoint's engine.
+//!
+//! onnx.checker and onnxruntime look at the same files in scripts/check-onnx; directories under
+//! tests/data/references/onnx are made with the onnx package.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use jetspool::backend::Cpu;
+use jetspool::format::architecture::Projection;
+use jetspool::format::onnx::Model;
+use jetspool::format::{Limits, Precision, Target};
+use jetspool::kernels::Kernels;
+use jetspool::model::Decoder;
+use jetspool::store::{Checkpoint, Engine};
+use jetspool::tools::build::Progress;
+use jetspool::tools::{
+    BuildOptions, BuildReport, ExportOptions, InsertOptions, ToolError, build, build_onnx, export,
+    insert_lora,
+};
+use support::{Built, ids, json, models, reference, tensors};
+
+fn options(source: &Path, engine_dir: &Path, precision: Precision, max_lora_rank: usize) -> BuildOptions {
+    BuildOptions {
+        model_dir: source.to_owned(),
+        engine_dir: engine_dir.to_owned(),
+        limits: Limits { max_kv_cache_capacity: 512, max_input_len: 256, max_lora_rank, ..Limits::default() },
+        precision,
+        target: Target::Cpu,
+        n_threads: 2,
+        progress: Progress::Quiet,
+    }
+}
+
+/// A copy of a directory of the fixtures.
+fn layout(name: &str) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(reference(&format!("onnx/{name}"))).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+    }
+    copy
+}
+
+fn insert(directory: &Path) -> PathBuf {
+    let report = insert_lora(&InsertOptions { onnx_dir: directory.to_owned() }).unwrap();
+    assert_eq!(report.n_pairs, 7 * report.n_layers);
+    report.path
+}
+
+/// An engine's tensors, fillers left out.
+fn contents(engine_dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let engine = Engine::open(engine_dir).unwrap();
+    let names = engine.tensors.names().filter(|name| !name.starts_with("pad."));
+    names.map(|name| (name.to_owned(), engine.tensors.get(name).unwrap().data().to_vec())).collect()
+}
+
+/// Names of tensors that are not the same bytes; both engines have the same ones and the same configuration.
+fn differences(checkpoint: &Path, onnx: &Path, precision: Precision) -> Vec<String> {
+    let scratch = tempfile::tempdir().unwrap();
+    let wanted_dir = scratch.path().join("wanted");
+    let wanted_config = build(&options(checkpoint, &wanted_dir, precision, 0)).unwrap().config;
+    let wanted = contents(&wanted_dir);
+    let mut different = Vec::new();
+    for max_lora_rank in [0, 16] {
+        let found_dir = scratch.path().join(format!("found-{max_lora_rank}"));
+        let found_config = build_onnx(&options(onnx, &found_dir, precision, max_lora_rank)).unwrap().config;
+        assert_eq!(found_config.architecture, wanted_config.architecture, "{}", onnx.display());
+        let found = contents(&found_dir);
+        assert!(found.keys().eq(wanted.keys()), "{}", onnx.display());
+        let names = wanted.keys().filter(|name| found[*name] != wanted[*name]);
+        different.extend(names.cloned());
+    }
+    different
+}
+
+fn export_to(model: &str, output_dir: &Path, precision: Precision) {
+    let model_dir = reference(&format!("models/{model}"));
+    export(&ExportOptions { model_dir, output_dir: output_dir.to_owned(), precision }).unwrap();
+}
+
+#[test]
+fn exported_directories_build_the_checkpoints_engine() {
+    let mut n_models = 0;
+    for model in models().into_keys().filter(|model| model != "llama_bias") {
+        let checkpoint = reference(&format!("models/{model}"));
+        let scratch = tempfile::tempdir().unwrap();
+        for precision in [Precision::F32, Precision::F16] {
+            let directory = scratch.path().join(precision.name());
+            export_to(&model, &directory, precision);
+            insert(&directory);
+            let mut different = differences(&checkpoint, &directory, precision);
+            let is_wide = json(&checkpoint.join("config.json"))["dtype"] == "float32"
+                || json(&checkpoint.join("config.json"))["torch_dtype"] == "float32";
+            if precision == Precision::F16 && is_wide {
+                // An engine keeps vectors in f32; the f16 graph has rounded them.
+                different.retain(|name| !name.contains("norm") && !name.ends_with(".bias"));
+            }
+            assert!(different.is_empty(), "{model} {precision}: {different:?}");
+        }
+        n_models += 1;
+    }
+    assert!(n_models >= 8);
+}
+
+#[test]
+fn directories_of_the_workflow_build_the_checkpoints_engine() {
+    for (name, model) in [
+        ("older_qwen2", "qwen2"),
+        ("older_qwen3", "qwen3"),
+        ("newer_qwen2", "qwen2"),
+        ("newer_qwen3", "qwen3"),
+    ] {
+        let directory = layout(name);
+        insert(directory.path());
+        let checkpoint = reference(&format!("models/{model}"));
+        let different = differences(&checkpoint, directory.path(), Precision::F16);
+        assert!(different.is_empty(), "{name}: {different:?}");
+    }
+}
+
+#[test]
+fn int4_plugins_give_the_logits_of_transformers() {
+    for name in ["older_int4", "newer_int4"] {
+        let directory = layout(name);
+        insert(directory.path());
+        let expected = tensors(&reference(&format!("onnx/{name}/logits.safetensors")));
+        let tokens = ids(&expected, "tokens");
+        let wanted = expected.require("logits").unwrap();
+        for max_lora_rank in [0, 8] {
+            let folder = tempfile::tempdir().unwrap();
+            let engine_dir = folder.path().join("engine");
+            build_onnx(&options(directory.path(), &engine_dir, Precision::F32, max_lora_rank)).unwrap();
+            let engine = Engine::open(&engine_dir).unwrap();
+            let cpu = Cpu::new(Kernels::detect(), 1).unwrap();
+            let decoder = Decoder::new(cpu, &engine.config, &engine.tensors).unwrap();
+            let found = Built { folder, decoder }.logits(&tokens, None, tokens.len()).concat();
+            let wanted = wanted.as_slice::<f32>().unwrap();
+            assert_eq!(found.len(), wanted.len());
+            let largest = found.iter().zip(wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            // The norms and the tables are f16 in the directory.
+            assert!(largest < 2e-2, "{name}: {largest}");
+        }
+    }
+}
+
+#[test]
+fn adapter_inputs_are_named_after_modules_and_every_reader_keeps_its_order() {
+    let scratch = tempfile::tempdir().unwrap();
+    let ours = scratch.path().join("ours");
+    export_to("qwen3", &ours, Precision::F16);
+    let names = ["older_qwen2", "older_qwen3", "newer_qwen2", "newer_qwen3", "older_int4", "newer_int4"];
+    let layouts: Vec<_> = names.into_iter().map(layout).collect();
+    for directory in layouts.iter().map(tempfile::TempDir::path).chain([ours.as_path()]) {
+        let before = fs::read(directory.join("model.onnx")).unwrap();
+        let after = fs::read(insert(directory)).unwrap();
+        assert_eq!(fs::read(directory.join("model.onnx")).unwrap(), before, "the graph itself changed");
+        let (before, after) = (Model::parse(&before).unwrap().graph, Model::parse(&after).unwrap().graph);
+        let n_layers = json(&directory.join("config.json"))["num_hidden_layers"].as_u64().unwrap();
+        let mut wanted = Vec::new();
+        for layer in 0..n_layers {
+            for path in Projection::ALL.map(Projection::path) {
+                let pair = ["A", "B"].map(|half| format!("model.layers.{layer}.{path}.lora_{half}.weight"));
+                wanted.extend(pair);
+            }
+        }
+        let mut found: Vec<&str> =
+            after.inputs[before.inputs.len()..].iter().map(|input| input.name).collect();
+        found.sort_unstable();
+        wanted.sort();
+        assert_eq!(found, wanted, "{}", directory.display());
+        let old: Vec<_> = after.nodes.iter().filter(|node| !node.name.contains("/lora_")).collect();
+        assert_eq!(old.len(), before.nodes.len());
+        for (old, new) in before.nodes.iter().zip(old) {
+            assert_eq!((old.name, old.inputs.len()), (new.name, new.inputs.len()));
+            for (old, new) in old.inputs.iter().zip(&new.inputs) {
+                assert!(old == new || new.ends_with("/lora_add_output"), "{old} became {new}");
+            }
+        }
+        let again = insert_adapters_of(directory).unwrap_err().to_string();
+        assert!(again.contains("inputs for adapters"), "{again}");
+    }
+}
+
+/// insert-lora on the graph that it has made.
+fn insert_adapters_of(directory: &Path) -> Result<(), ToolError> {
+    fs::rename(directory.join("lora_model.onnx"), directory.join("model.onnx")).unwrap();
+    insert_lora(&InsertOptions { onnx_dir: directory.to_owned() }).map(drop)
+}
+
+/// Builds from a directory in which something was changed.
+fn build_changed(
+    name: &str,
+    max_lora_rank: usize,
+    change: impl FnOnce(&Path),
+) -> Result<BuildReport, ToolError> {
+    let directory = layout(name);
+    change(directory.path());
+    let scratch = tempfile::tempdir().unwrap();
+    let engine_dir = scratch.path().join("engine");
+    let result = build_onnx(&options(directory.path(), &engine_dir, Precision::F16, max_lora_rank));
+    if result.is_err() {
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0, "files are left");
+    }
+    result
+}
+
+fn replace(path: &Path, from: &[u8], to: &[u8]) {
+    assert_eq!(from.len(), to.len());
+    let mut bytes = fs::read(path).unwrap();
+    let places: Vec<usize> =
+        (0..bytes.len() - from.len()).filter(|at| bytes[*at..].starts_with(from)).collect();
+    assert!(!places.is_empty());
+    for at in places {
+        bytes[at..at + to.len()].copy_from_slice(to);
+    }
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn what_is_not_understood_is_named() {
+    struct Case {
+        name: &'static str,
+        change: fn(&Path),
+        names: &'static [&'static str],
+    }
+    let cases = [
+        Case {
+            name: "older_qwen2",
+            change: |dir| replace(&dir.join("model.onnx"), b"Sigmoid", b"Softmax"),
+            names: &["model.onnx", "/mlp/Mul", "SiLU", "with inputs /model/layers.1/mlp"],
+        },
+        Case {
+            name: "older_qwen3",
+            change: |dir| replace(&dir.join("model.onnx"), b"AttentionPlugin", b"RetentionPlugin"),
+            names: &["model.onnx", "trt::RetentionPlugin", "past_key_values_1", "kvcache_start_index"],
+        },
+        Case {
+            name: "newer_qwen2",
+            change: |dir| replace(&dir.join("model.onnx"), b"Reciprocal", b"Reciprocol"),
+            names: &["model.onnx", "a norm before the head"],
+        },
+        Case {
+            name: "newer_qwen2",
+            change: |dir| fs::remove_file(dir.join("model.onnx.data")).unwrap(),
+            names: &["supported"],
+        },
+        Case {
+            name: "older_qwen2",
+            change: |dir| fs::remove_file(dir.join("onnx_model.data")).unwrap(),
+            names: &["onnx_model.data", "cannot open"],
+        },
+        Case {
+            name: "older_qwen2",
+            change: |dir| replace(&dir.join("model.onnx"), b"onnx_model.data", b"../_model./data"),
+            names: &["../_model./data", "plain file name"],
+        },
+        Case {
+            name: "older_qwen2",
+            change: |dir| {
+                let file = fs::File::options().write(true).open(dir.join("onnx_model.data")).unwrap();
+                file.set_len(100_000).unwrap();
+            },
+            names: &["onnx_model.data", "leaves the file"],
+        },
+        Case {
+            name: "older_int4",
+            change: |dir| {
+                replace(&dir.join("config.json"), b"\"num_hidden_layers\": 1", b"\"num_hidden_layers\": 2")
+            },
+            names: &["num_hidden_layers is 2, wanted 1"],
+        },
+        Case {
+            name: "newer_qwen3",
+            change: |dir| replace(&dir.join("config.json"), b"\"head_dim\": 32", b"\"head_dim\": 64"),
+            names: &["head_dim is 64, wanted 32"],
+        },
+        Case {
+            name: "newer_qwen3",
+            change: |dir| replace(&dir.join("config.json"), b"\"vocab_size\": 320", b"\"vocab_size\": 319"),
+            names: &["embedding", "[320, 64]", "[319, 64]"],
+        },
+        Case {
+            name: "older_qwen2",
+            change: |dir| fs::remove_file(dir.join("embedding.safetensors")).unwrap(),
+            names: &["embedding.safetensors"],
+        },
+    ];
+    for case in cases {
+        let message = build_changed(case.name, 0, case.change).unwrap_err().to_string();
+        for name in case.names {
+            assert!(message.contains(name), "{}: {message} does not name {name}", case.name);
+        }
+    }
+    let message = build_changed("older_qwen2", 16, |_| {}).unwrap_err().to_string();
+    assert!(message.contains("lora_model.onnx") && message.contains("insert-lora"), "{message}");
+}
+
+#[test]
+fn exports_hold_each_weight_once_and_are_replaced_whole() {
+    let scratch = tempfile::tempdir().unwrap();
+    let directory = scratch.path().join("onnx");
+    export_to("qwen2", &directory, Precision::F16);
+    let checkpoint = Checkpoint::open(&reference("models/qwen2")).unwrap();
+    let n_elements: usize =
+        checkpoint.names().map(|name| checkpoint.tensor(name).unwrap().n_elements()).sum();
+    let size = |name: &str| fs::metadata(directory.join(name)).unwrap().len() as usize;
+    // Tensors start on pages.
+    let slack = 4096 * (1 + checkpoint.names().count());
+    let stored = size("onnx_model.data") + size("embedding.safetensors");
+    assert!(stored < 2 * n_elements + slack, "{stored} bytes for {n_elements} weights of a tied model");
+    let embedding = tensors(&directory.join("embedding.safetensors"));
+    assert_eq!(embedding.names().collect::<Vec<_>>(), ["embedding"]);
+
+    insert(&directory);
+    fs::write(directory.join("notes.txt"), "mine").unwrap();
+    export_to("qwen3", &directory, Precision::F32);
+    assert!(!directory.join("lora_model.onnx").exists(), "the graph of another model stays");
+    assert!(directory.join("notes.txt").exists());
+    assert_eq!(json(&directory.join("config.json"))["model"], "qwen3");
+    for taken in ["models/qwen2", "models/mistral"] {
+        let copy = tempfile::tempdir().unwrap();
+        let config = copy.path().join("config.json");
+        fs::copy(reference(&format!("{taken}/config.json")), &config).unwrap();
+        let model_dir = reference("models/qwen3");
+        let output_dir = copy.path().to_owned();
+        let refused =
+            export(&ExportOptions { model_dir, output_dir, precision: Precision::F16 }).unwrap_err();
+        assert!(refused.to_string().contains("choose another output directory"), "{refused}");
+    }
+}
+
+#[test]
+fn chat_templates_become_frames_only_where_that_is_true() {
+    struct Case {
+        tokenizer: &'static str,
+        user_prefix: Option<&'static str>,
+    }
+    let cases = [
+        Case { tokenizer: "qwen2", user_prefix: Some("<|im_start|>user\n") },
+        // It always writes a system block with dates; this one puts the system message into the user's.
+        Case { tokenizer: "llama3", user_prefix: None },
+        Case { tokenizer: "mistral", user_prefix: None },
+    ];
+    for Case { tokenizer, user_prefix } in cases {
+        let scratch = tempfile::tempdir().unwrap();
+        let model_dir = scratch.path().join("model");
+        fs::create_dir(&model_dir).unwrap();
+        for folder in [format!("models/{tokenizer}"), format!("tokenizers/{tokenizer}")] {
+            for entry in fs::read_dir(reference(&folder)).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_file() {
+                    fs::copy(&path, model_dir.join(path.file_name().unwrap())).unwrap();
+                }
+            }
+        }
+        let output_dir = scratch.path().join("onnx");
+        let options = ExportOptions { model_dir, output_dir: output_dir.clone(), precision: Precision::F16 };
+        let warnings = export(&options).unwrap().warnings;
+        let processed = output_dir.join("processed_chat_template.json");
+        assert_eq!(warnings.is_empty(), user_prefix.is_some(), "{tokenizer}: {warnings:?}");
+        assert_eq!(processed.exists(), user_prefix.is_some(), "{tokenizer}");
+        if let Some(prefix) = user_prefix {
+            let layout = json(&processed);
+            assert_eq!(layout["roles"]["user"]["prefix"], prefix);
+            assert_eq!(layout["generation_prompt"], "<|im_start|>assistant\n<think>\n\n</think>\n\n");
+            assert_eq!(layout["generation_prompt_thinking"], "<|im_start|>assistant\n");
+        }
+        assert!(output_dir.join("tokenizer.json").exists());
+    }
+}
