@@ -10,13 +10,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jetspool::format::engine::items;
+use jetspool::format::onnx::OnnxConfig;
 use jetspool::format::{
     Adapter, EngineConfig, Limits, PeftConfig, Precision, ShardIndex, Target, TensorFile,
     parse_checkpoint_config,
 };
 use jetspool::store::{Checkpoint, Engine};
 use jetspool::tools::build::Progress;
-use jetspool::tools::{BuildOptions, ProcessOptions, build, process_lora};
+use jetspool::tools::{
+    BuildOptions, InsertOptions, ProcessOptions, ToolError, build, build_onnx, insert_lora, process_lora,
+};
 use random::Random;
 
 thread_local! {
@@ -216,4 +219,74 @@ fn engines() {
         fs::write(&weights_path, bytes).unwrap();
         Engine::open(&engine_dir).is_ok()
     });
+}
+
+fn onnx_directory(name: &str) -> (tempfile::TempDir, PathBuf) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/references/onnx").join(name);
+    let scratch = tempfile::tempdir().unwrap();
+    let directory = scratch.path().join("onnx");
+    fs::create_dir(&directory).unwrap();
+    for entry in fs::read_dir(source).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, directory.join(path.file_name().unwrap())).unwrap();
+    }
+    (scratch, directory)
+}
+
+#[test]
+fn onnx_models() {
+    for name in ["older_qwen3", "newer_int4"] {
+        let (_scratch, directory) = onnx_directory(name);
+        let path = directory.join("model.onnx");
+        let good = fs::read(&path).unwrap();
+        torture(name, &good, good.len(), |bytes| {
+            fs::write(&path, bytes).unwrap();
+            let inserted = insert_lora(&InsertOptions { onnx_dir: directory.clone() });
+            if let Err(error) = &inserted {
+                let message = error.to_string();
+                assert!(message.contains("model.onnx"), "{name}: {message} names no file");
+                assert!(message.len() < 2000, "{name}: {} bytes of message", message.len());
+            }
+            inserted.is_ok()
+        });
+    }
+}
+
+#[test]
+fn onnx_directories() {
+    let (scratch, directory) = onnx_directory("older_qwen2");
+    let engine_dir = scratch.path().join("engine");
+    let options = BuildOptions {
+        limits: Limits::default(),
+        precision: Precision::F16,
+        ..build_options(&directory, &engine_dir)
+    };
+    let config_path = directory.join("config.json");
+    let config = fs::read(&config_path).unwrap();
+    torture("ONNX config", &config, config.len() - 1, |bytes| OnnxConfig::from_json(bytes).is_ok());
+    let mut random = Random(11);
+    let names = ["model.onnx", "config.json", "embedding.safetensors", "onnx_model.data"];
+    for name in names {
+        let path = directory.join(name);
+        let good = fs::read(&path).unwrap();
+        for round in 0..60 {
+            let is_cut = round % 3 == 0;
+            let bytes = match is_cut {
+                true => good[..random.below(good.len())].to_vec(),
+                false => mutate(&good, good.len().min(4096), &mut random),
+            };
+            fs::write(&path, bytes).unwrap();
+            match build_onnx(&options) {
+                Ok(_) => assert!(!is_cut, "{name}: cut, but built"),
+                Err(error) => {
+                    let message = error.to_string();
+                    // A number that no engine holds is named by its tensor.
+                    let is_range = matches!(error, ToolError::Range { .. });
+                    assert!(is_range || names.iter().any(|name| message.contains(name)), "{message}");
+                }
+            }
+        }
+        fs::write(&path, &good).unwrap();
+    }
+    build_onnx(&options).unwrap();
 }

@@ -24,8 +24,6 @@ mod workflow;
 pub use args::{Command, Invocation};
 pub use doctor::reading;
 pub use logging::start_logging;
-pub use parse::parse;
 pub use parse::{documented_command, parse, program_names};
 pub use show::{show, show_bench, show_build, show_export, show_insert, show_process};
-pub use show::{show, show_bench, show_build, show_process};
 pub use stop::Stop;

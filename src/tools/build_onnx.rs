@@ -15,8 +15,8 @@ use super::onnx_weights::{OnnxFiles, equal_in_f16};
 use super::weights_source::RowSource;
 use crate::format::architecture::{Architecture, Projection};
 use crate::format::engine::{EMBEDDING, FINAL_NORM, HEAD, items, projection_bias, projection_weight};
-use crate::format::onnx::{Linear, Model, Norm, OnnxConfig, OnnxDecoder};
-use crate::format::{FormatError, TensorFile};
+use crate::format::onnx::{Linear, Model, Norm, OnnxConfig, OnnxDecoder, OnnxLayer};
+use crate::format::{Bytes, FormatError, TensorFile};
 use crate::store::{map_file, read_small, read_small_optional};
 use crate::text::template_source;
 
@@ -36,18 +36,19 @@ pub fn build_onnx(options: &BuildOptions) -> Result<BuildReport, ToolError> {
     check_output(options)?;
     let bytes = map_file(&model_path)?;
     let mut model = Model::parse((*bytes).as_ref()).map_err(ToolError::format(&model_path))?;
-    let files = OnnxFiles::new(directory, bytes.clone());
+    let files = OnnxFiles::new(&model_path, bytes.clone());
     let scalars = files.scalars(&model);
     model.take_scalars(|name| scalars.get(name).map(|bytes| (**bytes).as_ref()));
     let decoder = OnnxDecoder::recognize(&model.graph).map_err(ToolError::format(&model_path))?;
-    let mut architecture = architecture(&config, &decoder).map_err(ToolError::format(&model_path))?;
+    let mut architecture =
+        architecture(&config.architecture, &decoder).map_err(ToolError::format(&model_path))?;
     let embedding_path = directory.join(EMBEDDING_FILE);
     let embedding = map_file(&embedding_path)?;
     let mut weights = Weights { files: &files, architecture: &architecture, found: BTreeMap::new() };
     weights.add_embedding(&embedding_path, &embedding)?;
     weights.add_decoder(&decoder)?;
     let mut found = weights.found;
-    architecture.tied_head = is_tied(&found, &config);
+    architecture.tied_head = is_tied(&found, &architecture);
     let eos_token_ids = match &config.eos_token_ids[..] {
         [] => eos_of_tokenizer(directory)?,
         ids => ids.to_vec(),
@@ -93,7 +94,7 @@ fn digest_of<'a>(parts: impl Iterator<Item = &'a [u8]>) -> String {
 }
 
 /// What the configuration and the graph say together; the head is taken as untied.
-fn architecture(config: &OnnxConfig, decoder: &OnnxDecoder) -> Result<Architecture, FormatError> {
+fn architecture(config: &Architecture, decoder: &OnnxDecoder) -> Result<Architecture, FormatError> {
     let differs = |key: &str, found: usize, wanted: usize| {
         let (key, wanted) = (key.to_owned(), format!("{wanted}, as the graph has"));
         Err(FormatError::Key { file: CONFIG_FILE, key, wanted, found: found.to_string() })
@@ -139,9 +140,7 @@ fn architecture(config: &OnnxConfig, decoder: &OnnxDecoder) -> Result<Architectu
         let (what, found) = ("a bias of the head", decoder.head.output.to_owned());
         return Err(FormatError::Unsupported { what, found, supported: "a head without one".to_owned() });
     }
-    let has_norm = |layer: &crate::format::onnx::OnnxLayer| {
-        (layer.attention.q_norm.is_some(), layer.attention.k_norm.is_some())
-    };
+    let has_norm = |layer: &OnnxLayer| (layer.attention.q_norm.is_some(), layer.attention.k_norm.is_some());
     if decoder.layers.iter().any(|layer| has_norm(layer) != has_norm(first)) {
         return Err(mixed("norms of queries and keys"));
     }
@@ -151,33 +150,23 @@ fn architecture(config: &OnnxConfig, decoder: &OnnxDecoder) -> Result<Architectu
     }
     check_scale(config, decoder)?;
     Ok(Architecture {
-        family: config.family,
-        vocab_size: config.vocab_size,
-        hidden_size: config.hidden_size,
-        intermediate_size: config.intermediate_size,
-        n_layers: config.n_layers,
-        n_heads: config.n_heads,
-        n_kv_heads: config.n_kv_heads,
-        head_dim: config.head_dim,
         rms_norm_eps: eps,
-        rope: config.rope.clone(),
-        max_positions: config.max_positions,
-        tied_head: false,
         qkv_bias: has_bias(Projection::Q),
         o_bias: has_bias(Projection::O),
         mlp_bias: has_bias(Projection::Gate),
         qk_norm: first.attention.q_norm.is_some(),
         sliding_window: window.or(config.sliding_window),
+        ..config.clone()
     })
 }
 
-fn norms<'d, 'a>(layer: &'d crate::format::onnx::OnnxLayer<'a>) -> impl Iterator<Item = &'d Norm<'a>> {
+fn norms<'d, 'a>(layer: &'d OnnxLayer<'a>) -> impl Iterator<Item = &'d Norm<'a>> {
     let heads = [&layer.attention.q_norm, &layer.attention.k_norm];
     [&layer.input_norm, &layer.post_norm].into_iter().chain(heads.into_iter().flatten())
 }
 
 /// Only the usual scale of attention is computed here.
-fn check_scale(config: &OnnxConfig, decoder: &OnnxDecoder) -> Result<(), FormatError> {
+fn check_scale(config: &Architecture, decoder: &OnnxDecoder) -> Result<(), FormatError> {
     let usual = 1.0 / (config.head_dim as f32).sqrt();
     let mut scales = decoder.layers.iter().filter_map(|layer| layer.attention.scale);
     match scales.find(|scale| (scale / usual - 1.0).abs() > 1e-3) {
@@ -198,7 +187,7 @@ struct Weights<'a> {
 }
 
 impl Weights<'_> {
-    fn add_embedding(&mut self, path: &Path, bytes: &crate::format::Bytes) -> Result<(), ToolError> {
+    fn add_embedding(&mut self, path: &Path, bytes: &Bytes) -> Result<(), ToolError> {
         let file = TensorFile::parse(bytes.clone()).map_err(ToolError::format(path))?;
         let shape = [self.architecture.vocab_size, self.architecture.hidden_size];
         let source = file.require("embedding").and_then(|tensor| RowSource::new("embedding", tensor, &shape));
@@ -246,9 +235,9 @@ impl Weights<'_> {
 }
 
 /// A head that is the embedding table is stored once.
-fn is_tied(found: &BTreeMap<String, RowSource>, config: &OnnxConfig) -> bool {
+fn is_tied(found: &BTreeMap<String, RowSource>, a: &Architecture) -> bool {
     let both = found.get(EMBEDDING).zip(found.get(HEAD));
-    both.is_some_and(|(table, head)| equal_in_f16(table, head, config.vocab_size, config.hidden_size))
+    both.is_some_and(|(table, head)| equal_in_f16(table, head, a.vocab_size, a.hidden_size))
 }
 
 /// The id of `eos_token` in tokenizer_config.json; older exporters write no ids.

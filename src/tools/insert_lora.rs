@@ -33,7 +33,7 @@ pub fn insert_lora(options: &InsertOptions) -> Result<InsertReport, ToolError> {
     let model_path = options.onnx_dir.join(MODEL_FILE);
     let bytes = map_file(&model_path)?;
     let mut model = Model::parse((*bytes).as_ref()).map_err(ToolError::format(&model_path))?;
-    let files = OnnxFiles::new(&options.onnx_dir, bytes.clone());
+    let files = OnnxFiles::new(&model_path, bytes.clone());
     let scalars = files.scalars(&model);
     model.take_scalars(|name| scalars.get(name).map(|bytes| (**bytes).as_ref()));
     let inserted = insert_adapters(&model).map_err(ToolError::format(&model_path))?;

@@ -20,14 +20,15 @@ use crate::store::map_file;
 
 /// A model file and the files beside it, each mapped once.
 pub struct OnnxFiles {
-    directory: PathBuf,
+    path: PathBuf,
     model: Bytes,
     external: RefCell<BTreeMap<String, Bytes>>,
 }
 
 impl OnnxFiles {
-    pub fn new(directory: &Path, model: Bytes) -> Self {
-        Self { directory: directory.to_owned(), model, external: RefCell::default() }
+    /// The model's path and bytes.
+    pub fn new(path: &Path, model: Bytes) -> Self {
+        Self { path: path.to_owned(), model, external: RefCell::default() }
     }
 
     /// The mapped files beside the model, by name.
@@ -50,13 +51,13 @@ impl OnnxFiles {
         if let Some(bytes) = external.get(location) {
             return Ok(Arc::clone(bytes));
         }
-        let bytes = map_file(&self.directory.join(location))?;
+        let bytes = map_file(&self.path.with_file_name(location))?;
         external.insert(location.to_owned(), Arc::clone(&bytes));
         Ok(bytes)
     }
 
     fn format_error(&self, source: FormatError) -> ToolError {
-        ToolError::Format { path: self.directory.clone(), source }
+        ToolError::Format { path: self.path.clone(), source }
     }
 
     /// The bytes of a tensor where they lie.
@@ -71,7 +72,7 @@ impl OnnxFiles {
             return Err(self.format_error(FormatError::Dtype { name, wanted, found }));
         };
         let leaves = |file: &str| ToolError::Format {
-            path: self.directory.join(file),
+            path: if file.is_empty() { self.path.clone() } else { self.path.with_file_name(file) },
             source: FormatError::Damaged {
                 what: "ONNX data",
                 why: format!("tensor {name} leaves the file, or its length is not its shape's"),

@@ -4,26 +4,17 @@ use serde_json::json;
 
 use crate::format::FormatError;
 use crate::format::architecture::{Architecture, Family, Rope};
+use crate::format::bounds::check_architecture;
 use crate::format::engine_config::{exact, read_rope_scaling, rope_scaling_json};
 use crate::format::json::{Object, parse_object, sorted_text};
 
-const FILE: &str = "ONNX config.json";
+const FILE: &str = "config.json";
 
-/// The file, as the workflow's exporters and this program's write it.
+/// The file, as the workflow's exporters and this program's write it; every size is in range.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OnnxConfig {
-    pub family: Family,
-    pub vocab_size: usize,
-    pub hidden_size: usize,
-    pub intermediate_size: usize,
-    pub n_layers: usize,
-    pub n_heads: usize,
-    pub n_kv_heads: usize,
-    pub head_dim: usize,
-    pub rope: Rope,
-    pub max_positions: usize,
-    /// Only this program's exporter writes it; the graph's mask holds it.
-    pub sliding_window: Option<usize>,
+    /// The graph decides over eps, biases, norms of heads and the head; here they are those of no graph.
+    pub architecture: Architecture,
     /// Empty where the file does not say.
     pub eos_token_ids: Vec<u32>,
     pub bos_token_id: Option<u32>,
@@ -49,7 +40,7 @@ impl OnnxConfig {
                 return Err(FormatError::Unsupported { what: key, found: found.to_string(), supported });
             }
         }
-        Ok(Self {
+        let architecture = Architecture {
             family: Family::from_name(top.text("model")?)?,
             vocab_size: top.size("vocab_size")?,
             hidden_size: top.size("hidden_size")?,
@@ -58,10 +49,22 @@ impl OnnxConfig {
             n_heads: top.size("num_attention_heads")?,
             n_kv_heads: top.size("num_key_value_heads")?,
             head_dim: top.size("head_dim")?,
+            rms_norm_eps: 1e-6,
             rope: Rope { theta: top.number("rope_theta")?, scaling: read_rope_scaling(top, "rope_scaling")? },
             max_positions: top.size("max_position_embeddings")?,
+            tied_head: false,
+            qkv_bias: false,
+            o_bias: false,
+            mlp_bias: false,
+            qk_norm: false,
+            // Only this program's exporter writes it; the graph's mask holds it.
             sliding_window: top.optional_size("sliding_window")?,
-            eos_token_ids: top.token_ids("eos_token_id")?,
+        };
+        check_architecture(&architecture, FILE)?;
+        let eos_token_ids = top.token_ids("eos_token_id")?;
+        Ok(Self {
+            architecture,
+            eos_token_ids,
             bos_token_id: top.token_ids("bos_token_id")?.first().copied(),
         })
     }
