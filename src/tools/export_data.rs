@@ -22,6 +22,7 @@ const LEAST_EXTERNAL: usize = 1024;
 const CHUNK_BYTES: usize = 8 << 20;
 
 /// A tensor of the graph and the checkpoint's tensor that it comes from.
+#[derive(Clone)]
 pub struct ExportTensor {
     /// The checkpoint's name, and the graph's.
     name: String,
@@ -29,11 +30,14 @@ pub struct ExportTensor {
     decode: Decoder,
     /// In the graph.
     dims: Vec<usize>,
+    /// Vectors are f32, for they cost nothing.
+    element: ElementType,
     /// Whether it is stored `[in, out]` where the checkpoint has `[out, in]`.
     is_transposed: bool,
     place: Place,
 }
 
+#[derive(Clone)]
 enum Place {
     /// The converted bytes.
     Inline(Vec<u8>),
@@ -45,7 +49,6 @@ enum Place {
 
 /// All tensors with their places, and the embedding table.
 pub struct ExportPlan {
-    pub element: ElementType,
     pub tensors: Vec<ExportTensor>,
     pub embedding: ExportTensor,
     pub n_data_bytes: u64,
@@ -61,7 +64,7 @@ impl ExportPlan {
         let wanted = wanted(architecture);
         let missing: Vec<&str> = wanted
             .iter()
-            .map(|(name, ..)| name.as_str())
+            .map(|wanted| wanted.name.as_str())
             .filter(|name| checkpoint.tensor(name).is_none())
             .collect();
         if !missing.is_empty() {
@@ -70,12 +73,12 @@ impl ExportPlan {
         }
         let mut tensors = Vec::with_capacity(wanted.len());
         let mut position = 0_u64;
-        for (name, shape, is_transposed) in wanted {
-            let mut tensor = ExportTensor::new(checkpoint, name, shape, is_transposed)?;
-            let n_bytes = tensor.n_bytes(element);
+        for wanted in wanted {
+            let mut tensor = ExportTensor::new(checkpoint, wanted, element)?;
+            let n_bytes = tensor.n_bytes();
             if n_bytes < LEAST_EXTERNAL {
                 let mut bytes = Vec::new();
-                tensor.write(element, &mut bytes).map_err(|error| error.at(checkpoint))?;
+                tensor.write(&mut bytes).map_err(|error| error.at(checkpoint))?;
                 tensor.place = Place::Inline(bytes);
             } else if tensor.name != EMBEDDING {
                 position = position.next_multiple_of(PAGE as u64);
@@ -86,10 +89,10 @@ impl ExportPlan {
         }
         let embedding = tensors.remove(0);
         if architecture.tied_head {
-            let offset = embedding_header(&embedding, element).len() as u64;
-            tensors.push(ExportTensor { place: Place::Embedding(offset), ..embedding.clone_source() });
+            let offset = embedding_header(&embedding).len() as u64;
+            tensors.push(ExportTensor { place: Place::Embedding(offset), ..embedding.clone() });
         }
-        Ok(Self { element, tensors, embedding, n_data_bytes: position })
+        Ok(Self { tensors, embedding, n_data_bytes: position })
     }
 
     /// Writes [`DATA_FILE`].
@@ -102,8 +105,8 @@ impl ExportPlan {
             let Place::Data(offset) = tensor.place else { continue };
             let gap = usize::try_from(offset - position).expect("a gap is less than a page");
             out.write_all(&[0; PAGE][..gap])?;
-            tensor.write(self.element, &mut out)?;
-            position = offset + tensor.n_bytes(self.element) as u64;
+            tensor.write(&mut out)?;
+            position = offset + tensor.n_bytes() as u64;
         }
         Ok(out)
     }
@@ -113,43 +116,55 @@ impl ExportPlan {
     /// # Errors
     /// [`ConvertError`].
     pub fn write_embedding<W: Write>(&self, mut out: W) -> Result<W, ConvertError> {
-        out.write_all(&embedding_header(&self.embedding, self.element))?;
-        self.embedding.write(self.element, &mut out)?;
+        out.write_all(&embedding_header(&self.embedding))?;
+        self.embedding.write(&mut out)?;
         Ok(out)
     }
 }
 
-/// Name, shape in the checkpoint, and whether it is transposed; the embedding table first.
-fn wanted(a: &Architecture) -> Vec<(String, Vec<usize>, bool)> {
-    let mut wanted = vec![(EMBEDDING.to_owned(), vec![a.vocab_size, a.hidden_size], false)];
+/// A tensor of the checkpoint.
+struct Wanted {
+    name: String,
+    shape: Vec<usize>,
+    is_transposed: bool,
+}
+
+/// Everything that is exported; the embedding table first.
+fn wanted(a: &Architecture) -> Vec<Wanted> {
+    let vector = |name: String, len| Wanted { name, shape: vec![len], is_transposed: false };
+    let table = |name: &str, is_transposed| Wanted {
+        name: name.to_owned(),
+        shape: vec![a.vocab_size, a.hidden_size],
+        is_transposed,
+    };
+    let mut wanted = vec![table(EMBEDDING, false)];
     for layer in 0..a.n_layers {
-        let mut vector = |part: &str, len| {
-            wanted.push((format!("model.layers.{layer}.{part}.weight"), vec![len], false));
-        };
-        vector("input_layernorm", a.hidden_size);
-        vector("post_attention_layernorm", a.hidden_size);
+        let inside = |part: &str| format!("model.layers.{layer}.{part}.weight");
+        wanted.push(vector(inside("input_layernorm"), a.hidden_size));
+        wanted.push(vector(inside("post_attention_layernorm"), a.hidden_size));
         if a.qk_norm {
-            vector("self_attn.q_norm", a.head_dim);
-            vector("self_attn.k_norm", a.head_dim);
+            wanted.push(vector(inside("self_attn.q_norm"), a.head_dim));
+            wanted.push(vector(inside("self_attn.k_norm"), a.head_dim));
         }
         for projection in Projection::ALL {
             let (n, k) = a.projection_shape(projection);
-            wanted.push((projection_weight(layer, projection), vec![n, k], true));
+            let name = projection_weight(layer, projection);
+            wanted.push(Wanted { name, shape: vec![n, k], is_transposed: true });
             if a.has_bias(projection) {
-                wanted.push((projection_bias(layer, projection), vec![n], false));
+                wanted.push(vector(projection_bias(layer, projection), n));
             }
         }
     }
-    wanted.push((FINAL_NORM.to_owned(), vec![a.hidden_size], false));
+    wanted.push(vector(FINAL_NORM.to_owned(), a.hidden_size));
     if !a.tied_head {
-        wanted.push((HEAD.to_owned(), vec![a.vocab_size, a.hidden_size], true));
+        wanted.push(table(HEAD, true));
     }
     wanted
 }
 
-fn embedding_header(embedding: &ExportTensor, element: ElementType) -> Vec<u8> {
-    let dtype = if element == ElementType::F32 { "F32" } else { "F16" };
-    let n_bytes = embedding.n_bytes(element);
+fn embedding_header(embedding: &ExportTensor) -> Vec<u8> {
+    let dtype = if embedding.element == ElementType::F32 { "F32" } else { "F16" };
+    let n_bytes = embedding.n_bytes();
     let info = serde_json::json!({"embedding": {"dtype": dtype, "shape": embedding.dims, "data_offsets": [0, n_bytes]}});
     let mut header = info.to_string();
     let padded = (header.len() + 8).next_multiple_of(PAGE) - 8;
@@ -183,50 +198,35 @@ impl ConvertError {
 }
 
 impl ExportTensor {
-    fn new(
-        checkpoint: &Checkpoint,
-        name: String,
-        shape: Vec<usize>,
-        is_transposed: bool,
-    ) -> Result<Self, ToolError> {
-        let to_error = |source| ToolError::Format { path: checkpoint.directory().to_owned(), source };
-        let missing = || FormatError::MissingTensor { name: name.clone() };
-        let source = checkpoint.tensor(&name).ok_or_else(missing).map_err(to_error)?;
-        if source.shape() != shape {
+    fn new(checkpoint: &Checkpoint, wanted: Wanted, element: ElementType) -> Result<Self, ToolError> {
+        let Wanted { name, shape: mut dims, is_transposed } = wanted;
+        let to_error = ToolError::format(checkpoint.directory());
+        let Some(source) = checkpoint.tensor(&name) else {
+            return Err(to_error(FormatError::MissingTensor { name }));
+        };
+        if source.shape() != dims {
             let found = source.shape().to_vec();
-            return Err(to_error(FormatError::Shape { name, wanted: shape, found }));
+            return Err(to_error(FormatError::Shape { name, wanted: dims, found }));
         }
         let Some(decode) = decoder(source.dtype()) else {
             let found = format!("{:?}", source.dtype());
             return Err(to_error(FormatError::Dtype { name, wanted: "F32, F16 or BF16", found }));
         };
-        let mut dims = shape;
+        let element = if dims.len() == 1 { ElementType::F32 } else { element };
         if is_transposed {
             dims.reverse();
         }
-        Ok(Self { name, source, decode, dims, is_transposed, place: Place::Data(0) })
-    }
-
-    fn clone_source(&self) -> Self {
-        let (name, source, dims) = (self.name.clone(), self.source.clone(), self.dims.clone());
-        Self {
-            name,
-            source,
-            decode: self.decode,
-            dims,
-            is_transposed: self.is_transposed,
-            place: Place::Data(0),
-        }
+        Ok(Self { name, source, decode, dims, element, is_transposed, place: Place::Data(0) })
     }
 
     /// Size in the exported files.
-    fn n_bytes(&self, element: ElementType) -> usize {
-        self.dims.iter().product::<usize>() * element.n_bytes().unwrap_or(0)
+    fn n_bytes(&self) -> usize {
+        self.dims.iter().product::<usize>() * self.element.n_bytes().unwrap_or(0)
     }
 
     /// TensorProto.
-    pub fn message(&self, element: ElementType) -> Vec<u8> {
-        let length = self.n_bytes(element) as u64;
+    pub fn message(&self) -> Vec<u8> {
+        let length = self.n_bytes() as u64;
         let place = match &self.place {
             Place::Inline(bytes) => NewPlace::Inline(bytes),
             Place::Data(offset) => NewPlace::External { location: DATA_FILE, offset: *offset, length },
@@ -234,18 +234,18 @@ impl ExportTensor {
                 NewPlace::External { location: EMBEDDING_FILE, offset: *offset, length }
             }
         };
-        write::tensor(&self.name, element, &self.dims, place)
+        write::tensor(&self.name, self.element, &self.dims, place)
     }
 
     /// Writes the elements in the graph's order, converted.
-    fn write(&self, element: ElementType, out: &mut dyn Write) -> Result<(), ConvertError> {
+    fn write(&self, out: &mut dyn Write) -> Result<(), ConvertError> {
         let size = self.source.dtype().bitsize() / 8;
         if !self.is_transposed {
             let mut values = vec![0.0; CHUNK_BYTES / 4];
             for bytes in self.source.data().chunks(values.len() * size) {
                 let values = &mut values[..bytes.len() / size];
                 (self.decode)(bytes, values);
-                self.put(values, element, out)?;
+                self.put(values, out)?;
             }
             return Ok(());
         }
@@ -263,13 +263,13 @@ impl ExportTensor {
                     values[column_idx * n_rows + row_idx] = *value;
                 }
             }
-            self.put(&values[..width * n_rows], element, out)?;
+            self.put(&values[..width * n_rows], out)?;
         }
         Ok(())
     }
 
-    fn put(&self, values: &[f32], element: ElementType, out: &mut dyn Write) -> Result<(), ConvertError> {
-        let is_f32 = element == ElementType::F32;
+    fn put(&self, values: &[f32], out: &mut dyn Write) -> Result<(), ConvertError> {
+        let is_f32 = self.element == ElementType::F32;
         let fits = |value: &f32| if is_f32 { value.is_finite() } else { f16::from_f32(*value).is_finite() };
         if let Some(found) = values.iter().find(|value| !fits(value)) {
             let precision = if is_f32 { "f32" } else { "f16" };

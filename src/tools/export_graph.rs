@@ -1,6 +1,7 @@
 //! The graph of an exported decoder: operators of the standard (opset 23) and no others.
 //!
-//! Keys and values of earlier steps come in and go out. A row of the batch may have fewer of them than the
+//! Matrices, what enters them, keys and values have the chosen type; everything between is computed in f32, for
+//! norms, softmax and sums of many layers lose too much in f16. Keys and values of earlier steps come in and go out. A row of the batch may have fewer of them than the
 //! others: `kvcache_start_index` says how many of its `past` positions count.
 
 use std::collections::BTreeSet;
@@ -22,7 +23,7 @@ pub fn export_graph(architecture: &Architecture, element: ElementType, tensors: 
         Builder { a: architecture, element, graph: NewGraph::default(), constants: BTreeSet::new() };
     builder.add_inputs();
     for tensor in tensors {
-        builder.graph.initializers.push(tensor.message(element));
+        builder.graph.initializers.push(tensor.message());
     }
     builder.add_positions();
     builder.add_mask();
@@ -198,14 +199,13 @@ impl Builder<'_> {
     fn norm(&mut self, path: &str, x: &str, weight: &str) -> String {
         let attributes =
             [("axis", NewAttribute::Int(-1)), ("epsilon", NewAttribute::Float(self.a.rms_norm_eps))];
-        let weight = self.widened(&format!("{path}/Cast"), weight);
-        self.node(&format!("{path}/RMSNormalization"), "RMSNormalization", &[x, &weight], &attributes)
+        self.node(&format!("{path}/RMSNormalization"), "RMSNormalization", &[x, weight], &attributes)
     }
 
     /// The norm before a block, in the type of the weights.
     fn block_norm(&mut self, path: &str, x: &str, weight: &str) -> String {
         let normed = self.norm(path, x, weight);
-        self.narrowed(&format!("{path}/Cast_1"), &normed)
+        self.narrowed(&format!("{path}/Cast"), &normed)
     }
 
     /// From the type of the weights to f32.
@@ -217,7 +217,7 @@ impl Builder<'_> {
         if !self.a.has_bias(projection) {
             return product;
         }
-        let bias = self.widened(&format!("{path}/Cast_1"), &projection_bias(layer, projection));
+        let bias = projection_bias(layer, projection);
         self.node(&format!("{path}/Add"), "Add", &[&bias, &product], &[])
     }
 
