@@ -8,11 +8,12 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jetspool::backend::Cpu;
 use jetspool::format::architecture::Projection;
 use jetspool::format::onnx::Model;
-use jetspool::format::{Limits, Precision, Target};
+use jetspool::format::{Adapter, Limits, Precision, Target};
 use jetspool::kernels::Kernels;
 use jetspool::model::Decoder;
 use jetspool::store::{Checkpoint, Engine};
@@ -122,20 +123,24 @@ fn int4_plugins_give_the_logits_of_transformers() {
         let directory = layout(name);
         insert(directory.path());
         let expected = tensors(&reference(&format!("onnx/{name}/logits.safetensors")));
+        let adapter = tensors(&reference(&format!("onnx/{name}/processed_adapter_model.safetensors")));
         let tokens = ids(&expected, "tokens");
-        let wanted = expected.require("logits").unwrap();
-        for max_lora_rank in [0, 8] {
-            let folder = tempfile::tempdir().unwrap();
-            let engine_dir = folder.path().join("engine");
-            build_onnx(&options(directory.path(), &engine_dir, Precision::F32, max_lora_rank)).unwrap();
-            let engine = Engine::open(&engine_dir).unwrap();
-            let cpu = Cpu::new(Kernels::detect(), 1).unwrap();
-            let decoder = Decoder::new(cpu, &engine.config, &engine.tensors).unwrap();
-            let found = Built { folder, decoder }.logits(&tokens, None, tokens.len()).concat();
+        let folder = tempfile::tempdir().unwrap();
+        let engine_dir = folder.path().join("engine");
+        build_onnx(&options(directory.path(), &engine_dir, Precision::F32, 16)).unwrap();
+        let engine = Engine::open(&engine_dir).unwrap();
+        let cpu = Cpu::new(Kernels::detect(), 1).unwrap();
+        let decoder = Decoder::new(cpu, &engine.config, &engine.tensors).unwrap();
+        let adapter = Adapter::bind(adapter, decoder.architecture(), 16).unwrap();
+        let lora = Arc::new(decoder.lora(&adapter).unwrap());
+        let built = Built { folder, decoder };
+        for (run, lora) in [("base", None), ("adapter", Some(&lora))] {
+            let found = built.logits(&tokens, lora, tokens.len()).concat();
+            let wanted = expected.require(run).unwrap();
             let wanted = wanted.as_slice::<f32>().unwrap();
             assert_eq!(found.len(), wanted.len());
             let largest = found.iter().zip(wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            assert!(largest < 1e-4, "{name}: {largest}");
+            assert!(largest < 1e-4, "{name} {run}: {largest}");
         }
     }
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper
+from safetensors.numpy import load_file
 from transformers import PreTrainedModel
 
 from .checkpoints import load_checkpoint
@@ -35,7 +37,12 @@ class Layout:
     name: str
     model: str
     version: str
-    is_int4: bool = False
+    # Of int4: a good adapter of the checkpoint, of which the first layer is kept.
+    adapter: str | None = None
+
+    @property
+    def is_int4(self) -> bool:
+        return self.adapter is not None
 
     @property
     def is_older(self) -> bool:
@@ -47,8 +54,8 @@ LAYOUTS = [
     Layout("older_qwen3", "qwen3", "0.5.0"),
     Layout("newer_qwen2", "qwen2", "0.10.0"),
     Layout("newer_qwen3", "qwen3", "0.10.0"),
-    Layout("older_int4", "llama3", "0.5.0", is_int4=True),
-    Layout("newer_int4", "qwen3", "0.10.0", is_int4=True),
+    Layout("older_int4", "llama3", "0.5.0", adapter="all_r16"),
+    Layout("newer_int4", "qwen3", "0.10.0", adapter="all_r8"),
 ]
 
 
@@ -255,7 +262,23 @@ class Exporter:
         x = graph.add("GatherND", [x, rows], batch_dims=1)
         head = self.product(x, self.state["lm_head.weight"], "/lm_head")
         graph.add("Cast", [head], outputs=["logits"], to=F32)
+        if self.layout.name == "older_qwen2":
+            self.check_counts()
         return helper.make_graph(graph.nodes, "main_graph", graph.inputs, graph.outputs)
+
+
+    def check_counts(self) -> None:
+        """Of each operator as many as the exporter writes for this family."""
+        layers = self.config.num_hidden_layers
+        norms = 2 * layers + 1
+        wanted = {
+            "Cast": 2 * norms + 2 * layers + 1, "Constant": 4 * norms + 5 * layers + 1, "Pow": norms, "ReduceMean": norms,
+            "Add": norms + 5 * layers, "Sqrt": norms, "Div": norms, "Mul": 2 * norms + 2 * layers, "Shape": 2 * layers,
+            "Gather": 2 * layers, "MatMul": 7 * layers + 1, "Concat": 2 * layers, "AttentionPlugin": layers,
+            "Unsqueeze": 2 * layers + 1, "Reshape": layers, "Sigmoid": layers, "GatherND": 1,
+        }  # fmt: skip
+        found = Counter(node.op_type for node in self.graph.nodes)
+        assert found == wanted, (found, wanted)
 
 
 def group_of(weight: torch.Tensor) -> int:
@@ -346,9 +369,10 @@ def load(layout: Layout, models: Path) -> PreTrainedModel:
     return model
 
 
-def make_layout(layout: Layout, models: Path, folder: Path) -> None:
+def make_layout(layout: Layout, root: Path) -> None:
+    folder = root / "onnx" / layout.name
     folder.mkdir(parents=True)
-    model = load(layout, models)
+    model = load(layout, root / "models")
     exporter = Exporter(layout, model)
     graph = exporter.build()
     data = folder / ("onnx_model.data" if layout.is_older else "model.onnx.data")
@@ -361,22 +385,37 @@ def make_layout(layout: Layout, models: Path, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     write_tensors(folder / "embedding.safetensors", {"embedding": half(model.model.embed_tokens.weight)})
     if layout.is_int4:
-        write_int4_logits(model, folder)
+        write_int4_logits(model, first_layer(root / "process" / layout.model / f"{layout.adapter}.safetensors"), folder)
+
+
+def first_layer(adapter: Path) -> dict[str, np.ndarray]:
+    return {name: value for name, value in load_file(adapter).items() if name.startswith("model.layers.0.")}
 
 
 @torch.no_grad()
-def write_int4_logits(model: PreTrainedModel, folder: Path) -> None:
-    """logits.safetensors: transformers with the weights that the nibbles stand for."""
+def write_int4_logits(model: PreTrainedModel, adapter: dict[str, np.ndarray], folder: Path) -> None:
+    """logits.safetensors: transformers with the weights that the nibbles stand for, without and with an adapter.
+
+    The adapter is merged into those weights here: it belongs to what enters the layer, before AWQ's scales.
+    """
     for name, parameter in model.named_parameters():
         if name.endswith("_proj.weight"):
             parameter.copy_(dequantized(parameter))
     tokens = torch.arange(0, 9 * 31, 31) % model.config.vocab_size
-    logits = model(input_ids=tokens[None], use_cache=False).logits[0].float().numpy()
-    write_tensors(folder / "logits.safetensors", {"tokens": tokens.numpy().astype(np.int32), "logits": logits})
+    results = {"tokens": tokens.numpy().astype(np.int32)}
+    results["base"] = model(input_ids=tokens[None], use_cache=False).logits[0].numpy()
+    for name, parameter in model.named_parameters():
+        module = name.removesuffix(".weight")
+        if f"{module}.lora_A.weight" in adapter:
+            a, b = (torch.from_numpy(adapter[f"{module}.lora_{part}.weight"]).float() for part in "AB")
+            parameter += (a @ b).T
+    results["adapter"] = model(input_ids=tokens[None], use_cache=False).logits[0].numpy()
+    write_tensors(folder / "logits.safetensors", results)
+    write_tensors(folder / "processed_adapter_model.safetensors", adapter)
 
 
 def make_onnx(root: Path) -> None:
     """onnx/LAYOUT/."""
     shutil.rmtree(root / "onnx", ignore_errors=True)
     for layout in LAYOUTS:
-        make_layout(layout, root / "models", root / "onnx" / layout.name)
+        make_layout(layout, root)
