@@ -37,6 +37,12 @@ Removes a job that waits, is held or is under way. It gets no answer. An answere
 Examples:
   jetspool delete nightly.json";
 
+const FLUSH_HELP: &str = "\
+Without it the daemon looks again after scan_seconds, and tries what failed again after a second.
+
+Examples:
+  sudo jetspool flush";
+
 /// Jobs by name.
 #[derive(Debug, Args)]
 pub struct JobsArgs {
@@ -64,6 +70,7 @@ pub struct NamedJobsArgs {
 
 /// Look at the spool and try again what failed, now and not after a while.
 #[derive(Debug, Args)]
+#[command(after_help = FLUSH_HELP)]
 pub struct FlushArgs {
     /// The spool.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_SPOOL)]
