@@ -181,12 +181,7 @@ impl Executor {
         source: Source<'_>,
         answer: &mut Answer,
     ) -> Result<SequenceId, Fault> {
-        let Rendered { system_prompt, prompt } =
-            self.engine.render(&request.messages, &request.chat, source.unix_time)?;
-        answer.formatted_system_prompt = system_prompt;
-        answer.formatted_complete_request = prompt.text().to_owned();
-        let tokens = self.engine.encode(&prompt)?;
-        answer.usage = Usage { prompt_tokens: tokens.len(), ..Usage::default() };
+        // First what fails at little cost.
         let lora = match &request.lora_name {
             Some(name) => Some((
                 self.adapters.find(self.engine.runner.decoder(), source.file, name)?,
@@ -194,6 +189,12 @@ impl Executor {
             )),
             None => None,
         };
+        let Rendered { system_prompt, prompt } =
+            self.engine.render(&request.messages, &request.chat, source.unix_time)?;
+        answer.formatted_system_prompt = system_prompt;
+        answer.formatted_complete_request = prompt.text().to_owned();
+        let tokens = self.engine.encode(&prompt)?;
+        answer.usage = Usage { prompt_tokens: tokens.len(), ..Usage::default() };
         self.warn_if_clamped(request, tokens.len(), answer);
         let submission = Submission::<Cpu> {
             prompt: tokens,
