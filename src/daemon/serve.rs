@@ -94,6 +94,8 @@ impl Daemon {
     }
 
     fn run(mut self) -> Result<(), DaemonError> {
+        self.tell_memory();
+        self.tell_status_now();
         tracing::info!(
             message_id = message::READY,
             "ready: engine {}, spool {}, {} kernels, {} threads",
@@ -102,8 +104,6 @@ impl Daemon {
             self.engines.current().engine().runner.decoder().backend().kernels().name,
             self.engines.current().engine().runner.decoder().backend().n_threads()
         );
-        self.tell_memory();
-        self.tell_status_now();
         self.manager.ready();
         loop {
             self.signals.drain();
