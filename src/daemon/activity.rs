@@ -31,7 +31,7 @@ pub struct Activity {
     totals: Totals,
     /// What was told last, and when.
     told: (Totals, Instant),
-    /// There was a change since, too soon to be told.
+    /// There was a change since.
     is_owed: bool,
     errors: VecDeque<ErrorReport>,
     usage: Usage,
@@ -89,20 +89,19 @@ impl Activity {
         self.errors.push_back(ErrorReport { time: now(), message });
     }
 
-    /// Whether the speed has been measured for long enough to be told.
-    pub fn is_due(&self) -> bool {
-        self.told.1.elapsed() >= TELL_EVERY
+    /// There is a change to tell.
+    pub fn owe(&mut self) {
+        self.is_owed = true;
     }
 
-    /// Whether a change may be told now; if not, [`Activity::owed_in`] says when.
-    pub fn may_tell(&mut self) -> bool {
-        self.is_owed = self.told.1.elapsed() < TELL_AT_MOST_EVERY;
-        !self.is_owed
-    }
-
-    /// When a change is to be told that could not be told at once.
-    pub fn owed_in(&self) -> Option<Duration> {
-        self.is_owed.then(|| TELL_AT_MOST_EVERY.saturating_sub(self.told.1.elapsed()))
+    /// When it is to be told; none while nothing runs and nothing changed.
+    pub fn due_in(&self, is_busy: bool) -> Option<Duration> {
+        let every = match (self.is_owed, is_busy) {
+            (true, _) => TELL_AT_MOST_EVERY,
+            (false, true) => TELL_EVERY,
+            (false, false) => return None,
+        };
+        Some(every.saturating_sub(self.told.1.elapsed()))
     }
 
     /// Tells everybody.

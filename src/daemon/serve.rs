@@ -95,7 +95,7 @@ impl Daemon {
 
     fn run(mut self) -> Result<(), DaemonError> {
         self.tell_memory();
-        self.tell_status_now();
+        self.tell_status();
         tracing::info!(
             message_id = message::READY,
             "ready: engine {}, spool {}, {} kernels, {} threads",
@@ -137,7 +137,7 @@ impl Daemon {
             taken.and(settled)?;
             if self.trouble.take().is_some() {
                 tracing::info!(message_id = message::SPOOL_WELL, "the trouble with the spool is over");
-                self.tell_status();
+                self.activity.owe();
             }
         }
         Ok(())
@@ -154,6 +154,10 @@ impl Daemon {
         }
         if self.pace != Pace::Busy {
             self.pace = Pace::Busy;
+            self.activity.owe();
+        }
+        // Before the step: what is about to run is what runs.
+        if self.activity.due_in(true) == Some(Duration::ZERO) {
             self.tell_status();
         }
         for (ticket, answer) in self.engines.step() {
@@ -162,9 +166,6 @@ impl Daemon {
         let counts = self.engines.last_step();
         self.activity.count_tokens(counts.n_prompt_tokens, counts.n_prompts_read + counts.n_generating);
         self.relief.note_work();
-        if self.activity.is_due() {
-            self.tell_status();
-        }
     }
 
     fn settle(&mut self) -> Result<(), SpoolError> {
@@ -191,7 +192,7 @@ impl Daemon {
             }
         }
         if is_news {
-            self.tell_status();
+            self.activity.owe();
         }
         let adapters = self.engines.current().adapters();
         if adapters.n_loaded() > MANY_ADAPTERS {
@@ -210,13 +211,13 @@ impl Daemon {
         }
         if self.pace == Pace::Busy {
             self.pace = Pace::Idle;
-            self.tell_status();
+            self.activity.owe();
         }
         if let Some(due) = self.relief.idle(self.engines.current_mut()) {
             timeout = timeout.min(due);
         }
-        match self.activity.owed_in() {
-            Some(Duration::ZERO) => self.tell_status_now(),
+        match self.activity.due_in(false) {
+            Some(Duration::ZERO) => self.tell_status(),
             Some(due) => timeout = timeout.min(due),
             None => {}
         }
@@ -238,7 +239,7 @@ impl Daemon {
     /// Nothing new starts; what runs may finish within the limit, the rest is left to the next start.
     fn drain(mut self) -> Result<(), DaemonError> {
         self.manager.stopping();
-        self.tell_status_now();
+        self.tell_status();
         let limit = Duration::from_secs(self.config.drain_seconds as u64);
         let begin = Instant::now();
         tracing::info!("ending: {} requests may finish within {limit:?}", self.engines.n_active());
@@ -253,7 +254,7 @@ impl Daemon {
         let n_left = self.engines.n_active() + self.queue.n_unstarted();
         self.engines.cancel_all();
         self.queue.pause();
-        self.tell_status_now();
+        self.tell_status();
         Report::remove(&self.config.spool);
         tracing::info!(message_id = message::ENDED, "ended: {n_left} requests are left for the next start");
         Ok(())
@@ -280,7 +281,7 @@ impl Daemon {
         if let Err(error) = self.intake.reload(&self.config) {
             self.tell_error(None, error.to_string());
         }
-        self.tell_status_now();
+        self.tell_status();
         self.manager.ready();
     }
 
@@ -309,7 +310,7 @@ impl Daemon {
                     self.tell_error(Some(message::SPOOL_TROUBLE), format!("{text}; trying again"));
                 }
                 self.trouble = Some((text, Instant::now() + RETRY_AFTER));
-                self.tell_status();
+                self.activity.owe();
                 Ok(())
             }
         }
@@ -334,12 +335,6 @@ impl Daemon {
     }
 
     fn tell_status(&mut self) {
-        if self.activity.may_tell() {
-            self.tell_status_now();
-        }
-    }
-
-    fn tell_status_now(&mut self) {
         let situation = Situation {
             config: &self.config,
             engines: &self.engines,
