@@ -30,7 +30,7 @@ fn check_flood(what: &str, n_files: usize, text: &str, settings: &str) {
     }
     let mut command = bench.serve("log");
     // Not a line for each answer: the log is not what is measured.
-    let daemon = serving::Running(command.env("JETSPOOL_LOG", "warn").spawn().unwrap());
+    let daemon = serving::Running(command.env("JETSPOOL_LOG", "error").spawn().unwrap());
     bench.wait_for("a daemon", || bench.place("tmp").is_dir());
     // It has more to do before it takes files: its engine.
     std::thread::sleep(std::time::Duration::from_millis(300));

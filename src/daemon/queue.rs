@@ -21,6 +21,9 @@ const MAX_OPEN_BYTES: usize = 64 << 20;
 /// Requests that one round starts; requests that fail at once must not hold up the loop.
 const MAX_STARTS: usize = 64;
 
+/// Failed requests of a job that the log tells of.
+const MAX_TOLD: usize = 10;
+
 /// The open jobs, in the order they were taken.
 #[derive(Default)]
 pub struct Queue {
@@ -259,7 +262,10 @@ impl OpenJob {
             self.job.record(&self.unrecorded)?;
             for answer in self.unrecorded.drain(..) {
                 self.n_failed += usize::from(answer.error.is_some());
-                tell(&self.job, &answer);
+                // The rest stands in the answer alone: one wrong name must not fill the log.
+                if answer.error.is_none() || self.n_failed <= MAX_TOLD {
+                    tell(&self.job, &answer);
+                }
             }
         }
         let (publication, n_requests, rejected) = match &self.plan {

@@ -178,9 +178,10 @@ impl Daemon {
                     message_id = message::JOB_ANSWERED,
                     job_id = published.id,
                     job_name = published.name,
-                    "{}: {} requests answered",
+                    "{}: {} requests answered, {} of them with an error",
                     published.name,
-                    published.n_requests
+                    published.n_requests,
+                    published.n_failed
                 ),
                 Some(why) => tracing::warn!(
                     message_id = message::JOB_REJECTED,
