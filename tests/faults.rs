@@ -133,7 +133,7 @@ fn a_daemon_killed_at_random_times_answers_once() {
         drop(daemon);
     }
     let daemon = bench.start("log");
-    bench.wait_for("answers", || bench.n_files("work") + bench.n_files("new") == 0);
+    bench.wait_for_long("answers", || bench.n_files("work") + bench.n_files("new") == 0);
     drop(daemon);
     let answers = bench.files("out");
     assert_eq!((answers.len(), bench.n_files("done"), bench.n_files("tmp")), (n_jobs, n_jobs, 0));
@@ -142,7 +142,7 @@ fn a_daemon_killed_at_random_times_answers_once() {
         undisturbed.drop_in(&format!("{i}.json"), &job(1 + i % 6, 4).to_string());
     }
     let daemon = undisturbed.start("log");
-    undisturbed.wait_for("answers", || undisturbed.n_files("work") + undisturbed.n_files("new") == 0);
+    undisturbed.wait_for_long("answers", || undisturbed.n_files("work") + undisturbed.n_files("new") == 0);
     drop(daemon);
     assert!(answers == undisturbed.files("out"), "the bytes differ");
 }
