@@ -112,12 +112,13 @@ def check_model(jetspool: str, folder: Path, dtype: str, scratch: Path) -> list[
 def check_layout(jetspool: str, source: Path, scratch: Path) -> list[tuple[float, str]]:
     directory = shutil.copytree(source, scratch / source.name)
     run(jetspool, "insert-lora", "--onnx_dir", directory)
+    is_quantized = (source / "logits.safetensors").exists()
     # The older exporter writes an int4 node without a domain, which onnx.checker does not take.
     if source.name != "older_int4":
         onnx.checker.check_model(str(directory / "lora_model.onnx"))
         onnx.checker.check_model(onnx.load(directory / "lora_model.onnx"), full_check=True)
     plain, dynamic = PluginSession(directory, "model.onnx"), PluginSession(directory, "lora_model.onnx")
-    if "int4" in source.name:
+    if is_quantized:
         logits, adapter = (load_file(source / name) for name in ("logits.safetensors", "processed_adapter_model.safetensors"))
         cases = [(plain, "base", {}, logits["base"]), (dynamic, "adapter", adapter, logits["adapter"])]
         tokens, rows = logits["tokens"], np.arange(len(logits["tokens"]))

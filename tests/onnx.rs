@@ -118,8 +118,8 @@ fn directories_of_the_workflow_build_the_checkpoints_engine() {
 }
 
 #[test]
-fn int4_plugins_give_the_logits_of_transformers() {
-    for name in ["older_int4", "newer_int4"] {
+fn quantized_layouts_give_the_logits_of_transformers() {
+    for name in ["older_int4", "newer_int4", "older_fp8", "older_int8", "newer_nvfp4"] {
         let directory = layout(name);
         insert(directory.path());
         let expected = tensors(&reference(&format!("onnx/{name}/logits.safetensors")));

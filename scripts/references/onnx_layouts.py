@@ -37,11 +37,16 @@ class Layout:
     name: str
     model: str
     version: str
-    # Of int4: a good adapter of the checkpoint, of which the first layer is kept.
+    # Of quantized ones: a good adapter of the checkpoint, of which the first layer is kept.
     adapter: str | None = None
 
     @property
-    def is_int4(self) -> bool:
+    def kind(self) -> str:
+        """What the weights are kept as: the last part of the name, or f16."""
+        return self.name.split("_")[1] if self.is_quantized else "f16"
+
+    @property
+    def is_quantized(self) -> bool:
         return self.adapter is not None
 
     @property
@@ -56,6 +61,9 @@ LAYOUTS = [
     Layout("newer_qwen3", "qwen3", "0.10.0"),
     Layout("older_int4", "llama3", "0.5.0", adapter="all_r16"),
     Layout("newer_int4", "qwen3", "0.10.0", adapter="all_r8"),
+    Layout("older_fp8", "qwen2", "0.5.0", adapter="all_r8"),
+    Layout("older_int8", "qwen2", "0.5.0", adapter="all_r8"),
+    Layout("newer_nvfp4", "qwen3", "0.10.0", adapter="all_r8"),
 ]
 
 
@@ -66,6 +74,8 @@ class Graph:
     layout: Layout
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     tensors: dict[str, np.ndarray] = field(default_factory=dict)
+    # Types that numpy has no name for: bytes, type and shape.
+    odd: dict[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
     inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
     outputs: list[onnx.ValueInfoProto] = field(default_factory=list)
     count: int = 0
@@ -83,6 +93,11 @@ class Graph:
     def tensor(self, name: str, value: np.ndarray) -> str:
         self.tensors[name] = value
         return name
+
+    def packed(self, name: str, data: np.ndarray, kind: int, shape: tuple[int, ...]) -> str:
+        """A tensor of a type of 8 or 4 bits, as bytes."""
+        self.odd[name] = kind, shape
+        return self.tensor(name, data)
 
     def constant(self, value: np.ndarray, path: str = "") -> str:
         """A Constant node in the older layout, a tensor beside the weights in the newer one."""
@@ -143,8 +158,8 @@ class Exporter:
     def linear(self, x: str, module: str) -> str:
         path = "/" + module.replace(".", "/").replace("layers/", "layers.")
         bias = f"{module}.bias"
-        if self.layout.is_int4:
-            result = self.int4(x, module, path)
+        if self.layout.is_quantized:
+            result = getattr(self, self.layout.kind)(x, module, path)
         else:
             result = self.product(x, self.state[f"{module}.weight"], path)
         return self.graph.add("Add", [self.named(bias), result], path) if bias in self.state else result
@@ -163,11 +178,61 @@ class Exporter:
         scale = self.graph.tensor(self.name(f"{module}.weight_scale"), scales)
         return self.graph.add("Int4GroupwiseGemmPluginV2", [x, packed, scale], path, domain="trt_edgellm", **attributes)
 
+    def fp8(self, x: str, module: str, path: str) -> str:
+        """TensorRT's FP8 operators on what enters, and on the weight as it lies, [n, k]."""
+        graph = self.graph
+        codes, scale = quantize_fp8(self.state[f"{module}.weight"])
+        input_scale = graph.constant(np.float32(0.03)[...], path)
+        wide = graph.cast(x, F32, path)
+        rounded = graph.add("TRT_FP8QuantizeLinear", [wide, input_scale], f"{path}/input_quantizer", domain="trt")
+        wide = graph.add("TRT_FP8DequantizeLinear", [rounded, input_scale], f"{path}/input_quantizer", domain="trt")
+        x = graph.cast(wide, F16, path)
+        name = f"{path}/weight_quantizer/fp8_weights"
+        packed = graph.packed(name, codes.view(np.uint8), TensorProto.FLOAT8E4M3FN, codes.shape)
+        scale = graph.constant(np.float16(scale)[...], path)
+        weight = graph.add("DequantizeLinear", [packed, scale], f"{path}/weight_quantizer", domain="trt")
+        weight = graph.add("Transpose", [graph.cast(weight, F16, path)], path, perm=[1, 0])
+        return graph.add("MatMul", [x, weight], path)
+
+    def int8(self, x: str, module: str, path: str) -> str:
+        """SmoothQuant: the weight stands as F32 and is rounded by the graph, one scale per output."""
+        graph = self.graph
+        smooth, scales, pre_scale = smooth_int8(self.state[f"{module}.weight"])
+        x = graph.add("Mul", [x, graph.tensor(f"{module}.input_quantizer._pre_quant_scale", pre_scale)], path)
+        wide = graph.cast(x, F32, path)
+        input_scale, zero = graph.constant(np.float32(0.05)[...], path), graph.constant(np.int8(0)[...], path)
+        rounded = graph.add("QuantizeLinear", [wide, input_scale, zero], f"{path}/input_quantizer")
+        wide = graph.add("DequantizeLinear", [rounded, input_scale, zero], f"{path}/input_quantizer")
+        weight = graph.tensor(f"{module}.weight", smooth)
+        scales, zeros = graph.constant(scales, path), graph.constant(np.zeros(len(smooth), np.int8), path)
+        weight = graph.add("QuantizeLinear", [weight, scales, zeros], f"{path}/weight_quantizer", axis=0)
+        weight = graph.add("DequantizeLinear", [weight, scales, zeros], f"{path}/weight_quantizer", axis=0)
+        product = graph.add("MatMul", [wide, graph.add("Transpose", [weight], path, perm=[1, 0])], path)
+        return graph.cast(product, F16, path)
+
+    def nvfp4(self, x: str, module: str, path: str) -> str:
+        """Blocks of 16 of E2M1, scales in E4M3, and a scale of the scales; what enters is scaled while it runs."""
+        graph = self.graph
+        codes, scales, outer = quantize_nvfp4(self.state[f"{module}.weight"])
+        outputs = [f"{path}/{part}" for part in ("rounded", "rounded_scale")]
+        of_input = graph.constant(np.float32(0.01)[...], path)
+        graph.add("TRT_FP4DynamicQuantize", [x, of_input], path, outputs, "trt", axis=-1, block_size=16, scale_type=17)
+        of_blocks = graph.add("DequantizeLinear", [outputs[1], of_input], path)
+        x = graph.cast(graph.add("DequantizeLinear", [outputs[0], of_blocks], path, axis=-1, block_size=16), F16, path)
+        name = self.name(f"{module}.weight")
+        low, high = codes[:, 0::2], codes[:, 1::2]
+        values = graph.packed(name, low | high << 4, TensorProto.FLOAT4E2M1, codes.shape)
+        packed = graph.packed(f"{name}_scale", scales.view(np.uint8), TensorProto.FLOAT8E4M3FN, scales.shape)
+        of_blocks = graph.add("DequantizeLinear", [packed, graph.constant(outer[...], path)], path)
+        weight = graph.add("DequantizeLinear", [values, of_blocks], path, axis=-1, block_size=16)
+        weight = graph.add("Transpose", [graph.cast(weight, F16, path)], path, perm=[1, 0])
+        return graph.add("MatMul", [x, weight], path)
+
     def attention(self, i: int, x: str) -> str:
         graph, config = self.graph, self.config
         module, path = f"model.layers.{i}.self_attn", f"/model/layers.{i}/self_attn"
         has_norm = f"{module}.q_norm.weight" in self.state
-        is_fused = not self.layout.is_older and not self.layout.is_int4
+        is_fused = not self.layout.is_older and not self.layout.is_quantized
         if is_fused:
             qkv = self.fused(x, module, path)
         else:
@@ -296,8 +361,56 @@ def quantize(weight: torch.Tensor, group: int) -> tuple[np.ndarray, np.ndarray, 
     return codes.reshape(n, k), np.ascontiguousarray(scales.T), pre_scale
 
 
-def dequantized(weight: torch.Tensor) -> torch.Tensor:
-    """What the plugin computes with, as a plain weight."""
+def as_e4m3(values: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(values).to(torch.float8_e4m3fn).view(torch.uint8).numpy()
+
+
+def of_e4m3(codes: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(codes).view(torch.float8_e4m3fn).float().numpy()
+
+
+def quantize_fp8(weight: torch.Tensor) -> tuple[np.ndarray, np.float16]:
+    """Bytes of E4M3 [n, k] and one scale."""
+    weight = weight.detach().float().numpy()
+    scale = np.float16(np.abs(weight).max() / 448)
+    return as_e4m3(np.clip(weight / np.float32(scale), -448, 448)), scale
+
+
+def smooth_int8(weight: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights [n, k] divided by the scales of the inputs, scales f32 [n], and scales of the inputs f16 [k]."""
+    weight = weight.detach().float().numpy()
+    pre_scale = (0.75 + np.arange(weight.shape[1]) % 7 / 8).astype(np.float16)
+    smooth = weight / pre_scale.astype(np.float32)
+    return smooth, np.abs(smooth).max(axis=1) / np.float32(127), pre_scale
+
+
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+
+
+def quantize_nvfp4(weight: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.float32]:
+    """Codes [n, k] of four bits, bytes of E4M3 [n, k / 16], and the scale of the scales."""
+    weight = weight.detach().float().numpy()
+    blocks = weight.reshape(len(weight), -1, 16)
+    outer = np.float32(np.abs(weight).max() / (6 * 448))
+    scales = as_e4m3(np.abs(blocks).max(axis=2) / 6 / outer)
+    wide = np.maximum(of_e4m3(scales) * outer, 1e-12)[..., None]
+    nearest = np.abs(np.abs(blocks / wide)[..., None] - E2M1).argmin(axis=-1)
+    codes = (nearest + 8 * (blocks < 0)).astype(np.uint8).reshape(weight.shape)
+    return codes, scales, outer
+
+
+def dequantized(weight: torch.Tensor, kind: str) -> torch.Tensor:
+    """What the graph computes with, as a plain weight."""
+    if kind == "fp8":
+        codes, scale = quantize_fp8(weight)
+        return torch.from_numpy(of_e4m3(codes) * np.float32(scale))
+    if kind == "int8":
+        smooth, scales, pre_scale = smooth_int8(weight)
+        return torch.from_numpy(np.rint(smooth / scales[:, None]) * scales[:, None] * pre_scale.astype(np.float32))
+    if kind == "nvfp4":
+        codes, scales, outer = quantize_nvfp4(weight)
+        values = np.where(codes & 8, -E2M1[codes & 7], E2M1[codes & 7])
+        return torch.from_numpy(values * np.repeat(of_e4m3(scales) * outer, 16, axis=1))
     codes, scales, pre_scale = quantize(weight, group_of(weight))
     wide = np.repeat(scales.astype(np.float32).T, codes.shape[1] // scales.shape[0], axis=1)
     return torch.from_numpy(codes * wide * pre_scale.astype(np.float32))
@@ -329,11 +442,12 @@ def pack_newer(codes: np.ndarray) -> np.ndarray:
     return np.frombuffer(words.astype("<u4").tobytes(), np.int8).reshape(-1, 512)
 
 
-def store_tensors(graph: onnx.GraphProto, tensors: dict[str, np.ndarray], path: Path, least: int) -> None:
+def store_tensors(graph: onnx.GraphProto, collected: Graph, path: Path, least: int) -> None:
     """One file behind another without gaps; those below `least` bytes stand in the model."""
     with path.open("wb") as out:
-        for name, value in tensors.items():
-            tensor = graph.initializer.add(name=name, data_type=KINDS[value.dtype], dims=value.shape)
+        for name, value in collected.tensors.items():
+            kind, shape = collected.odd.get(name) or (KINDS[value.dtype], value.shape)
+            tensor = graph.initializer.add(name=name, data_type=kind, dims=shape)
             data = np.ascontiguousarray(value).tobytes()
             if len(data) < least:
                 tensor.raw_data = data
@@ -361,9 +475,9 @@ def config_json(layout: Layout, config: Any, head_dim: int) -> dict[str, Any]:
 
 
 def load(layout: Layout, models: Path) -> PreTrainedModel:
-    """The checkpoint; for int4 its first layer with the weights that int4 leaves."""
+    """The checkpoint; of a quantized layout its first layer."""
     model = load_checkpoint(models / layout.model)
-    if layout.is_int4:
+    if layout.is_quantized:
         model.model.layers = model.model.layers[:1]
         model.config.num_hidden_layers = 1
     return model
@@ -376,16 +490,18 @@ def make_layout(layout: Layout, root: Path) -> None:
     exporter = Exporter(layout, model)
     graph = exporter.build()
     data = folder / ("onnx_model.data" if layout.is_older else "model.onnx.data")
-    store_tensors(graph, exporter.graph.tensors, data, 1024 if layout.is_older else 0)
+    store_tensors(graph, exporter.graph, data, 1024 if layout.is_older else 0)
     opset, ir_version = (19, 9) if layout.is_older else (24, 10)
-    domains = [helper.make_opsetid("", opset), helper.make_opsetid("trt" if layout.is_older else "trt_edgellm", 1)]
+    names = ["trt"] if layout.is_older else ["trt_edgellm", "trt"] if layout.kind == "nvfp4" else ["trt_edgellm"]
+    domains = [helper.make_opsetid("", opset), *(helper.make_opsetid(name, 1) for name in names)]
     proto = helper.make_model(graph, opset_imports=domains, ir_version=ir_version, producer_name="pytorch")
     (folder / "model.onnx").write_bytes(proto.SerializeToString(deterministic=True))
     config = config_json(layout, model.config, exporter.head_dim)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     write_tensors(folder / "embedding.safetensors", {"embedding": half(model.model.embed_tokens.weight)})
-    if layout.is_int4:
-        write_int4_logits(model, first_layer(root / "process" / layout.model / f"{layout.adapter}.safetensors"), folder)
+    if layout.is_quantized:
+        adapter = first_layer(root / "process" / layout.model / f"{layout.adapter}.safetensors")
+        write_quantized_logits(model, layout.kind, adapter, folder)
 
 
 def first_layer(adapter: Path) -> dict[str, np.ndarray]:
@@ -393,14 +509,14 @@ def first_layer(adapter: Path) -> dict[str, np.ndarray]:
 
 
 @torch.no_grad()
-def write_int4_logits(model: PreTrainedModel, adapter: dict[str, np.ndarray], folder: Path) -> None:
-    """logits.safetensors: transformers with the weights that the nibbles stand for, without and with an adapter.
+def write_quantized_logits(model: PreTrainedModel, kind: str, adapter: dict[str, np.ndarray], folder: Path) -> None:
+    """logits.safetensors: transformers with the weights that the graph computes with, without and with an adapter.
 
     The adapter is merged into those weights here: it belongs to what enters the layer, before AWQ's scales.
     """
     for name, parameter in model.named_parameters():
         if name.endswith("_proj.weight"):
-            parameter.copy_(dequantized(parameter))
+            parameter.copy_(dequantized(parameter, kind))
     tokens = torch.arange(0, 9 * 31, 31) % model.config.vocab_size
     results = {"tokens": tokens.numpy().astype(np.int32)}
     results["base"] = model(input_ids=tokens[None], use_cache=False).logits[0].numpy()

@@ -1,6 +1,7 @@
 """Runs graphs of the workflow's exporters: its plugins in numpy, the rest by onnx's own reference evaluator.
 
-Everything is computed in f32, so that an adapter's effect is compared and not the rounding of f16.
+Everything is computed in f32, and what enters a layer is not rounded, so that weights and an adapter's effect are
+compared and not the rounding of f16 and of quantized inputs.
 """
 
 from __future__ import annotations
@@ -96,6 +97,27 @@ class Int4GroupwiseGemmPluginV2(OpRun):
 PLUGINS = [attention_of("trt"), attention_of("trt_edgellm"), Int4GroupwiseGemmPlugin, Int4GroupwiseGemmPluginV2]
 
 
+def leave_inputs_exact(graph: onnx.GraphProto) -> None:
+    """What enters a layer goes past its rounding."""
+    producers = {output: node for node in graph.node for output in node.output}
+    constants = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        rounding = producers.get(node.input[0]) if node.op_type.endswith("DequantizeLinear") else None
+        if rounding is None or "Quantize" not in rounding.op_type or rounding.input[0] in constants:
+            continue
+        exact = rounding.input[0]
+        del node.input[:], node.attribute[:]
+        node.input.append(exact)
+        node.op_type, node.domain = "Identity", ""
+    # A rounding that nobody reads any more goes too, and the scales that it read.
+    unread = list(graph.node)
+    while unread:
+        read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+        unread = [node for node in graph.node if not read & set(node.output)]
+        for node in unread:
+            graph.node.remove(node)
+
+
 def widened(tensor: onnx.TensorProto) -> onnx.TensorProto:
     if tensor.data_type != TensorProto.FLOAT16:
         return tensor
@@ -114,6 +136,12 @@ class PluginSession:
             for attribute in node.attribute:
                 if node.op_type == "Cast" and attribute.i == TensorProto.FLOAT16:
                     attribute.i = TensorProto.FLOAT
+                if node.op_type == "Constant" and attribute.name == "value":
+                    attribute.t.CopyFrom(widened(attribute.t))
+        leave_inputs_exact(model.graph)
+        for node in model.graph.node:
+            # Of a whole weight it computes what the standard's does.
+            node.domain = "" if node.op_type == "DequantizeLinear" else node.domain
         self.inputs = [value.name for value in model.graph.input]
         self.evaluator = ReferenceEvaluator(model, new_ops=PLUGINS)
         self.config = json.loads((directory / "config.json").read_text())

@@ -11,6 +11,7 @@ pub(crate) mod json;
 pub mod onnx;
 pub mod peft_config;
 pub mod shards;
+pub mod small_floats;
 pub mod tensors;
 
 pub use adapter::{Adapter, AdapterError, LoraPair};

@@ -176,37 +176,60 @@ fn add_pair(
     let n = slot.linear.rows.len();
     let rank = || Dim::Named(format!("{}.rank", slot.module));
     let pairs = [("A", [Dim::Fixed(k), rank()]), ("B", [rank(), Dim::Fixed(n)])];
+    let types = Types::of(slot.linear);
     let mut factors = Vec::new();
     for (half, dims) in pairs {
-        let mut value = format!("{}.lora_{half}.weight", slot.module);
+        let value = format!("{}.lora_{half}.weight", slot.module);
         inputs.push(write::value_info(&value, ElementType::F16, &dims));
         // Adapters are f16; activations may be wider.
-        if element(slot.linear) == ElementType::F32 {
-            let cast = format!("{path}/lora_cast_{half}_output");
-            let to = NewAttribute::Int(ElementType::F32.number().cast_signed());
-            nodes.push(new_node(
-                "Cast",
-                &format!("{path}/lora_cast_{half}"),
-                &[&value],
-                &cast,
-                &[("to", to)],
-            ));
-            value = cast;
-        }
-        factors.push(value);
+        factors.push(match types.pair {
+            ElementType::F16 => value,
+            wider => add_cast(nodes, &format!("{path}/lora_cast_{half}"), &value, wider),
+        });
     }
-    let (middle, update) = (format!("{path}/lora_mid"), format!("{path}/lora_gemm_out"));
+    let (middle, mut update) = (format!("{path}/lora_mid"), format!("{path}/lora_gemm_out"));
     let (first, second) = (format!("{path}/lora_matmul_A"), format!("{path}/lora_matmul_B"));
-    nodes.push(new_node("MatMul", &first, &[slot.linear.input, &factors[0]], &middle, &[]));
+    let x = match types.is_input_cast {
+        true => add_cast(nodes, &format!("{path}/lora_cast_input"), slot.linear.input, types.pair),
+        false => slot.linear.input.to_owned(),
+    };
+    nodes.push(new_node("MatMul", &first, &[&x, &factors[0]], &middle, &[]));
     nodes.push(new_node("MatMul", &second, &[&middle, &factors[1]], &update, &[]));
+    if types.sum != types.pair {
+        update = add_cast(nodes, &format!("{path}/lora_cast"), &update, types.sum);
+    }
     Ok(update)
 }
 
-/// The type of a layer's activations.
-fn element(linear: &Linear) -> ElementType {
-    match &linear.weight {
-        LinearWeight::Columns(tensor) | LinearWeight::Rows(tensor) => tensor.element,
-        LinearWeight::Int4(weight) => weight.scales.element,
+/// A cast node; returns what it gives.
+fn add_cast(nodes: &mut Vec<Vec<u8>>, name: &str, value: &str, to: ElementType) -> String {
+    let output = format!("{name}_output");
+    let to = NewAttribute::Int(to.number().cast_signed());
+    nodes.push(new_node("Cast", name, &[value], &output, &[("to", to)]));
+    output
+}
+
+/// What an adapter's products compute with.
+struct Types {
+    /// Of both products.
+    pair: ElementType,
+    /// Of the layer's own product, to which theirs is added.
+    sum: ElementType,
+    /// What enters the layer may have another type.
+    is_input_cast: bool,
+}
+
+impl Types {
+    fn of(linear: &Linear) -> Self {
+        let same = |element| Self { pair: element, sum: element, is_input_cast: false };
+        match &linear.weight {
+            LinearWeight::Columns(tensor) | LinearWeight::Rows(tensor) => same(tensor.element),
+            LinearWeight::Int4(weight) => same(weight.scales.element),
+            // The graph changes types between the value that an adapter reads and the product.
+            LinearWeight::Scaled(weight) => {
+                Self { pair: ElementType::F16, sum: weight.element, is_input_cast: true }
+            }
+        }
     }
 }
 

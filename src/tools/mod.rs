@@ -11,6 +11,7 @@ mod export_template;
 mod insert_graph;
 pub mod insert_lora;
 pub mod inspect;
+mod onnx_scaled;
 mod onnx_weights;
 pub mod process_lora;
 pub mod quantize;

@@ -1,4 +1,4 @@
-//! The tensors of an ONNX directory as rows: matrices stored by columns, cut out of fused ones, or in nibbles.
+//! The tensors of an ONNX directory as rows: matrices stored by columns, cut out of fused ones, or in few bits.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -9,6 +9,7 @@ use half::f16;
 use safetensors::Dtype;
 
 use super::ToolError;
+use super::onnx_scaled::ScaledRows;
 use super::weights_source::{Decoder, ReadRow, RowSource, decoder};
 use crate::format::onnx::tensor::range_in;
 use crate::format::onnx::{
@@ -56,6 +57,31 @@ impl OnnxFiles {
         Ok(bytes)
     }
 
+    /// The error for a tensor of a type that is not read.
+    pub fn wrong_element(&self, stored: &StoredTensor, wanted: &'static str) -> ToolError {
+        let (name, found) = (stored.name.to_owned(), format!("number {} of ONNX", stored.element.number()));
+        self.format_error(FormatError::Dtype { name, wanted, found })
+    }
+
+    /// The error for a tensor of another shape.
+    pub fn wrong_shape(&self, stored: &StoredTensor, wanted: &[usize]) -> ToolError {
+        let (name, found) = (stored.name.to_owned(), stored.dims.clone());
+        self.format_error(FormatError::Shape { name, wanted: wanted.to_vec(), found })
+    }
+
+    /// The bytes of a tensor of any type that has a size, as a list of bytes.
+    ///
+    /// # Errors
+    /// As [`OnnxFiles::tensor`].
+    pub fn raw(&self, stored: &StoredTensor) -> Result<Tensor, ToolError> {
+        let Some(n_bytes) = stored.n_bytes() else {
+            return Err(self.wrong_element(stored, "numbers of 4 to 32 bits"));
+        };
+        let mut bytes = stored.clone();
+        (bytes.element, bytes.dims) = (ElementType::U8, vec![n_bytes]);
+        self.tensor(&bytes)
+    }
+
     fn format_error(&self, source: FormatError) -> ToolError {
         ToolError::Format { path: self.path.clone(), source }
     }
@@ -67,9 +93,7 @@ impl OnnxFiles {
     pub fn tensor(&self, stored: &StoredTensor) -> Result<Tensor, ToolError> {
         let name = stored.name.to_owned();
         let Some(dtype) = dtype_of(stored.element) else {
-            let found = format!("number {} of ONNX", stored.element.number());
-            let wanted = "FLOAT, FLOAT16, BFLOAT16, INT8 or UINT8";
-            return Err(self.format_error(FormatError::Dtype { name, wanted, found }));
+            return Err(self.wrong_element(stored, "FLOAT, FLOAT16, BFLOAT16, INT8 or UINT8"));
         };
         let leaves = |file: &str| ToolError::Format {
             path: if file.is_empty() { self.path.clone() } else { self.path.with_file_name(file) },
@@ -163,7 +187,15 @@ impl OnnxFiles {
                 if (weight.n, weight.k, linear.rows.clone()) != (out, k, 0..out) {
                     return Err(wrong_shape(weight.packed.name, &[weight.k, weight.n]));
                 }
-                self.nibbles(weight)
+                self.nibbles(weight, self.pre_scales(linear, k)?)
+            }
+            LinearWeight::Scaled(weight) => {
+                let n = weight.shape().filter(|(_, found)| *found == k).map_or(0, |(n, _)| n);
+                if linear.rows.len() != out || linear.rows.end > n {
+                    return Err(wrong_shape(weight.values.name, &weight.values.dims));
+                }
+                let rows = ScaledRows::new(self, weight, linear.rows.start, self.pre_scales(linear, k)?)?;
+                Ok(RowSource::of(rows))
             }
         }
     }
@@ -175,8 +207,17 @@ impl OnnxFiles {
         })
     }
 
-    fn nibbles(&self, weight: &Int4Weight) -> Result<RowSource, ToolError> {
-        let Int4Weight { packed, scales, pre_scale, packing, n, k, group } = weight;
+    /// What multiplies the inputs; ones where nothing does.
+    fn pre_scales(&self, linear: &Linear, k: usize) -> Result<Vec<f32>, ToolError> {
+        let mut pre_scales = vec![1.0; k];
+        if let Some(stored) = &linear.pre_scale {
+            self.vector(stored, k)?.read_row(0, &mut pre_scales);
+        }
+        Ok(pre_scales)
+    }
+
+    fn nibbles(&self, weight: &Int4Weight, pre_scales: Vec<f32>) -> Result<RowSource, ToolError> {
+        let Int4Weight { packed, scales, packing, n, k, group } = weight;
         let (packing, n, k, group) = (*packing, *n, *k, *group);
         let codes = self.tensor(packed)?;
         let scale = self.tensor(scales)?;
@@ -196,10 +237,6 @@ impl OnnxFiles {
             return Err(self.format_error(FormatError::Shape { name, wanted: vec![k / group, n], found }));
         }
         let decode = self.decoder(scales.name, &scale)?;
-        let mut pre_scales = vec![1.0; k];
-        if let Some(stored) = pre_scale {
-            self.vector(stored, k)?.read_row(0, &mut pre_scales);
-        }
         Ok(RowSource::of(Nibbles { codes, scale, decode, pre_scales, packing, n, group }))
     }
 }

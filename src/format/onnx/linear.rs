@@ -1,10 +1,13 @@
 //! A linear layer in a graph: a matrix product or an int4 plugin, its bias, and adapter branches left aside.
+//!
+//! What enters the layer is the value before AWQ's scales and before any rounding: an adapter belongs there.
 
 use std::ops::Range;
 
 use super::index::Index;
 use super::model::Node;
 use super::norm::norm;
+use super::scaled::{ScaledWeight, before_rounding, scaled};
 use super::tensor::StoredTensor;
 
 /// The operators of int4 products, older first.
@@ -22,6 +25,8 @@ pub struct Linear<'a> {
     pub output: &'a str,
     /// What enters the layer.
     pub input: &'a str,
+    /// `[k]`, multiplies the inputs first.
+    pub pre_scale: Option<StoredTensor<'a>>,
     pub weight: LinearWeight<'a>,
     pub bias: Option<StoredTensor<'a>>,
     /// Which of the product's outputs are meant.
@@ -36,16 +41,15 @@ pub enum LinearWeight<'a> {
     /// `[n, k]`
     Rows(StoredTensor<'a>),
     Int4(Box<Int4Weight<'a>>),
+    Scaled(Box<ScaledWeight<'a>>),
 }
 
-/// Nibbles of a plugin: `(nibble - 8) * scale * pre_scale`.
+/// Nibbles of a plugin: `(nibble - 8) * scale`.
 #[derive(Debug, Clone)]
 pub struct Int4Weight<'a> {
     pub packed: StoredTensor<'a>,
     /// `[k / group, n]`
     pub scales: StoredTensor<'a>,
-    /// `[k]`, multiplies the inputs.
-    pub pre_scale: Option<StoredTensor<'a>>,
     pub packing: Int4Packing,
     pub n: usize,
     pub k: usize,
@@ -68,6 +72,7 @@ impl LinearWeight<'_> {
             Self::Columns(tensor) => matrix(&tensor.dims).map(|(k, n)| (n, k)),
             Self::Rows(tensor) => matrix(&tensor.dims),
             Self::Int4(weight) => Some((weight.n, weight.k)),
+            Self::Scaled(weight) => weight.shape(),
         }
     }
 }
@@ -127,15 +132,30 @@ fn product<'a>(index: &Index<'_, 'a>, node_idx: usize, output: &'a str) -> Optio
     let node = &index.graph.nodes[node_idx];
     let (input, weight, bias) = if node.is_standard("MatMul") {
         let [input, weight] = node.inputs[..] else { return None };
-        (input, LinearWeight::Columns(index.constant(index.behind_casts(weight))?), None)
+        (input, matrix_weight(index, weight, false)?, None)
     } else if node.is_standard("Gemm") {
         gemm(index, node)?
     } else {
         let (_, packing) = INT4_OPS.into_iter().find(|(op, _)| node.op == *op)?;
         int4(index, node, packing)?
     };
-    let (n, _) = weight.shape()?;
-    Some(Linear { node_idx, output, input, weight, bias, rows: 0..n })
+    let (n, k) = weight.shape()?;
+    let (input, pre_scale) = match weight {
+        LinearWeight::Columns(_) | LinearWeight::Rows(_) => (input, None),
+        LinearWeight::Int4(_) | LinearWeight::Scaled(_) => {
+            before_pre_scale(index, before_rounding(index, input), k)
+        }
+    };
+    Some(Linear { node_idx, output, input, pre_scale, weight, bias, rows: 0..n })
+}
+
+/// The operand of a product, `[k, n]`, or `[n, k]` where `is_rows`.
+fn matrix_weight<'a>(index: &Index<'_, 'a>, operand: &'a str, is_rows: bool) -> Option<LinearWeight<'a>> {
+    match index.constant(index.behind_casts(operand)) {
+        Some(stored) if is_rows => Some(LinearWeight::Rows(stored)),
+        Some(stored) => Some(LinearWeight::Columns(stored)),
+        None => Some(LinearWeight::Scaled(Box::new(scaled(index, operand, is_rows)?))),
+    }
 }
 
 type Parts<'a> = (&'a str, LinearWeight<'a>, Option<StoredTensor<'a>>);
@@ -146,13 +166,11 @@ fn gemm<'a>(index: &Index<'_, 'a>, node: &Node<'a>) -> Option<Parts<'a>> {
         return None;
     }
     let [input, weight, ref bias @ ..] = node.inputs[..] else { return None };
-    let weight = index.constant(index.behind_casts(weight))?;
+    let weight = matrix_weight(index, weight, node.int("transB").unwrap_or(0) != 0)?;
     let bias = match bias {
         [] => None,
         [bias, ..] => Some(index.constant(index.behind_casts(bias))?),
     };
-    let is_transposed = node.int("transB").unwrap_or(0) != 0;
-    let weight = if is_transposed { LinearWeight::Rows(weight) } else { LinearWeight::Columns(weight) };
     Some((input, weight, bias))
 }
 
@@ -160,10 +178,9 @@ fn int4<'a>(index: &Index<'_, 'a>, node: &Node<'a>, packing: Int4Packing) -> Opt
     let [input, packed, scales] = node.inputs[..] else { return None };
     let size = |name: &str| usize::try_from(node.int(name)?).ok().filter(|size| (1..1 << 24).contains(size));
     let (n, k, group) = (size("gemm_n")?, size("gemm_k")?, size("group_size")?);
-    let (input, pre_scale) = before_pre_scale(index, input, k);
     let packed = index.constant(packed)?;
     let scales = index.constant(scales)?;
-    let weight = Int4Weight { packed, scales, pre_scale, packing, n, k, group };
+    let weight = Int4Weight { packed, scales, packing, n, k, group };
     Some((input, LinearWeight::Int4(Box::new(weight)), None))
 }
 

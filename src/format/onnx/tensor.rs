@@ -6,6 +6,7 @@ use half::{bf16, f16};
 
 use super::wire::{Field, Fields, Value, damaged};
 use crate::format::FormatError;
+use crate::format::small_floats::{e2m1, e4m3, e8m0};
 
 /// Most dimensions of a tensor; decoders use four.
 const MAX_DIMS: usize = 8;
@@ -20,6 +21,12 @@ pub enum ElementType {
     I64,
     F16,
     Bf16,
+    /// Two in a byte, the low half first, as the other types of four bits.
+    U4,
+    I4,
+    E4m3,
+    E2m1,
+    E8m0,
     /// Any other, by its number.
     Other(u64),
 }
@@ -34,6 +41,11 @@ impl ElementType {
             7 => Self::I64,
             10 => Self::F16,
             16 => Self::Bf16,
+            17 => Self::E4m3,
+            21 => Self::U4,
+            22 => Self::I4,
+            23 => Self::E2m1,
+            24 => Self::E8m0,
             other => Self::Other(other),
         }
     }
@@ -47,19 +59,30 @@ impl ElementType {
             Self::I64 => 7,
             Self::F16 => 10,
             Self::Bf16 => 16,
+            Self::E4m3 => 17,
+            Self::U4 => 21,
+            Self::I4 => 22,
+            Self::E2m1 => 23,
+            Self::E8m0 => 24,
             Self::Other(number) => number,
         }
     }
 
-    /// Bytes of an element; none for types that are not read.
-    pub fn n_bytes(self) -> Option<usize> {
+    /// Bits of an element; none for types that are not read.
+    pub fn n_bits(self) -> Option<usize> {
         match self {
-            Self::U8 | Self::I8 => Some(1),
-            Self::F16 | Self::Bf16 => Some(2),
-            Self::F32 | Self::I32 => Some(4),
-            Self::I64 => Some(8),
+            Self::U4 | Self::I4 | Self::E2m1 => Some(4),
+            Self::U8 | Self::I8 | Self::E4m3 | Self::E8m0 => Some(8),
+            Self::F16 | Self::Bf16 => Some(16),
+            Self::F32 | Self::I32 => Some(32),
+            Self::I64 => Some(64),
             Self::Other(_) => None,
         }
+    }
+
+    /// Bytes of an element; none for types that are not read, and for halves of bytes.
+    pub fn n_bytes(self) -> Option<usize> {
+        self.n_bits().filter(|bits| bits.is_multiple_of(8)).map(|bits| bits / 8)
     }
 }
 
@@ -131,8 +154,9 @@ impl<'a> StoredTensor<'a> {
 
     /// Bytes of all elements; none for unknown types and for sizes that no file has.
     pub fn n_bytes(&self) -> Option<usize> {
-        let size = self.element.n_bytes()?;
-        self.dims.iter().try_fold(size, |product, dim| product.checked_mul(*dim))
+        let bits = self.element.n_bits()?;
+        let n_bits = self.dims.iter().try_fold(bits, |product, dim| product.checked_mul(*dim))?;
+        Some(n_bits.div_ceil(8))
     }
 
     /// File, offset and length of the one element of an external tensor.
@@ -191,9 +215,29 @@ fn value_of(element: ElementType, bytes: &[u8]) -> Option<f32> {
         (ElementType::F32, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
         (ElementType::F16, &[a, b]) => f16::from_le_bytes([a, b]).to_f32(),
         (ElementType::Bf16, &[a, b]) => bf16::from_le_bytes([a, b]).to_f32(),
+        (ElementType::I8, &[a]) => f32::from(a.cast_signed()),
+        (ElementType::U8, &[a]) => f32::from(a),
+        (ElementType::E4m3, &[a]) => e4m3(a),
+        (ElementType::E8m0, &[a]) => e8m0(a),
         (ElementType::I32, &[a, b, c, d]) => i32::from_le_bytes([a, b, c, d]) as f32,
         (ElementType::I64, _) => i64::from_le_bytes(bytes.try_into().ok()?) as f32,
         _ => return None,
+    })
+}
+
+/// Element `position` of bytes of that type as a number; none beyond the end and for types that are not read.
+pub fn number_at(element: ElementType, bytes: &[u8], position: usize) -> Option<f32> {
+    let bits = element.n_bits()?;
+    if bits >= 8 {
+        return value_of(element, bytes.get(position.checked_mul(bits / 8)?..)?.get(..bits / 8)?);
+    }
+    let byte = *bytes.get(position / 2)?;
+    let half = if position.is_multiple_of(2) { byte & 15 } else { byte >> 4 };
+    Some(match element {
+        ElementType::U4 => f32::from(half),
+        // The sign is the fourth bit.
+        ElementType::I4 => f32::from((half << 4).cast_signed() >> 4),
+        _ => e2m1(half),
     })
 }
 
