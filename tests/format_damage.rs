@@ -235,7 +235,7 @@ fn onnx_directory(name: &str) -> (tempfile::TempDir, PathBuf) {
 
 #[test]
 fn onnx_models() {
-    for name in ["older_qwen3", "newer_int4"] {
+    for name in ["older_qwen3", "newer_int4", "older_int8", "newer_nvfp4"] {
         let (_scratch, directory) = onnx_directory(name);
         let path = directory.join("model.onnx");
         let good = fs::read(&path).unwrap();
@@ -254,7 +254,13 @@ fn onnx_models() {
 
 #[test]
 fn onnx_directories() {
-    let (scratch, directory) = onnx_directory("older_qwen2");
+    check_onnx_directory("older_qwen2", "onnx_model.data");
+    check_onnx_directory("older_int8", "onnx_model.data");
+    check_onnx_directory("newer_nvfp4", "model.onnx.data");
+}
+
+fn check_onnx_directory(layout: &str, data_file: &str) {
+    let (scratch, directory) = onnx_directory(layout);
     let engine_dir = scratch.path().join("engine");
     let options = BuildOptions {
         limits: Limits::default(),
@@ -265,7 +271,7 @@ fn onnx_directories() {
     let config = fs::read(&config_path).unwrap();
     torture("ONNX config", &config, config.len() - 1, |bytes| OnnxConfig::from_json(bytes).is_ok());
     let mut random = Random(11);
-    let names = ["model.onnx", "config.json", "embedding.safetensors", "onnx_model.data"];
+    let names = ["model.onnx", "config.json", "embedding.safetensors", data_file];
     for name in names {
         let path = directory.join(name);
         let good = fs::read(&path).unwrap();

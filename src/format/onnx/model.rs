@@ -82,14 +82,14 @@ impl<'a> Model<'a> {
     /// # Errors
     /// [`FormatError::Damaged`].
     pub fn parse(bytes: &'a [u8]) -> Result<Self, FormatError> {
-        let mut found = None;
+        let (mut found, mut domains) = (None, BTreeSet::new());
         for field in Fields::new(bytes) {
             let field = field?;
-            if field.number == 7 {
-                if found.is_some() {
-                    return Err(damaged("it has two graphs"));
-                }
-                found = Some(field.bytes()?);
+            match field.number {
+                7 if found.is_some() => return Err(damaged("it has two graphs")),
+                7 => found = Some(field.bytes()?),
+                8 => _ = domains.insert(standard_domain(imported_domain(field.bytes()?)?)),
+                _ => {}
             }
         }
         let graph_message = found.ok_or_else(|| damaged("it has no graph"))?;
@@ -97,8 +97,27 @@ impl<'a> Model<'a> {
         if graph.nodes.is_empty() || graph.outputs.is_empty() {
             return Err(damaged("its graph computes nothing"));
         }
+        if let Some(node) = graph.nodes.iter().find(|node| !domains.contains(standard_domain(node.domain))) {
+            return Err(damaged(format!("it imports no operators for node {}", node.described())));
+        }
         Ok(Self { bytes, graph, graph_message })
     }
+}
+
+/// OperatorSetIdProto: its domain.
+fn imported_domain(message: &[u8]) -> Result<&str, FormatError> {
+    for field in Fields::new(message) {
+        let field = field?;
+        if field.number == 1 {
+            return field.text();
+        }
+    }
+    Ok("")
+}
+
+/// The standard's operators have two names for their domain.
+fn standard_domain(domain: &str) -> &str {
+    if domain == "ai.onnx" { "" } else { domain }
 }
 
 impl<'a> Graph<'a> {
