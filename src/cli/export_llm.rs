@@ -1,4 +1,4 @@
-//! `export-llm`: the workflow's tensorrt-edgellm-export-llm.
+//! `export-llm`: the workflow's tensorrt-edgellm-export-llm, and tensorrt-edgellm-export with its two directories.
 
 use std::path::PathBuf;
 
@@ -24,11 +24,16 @@ Examples:
 #[command(after_help = HELP)]
 pub struct ExportArgs {
     /// Checkpoint directory.
-    #[arg(long = "model_dir", value_name = "DIR")]
-    model_dir: PathBuf,
+    #[arg(long = "model_dir", value_name = "DIR", required_unless_present = "model")]
+    model_dir: Option<PathBuf>,
     /// Directory to write to.
-    #[arg(long = "output_dir", value_name = "DIR")]
-    output_dir: PathBuf,
+    #[arg(long = "output_dir", value_name = "DIR", required_unless_present = "model")]
+    output_dir: Option<PathBuf>,
+    /// The same without flags, as tensorrt-edgellm-export takes it: MODEL OUT writes OUT/llm.
+    #[arg(value_name = "MODEL", requires = "out", conflicts_with_all = ["model_dir", "output_dir"])]
+    model: Option<PathBuf>,
+    #[arg(value_name = "OUT", hide = true)]
+    out: Option<PathBuf>,
     /// Type of weights, activations and caches.
     #[arg(long, value_name = "TYPE", default_value = "f16",
         value_parser = PossibleValuesParser::new([
@@ -41,9 +46,10 @@ pub struct ExportArgs {
 impl ExportArgs {
     /// The flags as the tool takes them.
     pub fn options(&self) -> ExportOptions {
+        let below_out = self.out.as_ref().map(|out| out.join("llm"));
         ExportOptions {
-            model_dir: self.model_dir.clone(),
-            output_dir: self.output_dir.clone(),
+            model_dir: self.model_dir.clone().or(self.model.clone()).unwrap_or_default(),
+            output_dir: self.output_dir.clone().or(below_out).unwrap_or_default(),
             precision: self.dtype,
         }
     }

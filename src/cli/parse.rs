@@ -9,12 +9,13 @@ use super::args::{Cli, EXIT_CODES, Invocation};
 use super::{spelling, stop::Stop, workflow};
 
 /// Names of the workflow's programs, for links to this binary, and the commands that they mean.
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 7] = [
     ("llm_build", "build"),
     ("llm_inference", "run"),
     ("llm_bench", "bench"),
     ("tensorrt-edgellm-process-lora", "process-lora"),
     ("tensorrt-edgellm-export-llm", "export-llm"),
+    ("tensorrt-edgellm-export", "export-llm"),
     ("tensorrt-edgellm-insert-lora", "insert-lora"),
 ];
 
@@ -40,9 +41,9 @@ pub fn documented_command() -> clap::Command {
     with_exit_codes(Cli::command().mut_subcommands(with_exit_codes))
 }
 
-/// Names for links to the program.
+/// Names for links to the program: those of single commands, and one whose first word is the command.
 pub fn program_names() -> impl Iterator<Item = &'static str> {
-    PROGRAMS.into_iter().map(|(name, _)| name)
+    PROGRAMS.into_iter().map(|(name, _)| name).chain(["trtedge"])
 }
 
 fn with_exit_codes(command: clap::Command) -> clap::Command {
@@ -109,7 +110,14 @@ mod tests {
         let line = "tensorrt-edgellm-export-llm --model_dir m --output_dir o --dtype fp16";
         let Command::ExportLlm(args) = parse_words(line).expect(line).command else { panic!("{line}") };
         assert_eq!(args.options().precision, crate::format::Precision::F16);
-        for line in ["tensorrt-edgellm-insert-lora --onnx_dir o", "jetspool insert-lora --onnx-dir o"] {
+        let line = "tensorrt-edgellm-export --dtype fp16 m o --device cuda";
+        let Command::ExportLlm(args) = parse_words(line).expect(line).command else { panic!("{line}") };
+        let options = args.options();
+        assert_eq!(
+            (options.model_dir.as_path(), options.output_dir.as_path()),
+            (Path::new("m"), Path::new("o/llm"))
+        );
+        for line in ["tensorrt-edgellm-insert-lora --onnx_dir o", "trtedge insert-lora --onnx-dir o"] {
             let Command::InsertLora(args) = parse_words(line).expect(line).command else { panic!("{line}") };
             assert_eq!(args.options().onnx_dir, Path::new("o"));
         }
@@ -157,6 +165,9 @@ mod tests {
                 line: "tensorrt-edgellm-export-llm --model_dir m --output_dir o --dtype int4",
                 said: "f16, f32",
             },
+            Case { line: "tensorrt-edgellm-export m", said: "<OUT>" },
+            Case { line: "tensorrt-edgellm-export m o --model_dir m", said: "cannot be used with" },
+            Case { line: "tensorrt-edgellm-export m o --fp8-kv-cache", said: "leave --fp8KvCache out" },
             Case { line: "llm_build --modelDir m --engineDir e --eagle-base", said: "leave --eagleBase out" },
             Case { line: "llm_build --specDraft", said: "leave --specDraft out" },
             Case { line: "llm_inference --engineDir e --specDecode", said: "leave --specDecode out" },

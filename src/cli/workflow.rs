@@ -59,6 +59,22 @@ const OF_RUN: &[(&str, Fate)] = &[
     ("contextCachePartialKVSnapshotPoolBytes", NoValue(CACHE)),
 ];
 
+const OF_EXPORT: &[(&str, Fate)] = &[
+    ("device", NoValue("nothing is computed but types")),
+    ("isEagleBase", Refused(SPECULATIVE)),
+    ("eagleBase", Refused(SPECULATIVE)),
+    ("reducedVocabDir", Refused("the vocabulary is exported whole")),
+    ("chatTemplate", Refused("a processed_chat_template.json in the checkpoint directory comes along")),
+    ("fp8KvCache", Refused("caches have the type that --dtype names")),
+    ("fp8Embedding", Refused("the embedding has the type that --dtype names")),
+    ("externalizeWeights", Refused("all weights are external already")),
+    ("skipLlm", Refused("there is nothing else to export")),
+    ("components", Refused("only the language model is exported")),
+    ("numDecoderLayer", Refused("all layers are exported")),
+    ("tpSize", Refused("a model is not cut for several devices")),
+    ("int4GemmPluginVersion", NoValue("operators of the standard are written, no plugins")),
+];
+
 const OF_BENCH: &[(&str, Fate)] = &[
     ("draftTreeSize", Refused(SPECULATIVE)),
     ("osl", Refused("one step is timed")),
@@ -73,6 +89,7 @@ fn flags_of(command: &str) -> &'static [(&'static str, Fate)] {
         "build" => OF_BUILD,
         "run" => OF_RUN,
         "bench" => OF_BENCH,
+        "export-llm" => OF_EXPORT,
         _ => &[],
     }
 }
