@@ -33,6 +33,7 @@ from references.logits import make_logits
 from references.onnx_layouts import make_onnx
 from references.process import processed_adapter
 from references.processed_chat import make_processed_templates
+from references.quantized import make_quantized
 from references.tokenizing import make_tokenizers
 
 DEFAULT_OUT = Path(__file__).resolve().parent.parent / "tests" / "data" / "references"
@@ -70,6 +71,7 @@ def jobs() -> dict[str, Callable[[Path], None]]:
         result[spec.name] = partial(make_model, spec)
     others = {"tokenizers": make_tokenizers, "templates": make_templates, "processed_templates": make_processed_templates}
     others["onnx"] = make_onnx
+    others["quantized"] = make_quantized
     return result | others
 
 

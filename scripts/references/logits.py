@@ -25,8 +25,13 @@ MIN_GAP = 1e-3
 
 
 def load_with_adapter(model_dir: Path, adapter_dir: Path, processed: dict[str, np.ndarray]) -> PeftModel:
+    """The checkpoint with an adapter whose factors are the processed ones."""
+    return attach_adapter(load_checkpoint(model_dir), adapter_dir, processed)
+
+
+def attach_adapter(base: PreTrainedModel, adapter_dir: Path, processed: dict[str, np.ndarray]) -> PeftModel:
     """The model with an adapter whose factors are the processed ones."""
-    model = PeftModel.from_pretrained(load_checkpoint(model_dir), adapter_dir).eval()
+    model = PeftModel.from_pretrained(base, adapter_dir).eval()
     unused = set(processed)
     for path, module in model.named_modules():
         if not isinstance(module, LoraLayer):
