@@ -343,7 +343,7 @@ fn damaged_checkpoints_are_refused_by_name() {
         Case {
             model: "qwen2",
             change: |dir| fs::write(dir.join("hf_quant_config.json"), "{}").unwrap(),
-            names: &["hf_quant_config.json", "quantized"],
+            names: &["hf_quant_config.json", "quantization is missing"],
         },
     ];
     for case in cases {

@@ -3,13 +3,13 @@
 
 use std::ops::Range;
 
-use crate::format::{FormatError, Tensor};
+use crate::format::{FormatError, StoredMatrix, Tensor};
 
 /// A device with its own memory for weights, activations and the key-value cache.
 pub trait Backend {
     /// f32 activations `[n_rows, width]`.
     type Rows;
-    /// A weight matrix `[out, in]` at the engine's precision.
+    /// A weight matrix `[out, in]` as the engine stores it.
     type Weights;
     /// A vector of f32: a norm's weight or a bias.
     type Vector;
@@ -18,17 +18,11 @@ pub trait Backend {
     /// Keys and values of all layers, in blocks.
     type Cache;
 
-    /// Takes a matrix of `[out, in]` stored by the engine's layout; `scale` where the precision has one.
+    /// Takes a matrix of `[out, in]` with what stands beside it: scales, factors and order of its inputs.
     ///
     /// # Errors
-    /// [`FormatError`] when types or shapes do not fit the layout.
-    fn weights(
-        &self,
-        name: &str,
-        shape: (usize, usize),
-        values: Tensor,
-        scale: Option<Tensor>,
-    ) -> Result<Self::Weights, FormatError>;
+    /// [`FormatError`] when the backend cannot use the tensors.
+    fn weights(&self, name: &str, matrix: StoredMatrix) -> Result<Self::Weights, FormatError>;
 
     /// Takes a vector of `len` f32 elements.
     ///
@@ -75,7 +69,7 @@ pub trait Backend {
     /// The same per head of a row, in place; the weight's length is the head's.
     fn rms_norm_heads(&self, x: &mut Self::Rows, weight: &Self::Vector, eps: f32);
 
-    /// `y = x w^T + bias`
+    /// `y = x' w^T + bias`, where `x'` is x in the matrix's order of inputs and times its factors.
     fn matmul(&self, x: &Self::Rows, w: &Self::Weights, bias: Option<&Self::Vector>, y: &mut Self::Rows);
 
     /// `y += scale * (x A) B` for the rows of each entry.

@@ -17,6 +17,11 @@ directory is what export-llm or the workflow's own exporter writes, and with --m
 insert-lora adds to it. The engine is a directory that is later mapped as it lies. One that is there already is replaced at the \
 end, file by file; a daemon that has it open keeps the old one until it is started again.
 
+Quantized checkpoints: ModelOpt's FP8, W4A16_AWQ, W8A8_SQ_PER_CHANNEL, NVFP4 and MXFP8 (of quantize-llm, also \
+mixed), AutoAWQ (gemm, 4 bits) and GPTQ (4 bits). Without --precision their weights stay as they are, with their \
+own scales and zeros; what is not quantized is f16, and the embedding and an own head are int8. --precision f16 or \
+f32 makes numbers of them. Scales of activations and of the cache are not applied.
+
 Examples:
   jetspool build --modelDir Qwen2.5-0.5B-Instruct --engineDir engine \\
     --precision int4 --maxLoraRank 16
@@ -52,9 +57,10 @@ pub struct BuildArgs {
     #[arg(long = "maxLoraRank", value_name = "N", default_value_t = Limits::default().max_lora_rank,
         value_parser = count(0, 4096))]
     max_lora_rank: usize,
-    /// How the weights are stored.
-    #[arg(long, value_name = "TYPE", default_value = Precision::F16.name(),
-        value_parser = PossibleValuesParser::new(Precision::ALL.map(Precision::name))
+    /// How the weights are stored. `stored`: as a quantized checkpoint has them, tables as int8; f16 of any other.
+    #[arg(long, value_name = "TYPE", default_value = Precision::Stored.name(),
+        value_parser = PossibleValuesParser::new(
+            Precision::ALL.into_iter().chain([Precision::Stored]).map(Precision::name))
             .try_map(|name| name.parse::<Precision>()))]
     precision: Precision,
     /// Where the engine is meant to run.

@@ -28,10 +28,11 @@ pub fn show_build(report: &BuildReport) -> Result<(), Stop> {
     }
     let config = &report.config;
     show(&format_args!(
-        "{}: {} engine, {}, {:.1} MB, {} tensors, adapters up to rank {}",
+        "{}: {} engine, {} ({}), {:.1} MB, {} tensors, adapters up to rank {}",
         report.engine_dir.display(),
         config.architecture.family.name(),
         config.precision,
+        report.kinds,
         report.n_bytes as f64 / 1e6,
         report.n_tensors,
         config.limits.max_lora_rank

@@ -8,6 +8,7 @@ use super::architecture::{Architecture, Family, Rope, RopeScaling};
 use super::bounds::check_architecture;
 use super::engine_config::read_rope_scaling;
 use super::json::{Object, parse_object};
+use super::quantization::Quantization;
 
 const FILE: &str = "config.json";
 const GENERATION_FILE: &str = "generation_config.json";
@@ -19,6 +20,8 @@ pub struct CheckpointConfig {
     /// Sorted, each once; may be empty.
     pub eos_token_ids: Vec<u32>,
     pub bos_token_id: Option<u32>,
+    /// None for plain weights.
+    pub quantization: Option<Quantization>,
 }
 
 /// Reads a checkpoint's `config.json`.
@@ -60,7 +63,9 @@ pub fn parse_checkpoint_config(bytes: &[u8]) -> Result<CheckpointConfig, FormatE
     check_architecture(&architecture, FILE)?;
     let eos_token_ids = sorted(top.token_ids("eos_token_id")?);
     let bos_token_id = top.token_ids("bos_token_id")?.first().copied();
-    Ok(CheckpointConfig { architecture, eos_token_ids, bos_token_id })
+    let quantization = top.optional_object("quantization_config", "quantization_config.")?;
+    let quantization = quantization.map(Quantization::from_config).transpose()?;
+    Ok(CheckpointConfig { architecture, eos_token_ids, bos_token_id, quantization })
 }
 
 impl CheckpointConfig {
@@ -115,10 +120,6 @@ fn family_of_model_type(top: Object) -> Result<Family, FormatError> {
 
 /// Values that would change the arithmetic and that no code here computes.
 fn refuse_unsupported(top: Object) -> Result<(), FormatError> {
-    if let Some(quantization) = top.optional_object("quantization_config", "quantization_config.")? {
-        let method = quantization.optional_text("quant_method")?.unwrap_or("without quant_method");
-        return Err(unsupported("quantization_config", method, "an unquantized checkpoint (f32, f16, bf16)"));
-    }
     if let Some(act) = top.optional_text("hidden_act")?
         && act != "silu"
     {
@@ -357,7 +358,7 @@ mod tests {
             (json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor"),
             (json!({"rope_parameters": {"partial_rotary_factor": 0.5}}), "partial_rotary_factor"),
             (json!({"rope_parameters": {"full_attention": {"rope_type": "default"}}}), "rope_parameters"),
-            (json!({"quantization_config": {"quant_method": "gptq"}}), "gptq"),
+            (json!({"quantization_config": {"quant_method": "hqq"}}), "hqq"),
             (json!({"rope_scaling": {"type": "yarn", "factor": 4.0}}), "yarn"),
             (json!({"rope_scaling": {"rope_type": "llama3", "factor": 4.0}}), "low_freq_factor"),
             (json!({"rope_scaling": "yes"}), "rope_scaling"),

@@ -11,6 +11,7 @@ use safetensors::Dtype;
 
 use super::architecture::{Architecture, Projection};
 use super::error::FormatError;
+use super::storage::{Kind, Storage, Stored};
 
 /// Version of the layout; another one is refused.
 pub const FORMAT_VERSION: u32 = 1;
@@ -31,21 +32,21 @@ pub const FINAL_NORM: &str = "model.norm.weight";
 /// Names of filler tensors start so.
 pub const PAD_PREFIX: &str = "pad.";
 
-/// How matrices are stored.
+/// How `build` stores matrices; what each is stored as is told by [`Kind`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Precision {
-    /// F32 `[n, stride]`.
     F32,
-    /// F16 `[n, stride]`.
     F16,
-    /// I8 `[n, stride]`, `q` in -127..=127, and F32 `[n]` named `X.weight_scale`; `w = q * scale`.
+    /// `q` in -127..=127, one f32 scale a row.
     Int8,
-    /// U8 `[n, stride / 2]`, nibbles `q + 8` with `q` in -8..=7 in blocks of [`INT4_BLOCK`], and
-    /// F16 `[n, stride / group]` named `X.weight_scale`; `w = q * scale`, group from [`int4_group`].
+    /// `q` in -8..=7, f16 scales of groups by [`int4_group`].
     Int4,
+    /// As the checkpoint has it quantized, the rest f16, tables as int8. A plain checkpoint: f16.
+    Stored,
 }
 
 impl Precision {
+    /// Those that fit every checkpoint.
     pub const ALL: [Precision; 4] = [Precision::F32, Precision::F16, Precision::Int8, Precision::Int4];
 
     pub fn name(self) -> &'static str {
@@ -54,12 +55,16 @@ impl Precision {
             Precision::F16 => "f16",
             Precision::Int8 => "int8",
             Precision::Int4 => "int4",
+            Precision::Stored => "stored",
         }
     }
 
     /// How the embedding table and an untied head are stored in an engine of this precision.
     pub fn of_table(self) -> Precision {
-        if self == Precision::Int4 { Precision::Int8 } else { self }
+        match self {
+            Precision::Int4 | Precision::Stored => Precision::Int8,
+            other => other,
+        }
     }
 }
 
@@ -76,9 +81,10 @@ impl FromStr for Precision {
         let unknown = || FormatError::Unsupported {
             what: "precision",
             found: text.to_owned(),
-            supported: "f32, f16, int8, int4".to_owned(),
+            supported: "f32, f16, int8, int4, stored".to_owned(),
         };
-        Precision::ALL.into_iter().find(|precision| precision.name() == text).ok_or_else(unknown)
+        let mut all = Precision::ALL.into_iter().chain([Precision::Stored]);
+        all.find(|precision| precision.name() == text).ok_or_else(unknown)
     }
 }
 
@@ -171,8 +177,8 @@ pub fn scale_name(weight: &str) -> String {
 /// One logical tensor of an engine, under its checkpoint name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Item {
-    /// `rows` x `columns` logical elements, stored at a precision.
-    Matrix { name: String, rows: usize, columns: usize, precision: Precision },
+    /// `rows` x `columns` logical elements.
+    Matrix { name: String, rows: usize, columns: usize, storage: Storage },
     /// `len` f32 elements.
     Vector { name: String, len: usize },
 }
@@ -192,41 +198,22 @@ impl Item {
         }
     }
 
-    /// The stored tensors: the weight, then its scales if it has any.
-    pub fn stored(&self) -> Vec<Stored> {
-        let one = |name: &str, dtype, shape| Stored { name: name.to_owned(), dtype, shape };
+    /// How a matrix's numbers are stored.
+    pub fn kind(&self) -> Option<Kind> {
         match self {
-            Item::Vector { name, len } => vec![one(name, Dtype::F32, vec![*len])],
-            Item::Matrix { name, rows, columns, precision } => {
-                let (rows, stride) = (*rows, row_stride(*columns));
-                let scales = scale_name(name);
-                match precision {
-                    Precision::F32 => vec![one(name, Dtype::F32, vec![rows, stride])],
-                    Precision::F16 => vec![one(name, Dtype::F16, vec![rows, stride])],
-                    Precision::Int8 => {
-                        vec![one(name, Dtype::I8, vec![rows, stride]), one(&scales, Dtype::F32, vec![rows])]
-                    }
-                    Precision::Int4 => vec![
-                        one(name, Dtype::U8, vec![rows, stride / 2]),
-                        one(&scales, Dtype::F16, vec![rows, stride / int4_group(stride)]),
-                    ],
-                }
-            }
+            Item::Matrix { storage, .. } => Some(storage.kind),
+            Item::Vector { .. } => None,
         }
     }
-}
 
-/// A tensor as the file holds it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
-    pub name: String,
-    pub dtype: Dtype,
-    pub shape: Vec<usize>,
-}
-
-impl Stored {
-    pub fn n_bytes(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
+    /// The stored tensors: the weight, then what stands beside it.
+    pub fn stored(&self) -> Vec<Stored> {
+        match self {
+            Item::Vector { name, len } => {
+                vec![Stored { name: name.clone(), dtype: Dtype::F32, shape: vec![*len] }]
+            }
+            Item::Matrix { name, rows, columns, storage } => storage.tensors(name, *rows, *columns),
+        }
     }
 }
 
@@ -236,7 +223,7 @@ pub fn items(architecture: &Architecture, precision: Precision) -> Vec<Item> {
         name: name.to_owned(),
         rows: architecture.vocab_size,
         columns: architecture.hidden_size,
-        precision: precision.of_table(),
+        storage: Kind::of(precision.of_table(), architecture.hidden_size).into(),
     };
     let vector = |name: String, len| Item::Vector { name, len };
     let mut items = vec![table(EMBEDDING)];
@@ -251,7 +238,7 @@ pub fn items(architecture: &Architecture, precision: Precision) -> Vec<Item> {
         for projection in Projection::ALL {
             let (rows, columns) = architecture.projection_shape(projection);
             let name = projection_weight(layer, projection);
-            items.push(Item::Matrix { name, rows, columns, precision });
+            items.push(Item::Matrix { name, rows, columns, storage: Kind::of(precision, columns).into() });
             if architecture.has_bias(projection) {
                 items.push(vector(projection_bias(layer, projection), rows));
             }

@@ -10,8 +10,10 @@ pub mod error;
 pub(crate) mod json;
 pub mod onnx;
 pub mod peft_config;
+pub mod quantization;
 pub mod shards;
 pub mod small_floats;
+pub mod storage;
 pub mod tensors;
 
 pub use adapter::{Adapter, AdapterError, LoraPair};
@@ -20,5 +22,7 @@ pub use engine::{Limits, Precision, Target};
 pub use engine_config::EngineConfig;
 pub use error::FormatError;
 pub use peft_config::PeftConfig;
+pub use quantization::{Algorithm, Quantization};
 pub use shards::ShardIndex;
+pub use storage::{Kind, Storage, StoredMatrix};
 pub use tensors::{Bytes, Tensor, TensorFile};

@@ -6,10 +6,9 @@
 
 use std::ops::Range;
 
-use half::f16;
-
-use super::matrix::{Matrix, ROW_ALIGN, Values};
+use super::matrix::{Matrix, ROW_ALIGN};
 use super::simd::{LANES, Simd};
+use super::weight_rows::{F32Rows, Rows, with_rows};
 
 /// Columns that are unpacked together when many rows share them.
 const UNPACK_COLUMNS: usize = 4;
@@ -44,20 +43,8 @@ pub const fn scratch_len(stride: usize) -> usize {
 /// else touches these elements meanwhile. `x`, `columns` and `scratch` have the lengths of their docs.
 #[inline(always)]
 pub unsafe fn matmul<S: Simd>(s: S, task: &mut MatmulTask<'_>) {
-    let stride = task.w.stride();
-    // SAFETY: Matrix::new proved the lengths that the sources rely on; the rest is the caller's promise.
-    unsafe {
-        match task.w.values() {
-            Values::F32(v) => panels(s, F32Rows { w: v.as_ptr(), stride }, task),
-            Values::F16(v) => panels(s, F16Rows { w: v.as_ptr(), stride }, task),
-            Values::I8 { q, scale } => {
-                panels(s, I8Rows { w: q.as_ptr(), scale: scale.as_ptr(), stride }, task)
-            }
-            Values::I4 { q, scale, group } => {
-                panels(s, I4Rows { w: q.as_ptr(), scale: scale.as_ptr(), stride, group }, task)
-            }
-        }
-    }
+    // SAFETY: Matrix::new proved the lengths that the rows rely on; the rest is the caller's promise.
+    unsafe { with_rows!(task.w, rows => panels(s, rows, task)) }
 }
 
 /// One row of a matrix as f32 into `out` (`[w.stride()]`).
@@ -68,117 +55,19 @@ pub unsafe fn matmul<S: Simd>(s: S, task: &mut MatmulTask<'_>) {
 pub unsafe fn unpack_row<S: Simd>(s: S, w: Matrix<'_>, row: usize, out: &mut [f32]) {
     let (stride, out) = (w.stride(), out.as_mut_ptr());
     // SAFETY: as above.
+    unsafe { with_rows!(w, rows => unpack_whole(s, &rows, row, stride, out)) }
+}
+
+/// # Safety
+/// As [`unpack_row`].
+#[inline(always)]
+unsafe fn unpack_whole<S: Simd, W: Rows<S>>(s: S, w: &W, row: usize, stride: usize, out: *mut f32) {
+    // SAFETY: the caller's promise.
     unsafe {
-        match w.values() {
-            Values::F32(v) => unpack(s, &F32Rows { w: v.as_ptr(), stride }, row, stride, out),
-            Values::F16(v) => unpack(s, &F16Rows { w: v.as_ptr(), stride }, row, stride, out),
-            Values::I8 { q, scale } => {
-                unpack(s, &I8Rows { w: q.as_ptr(), scale: scale.as_ptr(), stride }, row, stride, out);
-                let factor = scale[row];
-                (0..stride).for_each(|k| *out.add(k) *= factor);
-            }
-            Values::I4 { q, scale, group } => {
-                unpack(s, &I4Rows { w: q.as_ptr(), scale: scale.as_ptr(), stride, group }, row, stride, out)
-            }
-        }
-    }
-}
-
-/// Rows of weights that give 32 elements at a time as f32.
-trait Rows<S: Simd>: Copy {
-    /// Elements are f32 already: unpacking would only copy.
-    const IS_F32: bool = false;
-
-    /// # Safety
-    /// `row` and `k..k + 32` lie inside the matrix.
-    unsafe fn load32(&self, s: S, row: usize, k: usize) -> [S::F32; 4];
-
-    /// What the sum over a row is multiplied by.
-    ///
-    /// # Safety
-    /// `row` lies inside the matrix.
-    #[inline(always)]
-    unsafe fn factor(&self, _row: usize) -> f32 {
-        1.0
-    }
-}
-
-#[derive(Clone, Copy)]
-struct F32Rows {
-    w: *const f32,
-    stride: usize,
-}
-
-impl<S: Simd> Rows<S> for F32Rows {
-    const IS_F32: bool = true;
-
-    #[inline(always)]
-    unsafe fn load32(&self, s: S, row: usize, k: usize) -> [S::F32; 4] {
-        // SAFETY: inside the matrix by the caller.
-        unsafe {
-            let at = self.w.add(row * self.stride + k);
-            [s.load(at), s.load(at.add(8)), s.load(at.add(16)), s.load(at.add(24))]
-        }
-    }
-}
-
-#[derive(Clone, Copy)]
-struct F16Rows {
-    w: *const f16,
-    stride: usize,
-}
-
-impl<S: Simd> Rows<S> for F16Rows {
-    #[inline(always)]
-    unsafe fn load32(&self, s: S, row: usize, k: usize) -> [S::F32; 4] {
-        // SAFETY: inside the matrix by the caller.
-        unsafe {
-            let at = self.w.add(row * self.stride + k);
-            [s.load_f16(at), s.load_f16(at.add(8)), s.load_f16(at.add(16)), s.load_f16(at.add(24))]
-        }
-    }
-}
-
-#[derive(Clone, Copy)]
-struct I8Rows {
-    w: *const i8,
-    scale: *const f32,
-    stride: usize,
-}
-
-impl<S: Simd> Rows<S> for I8Rows {
-    #[inline(always)]
-    unsafe fn load32(&self, s: S, row: usize, k: usize) -> [S::F32; 4] {
-        // SAFETY: inside the matrix by the caller.
-        unsafe {
-            let at = self.w.add(row * self.stride + k);
-            [s.load_i8(at), s.load_i8(at.add(8)), s.load_i8(at.add(16)), s.load_i8(at.add(24))]
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn factor(&self, row: usize) -> f32 {
-        // SAFETY: one scale per row.
-        unsafe { *self.scale.add(row) }
-    }
-}
-
-#[derive(Clone, Copy)]
-struct I4Rows {
-    w: *const u8,
-    scale: *const f16,
-    stride: usize,
-    group: usize,
-}
-
-impl<S: Simd> Rows<S> for I4Rows {
-    #[inline(always)]
-    unsafe fn load32(&self, s: S, row: usize, k: usize) -> [S::F32; 4] {
-        let first = row * self.stride + k;
-        // SAFETY: inside the matrix by the caller; groups are whole blocks, so one scale covers the block.
-        unsafe {
-            let scale = s.splat((*self.scale.add(first / self.group)).to_f32());
-            s.load_i4_block(self.w.add(first / 2)).map(|q| s.mul(q, scale))
+        unpack(s, w, row, stride, out);
+        let factor = w.factor(row);
+        if factor != 1.0 {
+            (0..stride).for_each(|k| *out.add(k) *= factor);
         }
     }
 }

@@ -4,6 +4,7 @@
 use half::f16;
 
 pub use crate::format::engine::{ROW_ALIGN, row_stride};
+pub use crate::format::storage::{MXFP8_GROUP, NVFP4_GROUP};
 
 /// A borrowed weight matrix `[n_rows, stride]`.
 #[derive(Clone, Copy)]
@@ -22,9 +23,32 @@ pub enum Values<'a> {
     F16(&'a [f16]),
     /// `q` `[n_rows, stride]`, `scale` `[n_rows]`; a weight is `q * scale`.
     I8 { q: &'a [i8], scale: &'a [f32] },
-    /// `q` `[n_rows, stride / 2]` in blocks of 32 elements, 16 bytes (byte j: element j low, j + 16 high,
-    /// biased by 8), `scale` `[n_rows, stride / group]`; a weight is `(q - 8) * scale`.
-    I4 { q: &'a [u8], scale: &'a [f16], group: usize },
+    /// `q` `[n_rows, stride / 2]` in blocks of 32 elements, 16 bytes (byte j: element j low, j + 16 high),
+    /// `scale` and `zero` `[n_rows, stride / group]`; a weight is `(q - zero) * scale`. No zeros: all are 8.
+    I4 { q: &'a [u8], scale: GroupScales<'a>, zero: Option<&'a [u8]>, group: usize },
+    /// `q` `[n_rows, stride]` E4M3, `scale` `[n_rows]`; a weight is `q * scale`.
+    Fp8 { q: &'a [u8], scale: &'a [f32] },
+    /// `q` `[n_rows, stride]` E4M3, `scale` `[n_rows, stride / 32]` E8M0; a weight is `q * scale`.
+    Mxfp8 { q: &'a [u8], scale: &'a [u8] },
+    /// `q` `[n_rows, stride / 2]` E2M1 in blocks as of int4, `scale` `[n_rows, stride / 16]` E4M3,
+    /// `row_scale` `[n_rows]`; a weight is `q * scale * row_scale`.
+    Nvfp4 { q: &'a [u8], scale: &'a [u8], row_scale: &'a [f32] },
+}
+
+/// Scales of int4 groups.
+#[derive(Clone, Copy)]
+pub enum GroupScales<'a> {
+    F16(&'a [f16]),
+    F32(&'a [f32]),
+}
+
+impl GroupScales<'_> {
+    fn len(&self) -> usize {
+        match self {
+            GroupScales::F16(scale) => scale.len(),
+            GroupScales::F32(scale) => scale.len(),
+        }
+    }
 }
 
 impl<'a> Matrix<'a> {
@@ -35,12 +59,18 @@ impl<'a> Matrix<'a> {
             Values::F32(v) => v.len() == n,
             Values::F16(v) => v.len() == n,
             Values::I8 { q, scale } => q.len() == n && scale.len() == n_rows,
-            Values::I4 { q, scale, group } => {
+            Values::I4 { q, scale, zero, group } => {
                 group != 0
                     && group.is_multiple_of(ROW_ALIGN)
                     && stride.is_multiple_of(group)
                     && q.len() == n / 2
                     && scale.len() == n / group
+                    && zero.is_none_or(|zero| zero.len() == n / group)
+            }
+            Values::Fp8 { q, scale } => q.len() == n && scale.len() == n_rows,
+            Values::Mxfp8 { q, scale } => q.len() == n && scale.len() == n / MXFP8_GROUP,
+            Values::Nvfp4 { q, scale, row_scale } => {
+                q.len() == n / 2 && scale.len() == n / NVFP4_GROUP && row_scale.len() == n_rows
             }
         };
         (fits && stride != 0 && stride.is_multiple_of(ROW_ALIGN)).then_some(Self { values, n_rows, stride })

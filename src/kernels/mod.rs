@@ -6,9 +6,11 @@ pub mod elementwise;
 pub mod lora;
 pub mod matmul;
 pub mod matrix;
+pub mod minifloat;
 pub mod scalar;
 pub mod simd;
 mod table;
+mod weight_rows;
 
 #[cfg(target_arch = "aarch64")]
 pub mod aarch64;

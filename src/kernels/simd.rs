@@ -5,6 +5,8 @@
 
 use half::f16;
 
+use super::minifloat::{E2M1_FACTOR, E4M3_FACTOR, e2m1_bits, e4m3_bits};
+
 /// Lanes of a vector.
 pub const LANES: usize = 8;
 
@@ -54,6 +56,35 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// 16 bytes.
     unsafe fn load_i4_block(self, from: *const u8) -> [Self::F32; 4];
+
+    /// E4M3 codes as numbers.
+    ///
+    /// # Safety
+    /// 8 elements.
+    #[inline(always)]
+    unsafe fn load_e4m3(self, from: *const u8) -> Self::F32 {
+        // SAFETY: 8 elements by the caller; halves has 8.
+        unsafe {
+            let halves = from.cast::<[u8; LANES]>().read_unaligned().map(e4m3_bits);
+            self.mul(self.load_f16(halves.as_ptr().cast()), self.splat(E4M3_FACTOR))
+        }
+    }
+
+    /// One block of 32 E2M1 codes as numbers, laid out as in [`Simd::load_i4_block`].
+    ///
+    /// # Safety
+    /// 16 bytes.
+    #[inline(always)]
+    unsafe fn load_e2m1_block(self, from: *const u8) -> [Self::F32; 4] {
+        // SAFETY: 16 bytes by the caller; low and high have 16 elements.
+        unsafe {
+            let bytes = from.cast::<[u8; 2 * LANES]>().read_unaligned();
+            let (low, high) = (bytes.map(e2m1_bits), bytes.map(|byte| e2m1_bits(byte >> 4)));
+            let (low, high) = (low.as_ptr().cast::<f16>(), high.as_ptr().cast::<f16>());
+            [low, low.add(LANES), high, high.add(LANES)]
+                .map(|halves| self.mul(self.load_f16(halves), self.splat(E2M1_FACTOR)))
+        }
+    }
 
     /// Sum of the lanes, in the order of the file's head.
     #[inline(always)]

@@ -66,7 +66,7 @@ impl<B: Backend> Decoder<B> {
         let rotation = Rotation::new(&architecture.rope, architecture.head_dim);
         let cache_element = match config.precision {
             Precision::F32 => CacheElement::F32,
-            Precision::F16 | Precision::Int8 | Precision::Int4 => CacheElement::F16,
+            Precision::F16 | Precision::Int8 | Precision::Int4 | Precision::Stored => CacheElement::F16,
         };
         Ok(Self { backend, architecture, weights, rotation, cache_element })
     }

@@ -2,8 +2,8 @@
 
 use crate::backend::Backend;
 use crate::format::architecture::{Architecture, Projection};
-use crate::format::engine::{EMBEDDING, FINAL_NORM, HEAD, projection_bias, projection_weight, scale_name};
-use crate::format::{FormatError, TensorFile};
+use crate::format::engine::{EMBEDDING, FINAL_NORM, HEAD, projection_bias, projection_weight};
+use crate::format::{FormatError, StoredMatrix, TensorFile};
 
 /// All weights of a decoder.
 pub struct Weights<B: Backend> {
@@ -66,7 +66,7 @@ struct Source<'a, B> {
 
 impl<B: Backend> Source<'_, B> {
     fn matrix(&self, name: &str, shape: (usize, usize)) -> Result<B::Weights, FormatError> {
-        self.backend.weights(name, shape, self.file.require(name)?, self.file.get(&scale_name(name)))
+        self.backend.weights(name, StoredMatrix::find(self.file, name, shape)?)
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<B::Vector, FormatError> {

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use super::StoreError;
 use super::map::{map_file, read_small, read_small_optional};
 use crate::format::adapter::listed;
-use crate::format::{CheckpointConfig, ShardIndex, Tensor, TensorFile, parse_checkpoint_config};
+use crate::format::{CheckpointConfig, Quantization, ShardIndex, Tensor, TensorFile, parse_checkpoint_config};
 
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
+const QUANTIZATION_FILE: &str = "hf_quant_config.json";
 const PICKLES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
 
 /// A checkpoint with its weights mapped.
@@ -18,6 +19,8 @@ pub struct Checkpoint {
     pub config: CheckpointConfig,
     /// The bytes of `config.json`.
     pub config_json: Vec<u8>,
+    /// The bytes of `hf_quant_config.json`.
+    pub quantization_json: Option<Vec<u8>>,
     /// By file name.
     shards: BTreeMap<String, TensorFile>,
     /// Tensor name to shard name.
@@ -30,11 +33,26 @@ impl Checkpoint {
         [SINGLE_FILE, INDEX_FILE, PICKLES[0], PICKLES[1]].iter().any(|name| directory.join(name).is_file())
     }
 
-    /// Opens the directory; tensors' bytes are not touched.
+    /// Opens a directory with plain weights; tensors' bytes are not touched.
     ///
     /// # Errors
     /// [`StoreError`] with the file's path.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        let checkpoint = Self::open_any(directory)?;
+        if checkpoint.config.quantization.is_some() {
+            let hf_quant_config = directory.join(QUANTIZATION_FILE);
+            let path = if hf_quant_config.exists() { hf_quant_config } else { directory.join("config.json") };
+            let advice = "the checkpoint is quantized; give the original f32, f16 or bf16 one (build takes both)";
+            return Err(StoreError::WrongWeights { path, advice });
+        }
+        Ok(checkpoint)
+    }
+
+    /// Opens a directory whose weights may be quantized; tensors' bytes are not touched.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_any(directory: &Path) -> Result<Self, StoreError> {
         let config_path = directory.join("config.json");
         let config_json = read_small(&config_path)?;
         let mut config = parse_checkpoint_config(&config_json).map_err(StoreError::format(&config_path))?;
@@ -42,7 +60,14 @@ impl Checkpoint {
         if let Some(bytes) = read_small_optional(&generation_path)? {
             config = config.with_generation_config(&bytes).map_err(StoreError::format(&generation_path))?;
         }
+        let quantization_path = directory.join(QUANTIZATION_FILE);
+        let quantization_json = read_small_optional(&quantization_path)?;
+        if let Some(bytes) = &quantization_json {
+            let quantization = Quantization::from_hf_quant_config(bytes);
+            config.quantization = Some(quantization.map_err(StoreError::format(&quantization_path))?);
+        }
         let mut checkpoint = Self {
+            quantization_json,
             directory: directory.to_owned(),
             config,
             config_json,
@@ -54,11 +79,6 @@ impl Checkpoint {
     }
 
     fn open_weights(&mut self) -> Result<(), StoreError> {
-        let quantized = self.directory.join("hf_quant_config.json");
-        if quantized.exists() {
-            let advice = "quantized checkpoints are not supported; give the original f32, f16 or bf16 one";
-            return Err(StoreError::WrongWeights { path: quantized, advice });
-        }
         // As transformers does: the single file wins.
         if self.directory.join(SINGLE_FILE).exists() {
             let file = self.map_shard(SINGLE_FILE)?;

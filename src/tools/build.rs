@@ -10,13 +10,18 @@ use nix::sys::statvfs::statvfs;
 use sha2::{Digest, Sha256};
 
 use super::ToolError;
+use super::build_quantized::{
+    has_packed, has_quantized_head, is_quantization_part, quantization_notes, resolve_precision,
+};
 use super::engine_file::{EncodeError, EnginePlan, EngineWriter};
+use super::quantized_source::quantized_rows;
 use super::staging::Staging;
 use super::weights_source::RowSource;
 use crate::format::adapter::listed;
 use crate::format::architecture::Architecture;
 use crate::format::engine::{EMBEDDING, FORMAT_VERSION, HEAD, Item, items};
-use crate::format::{EngineConfig, Limits, Precision, Target, Tensor};
+use crate::format::storage::kinds_text;
+use crate::format::{EngineConfig, FormatError, Limits, Precision, Target, Tensor};
 use crate::store::engine::{CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_TABLE_FILE, WEIGHTS_FILE};
 use crate::store::{Checkpoint, StoreError, read_small_optional};
 use crate::text::{ChatTemplate, SpecialTokens, Tokenizer, template_source};
@@ -63,6 +68,8 @@ pub struct BuildReport {
     pub n_bytes: u64,
     /// Tensors taken from the checkpoint.
     pub n_tensors: usize,
+    /// How many matrices are stored in which way.
+    pub kinds: String,
     pub warnings: Vec<String>,
 }
 
@@ -71,13 +78,18 @@ pub struct BuildReport {
 /// # Errors
 /// [`ToolError`]; nothing is left behind then.
 pub fn build(options: &BuildOptions) -> Result<BuildReport, ToolError> {
-    let checkpoint = Checkpoint::open(&options.model_dir)?;
+    let checkpoint = Checkpoint::open_any(&options.model_dir)?;
+    let precision = resolve_precision(options.precision, &checkpoint)?;
+    let options = &BuildOptions { precision, ..options.clone() };
     check_output(options)?;
-    let architecture = checkpoint.config.architecture.clone();
+    let mut architecture = checkpoint.config.architecture.clone();
+    architecture.tied_head &= !has_quantized_head(&checkpoint);
     let eos_token_ids = checkpoint.config.eos_token_ids.clone();
     let config = engine_config(options, architecture, eos_token_ids, checkpoint.config.bos_token_id)?;
     let (sources, items) = find_sources(&checkpoint, &config)?;
-    let warnings = warnings(&checkpoint, &config, &items.iter().map(|item| item.name()).collect());
+    let used: BTreeSet<&str> = items.iter().map(|item| item.name()).collect();
+    let mut warnings = warnings(&checkpoint, &config, &used);
+    warnings.extend(quantization_notes(&checkpoint));
     write_engine(options, Prepared { config, items, sources, warnings }, || source_digest(&checkpoint))
 }
 
@@ -142,7 +154,9 @@ pub(super) fn write_engine(
     staging.write_bytes(CONFIG_FILE, config.to_json().as_bytes())?;
     let engine_dir = staging.target().to_owned();
     staging.publish(&[&TEXT_FILES[..], &[TOKENIZER_TABLE_FILE]].concat())?;
-    Ok(BuildReport { engine_dir, config, n_bytes: plan.n_bytes(), n_tensors: sources.len(), warnings })
+    let kinds = kinds_text(plan.items.iter().filter_map(Item::kind));
+    let (n_bytes, n_tensors) = (plan.n_bytes(), sources.len());
+    Ok(BuildReport { engine_dir, config, n_bytes, n_tensors, kinds, warnings })
 }
 
 /// The bytes of `tokenizer.table`, where the checkpoint has a tokenizer.
@@ -197,18 +211,31 @@ type Sources = Vec<RowSource>;
 
 /// Every tensor of the engine in the checkpoint, checked; all missing ones are named at once.
 fn find_sources(checkpoint: &Checkpoint, config: &EngineConfig) -> Result<(Sources, Vec<Item>), ToolError> {
-    let items = items(&config.architecture, config.precision);
-    let missing: Vec<&str> =
-        items.iter().map(|item| item.name()).filter(|name| checkpoint.tensor(name).is_none()).collect();
+    let mut items = items(&config.architecture, config.precision);
     let path = checkpoint.directory();
+    let quantization = checkpoint.config.quantization.as_ref();
+    let has = |name: &str| checkpoint.tensor(name).is_some() || has_packed(checkpoint, name);
+    let missing: Vec<&str> = items.iter().map(|item| item.name()).filter(|name| !has(name)).collect();
     if !missing.is_empty() {
         let (count, names) = (missing.len(), listed(&missing));
         return Err(ToolError::MissingTensors { path: path.to_owned(), count, names });
     }
     let mut sources = Vec::with_capacity(items.len());
-    for item in &items {
-        let tensor = checkpoint.tensor(item.name()).expect("none is missing");
-        let source = RowSource::new(item.name(), tensor, &item.logical_shape());
+    for item in &mut items {
+        if let (Some(quantization), Item::Matrix { name, rows, columns, storage }) = (quantization, &mut *item) {
+            let found = quantized_rows(checkpoint, quantization, name, (*rows, *columns));
+            if let Some(quantized) = found.map_err(ToolError::format(path))? {
+                if config.precision == Precision::Stored {
+                    *storage = quantized.storage;
+                }
+                sources.push(RowSource::of(quantized));
+                continue;
+            }
+        }
+        let name = item.name().to_owned();
+        let missing = || FormatError::MissingTensor { name: name.clone() };
+        let source = checkpoint.tensor(&name).ok_or_else(missing);
+        let source = source.and_then(|tensor| RowSource::new(&name, tensor, &item.logical_shape()));
         sources.push(source.map_err(ToolError::format(path))?);
     }
     Ok((sources, items))
@@ -219,6 +246,7 @@ fn warnings(checkpoint: &Checkpoint, config: &EngineConfig, used: &BTreeSet<&str
     let mut unused: Vec<&str> = checkpoint
         .names()
         .filter(|name| !used.contains(name) && !name.ends_with("rotary_emb.inv_freq"))
+        .filter(|name| !is_quantization_part(checkpoint, name, used))
         .collect();
     if config.architecture.tied_head && unused.contains(&HEAD) {
         unused.retain(|name| *name != HEAD);
@@ -258,6 +286,7 @@ fn source_digest(checkpoint: &Checkpoint) -> String {
         hasher.update(bytes);
     };
     add(&checkpoint.config_json);
+    checkpoint.quantization_json.iter().for_each(|bytes| add(bytes));
     for (_, shard) in checkpoint.shards() {
         add(shard.as_bytes());
     }

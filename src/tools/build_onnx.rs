@@ -16,7 +16,7 @@ use super::weights_source::RowSource;
 use crate::format::architecture::{Architecture, Projection};
 use crate::format::engine::{EMBEDDING, FINAL_NORM, HEAD, items, projection_bias, projection_weight};
 use crate::format::onnx::{Linear, Model, Norm, OnnxConfig, OnnxDecoder, OnnxLayer};
-use crate::format::{Bytes, FormatError, TensorFile};
+use crate::format::{Bytes, FormatError, Precision, TensorFile};
 use crate::store::{map_file, read_small, read_small_optional};
 use crate::text::template_source;
 
@@ -28,6 +28,8 @@ const CONFIG_FILE: &str = "config.json";
 /// # Errors
 /// [`ToolError`]; nothing is left behind then.
 pub fn build_onnx(options: &BuildOptions) -> Result<BuildReport, ToolError> {
+    let precision = if options.precision == Precision::Stored { Precision::F16 } else { options.precision };
+    let options = &BuildOptions { precision, ..options.clone() };
     let directory = &options.model_dir;
     let model_path = model_path(options)?;
     let config_path = directory.join(CONFIG_FILE);

@@ -11,8 +11,8 @@ use half::f16;
 use serde_json::json;
 
 use super::quantize::{int4_row, int8_row};
-use super::weights_source::RowSource;
-use crate::format::Precision;
+use super::weights_source::{Encoded, PackRow, RowSource};
+use crate::format::{Kind, Precision, Storage};
 use crate::format::engine::{FORMAT_VERSION, Item, PAD_PREFIX, PAGE, TENSOR_ALIGN, int4_group, row_stride};
 
 /// Bytes of f32 rows that one thread encodes at a time.
@@ -109,37 +109,40 @@ impl<'a, W: Write> EngineWriter<'a, W> {
     pub fn add(&mut self, item: &Item, source: &RowSource) -> Result<(), EncodeError> {
         match item {
             Item::Vector { name, len } => {
-                let vector = Rows { source, n_columns: *len, stride: *len, precision: Precision::F32 };
-                let encoded =
-                    vector.encode(0..1).map_err(|found| range_error(name, found, Precision::F32))?;
+                let storage = Kind::F32.into();
+                let vector = Rows { source, n_columns: *len, stride: *len, storage };
+                let encoded = vector.encode(0..1).map_err(|found| range_error(name, found, Kind::F32))?;
                 self.put(&encoded.weights)
             }
-            Item::Matrix { name, rows, columns, precision } => {
+            Item::Matrix { name, rows, columns, storage } => {
                 let stride = row_stride(*columns);
-                let matrix = Rows { source, n_columns: *columns, stride, precision: *precision };
-                let scales = self.add_rows(&matrix, *rows, name)?;
-                if scales.is_empty() { Ok(()) } else { self.put(&scales) }
+                let matrix = Rows { source, n_columns: *columns, stride, storage: *storage };
+                let beside = self.add_rows(&matrix, *rows, name)?;
+                beside.iter().filter(|bytes| !bytes.is_empty()).try_for_each(|bytes| self.put(bytes))?;
+                let inputs = matrix.packed().map(PackRow::inputs).unwrap_or_default();
+                inputs.iter().try_for_each(|bytes| self.put(bytes))
             }
         }
     }
 
-    /// Writes a matrix's rows and returns its scales.
-    fn add_rows(&mut self, matrix: &Rows, n_rows: usize, name: &str) -> Result<Vec<u8>, EncodeError> {
+    /// Writes a matrix's rows and returns what stands beside them.
+    fn add_rows(&mut self, matrix: &Rows, n_rows: usize, name: &str) -> Result<[Vec<u8>; 2], EncodeError> {
         self.align()?;
         let per_thread = (CHUNK_BYTES / (matrix.stride * 4)).max(1);
-        let mut scales = Vec::new();
+        let (mut scales, mut extra) = (Vec::new(), Vec::new());
         let mut first = 0;
         while first < n_rows {
             let last = (first + per_thread * self.n_threads).min(n_rows);
             let parts = encode_in_threads(matrix, first..last, self.n_threads);
             for part in parts {
-                let part = part.map_err(|found| range_error(name, found, matrix.precision))?;
+                let part = part.map_err(|found| range_error(name, found, matrix.storage.kind))?;
                 self.put_raw(&part.weights)?;
                 scales.extend(part.scales);
+                extra.extend(part.extra);
             }
             first = last;
         }
-        Ok(scales)
+        Ok([scales, extra])
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
@@ -165,8 +168,8 @@ impl<'a, W: Write> EngineWriter<'a, W> {
     }
 }
 
-fn range_error(name: &str, found: f32, precision: Precision) -> EncodeError {
-    EncodeError::Range { name: name.to_owned(), found, precision: precision.name() }
+fn range_error(name: &str, found: f32, kind: Kind) -> EncodeError {
+    EncodeError::Range { name: name.to_owned(), found, precision: kind.name() }
 }
 
 /// Rows of one tensor and how they are stored.
@@ -175,14 +178,7 @@ struct Rows<'a> {
     source: &'a RowSource,
     n_columns: usize,
     stride: usize,
-    precision: Precision,
-}
-
-/// Bytes of consecutive rows and of their scales.
-#[derive(Default)]
-struct Encoded {
-    weights: Vec<u8>,
-    scales: Vec<u8>,
+    storage: Storage,
 }
 
 fn encode_in_threads(matrix: &Rows, rows: Range<usize>, n_threads: usize) -> Vec<Result<Encoded, f32>> {
@@ -202,21 +198,33 @@ fn encode_in_threads(matrix: &Rows, rows: Range<usize>, n_threads: usize) -> Vec
     })
 }
 
-impl Rows<'_> {
-    /// The error is the first value that the precision cannot hold.
+impl<'a> Rows<'a> {
+    /// The rows as they are, where they are stored so.
+    fn packed(&self) -> Option<&'a dyn PackRow> {
+        self.source.packed().filter(|packed| packed.storage() == self.storage)
+    }
+
+    /// The error is the first value that the storage cannot hold.
     fn encode(&self, rows: Range<usize>) -> Result<Encoded, f32> {
         let mut encoded = Encoded::default();
+        if let Some(packed) = self.packed() {
+            rows.into_iter().try_for_each(|row_idx| packed.pack_row(row_idx, &mut encoded))?;
+            return Ok(encoded);
+        }
         let mut row = vec![0.0_f32; self.stride];
         for row_idx in rows {
             self.source.read_row(row_idx, &mut row);
             if let Some(bad) = row[..self.n_columns].iter().find(|value| !value.is_finite()) {
                 return Err(*bad);
             }
-            match self.precision {
-                Precision::F32 => encoded.weights.extend_from_slice(bytemuck::cast_slice(&row)),
-                Precision::F16 => encode_f16(&row, &mut encoded)?,
-                Precision::Int8 => encode_int8(&row, &mut encoded)?,
-                Precision::Int4 => encode_int4(&row, &mut encoded)?,
+            match self.storage.kind {
+                Kind::F32 => encoded.weights.extend_from_slice(bytemuck::cast_slice(&row)),
+                Kind::F16 => encode_f16(&row, &mut encoded)?,
+                Kind::Int8 => encode_int8(&row, &mut encoded)?,
+                Kind::Int4 { .. } => encode_int4(&row, &mut encoded)?,
+                Kind::Fp8 | Kind::Mxfp8 | Kind::Nvfp4 => {
+                    unreachable!("only rows that are stored so already are given this kind")
+                }
             }
         }
         Ok(encoded)

@@ -59,7 +59,7 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ToolError> {
     let element = match options.precision {
         Precision::F16 => ElementType::F16,
         Precision::F32 => ElementType::F32,
-        Precision::Int8 | Precision::Int4 => {
+        Precision::Int8 | Precision::Int4 | Precision::Stored => {
             return Err(ToolError::Options(format!("--dtype {}: wanted f16 or f32", options.precision)));
         }
     };

@@ -10,8 +10,9 @@ use sha2::{Digest, Sha256};
 use super::ToolError;
 use crate::format::adapter::parse_name;
 use crate::format::architecture::{Architecture, RopeScaling};
-use crate::format::engine::PAD_PREFIX;
-use crate::format::{PeftConfig, TensorFile};
+use crate::format::engine::{Item, PAD_PREFIX, items};
+use crate::format::storage::kinds_text;
+use crate::format::{Kind, PeftConfig, StoredMatrix, TensorFile};
 use crate::store::engine::{DirectoryKind, TOKENIZER_TABLE_FILE};
 use crate::store::{Checkpoint, Engine, StoreError, map_file, read_small};
 use crate::text::Tokenizer;
@@ -77,6 +78,7 @@ fn inspect_engine(path: &Path, page: &mut Page) -> Result<(), ToolError> {
     );
     describe_architecture(&config.architecture, page);
     describe_ids(&config.eos_token_ids, config.bos_token_id, page);
+    page.line("matrices", kinds_text(stored_kinds(&engine)));
     describe_tensors([&engine.tensors], page);
     page.line("source", &config.source_digest);
     let files = [
@@ -100,6 +102,17 @@ fn inspect_engine(path: &Path, page: &mut Page) -> Result<(), ToolError> {
     Ok(())
 }
 
+/// How the matrices of an engine are stored; those that are damaged are left out.
+fn stored_kinds(engine: &Engine) -> impl Iterator<Item = Kind> {
+    let items = items(&engine.config.architecture, engine.config.precision).into_iter();
+    items.filter_map(|item| match item {
+        Item::Matrix { name, rows, columns, .. } => {
+            StoredMatrix::find(&engine.tensors, &name, (rows, columns)).ok().map(|matrix| matrix.kind)
+        }
+        Item::Vector { .. } => None,
+    })
+}
+
 /// What is wrong with the compiled tokenizer, all of it read and compared with what it was compiled from.
 fn table_fault(engine: &Engine) -> Option<String> {
     let json = (**engine.tokenizer_json.as_ref()?).as_ref();
@@ -117,8 +130,11 @@ fn table_fault(engine: &Engine) -> Option<String> {
 }
 
 fn inspect_checkpoint(path: &Path, page: &mut Page) -> Result<(), ToolError> {
-    let checkpoint = Checkpoint::open(path)?;
+    let checkpoint = Checkpoint::open_any(path)?;
     page.line("checkpoint", path.display().to_string());
+    if let Some(quantization) = &checkpoint.config.quantization {
+        page.line("quantized", quantization.name());
+    }
     describe_architecture(&checkpoint.config.architecture, page);
     describe_ids(&checkpoint.config.eos_token_ids, checkpoint.config.bos_token_id, page);
     let n_files = checkpoint.shards().count();

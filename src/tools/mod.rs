@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod build_onnx;
+mod build_quantized;
 pub mod engine_file;
 pub mod error;
 pub mod export;
@@ -15,6 +16,8 @@ mod onnx_scaled;
 mod onnx_weights;
 pub mod process_lora;
 pub mod quantize;
+mod quantized_rows;
+mod quantized_source;
 pub mod staging;
 pub mod weights_source;
 

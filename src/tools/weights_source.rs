@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use safetensors::Dtype;
 
-use crate::format::{FormatError, Tensor};
+use crate::format::{FormatError, Storage, Tensor};
 
 /// A matrix or vector, read row by row. A vector is one row.
 pub struct RowSource(Box<dyn ReadRow>);
@@ -12,6 +12,31 @@ pub struct RowSource(Box<dyn ReadRow>);
 pub trait ReadRow: Send + Sync {
     /// Writes row `row_idx` to the front of `out`, which is at least a row long; the rest stays as it is.
     fn read_row(&self, row_idx: usize, out: &mut [f32]);
+
+    /// The rows as an engine can hold them without loss, where they are quantized.
+    fn packed(&self) -> Option<&dyn PackRow> {
+        None
+    }
+}
+
+/// Rows of a quantized matrix as an engine stores them.
+pub trait PackRow: Send + Sync {
+    fn storage(&self) -> Storage;
+
+    /// Appends a row's bytes. The error is the first number that is none.
+    fn pack_row(&self, row_idx: usize, packed: &mut Encoded) -> Result<(), f32>;
+
+    /// Bytes of the tensors behind the matrix: factors of the inputs, then their order.
+    fn inputs(&self) -> Vec<Vec<u8>>;
+}
+
+/// Bytes of consecutive rows.
+#[derive(Default)]
+pub struct Encoded {
+    pub weights: Vec<u8>,
+    pub scales: Vec<u8>,
+    /// Zeros, or scales of whole rows, by the kind of storage.
+    pub extra: Vec<u8>,
 }
 
 /// Rows that lie one behind another, as in checkpoints.
@@ -48,6 +73,11 @@ impl RowSource {
     /// Writes row `row_idx` to the front of `out`, which is at least a row long; the rest stays as it is.
     pub fn read_row(&self, row_idx: usize, out: &mut [f32]) {
         self.0.read_row(row_idx, out);
+    }
+
+    /// The rows as an engine can hold them without loss, where they are quantized.
+    pub fn packed(&self) -> Option<&dyn PackRow> {
+        self.0.packed()
     }
 }
 

@@ -7,7 +7,7 @@ use super::pool::Pool;
 use super::rows::Rows;
 use super::weights::{Lora, Vector, Weights};
 use crate::backend::{AttendRow, Backend, CacheShape, LoraRows};
-use crate::format::{FormatError, Tensor};
+use crate::format::{FormatError, StoredMatrix, Tensor};
 use crate::kernels::Kernels;
 use crate::kernels::attention::AttendTask;
 use crate::kernels::elementwise::rotate;
@@ -69,6 +69,19 @@ impl Cpu {
             work(first..n_columns.min(first + per_task), &mut scratch);
         });
     }
+
+    /// The inputs of a matrix that changes them first.
+    fn changed_inputs(&self, x: &Rows, w: &Weights) -> Rows {
+        let mut changed = Rows::zeros(x.n_rows(), x.width());
+        assert!(x.stride() == w.as_matrix().stride());
+        let (width, stride, out) = (x.width(), x.stride(), Shared(changed.as_mut_ptr()));
+        self.for_rows(x.n_rows(), |row_idx| {
+            // SAFETY: the row belongs to this task.
+            let row = unsafe { std::slice::from_raw_parts_mut(out.at(row_idx * stride), width) };
+            w.change_inputs(x.row(row_idx), row);
+        });
+        changed
+    }
 }
 
 /// Lets tasks write disjoint parts of one buffer.
@@ -103,14 +116,8 @@ impl Backend for Cpu {
     type Lora = Lora;
     type Cache = Cache;
 
-    fn weights(
-        &self,
-        name: &str,
-        shape: (usize, usize),
-        values: Tensor,
-        scale: Option<Tensor>,
-    ) -> Result<Weights, FormatError> {
-        Weights::new(name, shape, values, scale)
+    fn weights(&self, name: &str, matrix: StoredMatrix) -> Result<Weights, FormatError> {
+        Weights::new(name, matrix)
     }
 
     fn vector(&self, name: &str, len: usize, values: Tensor) -> Result<Vector, FormatError> {
@@ -195,6 +202,8 @@ impl Backend for Cpu {
     }
 
     fn matmul(&self, x: &Rows, w: &Weights, bias: Option<&Vector>, y: &mut Rows) {
+        let changed = w.changes_inputs().then(|| self.changed_inputs(x, w));
+        let x = changed.as_ref().unwrap_or(x);
         let w = w.as_matrix();
         let bias = bias.map(Vector::as_slice);
         let (n_rows, y_stride, out) = (x.n_rows(), y.stride(), Shared(y.as_mut_ptr()));

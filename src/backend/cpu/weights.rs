@@ -3,37 +3,31 @@
 use half::f16;
 use safetensors::Dtype;
 
-use crate::format::{FormatError, Tensor};
-use crate::kernels::matrix::{Matrix, Values, row_stride};
+use crate::format::storage::ScaleType;
+use crate::format::{FormatError, Kind, StoredMatrix, Tensor};
+use crate::kernels::matrix::{GroupScales, Matrix, Values, row_stride};
 
 const CHECKED: &str = "type and alignment were checked when the tensor was taken";
 
 /// A matrix of the engine.
 pub struct Weights {
-    values: Tensor,
-    scale: Option<Tensor>,
-    n_rows: usize,
+    stored: StoredMatrix,
     stride: usize,
 }
 
 impl Weights {
-    /// Checks types, shapes and alignment against the engine's layout for `[out, in]`.
-    pub fn new(
-        name: &str,
-        (n_rows, n_inputs): (usize, usize),
-        values: Tensor,
-        scale: Option<Tensor>,
-    ) -> Result<Self, FormatError> {
-        let stride = row_stride(n_inputs);
-        let stored = if values.dtype() == Dtype::U8 { stride / 2 } else { stride };
-        check_shape(name, &values, &[n_rows, stored])?;
-        let weights = Self { values, scale, n_rows, stride };
+    /// Checks the alignment; types and shapes were checked when the matrix was found.
+    pub fn new(name: &str, stored: StoredMatrix) -> Result<Self, FormatError> {
+        let stride = row_stride(stored.n_columns);
+        let weights = Self { stored, stride };
+        let vectors = [&weights.stored.input_scale, &weights.stored.input_order];
+        let is_aligned = vectors.into_iter().flatten().all(|tensor| tensor.as_slice::<f32>().is_some());
         match weights.matrix() {
-            Some(_) => Ok(weights),
-            None => Err(FormatError::Dtype {
+            Some(_) if is_aligned => Ok(weights),
+            _ => Err(FormatError::Dtype {
                 name: name.to_owned(),
-                wanted: "F32, F16, I8 with a scale per row, or U8 with a scale per group, 64-byte aligned",
-                found: format!("{:?}", weights.values.dtype()),
+                wanted: "one that kernels read, 64-byte aligned",
+                found: format!("{:?}", weights.stored.values.dtype()),
             }),
         }
     }
@@ -43,20 +37,45 @@ impl Weights {
     }
 
     fn matrix(&self) -> Option<Matrix<'_>> {
-        let values = match (self.values.dtype(), &self.scale) {
-            (Dtype::F32, None) => Values::F32(self.values.as_slice()?),
-            (Dtype::F16, None) => Values::F16(self.values.as_slice()?),
-            (Dtype::I8, Some(scale)) if scale.dtype() == Dtype::F32 => {
-                Values::I8 { q: self.values.as_slice()?, scale: scale.as_slice()? }
+        let StoredMatrix { values, scale, row_scale, zero, .. } = &self.stored;
+        let values = match self.stored.kind {
+            Kind::F32 => Values::F32(values.as_slice()?),
+            Kind::F16 => Values::F16(values.as_slice()?),
+            Kind::Int8 => Values::I8 { q: values.as_slice()?, scale: scale.as_ref()?.as_slice()? },
+            Kind::Int4 { group, scales, .. } => {
+                let scale = scale.as_ref()?;
+                let scale = match scales {
+                    ScaleType::F16 => GroupScales::F16(scale.as_slice()?),
+                    ScaleType::F32 => GroupScales::F32(scale.as_slice()?),
+                };
+                Values::I4 { q: values.data(), scale, zero: zero.as_ref().map(Tensor::data), group }
             }
-            (Dtype::U8, Some(scale)) if scale.dtype() == Dtype::F16 => {
-                let n_groups = *scale.shape().get(1)?;
-                let group = self.stride.checked_div(n_groups)?;
-                Values::I4 { q: self.values.as_slice()?, scale: scale.as_slice()?, group }
-            }
-            _ => return None,
+            Kind::Fp8 => Values::Fp8 { q: values.data(), scale: scale.as_ref()?.as_slice()? },
+            Kind::Mxfp8 => Values::Mxfp8 { q: values.data(), scale: scale.as_ref()?.data() },
+            Kind::Nvfp4 => Values::Nvfp4 {
+                q: values.data(),
+                scale: scale.as_ref()?.data(),
+                row_scale: row_scale.as_ref()?.as_slice()?,
+            },
         };
-        Matrix::new(values, self.n_rows, self.stride)
+        Matrix::new(values, self.stored.n_rows, self.stride)
+    }
+
+    /// Whether the inputs are changed before they meet the matrix.
+    pub fn changes_inputs(&self) -> bool {
+        self.stored.input_scale.is_some() || self.stored.input_order.is_some()
+    }
+
+    /// One row of inputs as the matrix takes it: in its order, each times its factor.
+    pub fn change_inputs(&self, x: &[f32], out: &mut [f32]) {
+        let order: Option<&[u32]> =
+            self.stored.input_order.as_ref().map(|tensor| tensor.as_slice().expect(CHECKED));
+        let scale: Option<&[f32]> =
+            self.stored.input_scale.as_ref().map(|tensor| tensor.as_slice().expect(CHECKED));
+        for (column, value) in out[..self.stored.n_columns].iter_mut().enumerate() {
+            let input = order.map_or(column, |order| order[column] as usize);
+            *value = scale.map_or(x[input], |scale| x[input] * scale[input]);
+        }
     }
 }
 

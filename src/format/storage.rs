@@ -1,0 +1,327 @@
+//! How the matrices of an engine are stored: which tensors, of which types and shapes.
+//!
+//! A matrix `X.weight` has `n` rows of [`row_stride`] elements. The tensors beside it tell what it is, so an
+//! engine is read without a list of kinds. What a quantized checkpoint holds is kept as it is: its own scales
+//! and zeros, the factors of a layer's inputs and the order of its inputs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use safetensors::Dtype;
+
+use super::engine::{Precision, int4_group, row_stride, scale_name};
+use super::{FormatError, Tensor, TensorFile};
+
+/// Elements that share one scale of NVFP4.
+pub const NVFP4_GROUP: usize = 16;
+/// Elements that share one scale of MXFP8.
+pub const MXFP8_GROUP: usize = 32;
+
+/// How the numbers of a matrix are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// F32 `[n, stride]`.
+    F32,
+    /// F16 `[n, stride]`.
+    F16,
+    /// I8 `[n, stride]` and F32 `[n]` named `X.weight_scale`; `w = q * scale`.
+    Int8,
+    /// U8 `[n, stride / 2]`, nibbles of 0..=15 in blocks of `INT4_BLOCK`, and `[n, stride / group]` named
+    /// `X.weight_scale`; with zeros U8 `[n, stride / group]` named `X.weight_zero`, 0..=16.
+    /// `w = (nibble - zero) * scale`, and 8 is the zero where none is stored.
+    Int4 { group: usize, scales: ScaleType, zeros: Zeros },
+    /// F8_E4M3 `[n, stride]` and F32 `[n]` named `X.weight_scale`; `w = q * scale`.
+    Fp8,
+    /// F8_E4M3 `[n, stride]` and F8_E8M0 `[n, stride / 32]` named `X.weight_scale`; `w = q * 2^(scale - 127)`.
+    Mxfp8,
+    /// F4 (E2M1) `[n, stride]`, nibbles in blocks of `INT4_BLOCK`, F8_E4M3 `[n, stride / 16]` named
+    /// `X.weight_scale` and F32 `[n]` named `X.weight_scale_2`; `w = q * scale * scale_2`.
+    Nvfp4,
+}
+
+/// Type of the scales of int4 groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ScaleType {
+    F16,
+    F32,
+}
+
+/// Whether int4 groups have zeros of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Zeros {
+    Eight,
+    Stored,
+}
+
+/// How a matrix is stored, and what happens to the inputs of its layer first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Storage {
+    pub kind: Kind,
+    /// Inputs are multiplied by F32 `[in]` named `X.pre_quant_scale`. An adapter sees them unscaled.
+    pub has_input_scale: bool,
+    /// Stored column j belongs to input `order[j]`: U32 `[in]` named `X.input_order`. An adapter sees the
+    /// inputs in their own order.
+    pub has_input_order: bool,
+}
+
+impl From<Kind> for Storage {
+    fn from(kind: Kind) -> Self {
+        Self { kind, has_input_scale: false, has_input_order: false }
+    }
+}
+
+/// A tensor as the file holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    pub name: String,
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+}
+
+impl Stored {
+    pub fn n_bytes(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
+    }
+
+    /// Whether the tensor is what the file should hold.
+    ///
+    /// # Errors
+    /// [`FormatError::Dtype`], [`FormatError::Shape`].
+    pub fn check(&self, tensor: &Tensor) -> Result<(), FormatError> {
+        let name = self.name.clone();
+        if tensor.dtype() != self.dtype {
+            let (wanted, found) = (dtype_name(self.dtype), format!("{:?}", tensor.dtype()));
+            return Err(FormatError::Dtype { name, wanted, found });
+        }
+        if tensor.shape() != self.shape {
+            let (wanted, found) = (self.shape.clone(), tensor.shape().to_vec());
+            return Err(FormatError::Shape { name, wanted, found });
+        }
+        Ok(())
+    }
+}
+
+fn dtype_name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F32 => "F32",
+        Dtype::F16 => "F16",
+        Dtype::I8 => "I8",
+        Dtype::U8 => "U8",
+        Dtype::U32 => "U32",
+        Dtype::F4 => "F4",
+        Dtype::F8_E4M3 => "F8_E4M3",
+        Dtype::F8_E8M0 => "F8_E8M0",
+        _ => "a type of the engine format",
+    }
+}
+
+/// `X.weight` to `X.weight_scale_2`.
+pub fn row_scale_name(weight: &str) -> String {
+    format!("{weight}_scale_2")
+}
+
+/// `X.weight` to `X.weight_zero`.
+pub fn zero_name(weight: &str) -> String {
+    format!("{weight}_zero")
+}
+
+/// `X.weight` to `X.pre_quant_scale`.
+pub fn input_scale_name(weight: &str) -> String {
+    format!("{}.pre_quant_scale", weight.strip_suffix(".weight").unwrap_or(weight))
+}
+
+/// `X.weight` to `X.input_order`.
+pub fn input_order_name(weight: &str) -> String {
+    format!("{}.input_order", weight.strip_suffix(".weight").unwrap_or(weight))
+}
+
+impl Kind {
+    /// What `build` makes of numbers at a precision; of [`Precision::Stored`] f16, as of plain numbers.
+    pub fn of(precision: Precision, columns: usize) -> Self {
+        match precision {
+            Precision::F32 => Kind::F32,
+            Precision::F16 | Precision::Stored => Kind::F16,
+            Precision::Int8 => Kind::Int8,
+            Precision::Int4 => {
+                let group = int4_group(row_stride(columns));
+                Kind::Int4 { group, scales: ScaleType::F16, zeros: Zeros::Eight }
+            }
+        }
+    }
+
+    /// `int4`, `fp8`: without the details.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::F32 => "f32",
+            Kind::F16 => "f16",
+            Kind::Int8 => "int8",
+            Kind::Int4 { .. } => "int4",
+            Kind::Fp8 => "fp8",
+            Kind::Mxfp8 => "mxfp8",
+            Kind::Nvfp4 => "nvfp4",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        if let Kind::Int4 { group, zeros, .. } = self {
+            write!(f, " in groups of {group}")?;
+            if *zeros == Zeros::Stored {
+                f.write_str(" with zeros")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Storage {
+    /// The stored tensors of a matrix, in file order.
+    pub fn tensors(&self, name: &str, rows: usize, columns: usize) -> Vec<Stored> {
+        let one = |name: String, dtype, shape| Stored { name, dtype, shape };
+        let stride = row_stride(columns);
+        let weight = |dtype, width| one(name.to_owned(), dtype, vec![rows, width]);
+        let scale = |dtype, shape| one(scale_name(name), dtype, shape);
+        let mut tensors = match self.kind {
+            Kind::F32 => vec![weight(Dtype::F32, stride)],
+            Kind::F16 => vec![weight(Dtype::F16, stride)],
+            Kind::Int8 => vec![weight(Dtype::I8, stride), scale(Dtype::F32, vec![rows])],
+            Kind::Int4 { group, scales, zeros } => {
+                let groups = vec![rows, stride / group];
+                let dtype = match scales {
+                    ScaleType::F16 => Dtype::F16,
+                    ScaleType::F32 => Dtype::F32,
+                };
+                let mut tensors = vec![weight(Dtype::U8, stride / 2), scale(dtype, groups.clone())];
+                if zeros == Zeros::Stored {
+                    tensors.push(one(zero_name(name), Dtype::U8, groups));
+                }
+                tensors
+            }
+            Kind::Fp8 => vec![weight(Dtype::F8_E4M3, stride), scale(Dtype::F32, vec![rows])],
+            Kind::Mxfp8 => vec![
+                weight(Dtype::F8_E4M3, stride),
+                scale(Dtype::F8_E8M0, vec![rows, stride / MXFP8_GROUP]),
+            ],
+            Kind::Nvfp4 => vec![
+                weight(Dtype::F4, stride),
+                scale(Dtype::F8_E4M3, vec![rows, stride / NVFP4_GROUP]),
+                one(row_scale_name(name), Dtype::F32, vec![rows]),
+            ],
+        };
+        if self.has_input_scale {
+            tensors.push(one(input_scale_name(name), Dtype::F32, vec![columns]));
+        }
+        if self.has_input_order {
+            tensors.push(one(input_order_name(name), Dtype::U32, vec![columns]));
+        }
+        tensors
+    }
+}
+
+/// The tensors of a matrix, found in an engine and checked.
+#[derive(Clone)]
+pub struct StoredMatrix {
+    pub kind: Kind,
+    pub n_rows: usize,
+    pub n_columns: usize,
+    pub values: Tensor,
+    pub scale: Option<Tensor>,
+    pub row_scale: Option<Tensor>,
+    pub zero: Option<Tensor>,
+    pub input_scale: Option<Tensor>,
+    /// A permutation of the inputs.
+    pub input_order: Option<Tensor>,
+}
+
+impl StoredMatrix {
+    /// Finds a matrix of `[n_rows, n_columns]`.
+    ///
+    /// # Errors
+    /// [`FormatError`] naming the tensor that is missing or does not fit, or an order that is none.
+    pub fn find(file: &TensorFile, name: &str, shape: (usize, usize)) -> Result<Self, FormatError> {
+        let values = file.require(name)?;
+        let mut matrix = Self {
+            kind: Kind::F32,
+            n_rows: shape.0,
+            n_columns: shape.1,
+            values,
+            scale: file.get(&scale_name(name)),
+            row_scale: file.get(&row_scale_name(name)),
+            zero: file.get(&zero_name(name)),
+            input_scale: file.get(&input_scale_name(name)),
+            input_order: file.get(&input_order_name(name)),
+        };
+        matrix.kind = matrix.recognize(name)?;
+        let storage = Storage {
+            kind: matrix.kind,
+            has_input_scale: matrix.input_scale.is_some(),
+            has_input_order: matrix.input_order.is_some(),
+        };
+        for stored in storage.tensors(name, shape.0, shape.1) {
+            stored.check(&file.require(&stored.name)?)?;
+        }
+        matrix.check_order(name)?;
+        Ok(matrix)
+    }
+
+    /// By the types of the weight and its scale; shapes are checked afterwards.
+    fn recognize(&self, name: &str) -> Result<Kind, FormatError> {
+        let scale = self.scale.as_ref().map(Tensor::dtype);
+        match (self.values.dtype(), scale) {
+            (Dtype::F32, None) => Ok(Kind::F32),
+            (Dtype::F16, None) => Ok(Kind::F16),
+            (Dtype::I8, _) => Ok(Kind::Int8),
+            (Dtype::F8_E4M3, Some(Dtype::F8_E8M0)) => Ok(Kind::Mxfp8),
+            (Dtype::F8_E4M3, _) => Ok(Kind::Fp8),
+            (Dtype::F4, _) => Ok(Kind::Nvfp4),
+            (Dtype::U8, scale) => {
+                let shape = self.scale.as_ref().map_or(&[][..], Tensor::shape);
+                let n_groups = shape.get(1).copied().unwrap_or(0);
+                let stride = row_stride(self.n_columns);
+                let group = stride.checked_div(n_groups).filter(|group| group * n_groups == stride);
+                Ok(Kind::Int4 {
+                    group: group.unwrap_or_else(|| int4_group(stride)),
+                    scales: if scale == Some(Dtype::F32) { ScaleType::F32 } else { ScaleType::F16 },
+                    zeros: if self.zero.is_some() { Zeros::Stored } else { Zeros::Eight },
+                })
+            }
+            (found, _) => Err(FormatError::Dtype {
+                name: name.to_owned(),
+                wanted: "F32 or F16 without a scale, or I8, U8, F8_E4M3 or F4 with one",
+                found: format!("{found:?}"),
+            }),
+        }
+    }
+
+    fn check_order(&self, name: &str) -> Result<(), FormatError> {
+        let Some(tensor) = &self.input_order else { return Ok(()) };
+        let order = tensor.as_slice::<u32>();
+        if order.is_some_and(|order| is_permutation(order, self.n_columns)) {
+            return Ok(());
+        }
+        let why = format!("tensor {} does not name each input once", input_order_name(name));
+        Err(FormatError::Damaged { what: "engine", why })
+    }
+}
+
+/// Whether each number below `n` stands in the list once.
+pub fn is_permutation(order: &[u32], n: usize) -> bool {
+    let mut seen = vec![false; n];
+    let all_new = order.iter().all(|&input| {
+        let place = seen.get_mut(input as usize);
+        place.is_some_and(|place| !std::mem::replace(place, true))
+    });
+    all_new && order.len() == n
+}
+
+/// `4 int4 in groups of 128, 1 int8`, by the number of matrices.
+pub fn kinds_text(kinds: impl Iterator<Item = Kind>) -> String {
+    let mut counts: BTreeMap<Kind, usize> = BTreeMap::new();
+    kinds.for_each(|kind| *counts.entry(kind).or_default() += 1);
+    let mut counts: Vec<(Kind, usize)> = counts.into_iter().collect();
+    counts.sort_by_key(|(kind, count)| (std::cmp::Reverse(*count), *kind));
+    let parts: Vec<String> = counts.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    parts.join(", ")
+}

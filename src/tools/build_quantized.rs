@@ -1,0 +1,73 @@
+//! What `build` asks of a quantized checkpoint beside its rows: which precision, which notes.
+
+use std::collections::BTreeSet;
+
+use super::ToolError;
+use super::quantized_source::PARTS;
+use crate::format::engine::HEAD;
+use crate::format::{Precision, Tensor};
+use crate::store::Checkpoint;
+
+/// The precision of the engine: a quantized checkpoint stays as it is, or becomes numbers.
+///
+/// # Errors
+/// [`ToolError::Refused`] for another quantization than the checkpoint's, or weights that are not packed.
+pub fn resolve_precision(wanted: Precision, checkpoint: &Checkpoint) -> Result<Precision, ToolError> {
+    let Some(quantization) = &checkpoint.config.quantization else {
+        return Ok(if wanted == Precision::Stored { Precision::F16 } else { wanted });
+    };
+    let path = checkpoint.directory().to_owned();
+    if let Some(name) = checkpoint.names().find(|name| name.contains("_quantizer.")) {
+        let what = format!("tensor {name}: the weights are not packed, they only carry what quantizes them");
+        let advice = "quantize again to a unified checkpoint: quantize-llm of this program or of release 0.10";
+        return Err(ToolError::Refused { path, what, advice });
+    }
+    match wanted {
+        Precision::F32 | Precision::F16 | Precision::Stored => Ok(wanted),
+        _ if quantization.precision() == Some(wanted) => Ok(Precision::Stored),
+        Precision::Int8 | Precision::Int4 => {
+            let what = format!("the checkpoint is quantized as {}, not as {wanted}", quantization.name());
+            let advice = "leave --precision out to keep it so, or give f16 or f32 to dequantize it";
+            Err(ToolError::Refused { path, what, advice })
+        }
+    }
+}
+
+/// Whether the head has a quantization of its own, and so cannot be the embedding table.
+pub fn has_quantized_head(checkpoint: &Checkpoint) -> bool {
+    let is_quantized = checkpoint.tensor(&format!("{HEAD}_scale")).is_some() || has_packed(checkpoint, HEAD);
+    is_quantized && checkpoint.config.quantization.is_some()
+}
+
+/// Whether a matrix is there under the name that AutoAWQ and GPTQ give it.
+pub fn has_packed(checkpoint: &Checkpoint, weight: &str) -> bool {
+    let packed = weight.strip_suffix(".weight").map(|module| format!("{module}.qweight"));
+    checkpoint.config.quantization.is_some() && packed.is_some_and(|name| checkpoint.tensor(&name).is_some())
+}
+
+/// Whether a tensor belongs to a quantized layer that is used, or is a bias of zeros, as GPTQ's tools write
+/// them where the model has none.
+pub fn is_quantization_part(checkpoint: &Checkpoint, name: &str, used: &BTreeSet<&str>) -> bool {
+    let Some((module, part)) = name.rsplit_once('.') else { return false };
+    if checkpoint.config.quantization.is_none() || !used.contains(format!("{module}.weight").as_str()) {
+        return false;
+    }
+    let is_zero = |tensor: Tensor| tensor.data().iter().all(|byte| *byte == 0);
+    PARTS.contains(&part) || (part == "bias" && checkpoint.tensor(name).is_some_and(is_zero))
+}
+
+/// What of the checkpoint an engine does not do.
+pub fn quantization_notes(checkpoint: &Checkpoint) -> Vec<String> {
+    let Some(quantization) = &checkpoint.config.quantization else { return Vec::new() };
+    let mut notes = Vec::new();
+    let n_scales = checkpoint.names().filter(|name| name.ends_with(".input_scale")).count();
+    if n_scales > 0 {
+        notes.push(format!(
+            "{n_scales} input_scale are not applied: weights are used as quantized, activations stay f32"
+        ));
+    }
+    if let Some(cache) = &quantization.cache {
+        notes.push(format!("kv_cache_quant_algo {cache} is not applied: keys and values are kept as f16"));
+    }
+    notes
+}

@@ -1,0 +1,254 @@
+//! Rows of a quantized matrix: as numbers, and as the engine stores them.
+//!
+//! Every layout gives a row's codes column by column; the kind of storage says what a code means. Where the
+//! checkpoint has an order of inputs, columns are moved so that each group is consecutive.
+
+use half::f16;
+use safetensors::Dtype;
+
+use super::weights_source::{Decoder, Encoded, PackRow, ReadRow};
+use crate::format::engine::{INT4_BLOCK, row_stride};
+use crate::format::storage::{MXFP8_GROUP, NVFP4_GROUP, ScaleType, Zeros};
+use crate::format::{Kind, Storage, Tensor};
+use crate::kernels::minifloat::{e2m1, e4m3, e8m0, is_nan_e4m3};
+
+/// Where the code of a row and a column lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CodeLayout {
+    /// `[n, k]`, a byte each.
+    Bytes,
+    /// `[n, k / 2]`, the even column low (ModelOpt NVFP4).
+    ColumnPairs,
+    /// `[n / 2, k]`, the even row low, two's complement (ModelOpt W4A16_AWQ).
+    RowPairs,
+    /// Words `[k / 8, n]`, eight columns from the lowest nibble (GPTQ).
+    ColumnWords,
+    /// Words `[k, n / 8]`, eight rows in AutoAWQ's order.
+    RowWords,
+}
+
+/// Where the zeros of groups lie: words `[n_groups, n / 8]`.
+pub struct StoredZeros {
+    pub words: Tensor,
+    pub layout: ZeroLayout,
+    /// What is added to each.
+    pub offset: u8,
+}
+
+/// Order of the eight rows of a word of zeros.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ZeroLayout {
+    Plain,
+    Awq,
+}
+
+/// Scales of groups, rows or the matrix.
+pub enum Scales {
+    /// One a row.
+    Rows(Vec<f32>),
+    /// F16, BF16 or F32 of int4 groups: `[n, n_groups]`, or `[n_groups, n]`.
+    Groups { tensor: Tensor, decode: Decoder, is_group_first: bool },
+    /// E8M0 or E4M3 `[n, n_groups]`, and one factor a row.
+    Bytes { tensor: Tensor, rows: Vec<f32> },
+}
+
+/// A quantized matrix `[n, k]`, every shape and number but the codes checked.
+pub struct QuantizedRows {
+    pub storage: Storage,
+    pub n: usize,
+    pub k: usize,
+    pub codes: Tensor,
+    pub layout: CodeLayout,
+    pub scales: Scales,
+    /// None: all are 8.
+    pub zeros: Option<StoredZeros>,
+    pub input_scale: Option<Vec<f32>>,
+    /// Stored column j is input `order[j]`.
+    pub order: Option<Vec<u32>>,
+}
+
+impl StoredZeros {
+    /// The zero of a row's group, 0..=16.
+    pub fn get(&self, group: usize, row: usize, n: usize) -> u8 {
+        let place = match self.layout {
+            ZeroLayout::Plain => row % 8,
+            ZeroLayout::Awq => awq_place(row % 8),
+        };
+        nibble(self.words.data(), (group * (n / 8) + row / 8) * 8 + place) + self.offset
+    }
+}
+
+/// Number of the nibble of a word that holds an output: nibbles hold outputs 0, 2, 4, 6, 1, 3, 5, 7.
+fn awq_place(output: usize) -> usize {
+    output / 2 + output % 2 * 4
+}
+
+/// Nibble `place` of little-endian words, the lowest first.
+fn nibble(data: &[u8], place: usize) -> u8 {
+    let byte = data[place / 2];
+    if place.is_multiple_of(2) { byte & 15 } else { byte >> 4 }
+}
+
+impl QuantizedRows {
+    fn code(&self, row: usize, column: usize) -> u8 {
+        let (data, n, k) = (self.codes.data(), self.n, self.k);
+        match self.layout {
+            CodeLayout::Bytes => data[row * k + column],
+            CodeLayout::ColumnPairs => nibble(data, row * k + column),
+            CodeLayout::RowPairs => {
+                let byte = data[row / 2 * k + column];
+                // Two's complement to biased by 8.
+                (if row.is_multiple_of(2) { byte & 15 } else { byte >> 4 }) ^ 8
+            }
+            CodeLayout::ColumnWords => nibble(data, (column / 8 * n + row) * 8 + column % 8),
+            CodeLayout::RowWords => nibble(data, (column * (n / 8) + row / 8) * 8 + awq_place(row % 8)),
+        }
+    }
+
+    /// The input of a stored column.
+    fn input(&self, column: usize) -> usize {
+        self.order.as_ref().map_or(column, |order| order[column] as usize)
+    }
+
+    /// Codes of a row in stored order, up to the stride with codes that count for nothing.
+    fn row_codes(&self, row: usize) -> Vec<u8> {
+        let filler = if matches!(self.storage.kind, Kind::Int4 { .. }) { 8 } else { 0 };
+        let mut codes = vec![filler; row_stride(self.k)];
+        for (column, code) in codes[..self.k].iter_mut().enumerate() {
+            *code = self.code(row, self.input(column));
+        }
+        codes
+    }
+
+    fn group_scale(&self, row: usize, group: usize, n_groups: usize) -> f32 {
+        match &self.scales {
+            Scales::Rows(rows) => rows[row],
+            Scales::Groups { tensor, decode, is_group_first } => {
+                let at = if *is_group_first { group * self.n + row } else { row * n_groups + group };
+                let size = tensor.dtype().bitsize() / 8;
+                let mut scale = 0.0;
+                decode(&tensor.data()[at * size..][..size], std::slice::from_mut(&mut scale));
+                scale
+            }
+            Scales::Bytes { tensor, rows } => {
+                let code = tensor.data()[row * n_groups + group];
+                let scale = if self.storage.kind == Kind::Mxfp8 { e8m0(code) } else { e4m3(code) };
+                scale * rows[row]
+            }
+        }
+    }
+
+    /// Columns that share a scale.
+    fn group(&self) -> usize {
+        match self.storage.kind {
+            Kind::Int4 { group, .. } => group,
+            Kind::Mxfp8 => MXFP8_GROUP,
+            Kind::Nvfp4 => NVFP4_GROUP,
+            Kind::F32 | Kind::F16 | Kind::Int8 | Kind::Fp8 => self.k,
+        }
+    }
+
+    fn zero(&self, row: usize, group: usize) -> u8 {
+        self.zeros.as_ref().map_or(8, |zeros| zeros.get(group, row, self.n))
+    }
+
+    /// What a code means before its scale.
+    fn number(&self, code: u8, zero: u8) -> f32 {
+        match self.storage.kind {
+            Kind::Int4 { .. } => f32::from(code) - f32::from(zero),
+            Kind::Int8 => f32::from(code.cast_signed()),
+            Kind::Nvfp4 => e2m1(code),
+            _ if is_nan_e4m3(code) => f32::NAN,
+            _ => e4m3(code),
+        }
+    }
+
+    /// `[n_groups]` little-endian scales of a row, in the stored type.
+    fn pack_scales(&self, row: usize, packed: &mut Encoded) {
+        let stride = row_stride(self.k);
+        match &self.scales {
+            Scales::Rows(rows) => packed.scales.extend(rows[row].to_le_bytes()),
+            Scales::Groups { .. } => {
+                let n_groups = self.k / self.group();
+                for group in 0..n_groups {
+                    let scale = self.group_scale(row, group, n_groups);
+                    match self.storage.kind {
+                        Kind::Int4 { scales: ScaleType::F16, .. } => {
+                            packed.scales.extend(f16::from_f32(scale).to_le_bytes());
+                        }
+                        _ => packed.scales.extend(scale.to_le_bytes()),
+                    }
+                    if self.zeros.is_some() {
+                        packed.extra.push(self.zero(row, group));
+                    }
+                }
+            }
+            Scales::Bytes { tensor, rows } => {
+                let n_groups = self.k / self.group();
+                packed.scales.extend_from_slice(&tensor.data()[row * n_groups..][..n_groups]);
+                // Of columns that are only filled up.
+                packed.scales.extend(std::iter::repeat_n(0, stride / self.group() - n_groups));
+                if self.storage.kind == Kind::Nvfp4 {
+                    packed.extra.extend(rows[row].to_le_bytes());
+                }
+            }
+        }
+    }
+}
+
+impl ReadRow for QuantizedRows {
+    fn read_row(&self, row_idx: usize, out: &mut [f32]) {
+        let (group, codes) = (self.group(), self.row_codes(row_idx));
+        let n_groups = self.k / group;
+        for (number, columns) in codes[..self.k].chunks(group).enumerate() {
+            let scale = self.group_scale(row_idx, number, n_groups);
+            let zero = self.zero(row_idx, number);
+            for (i, code) in columns.iter().enumerate() {
+                let input = self.input(number * group + i);
+                let factor = self.input_scale.as_ref().map_or(1.0, |factors| factors[input]);
+                out[input] = self.number(*code, zero) * scale * factor;
+            }
+        }
+    }
+
+    fn packed(&self) -> Option<&dyn PackRow> {
+        Some(self)
+    }
+}
+
+impl PackRow for QuantizedRows {
+    fn storage(&self) -> Storage {
+        self.storage
+    }
+
+    fn pack_row(&self, row_idx: usize, packed: &mut Encoded) -> Result<(), f32> {
+        let codes = self.row_codes(row_idx);
+        match self.storage.kind {
+            Kind::Int4 { .. } | Kind::Nvfp4 => {
+                for block in codes.chunks(INT4_BLOCK) {
+                    let (low, high) = block.split_at(INT4_BLOCK / 2);
+                    packed.weights.extend(low.iter().zip(high).map(|(low, high)| low | high << 4));
+                }
+            }
+            Kind::Fp8 | Kind::Mxfp8 if codes.iter().any(|code| is_nan_e4m3(*code)) => return Err(f32::NAN),
+            _ => packed.weights.extend_from_slice(&codes),
+        }
+        self.pack_scales(row_idx, packed);
+        Ok(())
+    }
+
+    fn inputs(&self) -> Vec<Vec<u8>> {
+        let scale = self.input_scale.iter().map(|scale| bytemuck::cast_slice(scale).to_vec());
+        let order = self.order.iter().map(|order| bytemuck::cast_slice(order).to_vec());
+        scale.chain(order).collect()
+    }
+}
+
+/// How int4 groups with such scales and zeros are stored.
+pub fn int4_kind(group: usize, scales: Dtype, zeros: Option<&StoredZeros>) -> Kind {
+    Kind::Int4 {
+        group,
+        scales: if scales == Dtype::F16 { ScaleType::F16 } else { ScaleType::F32 },
+        zeros: if zeros.is_some() { Zeros::Stored } else { Zeros::Eight },
+    }
+}
