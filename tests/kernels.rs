@@ -7,7 +7,7 @@ use half::f16;
 use jetspool::kernels::Kernels;
 use jetspool::kernels::attention::{AttendTask, CacheValues, HeadCache};
 use jetspool::kernels::matmul::{MatmulTask, scratch_len};
-use jetspool::kernels::matrix::{Matrix, Values, row_stride};
+use jetspool::kernels::matrix::{GroupScales, Matrix, Values, row_stride};
 use random::Random;
 
 fn halves(numbers: &mut Random, n: usize) -> Vec<f16> {
@@ -33,10 +33,33 @@ struct Stored {
     u8: Vec<u8>,
     row_scale: Vec<f32>,
     group_scale: Vec<f16>,
+    wide_scale: Vec<f32>,
+    zero: Vec<u8>,
+    byte_scale: Vec<u8>,
     group: usize,
     weights: Vec<f64>,
     n_rows: usize,
     stride: usize,
+}
+
+/// An eight-bit float by its definition: sign, four bits of exponent, three of fraction.
+fn e4m3(code: u8) -> f64 {
+    let (exponent, fraction) = (i32::from(code >> 3 & 15), f64::from(code & 7) / 8.0);
+    let magnitude = match exponent {
+        0 => fraction / 64.0,
+        _ => (1.0 + fraction) * 2f64.powi(exponent - 7),
+    };
+    if code < 128 { magnitude } else { -magnitude }
+}
+
+/// Codes of E4M3 but NaN.
+fn e4m3_codes(numbers: &mut Random, n: usize) -> Vec<u8> {
+    (0..n).map(|_| numbers.below(256) as u8).map(|code| if code & 127 == 127 { 0x31 } else { code }).collect()
+}
+
+/// Nibbles in blocks of 32: byte j holds element j low and j + 16 high.
+fn packed(nibbles: &[u8]) -> Vec<u8> {
+    nibbles.chunks_exact(32).flat_map(|block| (0..16).map(|j| block[j] | block[j + 16] << 4)).collect()
 }
 
 impl Stored {
@@ -50,6 +73,9 @@ impl Stored {
             u8: Vec::new(),
             row_scale: Vec::new(),
             group_scale: Vec::new(),
+            wide_scale: Vec::new(),
+            zero: Vec::new(),
+            byte_scale: Vec::new(),
             group: 32,
             weights: Vec::new(),
             n_rows,
@@ -68,26 +94,70 @@ impl Stored {
         i8_rows.weights = (0..n_rows * stride)
             .map(|i| f64::from(i8_rows.i8[i]) * f64::from(i8_rows.row_scale[i / stride]))
             .collect();
-        let mut i4_rows = empty("i4");
-        i4_rows.group = [128, 64, 32].into_iter().find(|&group| stride.is_multiple_of(group)).unwrap();
-        let q: Vec<i8> = values.iter().map(|&x| (x * 7.9) as i8).collect();
-        i4_rows.group_scale = halves(numbers, n_rows * stride / i4_rows.group);
-        i4_rows.u8 = q
-            .chunks_exact(32)
-            .flat_map(|block| (0..16).map(|j| (block[j] + 8) as u8 | ((block[j + 16] + 8) as u8) << 4))
+        let mut all = vec![f32_rows, f16_rows, i8_rows];
+        let group = [128, 64, 32].into_iter().find(|&group| stride.is_multiple_of(group)).unwrap();
+        let n = n_rows * stride;
+        for (name, is_wide, has_zeros) in [
+            ("i4", false, false),
+            ("i4 wide", true, false),
+            ("i4 zeros", false, true),
+            ("i4 both", true, true),
+        ] {
+            let mut rows = empty(name);
+            rows.group = group;
+            let q: Vec<u8> = values.iter().map(|&x| ((x * 7.9) as i8 + 8) as u8).collect();
+            rows.u8 = packed(&q);
+            let scales = halves(numbers, n / group);
+            let wide = numbers.floats(n / group);
+            let zeros: Vec<u8> = (0..n / group).map(|_| numbers.below(17) as u8).collect();
+            let scale = |i: usize| if is_wide { f64::from(wide[i]) } else { scales[i].to_f64() };
+            let zero = |i: usize| if has_zeros { f64::from(zeros[i]) } else { 8.0 };
+            rows.weights = (0..n).map(|i| (f64::from(q[i]) - zero(i / group)) * scale(i / group)).collect();
+            (rows.group_scale, rows.wide_scale, rows.zero) = (scales, wide, zeros);
+            all.push(rows);
+        }
+        let mut fp8 = empty("fp8");
+        (fp8.u8, fp8.row_scale) = (e4m3_codes(numbers, n), numbers.floats(n_rows));
+        fp8.weights = (0..n).map(|i| e4m3(fp8.u8[i]) * f64::from(fp8.row_scale[i / stride])).collect();
+        let mut mxfp8 = empty("mxfp8");
+        mxfp8.u8 = e4m3_codes(numbers, n);
+        mxfp8.byte_scale = (0..n / 32).map(|_| 110 + numbers.below(20) as u8).collect();
+        mxfp8.weights = (0..n)
+            .map(|i| e4m3(mxfp8.u8[i]) * 2f64.powi(i32::from(mxfp8.byte_scale[i / 32]) - 127))
             .collect();
-        i4_rows.weights = (0..n_rows * stride)
-            .map(|i| f64::from(q[i]) * i4_rows.group_scale[i / i4_rows.group].to_f64())
+        let mut nvfp4 = empty("nvfp4");
+        let codes: Vec<u8> = (0..n).map(|_| numbers.below(16) as u8).collect();
+        (nvfp4.u8, nvfp4.byte_scale) = (packed(&codes), e4m3_codes(numbers, n / 16));
+        nvfp4.row_scale = numbers.floats(n_rows);
+        let e2m1 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+        nvfp4.weights = (0..n)
+            .map(|i| {
+                let sign = if codes[i] < 8 { 1.0 } else { -1.0 };
+                let scale = e4m3(nvfp4.byte_scale[i / 16]) * f64::from(nvfp4.row_scale[i / stride]);
+                sign * e2m1[usize::from(codes[i] & 7)] * scale
+            })
             .collect();
-        vec![f32_rows, f16_rows, i8_rows, i4_rows]
+        all.extend([fp8, mxfp8, nvfp4]);
+        all
     }
 
     fn matrix(&self) -> Matrix<'_> {
+        let group = self.group;
+        let narrow = GroupScales::F16(&self.group_scale);
+        let wide = GroupScales::F32(&self.wide_scale);
+        let zero = Some(&self.zero[..]);
+        let q = &self.u8[..];
         let values = match self.name {
             "f32" => Values::F32(&self.f32),
             "f16" => Values::F16(&self.f16),
             "i8" => Values::I8 { q: &self.i8, scale: &self.row_scale },
-            _ => Values::I4 { q: &self.u8, scale: &self.group_scale, group: self.group },
+            "i4" => Values::I4 { q, scale: narrow, zero: None, group },
+            "i4 wide" => Values::I4 { q, scale: wide, zero: None, group },
+            "i4 zeros" => Values::I4 { q, scale: narrow, zero, group },
+            "i4 both" => Values::I4 { q, scale: wide, zero, group },
+            "fp8" => Values::Fp8 { q, scale: &self.row_scale },
+            "mxfp8" => Values::Mxfp8 { q, scale: &self.byte_scale },
+            _ => Values::Nvfp4 { q, scale: &self.byte_scale, row_scale: &self.row_scale },
         };
         Matrix::new(values, self.n_rows, self.stride).unwrap()
     }

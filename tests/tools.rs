@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use half::f16;
 use jetspool::format::engine::{Item, ROW_ALIGN, int4_group, items, row_stride, scale_name};
-use jetspool::format::{Adapter, Limits, Precision, Target, TensorFile};
+use jetspool::format::{Adapter, Kind, Limits, Precision, Target, TensorFile};
 use jetspool::store::{Checkpoint, Engine, map_file};
 use jetspool::text::Tokenizer;
 use jetspool::tools::build::Progress;
@@ -163,17 +163,17 @@ fn check_alignment(tensors: &TensorFile, engine_dir: &Path) {
 fn check_item(item: &Item, checkpoint: &Checkpoint, engine: &TensorFile, case: &str) {
     let source = floats(&checkpoint.tensor(item.name()).unwrap());
     let stored = engine.require(item.name()).unwrap();
-    let (columns, precision) = match *item {
+    let (columns, kind) = match *item {
         Item::Vector { .. } => {
             assert_eq!(floats(&stored), source, "{case} {}", item.name());
             return;
         }
-        Item::Matrix { columns, precision, .. } => (columns, precision),
+        Item::Matrix { columns, storage, .. } => (columns, storage.kind),
     };
     let stride = row_stride(columns);
     assert!(stride.is_multiple_of(ROW_ALIGN) && stride - columns < ROW_ALIGN);
     let scales = engine.get(&scale_name(item.name())).map(|tensor| floats(&tensor));
-    let decoded = decode(&stored, scales.as_deref(), stride, precision);
+    let decoded = decode(&stored, scales.as_deref(), stride, kind);
     let (mut error, mut power, mut worst) = (0.0_f64, 0.0_f64, 0.0_f32);
     for (row, wanted) in decoded.chunks(stride).zip(source.chunks(columns)) {
         assert!(row[columns..].iter().all(|value| *value == 0.0), "{case} {} is not padded", item.name());
@@ -183,11 +183,12 @@ fn check_item(item: &Item, checkpoint: &Checkpoint, engine: &TensorFile, case: &
             worst = worst.max((found - wanted).abs());
         }
     }
-    let bound = match precision {
-        Precision::F32 => 0.0,
-        Precision::F16 => 1e-6,
-        Precision::Int8 => 1e-4,
-        Precision::Int4 => 1.2e-2,
+    let bound = match kind {
+        Kind::F32 => 0.0,
+        Kind::F16 => 1e-6,
+        Kind::Int8 => 1e-4,
+        Kind::Int4 { .. } => 1.2e-2,
+        other => panic!("{case}: {other}"),
     };
     assert!(error / power <= bound, "{case} {}: {} worst {worst}", item.name(), error / power);
 }
@@ -205,20 +206,14 @@ fn floats(tensor: &jetspool::format::Tensor) -> Vec<f32> {
 }
 
 /// The format document's words, written a second time.
-fn decode(
-    stored: &jetspool::format::Tensor,
-    scales: Option<&[f32]>,
-    stride: usize,
-    precision: Precision,
-) -> Vec<f32> {
-    match precision {
-        Precision::F32 | Precision::F16 => floats(stored),
-        Precision::Int8 => {
+fn decode(stored: &jetspool::format::Tensor, scales: Option<&[f32]>, stride: usize, kind: Kind) -> Vec<f32> {
+    match kind {
+        Kind::Int8 => {
             let codes: &[i8] = stored.as_slice().unwrap();
             codes.iter().enumerate().map(|(i, q)| f32::from(*q) * scales.unwrap()[i / stride]).collect()
         }
-        Precision::Int4 => {
-            let group = int4_group(stride);
+        Kind::Int4 { group, .. } => {
+            assert_eq!(group, int4_group(stride));
             let n_elements = stored.data().len() * 2;
             let code = |i: usize| {
                 let byte = stored.data()[i / 32 * 16 + i % 16];
@@ -226,6 +221,7 @@ fn decode(
             };
             (0..n_elements).map(|i| code(i) * scales.unwrap()[i / group]).collect()
         }
+        _ => floats(stored),
     }
 }
 

@@ -352,13 +352,25 @@ mod tests {
             (json!({"quant_method": "gptq", "bits": 8, "group_size": 128}), "bits"),
             (json!({"quant_method": "gptq", "bits": 4}), "group_size"),
             (json!({"quant_method": "gptq", "bits": 4, "group_size": 0}), "group_size"),
-            (json!({"quant_method": "gptq", "bits": 4, "group_size": 64, "checkpoint_format": "marlin"}), "marlin"),
-            (json!({"quant_method": "gptq", "bits": 4, "group_size": 64, "dynamic": {"+:x": {"bits": 8}}}), "+:x"),
+            (
+                json!({"quant_method": "gptq", "bits": 4, "group_size": 64, "checkpoint_format": "marlin"}),
+                "marlin",
+            ),
+            (
+                json!({"quant_method": "gptq", "bits": 4, "group_size": 64, "dynamic": {"+:x": {"bits": 8}}}),
+                "+:x",
+            ),
             (json!({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}), "W4A8_AWQ"),
             (json!({"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 32}), "group_size"),
-            (json!({"quant_method": "modelopt", "quant_algo": "W4A16_AWQ", "has_zero_point": true}), "has_zero_point"),
+            (
+                json!({"quant_method": "modelopt", "quant_algo": "W4A16_AWQ", "has_zero_point": true}),
+                "has_zero_point",
+            ),
             (json!({"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION"}), "quantized_layers"),
-            (json!({"quant_method": "modelopt", "quant_algo": "FP8", "exclude_modules": "x"}), "exclude_modules"),
+            (
+                json!({"quant_method": "modelopt", "quant_algo": "FP8", "exclude_modules": "x"}),
+                "exclude_modules",
+            ),
             (
                 json!({"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION",
                     "quantized_layers": {"a.b": {"quant_algo": "INT3"}}}),

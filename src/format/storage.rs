@@ -200,10 +200,9 @@ impl Storage {
                 tensors
             }
             Kind::Fp8 => vec![weight(Dtype::F8_E4M3, stride), scale(Dtype::F32, vec![rows])],
-            Kind::Mxfp8 => vec![
-                weight(Dtype::F8_E4M3, stride),
-                scale(Dtype::F8_E8M0, vec![rows, stride / MXFP8_GROUP]),
-            ],
+            Kind::Mxfp8 => {
+                vec![weight(Dtype::F8_E4M3, stride), scale(Dtype::F8_E8M0, vec![rows, stride / MXFP8_GROUP])]
+            }
             Kind::Nvfp4 => vec![
                 weight(Dtype::F4, stride),
                 scale(Dtype::F8_E4M3, vec![rows, stride / NVFP4_GROUP]),

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use super::StoreError;
 use super::map::{map_file, read_small, read_small_optional};
 use crate::format::adapter::listed;
-use crate::format::{CheckpointConfig, Quantization, ShardIndex, Tensor, TensorFile, parse_checkpoint_config};
+use crate::format::{
+    CheckpointConfig, Quantization, ShardIndex, Tensor, TensorFile, parse_checkpoint_config,
+};
 
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -42,7 +44,8 @@ impl Checkpoint {
         if checkpoint.config.quantization.is_some() {
             let hf_quant_config = directory.join(QUANTIZATION_FILE);
             let path = if hf_quant_config.exists() { hf_quant_config } else { directory.join("config.json") };
-            let advice = "the checkpoint is quantized; give the original f32, f16 or bf16 one (build takes both)";
+            let advice =
+                "the checkpoint is quantized; give the original f32, f16 or bf16 one (build takes both)";
             return Err(StoreError::WrongWeights { path, advice });
         }
         Ok(checkpoint)

@@ -222,7 +222,9 @@ fn find_sources(checkpoint: &Checkpoint, config: &EngineConfig) -> Result<(Sourc
     }
     let mut sources = Vec::with_capacity(items.len());
     for item in &mut items {
-        if let (Some(quantization), Item::Matrix { name, rows, columns, storage }) = (quantization, &mut *item) {
+        if let (Some(quantization), Item::Matrix { name, rows, columns, storage }) =
+            (quantization, &mut *item)
+        {
             let found = quantized_rows(checkpoint, quantization, name, (*rows, *columns));
             if let Some(quantized) = found.map_err(ToolError::format(path))? {
                 if config.precision == Precision::Stored {

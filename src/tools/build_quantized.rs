@@ -19,7 +19,8 @@ pub fn resolve_precision(wanted: Precision, checkpoint: &Checkpoint) -> Result<P
     let path = checkpoint.directory().to_owned();
     if let Some(name) = checkpoint.names().find(|name| name.contains("_quantizer.")) {
         let what = format!("tensor {name}: the weights are not packed, they only carry what quantizes them");
-        let advice = "quantize again to a unified checkpoint: quantize-llm of this program or of release 0.10";
+        let advice =
+            "quantize again to a unified checkpoint: quantize-llm of this program or of release 0.10";
         return Err(ToolError::Refused { path, what, advice });
     }
     match wanted {

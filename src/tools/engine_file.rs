@@ -12,8 +12,8 @@ use serde_json::json;
 
 use super::quantize::{int4_row, int8_row};
 use super::weights_source::{Encoded, PackRow, RowSource};
-use crate::format::{Kind, Precision, Storage};
 use crate::format::engine::{FORMAT_VERSION, Item, PAD_PREFIX, PAGE, TENSOR_ALIGN, int4_group, row_stride};
+use crate::format::{Kind, Precision, Storage};
 
 /// Bytes of f32 rows that one thread encodes at a time.
 const CHUNK_BYTES: usize = 2 << 20;

@@ -155,7 +155,11 @@ impl Layer<'_> {
     }
 
     /// A matrix of ModelOpt's, without zeros and order.
-    fn modelopt(&self, kind: Kind, parts: (Tensor, CodeLayout, Scales)) -> Result<QuantizedRows, FormatError> {
+    fn modelopt(
+        &self,
+        kind: Kind,
+        parts: (Tensor, CodeLayout, Scales),
+    ) -> Result<QuantizedRows, FormatError> {
         let (codes, layout, scales) = parts;
         let input_scale = self.input_scale()?;
         let storage = Storage { has_input_scale: input_scale.is_some(), ..kind.into() };
