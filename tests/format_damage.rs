@@ -9,12 +9,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use jetspool::backend::Cpu;
 use jetspool::format::engine::items;
 use jetspool::format::onnx::OnnxConfig;
 use jetspool::format::{
-    Adapter, EngineConfig, Limits, PeftConfig, Precision, ShardIndex, Target, TensorFile,
+    Adapter, EngineConfig, Limits, PeftConfig, Precision, Quantization, ShardIndex, Target, TensorFile,
     parse_checkpoint_config,
 };
+use jetspool::kernels::Kernels;
+use jetspool::model::Decoder;
 use jetspool::store::{Checkpoint, Engine};
 use jetspool::tools::build::Progress;
 use jetspool::tools::{
@@ -295,4 +298,91 @@ fn check_onnx_directory(layout: &str, data_file: &str) {
         fs::write(&path, &good).unwrap();
     }
     build_onnx(&options).unwrap();
+}
+
+fn quantized_directory(name: &str) -> (tempfile::TempDir, PathBuf) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/references/quantized").join(name);
+    let scratch = tempfile::tempdir().unwrap();
+    let directory = scratch.path().join("checkpoint");
+    fs::create_dir(&directory).unwrap();
+    for name in ["config.json", "hf_quant_config.json", "model.safetensors"] {
+        if source.join(name).exists() {
+            fs::copy(source.join(name), directory.join(name)).unwrap();
+        }
+    }
+    (scratch, directory)
+}
+
+#[test]
+fn quantized_checkpoints() {
+    let mut random = Random(17);
+    for name in ["gptq_order", "awq_g64", "int4_awq", "nvfp4", "mixed", "mxfp8"] {
+        let (scratch, directory) = quantized_directory(name);
+        let engine_dir = scratch.path().join("engine");
+        let options = BuildOptions { precision: Precision::Stored, ..build_options(&directory, &engine_dir) };
+        for file in ["model.safetensors", "config.json", "hf_quant_config.json"] {
+            let path = directory.join(file);
+            let Ok(good) = fs::read(&path) else { continue };
+            let focus = if file == "model.safetensors" { header_len(&good) } else { good.len() };
+            for round in 0..45 {
+                let is_cut = round % 3 == 0;
+                let bytes = match is_cut {
+                    true => good[..random.below(good.len() - 1)].to_vec(),
+                    false => mutate(&good, focus, &mut random),
+                };
+                fs::write(&path, bytes).unwrap();
+                match build(&options) {
+                    Ok(_) => assert!(!is_cut, "{name}: {file} cut, but built"),
+                    Err(error) => {
+                        let message = error.to_string();
+                        let place = directory.display().to_string();
+                        let is_option = matches!(error, ToolError::Options(_));
+                        assert!(is_option || message.contains(&place), "{name}: {message} names no file");
+                        assert!(message.len() < 4000, "{name}: {} bytes of message", message.len());
+                    }
+                }
+            }
+            fs::write(&path, &good).unwrap();
+        }
+        build(&options).unwrap();
+        engine_of(&engine_dir, &mut random);
+    }
+}
+
+/// Mutated headers of an engine: whoever makes a decoder of it says what is wrong, or makes one that fits.
+fn engine_of(engine_dir: &Path, random: &mut Random) {
+    let path = engine_dir.join("llm.engine");
+    let good = fs::read(&path).unwrap();
+    // The tensors of the header, without what fills it up.
+    let end = good[8..header_len(&good)].iter().rposition(|byte| *byte == b'}').unwrap() + 9;
+    let (mut n_refused, mut n_good) = (0, 0);
+    for _ in 0..150 {
+        fs::write(&path, mutate(&good, end, random)).unwrap();
+        let Ok(engine) = Engine::open(engine_dir) else { continue };
+        let cpu = Cpu::new(Kernels::detect(), 1).unwrap();
+        match Decoder::new(cpu, &engine.config, &engine.tensors) {
+            Ok(_) => n_good += 1,
+            Err(error) => {
+                n_refused += 1;
+                assert!(error.to_string().len() < 2000, "{error}");
+            }
+        }
+    }
+    fs::write(&path, &good).unwrap();
+    let engine = Engine::open(engine_dir).unwrap();
+    Decoder::new(Cpu::new(Kernels::detect(), 1).unwrap(), &engine.config, &engine.tensors).unwrap();
+    assert!(n_refused + n_good > 0, "no mutation got as far as a decoder");
+}
+
+#[test]
+fn quantization_configurations() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/references/quantized");
+    for name in ["mixed", "gptq_order", "awq_g128"] {
+        let config = fs::read(root.join(name).join("config.json")).unwrap();
+        torture(name, &config, config.len(), |bytes| parse_checkpoint_config(bytes).is_ok());
+    }
+    let config = fs::read(root.join("int4_awq/hf_quant_config.json")).unwrap();
+    torture("hf_quant_config", &config, config.len(), |bytes| {
+        Quantization::from_hf_quant_config(bytes).is_ok_and(|it| it.algorithm("lm_head").is_none())
+    });
 }

@@ -8,8 +8,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use half::f16;
+use jetspool::backend::Cpu;
 use jetspool::format::storage::Stored;
 use jetspool::format::{Precision, StoredMatrix, TensorFile};
+use jetspool::kernels::Kernels;
+use jetspool::model::Decoder;
 use jetspool::store::Engine;
 use jetspool::tools::build::Progress;
 use jetspool::tools::{BuildOptions, BuildReport, ToolError, build};
@@ -48,12 +51,22 @@ fn options(model_dir: &Path, engine_dir: &Path, precision: Precision) -> BuildOp
     }
 }
 
+/// The engine with keys and values kept as f32, so that only the weights can differ from the reference.
+fn with_f32_cache(name: &str) -> Built {
+    let folder = tempfile::tempdir().unwrap();
+    build(&options(&checkpoint(name), folder.path(), Precision::Stored)).unwrap();
+    let mut engine = Engine::open(folder.path()).unwrap();
+    engine.config.precision = Precision::F32;
+    let cpu = Cpu::new(Kernels::detect(), 2).unwrap();
+    let decoder = Decoder::new(cpu, &engine.config, &engine.tensors).unwrap();
+    Built { folder, decoder }
+}
+
 /// Largest difference to the reference over all positions and runs, in chunks of two lengths.
-fn largest_difference(name: &str, precision: Precision) -> f32 {
+fn largest_difference(name: &str, what: &str, built: &Built) -> f32 {
     let folder = checkpoint(name);
     let wanted = tensors(&folder.join("logits.safetensors"));
     let tokens = ids(&wanted, "tokens");
-    let built = Built::new(&folder, precision, 2);
     let mut largest = 0.0f32;
     for run in wanted.names().filter(|name| *name != "tokens") {
         let lora = (run != "base").then(|| built.lora(&folder.join("adapters").join(run)));
@@ -65,7 +78,7 @@ fn largest_difference(name: &str, precision: Precision) -> f32 {
         let differences = found.iter().zip(&wanted).map(|(found, wanted)| (found - wanted).abs());
         let most =
             differences.fold(0.0, |most: f32, now| if now > most || now.is_nan() { now } else { most });
-        println!("{name} {run} {precision}: {most:.1e}");
+        println!("{name} {run} {what}: {most:.1e}");
         largest = largest.max(most);
         assert!(!most.is_nan());
     }
@@ -74,18 +87,20 @@ fn largest_difference(name: &str, precision: Precision) -> f32 {
 
 #[test]
 fn logits_equal_those_of_the_dequantized_weights() {
-    for precision in [Precision::Stored, Precision::F32] {
-        let over: Vec<_> = CASES
-            .iter()
-            .map(|name| (largest_difference(name, precision), name))
-            .filter(|(most, _)| *most > 1e-4)
-            .collect();
-        assert!(over.is_empty(), "{precision}: {over:?}");
+    let mut over = Vec::new();
+    let mut check = |name: &str, what: &str, built: &Built, bound: f32| {
+        let most = largest_difference(name, what, built);
+        if most > bound {
+            over.push(format!("{name} {what}: {most} above {bound}"));
+        }
+    };
+    for name in CASES {
+        check(name, "stored, f32 cache", &with_f32_cache(name), 1e-4);
+        check(name, "stored", &Built::new(&checkpoint(name), Precision::Stored, 2), 1e-2);
+        check(name, "f32", &Built::new(&checkpoint(name), Precision::F32, 2), 1e-4);
+        check(name, "f16", &Built::new(&checkpoint(name), Precision::F16, 2), 3e-2);
     }
-    for name in ["int4_awq", "gptq_order", "nvfp4"] {
-        let most = largest_difference(name, Precision::F16);
-        assert!(most <= 3e-2, "{name} as f16: {most}");
-    }
+    assert!(over.is_empty(), "{over:?}");
 }
 
 /// What stands where in the engine, by type and shape, and how many bytes a matrix takes.
@@ -109,6 +124,7 @@ fn engines_are_no_larger_than_what_was_quantized() {
             name: "int4_awq",
             module: "self_attn.k_proj",
             tensors: &[
+                ("bias", Dtype::F32, &[64]),
                 ("pre_quant_scale", Dtype::F32, &[128]),
                 ("weight", Dtype::U8, &[64, 64]),
                 ("weight_scale", Dtype::F32, &[64, 1]),
@@ -291,8 +307,9 @@ fn notes_say_what_is_not_applied() {
     for name in CASES {
         let warnings = built(name).warnings;
         let other: Vec<_> = warnings.iter().filter(|line| !line.contains("not applied")).collect();
-        // max_kv_cache_capacity is above the model's 512 positions.
-        assert!(other.iter().all(|line| line.contains("positions")), "{name}: {other:?}");
+        // max_kv_cache_capacity is above the model's 512 positions, and there is no text.
+        let is_known = |line: &String| line.contains("positions") || line.contains("tokenizer.json");
+        assert!(other.into_iter().all(is_known), "{name}: {warnings:?}");
     }
 }
 
@@ -343,9 +360,9 @@ fn damaged_tensors_are_named() {
         change: fn(&mut (Dtype, Vec<usize>, Vec<u8>)),
         said: &'static str,
     }
-    fn shorten(tensor: &mut (Dtype, Vec<usize>, Vec<u8>)) {
-        tensor.1[0] /= 2;
-        tensor.2.truncate(tensor.2.len() / 2);
+    fn reshape(tensor: &mut (Dtype, Vec<usize>, Vec<u8>)) {
+        let n = tensor.1.iter().product();
+        tensor.1 = if tensor.1.len() == 1 { vec![1, n] } else { vec![n] };
     }
     fn put(tensor: &mut (Dtype, Vec<usize>, Vec<u8>), bytes: &[u8]) {
         tensor.2[..bytes.len()].copy_from_slice(bytes);
@@ -357,11 +374,11 @@ fn damaged_tensors_are_named() {
         Case { name: "fp8", part: "weight", change: |t| put(t, &[0x7f]), said: "NaN" },
         Case { name: "fp8", part: "weight_scale", change: |t| put(t, &[0, 0, 0xc0, 0x7f]), said: "NaN" },
         Case { name: "nvfp4", part: "weight_scale", change: |t| put(t, &[0xff]), said: "NaN" },
-        Case { name: "nvfp4", part: "weight_scale", change: shorten, said: "shape" },
+        Case { name: "nvfp4", part: "weight_scale", change: reshape, said: "shape" },
         Case { name: "mxfp8", part: "weight_scale", change: |t| put(t, &[0xff]), said: "NaN" },
-        Case { name: "mxfp8", part: "weight", change: shorten, said: "shape" },
-        Case { name: "int4_awq", part: "pre_quant_scale", change: shorten, said: "shape" },
-        Case { name: "int4_awq", part: "weight", change: shorten, said: "shape" },
+        Case { name: "mxfp8", part: "weight", change: reshape, said: "shape" },
+        Case { name: "int4_awq", part: "pre_quant_scale", change: reshape, said: "shape" },
+        Case { name: "int4_awq", part: "weight", change: reshape, said: "shape" },
         Case {
             name: "int4_awq",
             part: "weight_scale",
@@ -369,14 +386,14 @@ fn damaged_tensors_are_named() {
             said: "shape",
         },
         Case { name: "int8_sq", part: "weight", change: |t| t.0 = Dtype::U8, said: "U8" },
-        Case { name: "int8_sq", part: "weight_scale", change: shorten, said: "shape" },
-        Case { name: "awq_g64", part: "qzeros", change: shorten, said: "shape" },
-        Case { name: "awq_g128", part: "qweight", change: shorten, said: "shape" },
+        Case { name: "int8_sq", part: "weight_scale", change: reshape, said: "shape" },
+        Case { name: "awq_g64", part: "qzeros", change: reshape, said: "shape" },
+        Case { name: "awq_g128", part: "qweight", change: reshape, said: "shape" },
         Case { name: "awq_g64", part: "scales", change: |t| t.0 = Dtype::I16, said: "I16" },
         Case { name: "gptq_order", part: "g_idx", change: |t| put(t, &[9, 0, 0, 0]), said: "group 9 of 2" },
         Case { name: "gptq_order", part: "g_idx", change: |t| put(t, &[255; 4]), said: "group -1 of 2" },
         Case { name: "gptq_order", part: "g_idx", change: |t| put(t, &[0; 8]), said: "gives group 0" },
-        Case { name: "gptq_order", part: "g_idx", change: shorten, said: "shape" },
+        Case { name: "gptq_order", part: "g_idx", change: reshape, said: "shape" },
         Case { name: "gptq_v2", part: "qzeros", change: |t| t.1.reverse(), said: "shape" },
         Case { name: "gptq_v2", part: "scales", change: |t| put(t, &[0, 0x7c]), said: "inf" },
     ];
