@@ -104,7 +104,8 @@ impl<B: Backend> Decoder<B> {
     pub fn workspace_bytes(&self, n_rows: usize, n_logit_rows: usize) -> usize {
         let shape = &self.architecture;
         let heads = 2 * shape.n_heads * shape.head_dim + 2 * shape.n_kv_heads * shape.head_dim;
-        let row = 3 * shape.hidden_size + heads + 2 * shape.intermediate_size;
+        let changed = if self.weights.changes_inputs { shape.intermediate_size } else { 0 };
+        let row = 3 * shape.hidden_size + heads + 2 * shape.intermediate_size + changed;
         size_of::<f32>() * (n_rows * row + n_logit_rows * (shape.hidden_size + shape.vocab_size))
     }
 

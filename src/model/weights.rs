@@ -14,6 +14,8 @@ pub struct Weights<B: Backend> {
     pub final_norm: B::Vector,
     /// `[vocab_size, hidden_size]`; none when the embedding serves.
     pub head: Option<B::Weights>,
+    /// Some matrices take a changed copy of their inputs.
+    pub changes_inputs: bool,
 }
 
 /// One layer.
@@ -50,7 +52,9 @@ impl<B: Backend> Weights<B> {
         let layers = (0..architecture.n_layers)
             .map(|layer| source.layer(architecture, layer))
             .collect::<Result<_, _>>()?;
+        let is_change = |name: &str| name.ends_with(".pre_quant_scale") || name.ends_with(".input_order");
         Ok(Self {
+            changes_inputs: file.names().any(is_change),
             embedding: source.matrix(EMBEDDING, table)?,
             layers,
             final_norm: source.vector(FINAL_NORM, architecture.hidden_size)?,
