@@ -8,9 +8,9 @@ use safetensors::Dtype;
 
 use super::weights_source::{Decoder, Encoded, PackRow, ReadRow};
 use crate::format::engine::{INT4_BLOCK, row_stride};
+use crate::format::small_floats::{e2m1, e4m3, e8m0};
 use crate::format::storage::{MXFP8_GROUP, NVFP4_GROUP, ScaleType, Zeros};
 use crate::format::{Kind, Storage, Tensor};
-use crate::kernels::minifloat::{e2m1, e4m3, e8m0, is_nan_e4m3};
 
 /// Where the code of a row and a column lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,7 +158,6 @@ impl QuantizedRows {
             Kind::Int4 { .. } => f32::from(code) - f32::from(zero),
             Kind::Int8 => f32::from(code.cast_signed()),
             Kind::Nvfp4 => e2m1(code),
-            _ if is_nan_e4m3(code) => f32::NAN,
             _ => e4m3(code),
         }
     }
@@ -230,7 +229,7 @@ impl PackRow for QuantizedRows {
                     packed.weights.extend(low.iter().zip(high).map(|(low, high)| low | high << 4));
                 }
             }
-            Kind::Fp8 | Kind::Mxfp8 if codes.iter().any(|code| is_nan_e4m3(*code)) => return Err(f32::NAN),
+            Kind::Fp8 | Kind::Mxfp8 if codes.iter().any(|code| e4m3(*code).is_nan()) => return Err(f32::NAN),
             _ => packed.weights.extend_from_slice(&codes),
         }
         self.pack_scales(row_idx, packed);

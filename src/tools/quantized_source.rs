@@ -6,9 +6,9 @@ use safetensors::Dtype;
 use super::quantized_rows::{CodeLayout, QuantizedRows, Scales, StoredZeros, ZeroLayout, int4_kind};
 use super::weights_source::decoder;
 use crate::format::quantization::Gptq;
+use crate::format::small_floats::e4m3;
 use crate::format::storage::{MXFP8_GROUP, NVFP4_GROUP};
 use crate::format::{Algorithm, FormatError, Kind, Quantization, Storage, Tensor};
-use crate::kernels::minifloat::is_nan_e4m3;
 use crate::store::Checkpoint;
 
 /// Parts of names behind a module that belong to its quantization.
@@ -201,7 +201,7 @@ impl Layer<'_> {
         }
         let codes = self.require("weight", &[Dtype::U8], &[self.n, self.k / 2])?;
         let tensor = self.require("weight_scale", &[Dtype::F8_E4M3], &[self.n, self.k / NVFP4_GROUP])?;
-        if tensor.data().iter().any(|code| is_nan_e4m3(*code)) {
+        if tensor.data().iter().any(|code| e4m3(*code).is_nan()) {
             return Err(self.damaged("weight_scale", "holds NaN"));
         }
         let scales = Scales::Bytes { tensor, rows: self.row_scales("weight_scale_2")? };
