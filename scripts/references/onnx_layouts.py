@@ -474,12 +474,17 @@ def config_json(layout: Layout, config: Any, head_dim: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@torch.no_grad()
 def load(layout: Layout, models: Path) -> PreTrainedModel:
-    """The checkpoint; of a quantized layout its first layer."""
+    """The checkpoint; of a quantized layout its first layer, with tables that rows of int8 hold exactly."""
     model = load_checkpoint(models / layout.model)
     if layout.is_quantized:
         model.model.layers = model.model.layers[:1]
         model.config.num_hidden_layers = 1
+        for table in {model.model.embed_tokens.weight, model.lm_head.weight}:
+            step = 2.0 ** torch.ceil(torch.log2(table.abs().max() / 127))
+            table.copy_(torch.round(table / step).clamp(-126, 126) * step)
+            table[:, 0] = 127 * step
     return model
 
 

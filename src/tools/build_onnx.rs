@@ -1,6 +1,6 @@
 //! `build --onnxDir`: an ONNX directory to an engine directory, by the decoder that its graph computes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -14,7 +14,7 @@ use super::export_data::EMBEDDING_FILE;
 use super::onnx_weights::{OnnxFiles, equal_in_f16};
 use super::weights_source::RowSource;
 use crate::format::architecture::{Architecture, Projection};
-use crate::format::engine::{EMBEDDING, FINAL_NORM, HEAD, items, projection_bias, projection_weight};
+use crate::format::engine::{EMBEDDING, FINAL_NORM, HEAD, Item, items, projection_bias, projection_weight};
 use crate::format::onnx::{Linear, Model, Norm, OnnxConfig, OnnxDecoder, OnnxLayer};
 use crate::format::{Bytes, FormatError, Precision, TensorFile};
 use crate::store::{map_file, read_small, read_small_optional};
@@ -28,8 +28,6 @@ const CONFIG_FILE: &str = "config.json";
 /// # Errors
 /// [`ToolError`]; nothing is left behind then.
 pub fn build_onnx(options: &BuildOptions) -> Result<BuildReport, ToolError> {
-    let precision = if options.precision == Precision::Stored { Precision::F16 } else { options.precision };
-    let options = &BuildOptions { precision, ..options.clone() };
     let directory = &options.model_dir;
     let model_path = model_path(options)?;
     let config_path = directory.join(CONFIG_FILE);
@@ -55,13 +53,20 @@ pub fn build_onnx(options: &BuildOptions) -> Result<BuildReport, ToolError> {
         [] => eos_of_tokenizer(directory)?,
         ids => ids.to_vec(),
     };
+    let options = &BuildOptions { precision: resolve_precision(options, &found)?, ..options.clone() };
     let engine_config = engine_config(options, architecture, eos_token_ids, config.bos_token_id)?;
-    let items = items(&engine_config.architecture, options.precision);
+    let mut items = items(&engine_config.architecture, options.precision);
     let mut sources = Vec::with_capacity(items.len());
-    for item in &items {
+    for item in &mut items {
         let name = item.name().to_owned();
         let missing = || ToolError::format(&model_path)(FormatError::MissingTensor { name: name.clone() });
-        sources.push(found.remove(item.name()).ok_or_else(missing)?);
+        let source = found.remove(item.name()).ok_or_else(missing)?;
+        if let (Item::Matrix { storage, .. }, Precision::Stored, Some(packed)) =
+            (item, options.precision, source.packed())
+        {
+            *storage = packed.storage();
+        }
+        sources.push(source);
     }
     let warnings = limit_warnings(&engine_config);
     let digest = || {
@@ -70,6 +75,31 @@ pub fn build_onnx(options: &BuildOptions) -> Result<BuildReport, ToolError> {
         digest_of(parts.into_iter().chain(external.values().map(|bytes| (**bytes).as_ref())))
     };
     write_engine(options, Prepared { config: engine_config, items, sources, warnings }, digest)
+}
+
+/// A quantized graph stays as it is, or becomes numbers.
+fn resolve_precision(
+    options: &BuildOptions,
+    found: &BTreeMap<String, RowSource>,
+) -> Result<Precision, ToolError> {
+    let packed = found.values().filter_map(RowSource::packed);
+    let kinds: BTreeSet<&str> = packed.map(|packed| packed.storage().kind.name()).collect();
+    let wanted = options.precision;
+    match wanted {
+        Precision::F32 | Precision::F16 => Ok(wanted),
+        Precision::Stored if kinds.is_empty() => Ok(Precision::F16),
+        Precision::Stored => Ok(wanted),
+        _ if kinds.is_empty() => Ok(wanted),
+        _ if kinds.iter().eq([&wanted.name()]) => Ok(Precision::Stored),
+        _ => {
+            let kinds = kinds.into_iter().collect::<Vec<_>>().join(" and ");
+            Err(ToolError::Refused {
+                path: options.model_dir.clone(),
+                what: format!("the graph's weights are {kinds}, not {wanted}"),
+                advice: "leave --precision out to keep them so, or give f16 or f32 to dequantize them",
+            })
+        }
+    }
 }
 
 fn model_path(options: &BuildOptions) -> Result<PathBuf, ToolError> {

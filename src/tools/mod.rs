@@ -14,6 +14,7 @@ pub mod insert_lora;
 pub mod inspect;
 mod onnx_scaled;
 mod onnx_weights;
+mod plugin_nibbles;
 pub mod process_lora;
 pub mod quantize;
 mod quantized_rows;

@@ -9,14 +9,15 @@ use half::f16;
 use safetensors::Dtype;
 
 use super::ToolError;
-use super::onnx_scaled::ScaledRows;
+use super::onnx_scaled::scaled_rows;
+use super::quantized_rows::{CodeLayout, QuantizedRows, Scales, int4_kind};
 use super::weights_source::{Decoder, ReadRow, RowSource, decoder};
 use crate::format::onnx::tensor::range_in;
 use crate::format::onnx::{
     ElementType, Int4Packing, Int4Weight, Linear, LinearWeight, Model, Place, StoredTensor,
 };
 use crate::format::shards::is_plain_name;
-use crate::format::{Bytes, FormatError, Tensor};
+use crate::format::{Bytes, FormatError, Storage, Tensor};
 use crate::store::map_file;
 
 /// A model file and the files beside it, each mapped once.
@@ -187,15 +188,14 @@ impl OnnxFiles {
                 if (weight.n, weight.k, linear.rows.clone()) != (out, k, 0..out) {
                     return Err(wrong_shape(weight.packed.name, &[weight.k, weight.n]));
                 }
-                self.nibbles(weight, self.pre_scales(linear, k)?)
+                self.nibbles(weight, self.input_scale(linear, k)?)
             }
             LinearWeight::Scaled(weight) => {
                 let n = weight.shape().filter(|(_, found)| *found == k).map_or(0, |(n, _)| n);
                 if linear.rows.len() != out || linear.rows.end > n {
                     return Err(wrong_shape(weight.values.name, &weight.values.dims));
                 }
-                let rows = ScaledRows::new(self, weight, linear.rows.start, self.pre_scales(linear, k)?)?;
-                Ok(RowSource::of(rows))
+                scaled_rows(self, weight, linear.rows.start, self.input_scale(linear, k)?)
             }
         }
     }
@@ -207,37 +207,48 @@ impl OnnxFiles {
         })
     }
 
-    /// What multiplies the inputs; ones where nothing does.
-    fn pre_scales(&self, linear: &Linear, k: usize) -> Result<Vec<f32>, ToolError> {
-        let mut pre_scales = vec![1.0; k];
-        if let Some(stored) = &linear.pre_scale {
-            self.vector(stored, k)?.read_row(0, &mut pre_scales);
-        }
-        Ok(pre_scales)
+    /// What multiplies the inputs, where something does.
+    fn input_scale(&self, linear: &Linear, k: usize) -> Result<Option<Vec<f32>>, ToolError> {
+        let Some(stored) = &linear.pre_scale else { return Ok(None) };
+        let mut input_scale = vec![1.0; k];
+        self.vector(stored, k)?.read_row(0, &mut input_scale);
+        Ok(Some(input_scale))
     }
 
-    fn nibbles(&self, weight: &Int4Weight, pre_scales: Vec<f32>) -> Result<RowSource, ToolError> {
+    fn nibbles(&self, weight: &Int4Weight, input_scale: Option<Vec<f32>>) -> Result<RowSource, ToolError> {
         let Int4Weight { packed, scales, packing, n, k, group } = weight;
-        let (packing, n, k, group) = (*packing, *n, *k, *group);
+        let (n, k, group) = (*n, *k, *group);
         let codes = self.tensor(packed)?;
-        let scale = self.tensor(scales)?;
-        let n_bytes = match packing {
-            Int4Packing::Interleaved if n.is_multiple_of(4) && k.is_multiple_of(64) => n * k / 2,
-            Int4Packing::Tiled if n.is_multiple_of(64) && k.is_multiple_of(64) => {
-                n.div_ceil(128) * 128 * k / 2
+        let tensor = self.tensor(scales)?;
+        let (n_bytes, layout) = match packing {
+            Int4Packing::Interleaved if n.is_multiple_of(4) && k.is_multiple_of(64) => {
+                (n * k / 2, CodeLayout::Interleaved)
             }
-            _ => 0,
+            Int4Packing::Tiled if n.is_multiple_of(64) && k.is_multiple_of(64) => {
+                (n.div_ceil(128) * 128 * k / 2, CodeLayout::Tiled)
+            }
+            _ => (0, CodeLayout::Bytes),
         };
         if n_bytes == 0 || codes.data().len() != n_bytes {
-            let (name, found) = (packed.name.to_owned(), codes.shape().to_vec());
-            return Err(self.format_error(FormatError::Shape { name, wanted: vec![n / 2, k], found }));
+            return Err(self.wrong_shape(packed, &[n / 2, k]));
         }
-        if !k.is_multiple_of(group) || scale.shape() != [k / group, n] {
-            let (name, found) = (scales.name.to_owned(), scale.shape().to_vec());
-            return Err(self.format_error(FormatError::Shape { name, wanted: vec![k / group, n], found }));
+        if !k.is_multiple_of(group) || tensor.shape() != [k / group, n] {
+            return Err(self.wrong_shape(scales, &[k / group, n]));
         }
-        let decode = self.decoder(scales.name, &scale)?;
-        Ok(RowSource::of(Nibbles { codes, scale, decode, pre_scales, packing, n, group }))
+        let kind = int4_kind(group, tensor.dtype(), None);
+        let decode = self.decoder(scales.name, &tensor)?;
+        Ok(RowSource::of(QuantizedRows {
+            storage: Storage { has_input_scale: input_scale.is_some(), ..kind.into() },
+            n,
+            k,
+            codes,
+            layout,
+            scales: Scales::Groups { tensor, decode, is_group_first: true },
+            zeros: None,
+            input_scale,
+            order: None,
+            first_row: 0,
+        }))
     }
 }
 
@@ -287,68 +298,6 @@ impl ReadRow for Columns {
             at += self.n * size;
         }
     }
-}
-
-/// int4 of the workflow's plugins: `(nibble - 8) * scale * pre_scale`.
-struct Nibbles {
-    codes: Tensor,
-    /// `[k / group, n]`
-    scale: Tensor,
-    decode: Decoder,
-    /// `[k]`
-    pre_scales: Vec<f32>,
-    packing: Int4Packing,
-    n: usize,
-    group: usize,
-}
-
-impl ReadRow for Nibbles {
-    fn read_row(&self, row_idx: usize, out: &mut [f32]) {
-        let size = self.scale.dtype().bitsize() / 8;
-        let k = self.pre_scales.len();
-        let mut scale = 0.0;
-        for (column, value) in out[..k].iter_mut().enumerate() {
-            if column % self.group == 0 {
-                let at = (column / self.group * self.n + row_idx) * size;
-                (self.decode)(&self.scale.data()[at..at + size], std::slice::from_mut(&mut scale));
-            }
-            let place = match self.packing {
-                Int4Packing::Interleaved => interleaved(row_idx, column, k),
-                Int4Packing::Tiled => tiled(row_idx, column, k),
-            };
-            let byte = self.codes.data()[place / 2];
-            let nibble = if place.is_multiple_of(2) { byte & 15 } else { byte >> 4 };
-            *value = (f32::from(nibble) - 8.0) * scale * self.pre_scales[column];
-        }
-    }
-}
-
-/// Number of the nibble of output `n` and input `column` in `Int4GroupwiseGemmPlugin`'s order: 16-bit words
-/// `[n / 4, k]`; word `64 kb + j` of a row holds four inputs of output `4 r + j / 16`.
-fn interleaved(n: usize, column: usize, k: usize) -> usize {
-    let (block, within) = (column / 64, column % 64);
-    // within = 32 (f / 32) + 8 (p % 4) + 2 (p / 8) + (p % 8) / 4 with p = f % 32.
-    let rest = within % 32;
-    let p = rest / 8 + 4 * (rest % 2) + 8 * (rest % 8 / 2);
-    let f = within / 32 * 32 + p;
-    // f = (4 j + t) % 64 of the sixteen words of the output.
-    let j = n % 4 * 16 + f / 4;
-    ((n / 4) * k + 64 * block + j) * 4 + f % 4
-}
-
-/// The same in `Int4GroupwiseGemmPluginV2`'s order: tiles of 128 outputs and 64 inputs, 32-bit words.
-fn tiled(n: usize, column: usize, k: usize) -> usize {
-    let (tile_n, n) = (n / 128, n % 128);
-    let (tile_k, column) = (column / 64, column % 64);
-    let (p, n) = (n / 64, n % 64);
-    let (high_n, n) = (n / 32, n % 32);
-    let (kbl, column) = (column / 16, column % 16);
-    let (high_k, column) = (column / 8, column % 8);
-    let row = (tile_n * (k / 64) + tile_k) * 8 + kbl * 2 + p;
-    let thread = n * 4 + column / 2;
-    // Nibbles: k0, k0 + 8, then 32 outputs later, then the odd inputs.
-    let nibble = column % 2 * 4 + high_n * 2 + high_k;
-    (row * 128 + thread) * 8 + nibble
 }
 
 /// Whether two tensors hold the same numbers, rounded to f16.

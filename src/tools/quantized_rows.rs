@@ -6,6 +6,7 @@
 use half::f16;
 use safetensors::Dtype;
 
+use super::plugin_nibbles::{interleaved, tiled};
 use super::weights_source::{Decoder, Encoded, PackRow, ReadRow};
 use crate::format::engine::{INT4_BLOCK, row_stride};
 use crate::format::small_floats::{e2m1, e4m3, e8m0};
@@ -17,17 +18,22 @@ use crate::format::{Kind, Storage, Tensor};
 pub enum CodeLayout {
     /// `[n, k]`, a byte each.
     Bytes,
-    /// `[n, k / 2]`, the even column low (ModelOpt NVFP4).
+    /// `[n, k / 2]`, the even column low (ModelOpt NVFP4; ONNX).
     ColumnPairs,
+    /// The same, two's complement (ONNX INT4).
+    SignedColumnPairs,
     /// `[n / 2, k]`, the even row low, two's complement (ModelOpt W4A16_AWQ).
     RowPairs,
     /// Words `[k / 8, n]`, eight columns from the lowest nibble (GPTQ).
     ColumnWords,
     /// Words `[k, n / 8]`, eight rows in AutoAWQ's order.
     RowWords,
+    /// Of the workflow's plugins for ONNX.
+    Interleaved,
+    Tiled,
 }
 
-/// Where the zeros of groups lie: words `[n_groups, n / 8]`.
+/// Where the zeros of groups lie.
 pub struct StoredZeros {
     pub words: Tensor,
     pub layout: ZeroLayout,
@@ -35,11 +41,14 @@ pub struct StoredZeros {
     pub offset: u8,
 }
 
-/// Order of the eight rows of a word of zeros.
+/// Where a zero lies: in words `[n_groups, n / 8]` of eight rows in one of two orders, or in nibbles
+/// `[n, n_groups]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ZeroLayout {
     Plain,
     Awq,
+    /// With the number of groups.
+    Rows(usize),
 }
 
 /// Scales of groups, rows or the matrix.
@@ -50,6 +59,8 @@ pub enum Scales {
     Groups { tensor: Tensor, decode: Decoder, is_group_first: bool },
     /// E8M0 or E4M3 `[n, n_groups]`, and one factor a row.
     Bytes { tensor: Tensor, rows: Vec<f32> },
+    /// F32 `[n, n_groups]`, all of them powers of two.
+    Powers(Tensor),
 }
 
 /// A quantized matrix `[n, k]`, every shape and number but the codes checked.
@@ -65,22 +76,31 @@ pub struct QuantizedRows {
     pub input_scale: Option<Vec<f32>>,
     /// Stored column j is input `order[j]`.
     pub order: Option<Vec<u32>>,
+    /// Of the stored rows, the first that is meant.
+    pub first_row: usize,
 }
 
 impl StoredZeros {
     /// The zero of a row's group, 0..=16.
     pub fn get(&self, group: usize, row: usize, n: usize) -> u8 {
+        let in_words = |place: usize| (group * (n / 8) + row / 8) * 8 + place;
         let place = match self.layout {
-            ZeroLayout::Plain => row % 8,
-            ZeroLayout::Awq => awq_place(row % 8),
+            ZeroLayout::Plain => in_words(row % 8),
+            ZeroLayout::Awq => in_words(awq_place(row % 8)),
+            ZeroLayout::Rows(n_groups) => row * n_groups + group,
         };
-        nibble(self.words.data(), (group * (n / 8) + row / 8) * 8 + place) + self.offset
+        nibble(self.words.data(), place) + self.offset
     }
 }
 
 /// Number of the nibble of a word that holds an output: nibbles hold outputs 0, 2, 4, 6, 1, 3, 5, 7.
 fn awq_place(output: usize) -> usize {
     output / 2 + output % 2 * 4
+}
+
+/// The bits of number `position` of a tensor of f32.
+fn power_bits(tensor: &Tensor, position: usize) -> u32 {
+    tensor.data().as_chunks::<4>().0.get(position).map_or(0, |four| u32::from_le_bytes(*four))
 }
 
 /// Nibble `place` of little-endian words, the lowest first.
@@ -95,6 +115,9 @@ impl QuantizedRows {
         match self.layout {
             CodeLayout::Bytes => data[row * k + column],
             CodeLayout::ColumnPairs => nibble(data, row * k + column),
+            CodeLayout::SignedColumnPairs => nibble(data, row * k + column) ^ 8,
+            CodeLayout::Interleaved => nibble(data, interleaved(row, column, k)),
+            CodeLayout::Tiled => nibble(data, tiled(row, column, k)),
             CodeLayout::RowPairs => {
                 let byte = data[row / 2 * k + column];
                 // Two's complement to biased by 8.
@@ -135,6 +158,7 @@ impl QuantizedRows {
                 let scale = if self.storage.kind == Kind::Mxfp8 { e8m0(code) } else { e4m3(code) };
                 scale * rows[row]
             }
+            Scales::Powers(tensor) => f32::from_bits(power_bits(tensor, row * n_groups + group)),
         }
     }
 
@@ -191,12 +215,19 @@ impl QuantizedRows {
                     packed.extra.extend(rows[row].to_le_bytes());
                 }
             }
+            Scales::Powers(tensor) => {
+                let n_groups = self.k / self.group();
+                let exponents = (0..n_groups).map(|group| power_bits(tensor, row * n_groups + group) >> 23);
+                packed.scales.extend(exponents.map(|exponent| exponent.to_le_bytes()[0]));
+                packed.scales.extend(std::iter::repeat_n(0, stride / self.group() - n_groups));
+            }
         }
     }
 }
 
 impl ReadRow for QuantizedRows {
     fn read_row(&self, row_idx: usize, out: &mut [f32]) {
+        let row_idx = self.first_row + row_idx;
         let (group, codes) = (self.group(), self.row_codes(row_idx));
         let n_groups = self.k / group;
         for (number, columns) in codes[..self.k].chunks(group).enumerate() {
@@ -211,7 +242,11 @@ impl ReadRow for QuantizedRows {
     }
 
     fn packed(&self) -> Option<&dyn PackRow> {
-        Some(self)
+        let is_storable = match self.storage.kind {
+            Kind::Int4 { group, .. } => group.is_multiple_of(INT4_BLOCK),
+            _ => true,
+        };
+        is_storable.then_some(self)
     }
 }
 
@@ -221,6 +256,7 @@ impl PackRow for QuantizedRows {
     }
 
     fn pack_row(&self, row_idx: usize, packed: &mut Encoded) -> Result<(), f32> {
+        let row_idx = self.first_row + row_idx;
         let codes = self.row_codes(row_idx);
         match self.storage.kind {
             Kind::Int4 { .. } | Kind::Nvfp4 => {

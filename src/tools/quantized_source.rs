@@ -164,7 +164,18 @@ impl Layer<'_> {
         let input_scale = self.input_scale()?;
         let storage = Storage { has_input_scale: input_scale.is_some(), ..kind.into() };
         let (n, k) = (self.n, self.k);
-        Ok(QuantizedRows { storage, n, k, codes, layout, scales, zeros: None, input_scale, order: None })
+        Ok(QuantizedRows {
+            storage,
+            n,
+            k,
+            codes,
+            layout,
+            scales,
+            zeros: None,
+            input_scale,
+            order: None,
+            first_row: 0,
+        })
     }
 
     fn fp8(&self) -> Result<QuantizedRows, FormatError> {
@@ -243,7 +254,18 @@ impl Layer<'_> {
         let zeros = self.used_zeros(StoredZeros { words, layout: ZeroLayout::Awq, offset: 0 }, n_groups);
         let storage = int4_kind(group, dtype, zeros.as_ref()).into();
         let layout = CodeLayout::RowWords;
-        Ok(QuantizedRows { storage, n, k, codes, layout, scales, zeros, input_scale: None, order: None })
+        Ok(QuantizedRows {
+            storage,
+            n,
+            k,
+            codes,
+            layout,
+            scales,
+            zeros,
+            input_scale: None,
+            order: None,
+            first_row: 0,
+        })
     }
 
     fn gptq(&self, gptq: Gptq) -> Result<QuantizedRows, FormatError> {
@@ -257,7 +279,18 @@ impl Layer<'_> {
         let kind = int4_kind(group, dtype, zeros.as_ref());
         let storage = Storage { has_input_order: order.is_some(), ..kind.into() };
         let layout = CodeLayout::ColumnWords;
-        Ok(QuantizedRows { storage, n, k, codes, layout, scales, zeros, input_scale: None, order })
+        Ok(QuantizedRows {
+            storage,
+            n,
+            k,
+            codes,
+            layout,
+            scales,
+            zeros,
+            input_scale: None,
+            order,
+            first_row: 0,
+        })
     }
 
     fn gptq_zeros(&self, gptq: Gptq, n_groups: usize) -> Result<Option<StoredZeros>, FormatError> {
