@@ -132,7 +132,10 @@ fn quantized_layouts_give_the_logits_of_transformers() {
             let report = build_onnx(&options(directory.path(), &engine_dir, precision, 16)).unwrap();
             if precision == Precision::Stored {
                 let kind = name.split_once('_').unwrap().1;
-                assert!(report.kinds.starts_with(&format!("7 {kind}")), "{name}: {}", report.kinds);
+                // Tables are rows of int8.
+                let is_known = |part: &str| part.contains(kind) || part.ends_with(" int8");
+                assert!(report.kinds.split(", ").all(is_known), "{name}: {}", report.kinds);
+                assert!(report.kinds.contains(kind), "{name}: {}", report.kinds);
             }
             let engine = Engine::open(&engine_dir).unwrap();
             let cpu = Cpu::new(Kernels::detect(), 1).unwrap();
