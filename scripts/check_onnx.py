@@ -23,6 +23,7 @@ import onnx
 from safetensors.numpy import load_file
 
 from references.onnx import Session
+from references.onnx_layouts import LAYOUTS
 from references.onnx_plugins import PluginSession
 
 REFERENCES = Path(__file__).resolve().parent.parent / "tests" / "data" / "references"
@@ -123,12 +124,13 @@ def check_layout(jetspool: str, source: Path, scratch: Path) -> list[tuple[float
         cases = [(plain, "base", {}, logits["base"]), (dynamic, "adapter", adapter, logits["adapter"])]
         tokens, rows = logits["tokens"], np.arange(len(logits["tokens"]))
     else:
-        model = source.name.split("_")[1]
+        model = next(layout.model for layout in LAYOUTS if layout.name == source.name)
+        name = "fused_all" if model.startswith("phi3") else "all_r8"
         logits = load_file(REFERENCES / "logits" / f"{model}.safetensors")
         tokens, rows = logits["long.tokens"], logits["long.positions"]
         cases = [(plain, "base", {}, wanted(logits, "long.base", "f16"))]
-        adapter = load_file(REFERENCES / "process" / model / "all_r8.safetensors")
-        cases.append((dynamic, "all_r8", adapter, wanted(logits, "long.all_r8", "f16")))
+        adapter = load_file(REFERENCES / "process" / model / f"{name}.safetensors")
+        cases.append((dynamic, name, adapter, wanted(logits, f"long.{name}", "f16")))
     results = []
     for session, name, adapter, reference in cases:
         found = session.logits(tokens, rows, adapter)

@@ -119,6 +119,23 @@ QWEN2 = [
     refused("ia3", "peft_type", {"target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]}, kind=IA3Config),
 ]  # fmt: skip
 
+def fused(name: str, about: str, options: dict[str, Any], dtype: torch.dtype = torch.float16) -> Adapter:
+    return Adapter(name, f"fused targets; {about}", options, dtype)
+
+
+FUSED_ALL = fused("fused_all", "qkv_proj, o_proj, gate_up_proj, down_proj", lora(4, 8))
+FUSED_RSLORA = fused("fused_rslora", "rsLoRA on qkv_proj", lora(5, 10, ["qkv_proj"], use_rslora=True))
+FUSED_PATTERNS = fused(
+    "fused_patterns", "each module with its rank", lora(4, 6, rank_pattern={"qkv_proj": 7, "gate_up_proj": 3}), torch.bfloat16
+)
+
+
+def backbone(name: str, options: dict[str, Any]) -> Adapter:
+    """On the language model alone; PEFT names its modules model.language_model.layers."""
+    targets = rf".*language_model.*\.({'|'.join(LINEAR)})"
+    return Adapter(name, "the linear layers of the text backbone", options | {"target_modules": targets}, torch.float16)
+
+
 ADAPTERS: dict[str, list[Adapter]] = {
     "qwen2": QWEN2,
     "qwen2_odd": [all_linear(5, 7), rslora(), square_kv(24), modules_to_save(), lm_head()],
@@ -129,6 +146,12 @@ ADAPTERS: dict[str, list[Adapter]] = {
     "llama_bias": [all_linear()],
     "mistral": [all_linear(), rslora(), half("bf16", torch.bfloat16), embedding()],
     "mistral_window": [all_linear(), attention()],
+    "phi3": [FUSED_ALL, FUSED_RSLORA],
+    "phi3_short": [FUSED_ALL, FUSED_PATTERNS],
+    "phi3_long": [FUSED_ALL],
+    "phi4mm": [FUSED_RSLORA],
+    "qwen2_5_vl": [backbone("text_r4", lora(4, 8))],
+    "qwen3_vl": [backbone("text_rslora", lora(3, 6, use_rslora=True))],
 }
 
 

@@ -13,21 +13,28 @@ from typing import Any, Callable
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     LlamaConfig,
     MistralConfig,
     PretrainedConfig,
     PreTrainedModel,
+    Phi3Config,
+    Qwen2_5_VLConfig,
     Qwen2Config,
     Qwen3Config,
+    Qwen3VLConfig,
 )
 
 from .common import normal, seeded
+from .phi4mm import is_phi4mm, load_phi4mm, save_as_phi4mm
 
 # Standard deviation of a weight times sqrt(its input width).
 GAINS = {
     "q_proj": 1.5, "k_proj": 1.5, "v_proj": 1.2, "o_proj": 1.2,
     "gate_proj": 1.2, "up_proj": 1.2, "down_proj": 2.5, "lm_head": 3.0,
+    "qkv_proj": 1.4, "gate_up_proj": 1.2,
 }  # fmt: skip
 
 
@@ -40,8 +47,11 @@ class Checkpoint:
     config: PretrainedConfig
     dtype: torch.dtype
     short_len: int = 7
+    # Of models that compute short texts in another way: the first tokens of the short prompt, alone.
+    brief_len: int = 0
     max_shard_size: str = "5GB"
     edit_config: Callable[[dict[str, Any]], None] | None = field(default=None)
+    edit_folder: Callable[[Path], None] | None = field(default=None)
 
 
 def sizes(hidden: int, inter: int, layers: int, heads: int, kv: int, vocab: int) -> dict[str, int]:
@@ -62,6 +72,25 @@ def like_older_transformers(config: dict[str, Any]) -> None:
 def without_head_dim(config: dict[str, Any]) -> None:
     """head_dim is then hidden_size / num_attention_heads."""
     del config["head_dim"]
+
+
+def older_name_of_longrope(config: dict[str, Any]) -> None:
+    """The first Phi-3 checkpoints called it su."""
+    config["rope_scaling"]["type"] = "su"
+
+
+def longrope(n_pairs: int) -> dict[str, Any]:
+    """Factors that grow along the pairs, the long ones faster."""
+    return {
+        "type": "longrope",
+        "short_factor": [round(1.0 + 0.07 * i, 4) for i in range(n_pairs)],
+        "long_factor": [round(1.1 + 0.9 * i * i, 4) for i in range(n_pairs)],
+    }
+
+
+def phi3(kv: int, vocab: int, **more: Any) -> Phi3Config:
+    """3 heads of 16."""
+    return Phi3Config(**sizes(48, 64, 2, 3, kv, vocab) | {"pad_token_id": 0} | more)
 
 
 LLAMA3_ROPE = {
@@ -121,6 +150,65 @@ CHECKPOINTS = [
         MistralConfig(**sizes(64, 96, 2, 4, 4, 257), sliding_window=16, tie_word_embeddings=False),
         torch.float32, short_len=20,
     ),
+    Checkpoint(
+        "phi3", "fused qkv_proj and gate_up_proj, k/v heads like heads, window of 16, untied, f16",
+        phi3(3, 163, sliding_window=16, tie_word_embeddings=False), torch.float16, short_len=20,
+    ),
+    Checkpoint(
+        "phi3_short", "longrope with the short factors for up to 2048 positions, 12 of 16 rotated, tied, bf16",
+        phi3(
+            1, 170, rope_scaling=longrope(6), partial_rotary_factor=0.75, tie_word_embeddings=True,
+            max_position_embeddings=8192, original_max_position_embeddings=2048,
+        ),
+        torch.bfloat16,
+    ),
+    Checkpoint(
+        "phi3_long", "longrope (called su) with the long factors beyond 16 positions, 8 of 16 rotated, untied, f32",
+        phi3(
+            1, 150, rope_scaling=longrope(4), partial_rotary_factor=0.5, tie_word_embeddings=False,
+            max_position_embeddings=64, original_max_position_embeddings=16,
+        ),
+        torch.float32, short_len=20, brief_len=12, edit_config=older_name_of_longrope,
+    ),
+    Checkpoint(
+        "phi4mm", "layout of Phi-4-multimodal's own code: base_layer, vision and speech adapters, towers; tied, bf16",
+        phi3(
+            1, 156, rope_scaling=longrope(6), partial_rotary_factor=0.75, tie_word_embeddings=True,
+            max_position_embeddings=8192, original_max_position_embeddings=2048,
+        ),
+        torch.bfloat16, edit_folder=save_as_phi4mm,
+    ),
+    Checkpoint(
+        "qwen2_5_vl", "text backbone of Qwen2.5-VL under the older names, untied, f16",
+        Qwen2_5_VLConfig(
+            text_config=sizes(48, 64, 2, 3, 1, 161) | {
+                "tie_word_embeddings": False, "rope_theta": 1e6, "rms_norm_eps": 1e-6,
+                "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
+            },
+            vision_config={
+                "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 48,
+                "patch_size": 2, "fullatt_block_indexes": [0],
+            },
+            image_token_id=150, video_token_id=151, vision_start_token_id=152, vision_end_token_id=153,
+        ),
+        torch.float16,
+    ),
+    Checkpoint(
+        "qwen3_vl", "text backbone of Qwen3-VL, interleaved mrope, q_norm and k_norm, tied, bf16",
+        Qwen3VLConfig(
+            text_config=sizes(48, 64, 2, 2, 1, 158) | {
+                "tie_word_embeddings": True, "rope_theta": 5e6, "head_dim": 16,
+                "rope_scaling": {"rope_type": "default", "mrope_section": [2, 3, 3], "mrope_interleaved": True},
+            },
+            vision_config={
+                "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 48,
+                "patch_size": 2, "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
+            },
+            image_token_id=150, video_token_id=151, vision_start_token_id=152, vision_end_token_id=153,
+            tie_word_embeddings=True,
+        ),
+        torch.bfloat16,
+    ),
 ]  # fmt: skip
 
 
@@ -133,7 +221,7 @@ def weight(name: str, shape: torch.Size, tied: bool, generator: torch.Generator)
     if "embed_tokens" in name:
         return normal(shape, 3.2 / shape[-1] ** 0.5 if tied else 1.0, generator)
     role = name.split(".")[-2]
-    return normal(shape, GAINS[role] / shape[-1] ** 0.5, generator)
+    return normal(shape, GAINS.get(role, 1.0) / shape[-1] ** 0.5, generator)
 
 
 def fill(model: PreTrainedModel, name: str) -> None:
@@ -141,12 +229,13 @@ def fill(model: PreTrainedModel, name: str) -> None:
     generator = seeded("checkpoint", name)
     with torch.no_grad():
         for key, parameter in sorted(model.named_parameters()):
-            parameter.copy_(weight(key, parameter.shape, model.config.tie_word_embeddings, generator))
+            tied = model.config.get_text_config().tie_word_embeddings
+            parameter.copy_(weight(key, parameter.shape, tied, generator))
 
 
 def make_checkpoint(spec: Checkpoint, folder: Path) -> None:
     """Writes config.json, generation_config.json and the weights."""
-    model = AutoModelForCausalLM.from_config(spec.config, dtype=torch.float32)
+    model = auto_class(spec.config).from_config(spec.config, dtype=torch.float32)
     fill(model, spec.name)
     model.to(spec.dtype).save_pretrained(folder, max_shard_size=spec.max_shard_size)
     if spec.edit_config:
@@ -154,9 +243,19 @@ def make_checkpoint(spec: Checkpoint, folder: Path) -> None:
         config = json.loads(path.read_text())
         spec.edit_config(config)
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    if spec.edit_folder:
+        spec.edit_folder(folder)
+
+
+def auto_class(config: PretrainedConfig) -> type:
+    """What makes a model of such a configuration."""
+    return AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
 
 
 def load_checkpoint(folder: Path) -> PreTrainedModel:
     """The model as the references see it: f32, eager attention."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-    return model.eval()
+    options = {"dtype": torch.float32, "attn_implementation": "eager"}
+    if is_phi4mm(folder):
+        return load_phi4mm(folder, options).eval()
+    kind = auto_class(AutoConfig.from_pretrained(folder))
+    return kind.from_pretrained(folder, **options).eval()

@@ -71,7 +71,7 @@ class Runs:
 
     def prompt(self, kind: str, count: int, length: int) -> torch.Tensor:
         """Random ids [count, length]."""
-        vocab = self.spec.config.vocab_size
+        vocab = self.spec.config.get_text_config().vocab_size
         return torch.randint(0, vocab, (count, length), generator=seeded("prompt", self.spec.name, kind))
 
     def short_prompt(self) -> torch.Tensor:
@@ -129,6 +129,8 @@ def make_logits(spec: Checkpoint, root: Path, processed: dict[str, dict[str, np.
     runs = Runs(spec, models)
     short = runs.short_prompt()
     tensors = logits_of(runs, short)
+    if spec.brief_len:
+        tensors["brief.base"] = forward(models["base"], short[:, : spec.brief_len])[0].numpy()
     write_greedy(runs, short, root / "greedy" / f"{spec.name}.json")
     if any([round_matrices_to_f16(model) for model in models.values()]):
         tensors |= logits_of(runs, short, suffix="@f16")

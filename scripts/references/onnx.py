@@ -12,19 +12,29 @@ from safetensors.numpy import load_file
 
 
 def rope_table(config: dict, positions: int) -> np.ndarray:
-    """rope_rotary_cos_sin, f32 [1, positions, head_dim]: cosines, then sines."""
-    head_dim, theta = config["head_dim"], config["rope_theta"]
-    inverse = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    """rope_rotary_cos_sin, f32 [1, positions, rotary_dim]: cosines, then sines."""
+    dim, theta = int(config["head_dim"] * config["partial_rotary_factor"]), config["rope_theta"]
+    inverse, factor = 1.0 / theta ** (np.arange(0, dim, 2, dtype=np.float64) / dim), 1.0
     scaling = config.get("rope_scaling") or {}
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind == "linear":
         inverse = inverse / scaling["factor"]
     elif kind == "llama3":
         inverse = llama3(inverse, scaling)
+    elif kind == "longrope":
+        original = config["original_max_position_embeddings"]
+        inverse = inverse / np.array(scaling["short_factor" if positions <= original else "long_factor"])
+        longer = config["max_position_embeddings"] / original
+        factor = np.sqrt(1 + np.log(longer) / np.log(original))
     else:
         assert kind == "default", kind
     angles = np.arange(positions, dtype=np.float32)[:, None] * inverse.astype(np.float32)
-    return np.concatenate([np.cos(angles), np.sin(angles)], axis=1)[None].astype(np.float32)
+    return (np.concatenate([np.cos(angles), np.sin(angles)], axis=1)[None] * factor).astype(np.float32)
+
+
+def as_the_graph_names(adapter: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """An adapter's tensors; those of backbones have the names of plain models in the graph."""
+    return {name.replace("model.language_model.", "model."): tensor for name, tensor in adapter.items()}
 
 
 def llama3(inverse: np.ndarray, scaling: dict) -> np.ndarray:
@@ -57,7 +67,7 @@ class Session:
 
     def lora_inputs(self, adapter: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The adapter's tensors; zeros of rank 1 for projections that it leaves alone."""
-        found = {}
+        found, adapter = {}, as_the_graph_names(adapter)
         for name in self.inputs:
             if ".lora_" in name:
                 shape = [size if isinstance(size, int) else 1 for size in self.inputs[name].shape]

@@ -59,6 +59,7 @@ LAYOUTS = [
     Layout("older_qwen3", "qwen3", "0.5.0"),
     Layout("newer_qwen2", "qwen2", "0.10.0"),
     Layout("newer_qwen3", "qwen3", "0.10.0"),
+    Layout("older_phi3", "phi3_short", "0.5.0"),
     Layout("older_int4", "llama3", "0.5.0", adapter="all_r16"),
     Layout("newer_int4", "qwen3", "0.10.0", adapter="all_r8"),
     Layout("older_fp8", "qwen2", "0.5.0", adapter="all_r8"),
@@ -233,7 +234,9 @@ class Exporter:
         module, path = f"model.layers.{i}.self_attn", f"/model/layers.{i}/self_attn"
         has_norm = f"{module}.q_norm.weight" in self.state
         is_fused = not self.layout.is_older and not self.layout.is_quantized
-        if is_fused:
+        if f"{module}.qkv_proj.weight" in self.state:
+            qkv = graph.add("Concat", self.queries_keys_values(x, module, path), path, axis=-1)
+        elif is_fused:
             qkv = self.fused(x, module, path)
         else:
             parts = [self.linear(x, f"{module}.{part}_proj") for part in "qkv"]
@@ -256,6 +259,31 @@ class Exporter:
                 inputs += [self.named(f"{module}.{name}_norm.weight") for name in "qk"]
             graph.add("AttentionPlugin", [qkv, *inputs], path, outputs, "trt_edgellm", **heads, **attributes)
         return self.linear(self.joined_heads(outputs[0], path), f"{module}.o_proj")
+
+    def slice(self, x: str, start: str, end: str, path: str) -> str:
+        """Along the last axis."""
+        graph = self.graph
+        return graph.add("Slice", [x, start, end, graph.constant(np.array([2]), path), graph.constant(np.array([1]), path)], path)
+
+    def queries_keys_values(self, x: str, module: str, path: str) -> list[str]:
+        """One product and three slices with constant bounds, the last one to the end of the axis."""
+        graph, config = self.graph, self.config
+        product = self.linear(x, f"{module}.qkv_proj")
+        q = config.num_attention_heads * self.head_dim
+        k = q + config.num_key_value_heads * self.head_dim
+        bounds = ((0, q), (q, k), (k, np.iinfo(np.int64).max))
+        return [self.slice(product, *(graph.constant(np.array([bound]), path) for bound in pair), path) for pair in bounds]
+
+    def gate_and_up(self, x: str, module: str, path: str) -> list[str]:
+        """One product and two slices, whose bounds chunk computes from the length of the axis."""
+        graph = self.graph
+        product = self.linear(x, f"{module}.gate_up_proj")
+        length = graph.add("Gather", [graph.add("Shape", [product], path), graph.constant(np.array([2]), path)], path, axis=0)
+        shifted = graph.add("Add", [length, graph.constant(np.array([1]), path)], path)
+        half_length = graph.add("Div", [shifted, graph.constant(np.array([2]), path)], path)
+        ends = [graph.add("Mul", [half_length, graph.constant(np.array([i]), path)], path) for i in (1, 2)]
+        zero = graph.constant(np.array([0]), path)
+        return [self.slice(product, start, end, path) for start, end in ((zero, ends[0]), (ends[0], ends[1]))]
 
     def fused(self, x: str, module: str, path: str) -> str:
         weight = torch.cat([self.state[f"{module}.{part}_proj.weight"] for part in "qkv"])
@@ -290,7 +318,10 @@ class Exporter:
         x = graph.add("Add", [x, self.attention(i, normed)], path)
         post = "post_attention_layernorm"
         normed = rms_norm(graph, x, self.named(f"{module}.{post}.weight"), eps, f"{path}/{post}")
-        gate, up = (self.linear(normed, f"{module}.mlp.{part}_proj") for part in ("gate", "up"))
+        if f"{module}.mlp.gate_up_proj.weight" in self.state:
+            gate, up = self.gate_and_up(normed, f"{module}.mlp", f"{path}/mlp")
+        else:
+            gate, up = (self.linear(normed, f"{module}.mlp.{part}_proj") for part in ("gate", "up"))
         silu = graph.add("Mul", [gate, graph.add("Sigmoid", [gate], f"{path}/mlp/act_fn")], f"{path}/mlp/act_fn")
         down = self.linear(graph.add("Mul", [silu, up], f"{path}/mlp"), f"{module}.mlp.down_proj")
         return graph.add("Add", [x, down], path)
@@ -304,7 +335,7 @@ class Exporter:
         graph.inputs = [info("inputs_embeds", F16, ["batch_size", "seq_len", config.hidden_size])]
         graph.inputs += [info(f"past_key_values_{i}", F16, cache("past_len")) for i in range(config.num_hidden_layers)]
         graph.inputs += [
-            info("rope_rotary_cos_sin", F32, ["rope_batch_size", "max_position_embeddings", self.head_dim]),
+            info("rope_rotary_cos_sin", F32, ["rope_batch_size", "max_position_embeddings", int(self.head_dim * partial(config))]),
             info("context_lengths", I32, ["batch_size"]),
             info("last_token_ids", I64, ["batch_size", 1]),
             info("kvcache_start_index", I32, ["kv_cache_start_batch_size"]),
@@ -458,13 +489,19 @@ def store_tensors(graph: onnx.GraphProto, collected: Graph, path: Path, least: i
             out.write(data)
 
 
+def partial(config: Any) -> float:
+    return getattr(config, "partial_rotary_factor", 1.0)
+
+
 def config_json(layout: Layout, config: Any, head_dim: int) -> dict[str, Any]:
     keys = [
         "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
         "num_key_value_heads", "max_position_embeddings", "rope_theta", "rope_scaling",
     ]  # fmt: skip
     values = {key: getattr(config, key) for key in keys}
-    values |= {"head_dim": head_dim, "partial_rotary_factor": 1.0, "model": config.model_type, "edgellm_version": layout.version}
+    if (config.rope_scaling or {}).get("type") == "longrope":
+        values["original_max_position_embeddings"] = config.original_max_position_embeddings
+    values |= {"head_dim": head_dim, "partial_rotary_factor": partial(config), "model": config.model_type, "edgellm_version": layout.version}
     if layout.is_older:
         return values | {"model_type": "llm"}
     eos = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]

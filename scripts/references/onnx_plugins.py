@@ -21,10 +21,10 @@ from .onnx import rope_table
 
 
 def rotated(x: np.ndarray, rope: np.ndarray) -> np.ndarray:
-    """x [seq, heads, head_dim], pairs (i, i + head_dim / 2)."""
+    """x [seq, heads, head_dim], pairs (i, i + rotary_dim / 2); what lies behind them stays."""
     cos, sin = (part[:, None] for part in np.split(rope[: len(x)], 2, axis=1))
-    low, high = np.split(x, 2, axis=2)
-    return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=2)
+    low, high, rest = np.split(x, [cos.shape[2], 2 * cos.shape[2]], axis=2)
+    return np.concatenate([low * cos - high * sin, high * cos + low * sin, rest], axis=2)
 
 
 def normed(x: np.ndarray, gamma: np.ndarray, eps: float) -> np.ndarray:
