@@ -136,8 +136,10 @@ fn build_options(model_dir: &Path, engine_dir: &Path) -> BuildOptions {
 
 #[test]
 fn configurations() {
-    let config = fs::read(model("llama3").join("config.json")).unwrap();
-    torture("checkpoint config", &config, config.len(), |bytes| parse_checkpoint_config(bytes).is_ok());
+    for name in ["llama3", "phi3_long", "qwen2_5_vl"] {
+        let config = fs::read(model(name).join("config.json")).unwrap();
+        torture(name, &config, config.len(), |bytes| parse_checkpoint_config(bytes).is_ok());
+    }
     let adapter = fs::read(model("qwen2").join("adapters/patterns/adapter_config.json")).unwrap();
     torture("adapter config", &adapter, adapter.len(), |bytes| {
         PeftConfig::parse(bytes).is_ok_and(|config| config.scale_of("model.layers.0.mlp.up_proj") > -1e300)
@@ -148,16 +150,17 @@ fn configurations() {
 
 #[test]
 fn processed_adapters() {
-    let path =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/references/process/qwen2/mlp_r3.safetensors");
-    let good = fs::read(path).unwrap();
-    let config = fs::read(model("qwen2").join("config.json")).unwrap();
-    let architecture = parse_checkpoint_config(&config).unwrap().architecture;
-    let focus = header_len(&good);
-    torture("processed adapter", &good, focus, |bytes| {
-        let file = TensorFile::parse(Arc::new(bytes.to_vec()));
-        file.is_ok_and(|file| Adapter::bind(file, &architecture, 64).is_ok())
-    });
+    for (of, name) in [("qwen2", "mlp_r3"), ("phi3", "fused_all")] {
+        let process = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/references/process");
+        let good = fs::read(process.join(of).join(format!("{name}.safetensors"))).unwrap();
+        let config = fs::read(model(of).join("config.json")).unwrap();
+        let architecture = parse_checkpoint_config(&config).unwrap().architecture;
+        let focus = header_len(&good);
+        torture(name, &good, focus, |bytes| {
+            let file = TensorFile::parse(Arc::new(bytes.to_vec()));
+            file.is_ok_and(|file| Adapter::bind(file, &architecture, 64).is_ok())
+        });
+    }
 }
 
 #[test]

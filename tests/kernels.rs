@@ -261,7 +261,7 @@ fn lora_equals_scalar_and_a_naive_product() {
                 unsafe {
                     (kernels.lora_shrink)(&x, &a, 0.75, &mut h);
                     (kernels.lora_expand)(&h, &b, 0..middle, y.as_mut_ptr());
-                    (kernels.lora_expand)(&h, &b, middle..n_outputs, y.as_mut_ptr());
+                    (kernels.lora_expand)(&h, &b, middle..n_outputs, y.as_mut_ptr().add(middle));
                 }
                 y
             };

@@ -5,7 +5,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -48,7 +48,10 @@ fn layout(name: &str) -> tempfile::TempDir {
 
 fn insert(directory: &Path) -> PathBuf {
     let report = insert_lora(&InsertOptions { onnx_dir: directory.to_owned() }).unwrap();
-    assert_eq!(report.n_pairs, 7 * report.n_layers);
+    // Phi's layers have fused projections.
+    let config = json(&directory.join("config.json"));
+    let n_modules = if config["model"] == "phi3" || config["model"] == "phi4mm" { 4 } else { 7 };
+    assert_eq!(report.n_pairs, n_modules * report.n_layers);
     report.path
 }
 
@@ -106,6 +109,7 @@ fn directories_of_the_workflow_build_the_checkpoints_engine() {
     for (name, model) in [
         ("older_qwen2", "qwen2"),
         ("older_qwen3", "qwen3"),
+        ("older_phi3", "phi3_short"),
         ("newer_qwen2", "qwen2"),
         ("newer_qwen3", "qwen3"),
     ] {
@@ -114,6 +118,23 @@ fn directories_of_the_workflow_build_the_checkpoints_engine() {
         let checkpoint = reference(&format!("models/{model}"));
         let different = differences(&checkpoint, directory.path(), Precision::F16);
         assert!(different.is_empty(), "{name}: {different:?}");
+    }
+}
+
+/// Processed adapters of Phi keep the fused modules' names, and so the graph's inputs have them: in what we
+/// export, and in what the workflow's exporter cut into projections.
+#[test]
+fn inputs_for_fused_modules_are_named_as_adapters_are() {
+    let adapter = tensors(&reference("process/phi3_short/fused_all.safetensors"));
+    let exported = tempfile::tempdir().unwrap();
+    export_to("phi3_short", exported.path(), Precision::F16);
+    let workflow = layout("older_phi3");
+    for directory in [exported.path(), workflow.path()] {
+        let model = fs::read(insert(directory)).unwrap();
+        let model = Model::parse(&model).unwrap();
+        let inputs = model.graph.inputs.iter().map(|input| input.name).filter(|name| name.contains(".lora_"));
+        let inputs: BTreeSet<&str> = inputs.collect();
+        assert!(inputs.into_iter().eq(adapter.names()), "{}", directory.display());
     }
 }
 
@@ -242,6 +263,16 @@ fn what_is_not_understood_is_named() {
             names: &["model.onnx", "/mlp/Mul", "SiLU", "with inputs /model/layers.1/mlp"],
         },
         Case {
+            name: "older_phi3",
+            change: |dir| replace(&dir.join("model.onnx"), b"Slice", b"Slide"),
+            names: &["model.onnx", "/mlp/Mul", "SiLU", "Slide"],
+        },
+        Case {
+            name: "older_phi3",
+            change: |dir| replace(&dir.join("config.json"), b"longrope", b"longripe"),
+            names: &["config.json", "longripe", "longrope"],
+        },
+        Case {
             name: "older_qwen3",
             change: |dir| replace(&dir.join("model.onnx"), b"AttentionPlugin", b"RetentionPlugin"),
             names: &["model.onnx", "trt::RetentionPlugin", "past_key_values_1", "kvcache_start_index"],
@@ -305,6 +336,23 @@ fn what_is_not_understood_is_named() {
     }
     let message = build_changed("older_qwen2", 16, |_| {}).unwrap_err().to_string();
     assert!(message.contains("lora_model.onnx") && message.contains("insert-lora"), "{message}");
+}
+
+/// The graph says how much of a head is rotated, and so does the configuration.
+#[test]
+fn rotations_must_agree() {
+    let scratch = tempfile::tempdir().unwrap();
+    let directory = scratch.path().join("onnx");
+    export_to("phi3", &directory, Precision::F32);
+    let config = fs::read_to_string(directory.join("config.json")).unwrap();
+    let changed = config.replace("\"partial_rotary_factor\": 1.0", "\"partial_rotary_factor\": 0.5");
+    assert_ne!(changed, config);
+    fs::write(directory.join("config.json"), changed).unwrap();
+    let options = options(&directory, &scratch.path().join("engine"), Precision::F32, 0);
+    let message = build_onnx(&options).unwrap_err().to_string();
+    for name in ["config.json", "partial_rotary_factor is 0.5", "16 elements of a head"] {
+        assert!(message.contains(name), "{message} does not name {name}");
+    }
 }
 
 #[test]

@@ -161,7 +161,7 @@ fn check_alignment(tensors: &TensorFile, engine_dir: &Path) {
 }
 
 fn check_item(item: &Item, checkpoint: &Checkpoint, engine: &TensorFile, case: &str) {
-    let source = floats(&checkpoint.tensor(item.name()).unwrap());
+    let source = floats(&checkpoint.find(item.name()).unwrap().unwrap());
     let stored = engine.require(item.name()).unwrap();
     let (columns, kind) = match *item {
         Item::Vector { .. } => {

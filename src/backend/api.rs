@@ -13,7 +13,7 @@ pub trait Backend {
     type Weights;
     /// A vector of f32: a norm's weight or a bias.
     type Vector;
-    /// One adapter pair: A `[in, rank]`, B `[rank, out]`, f16.
+    /// One adapter pair: A `[in, rank]` and columns of B `[rank, all_out]`, f16.
     type Lora;
     /// Keys and values of all layers, in blocks.
     type Cache;
@@ -30,11 +30,12 @@ pub trait Backend {
     /// [`FormatError`] when type or shape do not fit.
     fn vector(&self, name: &str, len: usize, values: Tensor) -> Result<Self::Vector, FormatError>;
 
-    /// Takes an adapter pair: `a` `[in, rank]`, `b` `[rank, out]`, both f16.
+    /// Takes an adapter pair: `a` `[in, rank]`, `b` `[rank, all_out]`, both f16; `columns` are those of `b` that
+    /// are the projection's outputs.
     ///
     /// # Errors
     /// [`FormatError`] when types or shapes do not fit.
-    fn lora(&self, a: Tensor, b: Tensor) -> Result<Self::Lora, FormatError>;
+    fn lora(&self, a: Tensor, b: Tensor, columns: Range<usize>) -> Result<Self::Lora, FormatError>;
 
     /// Activations of zeros.
     fn rows(&self, n_rows: usize, width: usize) -> Self::Rows;
@@ -75,7 +76,8 @@ pub trait Backend {
     /// `y += scale * (x A) B` for the rows of each entry.
     fn add_lora(&self, x: &Self::Rows, entries: &[LoraRows<'_, Self::Lora>], y: &mut Self::Rows);
 
-    /// Rotates every head; `cos` and `sin` are `[n_rows, head_dim / 2]`.
+    /// Rotates the pairs `(i, i + half)` of every head; `cos` and `sin` are `[n_rows, half]`, where `half` is at
+    /// most `head_dim / 2`. What lies behind the pairs stays.
     fn rotate(&self, x: &mut Self::Rows, head_dim: usize, cos: &[f32], sin: &[f32]);
 
     /// Writes row i's keys and values at `rows[i]`'s position.

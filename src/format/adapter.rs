@@ -3,10 +3,12 @@
 //! Format: `process-lora`'s output; f16 `[in, rank]` and `[rank, out]` per projection, scale already in B.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use safetensors::Dtype;
 
 use super::architecture::{Architecture, Projection};
+use super::naming::Module;
 use super::{FormatError, Tensor, TensorFile};
 
 /// Names listed in one error message.
@@ -33,6 +35,9 @@ pub enum AdapterError {
          rebuild the engine with --maxLoraRank {rank}"
     )]
     Rank { name: String, rank: usize, max_rank: usize },
+    /// Such an adapter would change the projection twice.
+    #[error("tensors {first} and {second} change the same projection")]
+    Twice { first: String, second: String },
     /// Nothing in it.
     #[error("the adapter holds no tensors")]
     Empty,
@@ -41,13 +46,16 @@ pub enum AdapterError {
     Misaligned { name: String },
 }
 
-/// The two matrices of one projection: `y += (x A) B`.
+/// The two matrices of one projection: `y += (x A) B`. The projections of a fused module share both, and each has
+/// its own columns of B.
 #[derive(Clone)]
 pub struct LoraPair {
     /// f16 `[in_features, rank]`, row-major.
     pub a: Tensor,
-    /// f16 `[rank, out_features]`, row-major, scale multiplied in.
+    /// f16 `[rank, out_features of the module]`, row-major, scale multiplied in.
     pub b: Tensor,
+    /// The projection's outputs among those of the module.
+    pub columns: Range<usize>,
     pub rank: usize,
 }
 
@@ -71,12 +79,19 @@ impl Adapter {
     ) -> Result<Self, AdapterError> {
         let slots = sort_into_slots(&file, architecture)?;
         let mut pairs = vec![const { [const { None }; N_PROJECTIONS] }; architecture.n_layers];
-        let (mut most, mut n_pairs) = (0, 0);
-        for ((layer, projection), halves) in slots {
-            let pair = halves.join(architecture.projection_shape(projection), max_rank)?;
-            most = most.max(pair.rank);
-            n_pairs += 1;
-            pairs[layer][projection as usize] = Some(pair);
+        let mut owners: BTreeMap<(usize, Projection), String> = BTreeMap::new();
+        let (mut most, n_pairs) = (0, slots.len());
+        for ((layer, module), halves) in slots {
+            let name = halves.name();
+            let (a, b, rank) = halves.join(module.shape(architecture), max_rank)?;
+            most = most.max(rank);
+            for (projection, columns) in module.parts(architecture) {
+                if let Some(first) = owners.insert((layer, projection), name.clone()) {
+                    return Err(AdapterError::Twice { first, second: name });
+                }
+                let pair = LoraPair { a: a.clone(), b: b.clone(), columns, rank };
+                pairs[layer][projection as usize] = Some(pair);
+            }
         }
         if n_pairs == 0 {
             return Err(AdapterError::Empty);
@@ -94,14 +109,15 @@ impl Adapter {
         self.max_rank
     }
 
+    /// Pairs in the file; one of a fused module counts once.
     pub fn n_pairs(&self) -> usize {
         self.n_pairs
     }
 }
 
-type Slots = BTreeMap<(usize, Projection), Halves>;
+type Slots = BTreeMap<(usize, Module), Halves>;
 
-/// The tensors seen for one projection, with their names.
+/// The tensors seen for one module, with their names.
 #[derive(Default)]
 struct Halves {
     a: Option<(String, Tensor)>,
@@ -123,16 +139,18 @@ fn sort_into_slots(file: &TensorFile, architecture: &Architecture) -> Result<Slo
             let why = "its name starts with base_model.model.".to_owned();
             return Err(AdapterError::Unprocessed { name: name.to_owned(), why });
         }
-        match parse_name(name).filter(|(layer, ..)| *layer < architecture.n_layers) {
-            None => unmatched.push(name),
-            Some((layer, projection, half)) => {
-                let halves = slots.entry((layer, projection)).or_default();
-                let found = (name.to_owned(), file.require(name)?);
-                match half {
-                    Half::A => halves.a = Some(found),
-                    Half::B => halves.b = Some(found),
-                }
-            }
+        let Some(parsed) = parse_name(name).filter(|parsed| parsed.is_of(architecture)) else {
+            unmatched.push(name);
+            continue;
+        };
+        let halves = slots.entry((parsed.layer, parsed.module)).or_default();
+        let found = (name.to_owned(), file.require(name)?);
+        let half = match parsed.half {
+            Half::A => &mut halves.a,
+            Half::B => &mut halves.b,
+        };
+        if let Some((first, _)) = half.replace(found) {
+            return Err(AdapterError::Twice { first, second: name.to_owned() });
         }
     }
     if unmatched.is_empty() {
@@ -150,9 +168,33 @@ pub(crate) fn listed(names: &[&str]) -> String {
     text
 }
 
-/// `model.layers.3.mlp.up_proj.lora_A.weight` to its parts.
-pub(crate) fn parse_name(name: &str) -> Option<(usize, Projection, Half)> {
-    let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
+/// What the name of an adapter's tensor says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ParsedName {
+    pub layer: usize,
+    pub module: Module,
+    pub half: Half,
+    /// Named as a part of a model with images.
+    is_of_backbone: bool,
+}
+
+impl ParsedName {
+    /// Whether such a model has the module.
+    fn is_of(self, architecture: &Architecture) -> bool {
+        let family = architecture.family;
+        self.layer < architecture.n_layers
+            && (!self.module.is_fused() || family.has_fused_projections())
+            && (!self.is_of_backbone || family.is_backbone())
+    }
+}
+
+/// `model.layers.3.mlp.up_proj.lora_A.weight` to its parts. PEFT names a backbone's layers
+/// `model.language_model.layers.3`, and process-lora keeps that.
+pub(crate) fn parse_name(name: &str) -> Option<ParsedName> {
+    let inner = name.strip_prefix("model.")?;
+    let backbone = inner.strip_prefix("language_model.");
+    let inner = backbone.map_or(inner, |inner| inner.strip_prefix("model.").unwrap_or(inner));
+    let (layer, rest) = inner.strip_prefix("layers.")?.split_once('.')?;
     let (path, half) = match rest.strip_suffix(".lora_A.weight") {
         Some(path) => (path, Half::A),
         None => (rest.strip_suffix(".lora_B.weight")?, Half::B),
@@ -162,13 +204,17 @@ pub(crate) fn parse_name(name: &str) -> Option<(usize, Projection, Half)> {
     if layer_idx.to_string() != layer {
         return None;
     }
-    let projection = Projection::ALL.into_iter().find(|projection| projection.path() == path)?;
-    Some((layer_idx, projection, half))
+    Some(ParsedName { layer: layer_idx, module: Module::at(path)?, half, is_of_backbone: backbone.is_some() })
 }
 
 impl Halves {
-    /// `shape` is the projection's `(out_features, in_features)`.
-    fn join(self, shape: (usize, usize), max_rank: usize) -> Result<LoraPair, AdapterError> {
+    /// One of the two names.
+    fn name(&self) -> String {
+        self.a.as_ref().or(self.b.as_ref()).map_or_else(String::new, |(name, _)| name.clone())
+    }
+
+    /// A, B and the rank; `shape` is the module's `(out_features, in_features)`.
+    fn join(self, shape: (usize, usize), max_rank: usize) -> Result<(Tensor, Tensor, usize), AdapterError> {
         let ((a_name, a), (b_name, b)) = match (self.a, self.b) {
             (Some(a), Some(b)) => (a, b),
             (Some((present, _)), None) => {
@@ -203,7 +249,7 @@ impl Halves {
         }
         check_aligned(a_name, &a)?;
         check_aligned(b_name, &b)?;
-        Ok(LoraPair { a, b, rank })
+        Ok((a, b, rank))
     }
 }
 
@@ -238,10 +284,16 @@ mod tests {
 
     /// Hidden 8, q 12, intermediate 10, two layers.
     fn architecture() -> Architecture {
-        let config = br#"{"architectures": ["LlamaForCausalLM"], "vocab_size": 9, "hidden_size": 8,
-            "intermediate_size": 10, "num_hidden_layers": 2, "num_attention_heads": 3, "head_dim": 4,
-            "max_position_embeddings": 16}"#;
-        parse_checkpoint_config(config).unwrap().architecture
+        architecture_of("LlamaForCausalLM", 3)
+    }
+
+    fn architecture_of(class: &str, n_kv_heads: usize) -> Architecture {
+        let config = serde_json::json!({
+            "architectures": [class], "vocab_size": 9, "hidden_size": 8, "intermediate_size": 10,
+            "num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": n_kv_heads, "head_dim": 4,
+            "max_position_embeddings": 16,
+        });
+        parse_checkpoint_config(config.to_string().as_bytes()).unwrap().architecture
     }
 
     /// A safetensors file of zeros; `more_header` spaces move the data.
@@ -283,6 +335,71 @@ mod tests {
         assert_eq!(adapter.pair(0, Projection::Q).unwrap().rank, 3);
         assert_eq!(adapter.pair(1, Projection::Down).unwrap().b.shape(), [4, 8]);
         assert!(adapter.pair(1, Projection::Q).is_none() && adapter.pair(2, Projection::Q).is_none());
+    }
+
+    #[test]
+    fn splits_fused_modules() {
+        const QKV: [&str; 2] = [
+            "model.layers.0.self_attn.qkv_proj.lora_A.weight",
+            "model.layers.0.self_attn.qkv_proj.lora_B.weight",
+        ];
+        const GATE_UP: [&str; 2] = [
+            "model.layers.1.mlp.gate_up_proj.lora_A.weight",
+            "model.layers.1.mlp.gate_up_proj.lora_B.weight",
+        ];
+        let tensors: [(&str, &str, &[usize]); 4] = [
+            (QKV[0], "F16", &[8, 3]),
+            (QKV[1], "F16", &[3, 20]),
+            (GATE_UP[0], "F16", &[8, 2]),
+            (GATE_UP[1], "F16", &[2, 20]),
+        ];
+        let phi = architecture_of("Phi3ForCausalLM", 1);
+        let adapter = Adapter::bind(file(&tensors, 0), &phi, 4).unwrap();
+        assert_eq!((adapter.n_pairs(), adapter.max_rank()), (2, 3));
+        let columns = |layer, projection| adapter.pair(layer, projection).map(|pair| pair.columns.clone());
+        assert_eq!(columns(0, Projection::Q), Some(0..12));
+        assert_eq!(columns(0, Projection::K), Some(12..16));
+        assert_eq!(columns(0, Projection::V), Some(16..20));
+        assert_eq!(columns(1, Projection::Gate), Some(0..10));
+        assert_eq!(columns(1, Projection::Up), Some(10..20));
+        assert!(columns(0, Projection::Gate).is_none() && columns(1, Projection::Q).is_none());
+
+        let message = |tensors: &[(&str, &str, &[usize])], architecture: &Architecture| {
+            Adapter::bind(file(tensors, 0), architecture, 4).err().unwrap().to_string()
+        };
+        // Other models have no such modules.
+        let unknown = message(&tensors, &architecture());
+        assert!(unknown.contains("4 tensors") && unknown.contains(QKV[0]), "{unknown}");
+        let narrow = message(&[(QKV[0], "F16", &[8, 3]), (QKV[1], "F16", &[3, 12])], &phi);
+        assert!(narrow.contains(QKV[1]) && narrow.contains("[3, 20]"), "{narrow}");
+        let own = [Q, "lora_A.weight"].join(".");
+        let own_b = own.replace("lora_A", "lora_B");
+        let both = [tensors[0], tensors[1], (&own, "F16", &[8, 3]), (&own_b, "F16", &[3, 12])];
+        let twice = message(&both, &phi);
+        assert!(twice.contains(QKV[0]) && twice.contains(&own), "{twice}");
+    }
+
+    #[test]
+    fn backbones_have_longer_names() {
+        let nested =
+            ["model.language_model.layers.1", "model.language_model.model.layers.1", "model.layers.1"];
+        for prefix in nested {
+            let (a, b) = (
+                format!("{prefix}.mlp.down_proj.lora_A.weight"),
+                format!("{prefix}.mlp.down_proj.lora_B.weight"),
+            );
+            let tensors: [(&str, &str, &[usize]); 2] = [(&a, "F16", &[10, 2]), (&b, "F16", &[2, 8])];
+            let qwen = architecture_of("Qwen2_5_VLForConditionalGeneration", 1);
+            let adapter = Adapter::bind(file(&tensors, 0), &qwen, 4).unwrap();
+            assert_eq!(adapter.pair(1, Projection::Down).map(|pair| pair.columns.clone()), Some(0..8));
+            let plain = Adapter::bind(file(&tensors, 0), &architecture(), 4);
+            assert_eq!(plain.is_ok(), prefix == "model.layers.1");
+        }
+        let visual = "model.visual.blocks.0.mlp.down_proj.lora_A.weight";
+        let qwen = architecture_of("Qwen2_5_VLForConditionalGeneration", 1);
+        let message =
+            Adapter::bind(file(&[(visual, "F16", &[10, 2])], 0), &qwen, 4).err().unwrap().to_string();
+        assert!(message.contains(visual), "{message}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The shape of a decoder: what `model` needs to know of a checkpoint, validated.
 //!
-//! Source: the `config.json` of Hugging Face transformers for Qwen2, Qwen3, Llama and Mistral.
+//! Source: the `config.json` of Hugging Face transformers for Qwen2, Qwen3, Llama, Mistral, Phi-3 and the text
+//! backbones of Phi-4-multimodal, Qwen2-VL, Qwen2.5-VL and Qwen3-VL.
 
 /// The families that this program knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,6 +10,28 @@ pub enum Family {
     Qwen3,
     Llama,
     Mistral,
+    /// Phi-3, Phi-3.5, Phi-4 and Phi-4-mini.
+    Phi3,
+    /// The text backbone of Phi-4-multimodal.
+    Phi4Multimodal,
+    /// The text backbone of Qwen2-VL; with text alone its positions are those of Qwen2.
+    Qwen2Vl,
+    /// The text backbone of Qwen2.5-VL.
+    Qwen2_5Vl,
+    /// The text backbone of Qwen3-VL.
+    Qwen3Vl,
+}
+
+impl Family {
+    /// Checkpoints have q, k, v in one matrix, and gate, up in another.
+    pub fn has_fused_projections(self) -> bool {
+        matches!(self, Family::Phi3 | Family::Phi4Multimodal)
+    }
+
+    /// A part of a model that also takes images; checkpoints and adapters may name it as such a part.
+    pub fn is_backbone(self) -> bool {
+        matches!(self, Family::Phi4Multimodal | Family::Qwen2Vl | Family::Qwen2_5Vl | Family::Qwen3Vl)
+    }
 }
 
 /// A decoder-only transformer: pre-norm, RMSNorm, rotary positions, gated SiLU MLP, grouped-query attention.
@@ -41,10 +64,12 @@ pub struct Architecture {
     pub sliding_window: Option<usize>,
 }
 
-/// Rotary embedding of positions; pairs are `(i, i + head_dim / 2)`.
+/// Rotary embedding of positions; pairs are `(i, i + rotary_dim / 2)`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
     pub theta: f64,
+    /// The share of a head, from its start, that is rotated; above 0, at most 1.
+    pub partial_factor: f64,
     pub scaling: RopeScaling,
 }
 
@@ -64,6 +89,23 @@ pub enum RopeScaling {
         high_freq_factor: f64,
         original_max_positions: usize,
     },
+    /// Phi-3: each frequency divided by its own factor, and cosines and sines multiplied. Which table counts is
+    /// decided once for an engine, by its capacity.
+    LongRope {
+        /// For engines of at most `original_max_positions` positions.
+        short: LongRopeTable,
+        long: LongRopeTable,
+        original_max_positions: usize,
+    },
+}
+
+/// One of the two tables of LongRoPE (transformers `modeling_rope_utils._compute_longrope_parameters`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct LongRopeTable {
+    /// `[rotary_dim / 2]`
+    pub factors: Vec<f64>,
+    /// Multiplies cosines and sines.
+    pub attention_factor: f64,
 }
 
 /// The seven projections of a layer that quantization and adapters know by name.
@@ -120,6 +162,13 @@ impl Architecture {
             Projection::Gate | Projection::Up => (self.intermediate_size, self.hidden_size),
             Projection::Down => (self.hidden_size, self.intermediate_size),
         }
+    }
+
+    /// Elements of a head, from its start, that are rotated.
+    pub fn rotary_dim(&self) -> usize {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+        let rotated = (self.head_dim as f64 * self.rope.partial_factor) as usize;
+        rotated
     }
 
     /// Whether a projection carries a bias vector of `out_features` elements.

@@ -1,7 +1,7 @@
 //! Which sizes are believed: a damaged configuration must not ask for a terabyte.
 
 use super::FormatError;
-use super::architecture::{Architecture, Rope, RopeScaling};
+use super::architecture::{Architecture, LongRopeTable, RopeScaling};
 use super::engine::Limits;
 
 /// Largest value of each size; real decoders stay well below.
@@ -65,13 +65,23 @@ pub fn check_architecture(architecture: &Architecture, file: &'static str) -> Re
     if let Some(window) = a.sliding_window {
         checker.range("sliding_window", window, 1, MAX_POSITIONS)?;
     }
-    check_rope(&a.rope, &checker)
+    check_rope(a, &checker)
 }
 
-fn check_rope(rope: &Rope, checker: &Checker) -> Result<(), FormatError> {
-    checker.positive("rope_theta", rope.theta)?;
-    match rope.scaling {
+fn check_rope(a: &Architecture, checker: &Checker) -> Result<(), FormatError> {
+    checker.positive("rope_theta", a.rope.theta)?;
+    let (factor, rotary_dim) = (a.rope.partial_factor, a.rotary_dim());
+    if !(factor > 0.0 && factor <= 1.0) || rotary_dim == 0 || !rotary_dim.is_multiple_of(2) {
+        let wanted = format!("at most 1, and an even number of the {} elements of a head", a.head_dim);
+        return Err(checker.wrong("partial_rotary_factor", wanted, factor));
+    }
+    match a.rope.scaling {
         RopeScaling::None => Ok(()),
+        RopeScaling::LongRope { ref short, ref long, original_max_positions } => {
+            check_table("short", short, rotary_dim, checker)?;
+            check_table("long", long, rotary_dim, checker)?;
+            checker.range("original_max_position_embeddings", original_max_positions, 1, MAX_POSITIONS)
+        }
         RopeScaling::Linear { factor } => checker.positive("rope_scaling.factor", factor),
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
             checker.positive("rope_scaling.factor", factor)?;
@@ -85,6 +95,21 @@ fn check_rope(rope: &Rope, checker: &Checker) -> Result<(), FormatError> {
             checker.range(key, original_max_positions, 1, MAX_POSITIONS)
         }
     }
+}
+
+fn check_table(
+    name: &str,
+    table: &LongRopeTable,
+    rotary_dim: usize,
+    checker: &Checker,
+) -> Result<(), FormatError> {
+    let key = format!("rope_scaling.{name}_factor");
+    if table.factors.len() != rotary_dim / 2 {
+        let wanted = format!("{} numbers, half of the {rotary_dim} rotated elements", rotary_dim / 2);
+        return Err(checker.wrong(&key, wanted, table.factors.len()));
+    }
+    table.factors.iter().try_for_each(|factor| checker.positive(&key, *factor))?;
+    checker.positive(&format!("attention factor of {key}"), table.attention_factor)
 }
 
 /// Checks an engine's limits.

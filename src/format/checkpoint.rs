@@ -1,14 +1,14 @@
 //! `config.json` of a Hugging Face checkpoint: to an [`Architecture`], or refused by name.
 //!
-//! Source: the configuration classes of transformers 4.57 (Qwen2, Qwen3, Llama, Mistral) and the
-//! `rope_parameters` of transformers 5. A key that changes the arithmetic is understood or refused.
+//! Source: the configuration classes of transformers 4.57 (Qwen2, Qwen3, Llama, Mistral, Phi-3, and the text
+//! backbones of Phi-4-multimodal and the Qwen-VL models) and the `rope_parameters` of transformers 5. A key that changes the arithmetic is understood or refused.
 
 use super::FormatError;
 use super::architecture::{Architecture, Family, Rope, RopeScaling};
 use super::bounds::check_architecture;
-use super::engine_config::read_rope_scaling;
 use super::json::{Object, parse_object};
 use super::quantization::Quantization;
+use super::rope_config::{read_rope_scaling, rope_type};
 
 const FILE: &str = "config.json";
 const GENERATION_FILE: &str = "generation_config.json";
@@ -31,14 +31,20 @@ pub struct CheckpointConfig {
 /// range; [`FormatError::Damaged`] what is not a JSON object.
 pub fn parse_checkpoint_config(bytes: &[u8]) -> Result<CheckpointConfig, FormatError> {
     let map = parse_object(FILE, bytes)?;
-    let top = Object { file: FILE, path: "", map: &map };
-    let family = read_family(top)?;
+    let whole = Object { file: FILE, path: "", map: &map };
+    let family = read_family(whole)?;
+    refuse_unsupported(whole)?;
+    // Models with images keep what the backbone needs in a part of its own, older ones at the top.
+    let top = match whole.optional_object("text_config", "text_config.")? {
+        Some(text) if family.is_backbone() => text,
+        _ => whole,
+    };
     refuse_unsupported(top)?;
     let n_heads = top.size("num_attention_heads")?;
     let hidden_size = top.size("hidden_size")?;
     let n_layers = top.size("num_hidden_layers")?;
     let attention_bias = top.optional_flag("attention_bias")?.unwrap_or(false);
-    let reads_attention_bias = matches!(family, Family::Llama | Family::Qwen3);
+    let reads_attention_bias = matches!(family, Family::Llama | Family::Qwen3 | Family::Qwen3Vl);
     let architecture = Architecture {
         family,
         vocab_size: top.size("vocab_size")?,
@@ -49,21 +55,26 @@ pub fn parse_checkpoint_config(bytes: &[u8]) -> Result<CheckpointConfig, FormatE
         n_kv_heads: read_n_kv_heads(top, family, n_heads)?,
         head_dim: read_head_dim(top, family, hidden_size, n_heads)?,
         #[expect(clippy::cast_possible_truncation)]
-        rms_norm_eps: top.optional_number("rms_norm_eps")?.unwrap_or(1e-6) as f32,
-        rope: read_rope(top)?,
+        rms_norm_eps: top.optional_number("rms_norm_eps")?.unwrap_or(usual_eps(family)) as f32,
+        rope: read_rope(top, family)?,
         max_positions: top.size("max_position_embeddings")?,
         // The configuration class of every family says false where the file says nothing.
-        tied_head: top.optional_flag("tie_word_embeddings")?.unwrap_or(false),
-        qkv_bias: family == Family::Qwen2 || (reads_attention_bias && attention_bias),
+        tied_head: match top.optional_flag("tie_word_embeddings")? {
+            Some(tied) => tied,
+            None => whole.optional_flag("tie_word_embeddings")?.unwrap_or(false),
+        },
+        qkv_bias: matches!(family, Family::Qwen2 | Family::Qwen2Vl | Family::Qwen2_5Vl)
+            || (reads_attention_bias && attention_bias),
         o_bias: reads_attention_bias && attention_bias,
         mlp_bias: family == Family::Llama && top.optional_flag("mlp_bias")?.unwrap_or(false),
-        qk_norm: family == Family::Qwen3,
+        qk_norm: matches!(family, Family::Qwen3 | Family::Qwen3Vl),
         sliding_window: read_sliding_window(top, family, n_layers)?,
     };
     check_architecture(&architecture, FILE)?;
-    let eos_token_ids = sorted(top.token_ids("eos_token_id")?);
-    let bos_token_id = top.token_ids("bos_token_id")?.first().copied();
-    let quantization = top.optional_object("quantization_config", "quantization_config.")?;
+    let eos_token_ids = sorted([top.token_ids("eos_token_id")?, whole.token_ids("eos_token_id")?].concat());
+    let bos_token_ids = [top.token_ids("bos_token_id")?, whole.token_ids("bos_token_id")?].concat();
+    let bos_token_id = bos_token_ids.first().copied();
+    let quantization = whole.optional_object("quantization_config", "quantization_config.")?;
     let quantization = quantization.map(Quantization::from_config).transpose()?;
     Ok(CheckpointConfig { architecture, eos_token_ids, bos_token_id, quantization })
 }
@@ -93,28 +104,42 @@ fn unsupported(what: &'static str, found: impl ToString, supported: &str) -> For
     FormatError::Unsupported { what, found: found.to_string(), supported: supported.to_owned() }
 }
 
+/// The families by `architectures` and by `model_type`. Phi-4-multimodal has two: of transformers, and of the
+/// code that came with the model.
+const FAMILIES: [(&str, &str, Family); 10] = [
+    ("Qwen2ForCausalLM", "qwen2", Family::Qwen2),
+    ("Qwen3ForCausalLM", "qwen3", Family::Qwen3),
+    ("LlamaForCausalLM", "llama", Family::Llama),
+    ("MistralForCausalLM", "mistral", Family::Mistral),
+    ("Phi3ForCausalLM", "phi3", Family::Phi3),
+    ("Phi4MultimodalForCausalLM", "phi4_multimodal", Family::Phi4Multimodal),
+    ("Phi4MMForCausalLM", "phi4mm", Family::Phi4Multimodal),
+    ("Qwen2VLForConditionalGeneration", "qwen2_vl", Family::Qwen2Vl),
+    ("Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl", Family::Qwen2_5Vl),
+    ("Qwen3VLForConditionalGeneration", "qwen3_vl", Family::Qwen3Vl),
+];
+
 fn read_family(top: Object) -> Result<Family, FormatError> {
-    const NAMES: &str = "Qwen2ForCausalLM, Qwen3ForCausalLM, LlamaForCausalLM, MistralForCausalLM";
-    let named = match top.get("architectures") {
-        None => return family_of_model_type(top),
-        Some(value) => value.as_array().and_then(|names| names.first()).and_then(|name| name.as_str()),
+    let Some(value) = top.get("architectures") else {
+        let found = top.text("model_type")?;
+        let family = FAMILIES.into_iter().find(|(_, model_type, _)| *model_type == found);
+        let supported = || FAMILIES.map(|(_, model_type, _)| model_type).join(", ");
+        return family
+            .map(|(.., family)| family)
+            .ok_or_else(|| unsupported("model_type", found, &supported()));
     };
-    match named.ok_or_else(|| top.wrong("architectures", "a list with one name"))? {
-        "Qwen2ForCausalLM" => Ok(Family::Qwen2),
-        "Qwen3ForCausalLM" => Ok(Family::Qwen3),
-        "LlamaForCausalLM" => Ok(Family::Llama),
-        "MistralForCausalLM" => Ok(Family::Mistral),
-        other => Err(unsupported("architecture", other, NAMES)),
-    }
+    let named = value.as_array().and_then(|names| names.first()).and_then(|name| name.as_str());
+    let found = named.ok_or_else(|| top.wrong("architectures", "a list with one name"))?;
+    let family = FAMILIES.into_iter().find(|(name, ..)| *name == found);
+    let supported = || FAMILIES.map(|(name, ..)| name).join(", ");
+    family.map(|(.., family)| family).ok_or_else(|| unsupported("architecture", found, &supported()))
 }
 
-fn family_of_model_type(top: Object) -> Result<Family, FormatError> {
-    match top.text("model_type")? {
-        "qwen2" => Ok(Family::Qwen2),
-        "qwen3" => Ok(Family::Qwen3),
-        "llama" => Ok(Family::Llama),
-        "mistral" => Ok(Family::Mistral),
-        other => Err(unsupported("model_type", other, "qwen2, qwen3, llama, mistral")),
+/// The configuration class's value where the key is absent.
+fn usual_eps(family: Family) -> f64 {
+    match family {
+        Family::Phi3 | Family::Phi4Multimodal | Family::Qwen2Vl | Family::Qwen2_5Vl => 1e-5,
+        Family::Qwen2 | Family::Qwen3 | Family::Llama | Family::Mistral | Family::Qwen3Vl => 1e-6,
     }
 }
 
@@ -125,21 +150,19 @@ fn refuse_unsupported(top: Object) -> Result<(), FormatError> {
     {
         return Err(unsupported("hidden_act", act, "silu"));
     }
-    if let Some(factor) = top.optional_number("partial_rotary_factor")?
-        && factor != 1.0
-    {
-        return Err(unsupported("partial_rotary_factor", factor, "1"));
+    if let Some(true) = top.optional_flag("lm_head_bias")? {
+        return Err(unsupported("lm_head_bias", true, "false"));
     }
     Ok(())
 }
 
 fn read_n_kv_heads(top: Object, family: Family, n_heads: usize) -> Result<usize, FormatError> {
-    // Where the key is absent, only Llama's class means "as many as heads"; the others have a fixed number
+    // Where the key is absent, only the classes of Llama and Phi-3 mean "as many as heads"; the others have a fixed number
     // that fits one size of model, so the key must be there. A written null means it everywhere.
     let is_null = top.map.get("num_key_value_heads").is_some_and(serde_json::Value::is_null);
     match top.optional_size("num_key_value_heads")? {
         Some(n_kv_heads) => Ok(n_kv_heads),
-        None if is_null || family == Family::Llama => Ok(n_heads),
+        None if is_null || matches!(family, Family::Llama | Family::Phi3) => Ok(n_heads),
         None => Err(top.wrong("num_key_value_heads", "a whole number")),
     }
 }
@@ -154,7 +177,7 @@ fn read_head_dim(
         return Ok(head_dim);
     }
     // Qwen3's configuration class has a fixed value.
-    if family == Family::Qwen3 {
+    if matches!(family, Family::Qwen3 | Family::Qwen3Vl) {
         return Ok(128);
     }
     if n_heads == 0 || !hidden_size.is_multiple_of(n_heads) {
@@ -164,27 +187,42 @@ fn read_head_dim(
     Ok(hidden_size / n_heads)
 }
 
-fn read_rope(top: Object) -> Result<Rope, FormatError> {
-    const DEFAULT_THETA: f64 = 10_000.0;
-    if let Some(parameters) = top.optional_object("rope_parameters", "rope_parameters.")? {
-        if parameters.map.values().any(serde_json::Value::is_object) {
-            let found = "one table per kind of layer";
-            return Err(unsupported("rope_parameters", found, "one table for all layers"));
-        }
-        if let Some(factor) = parameters.optional_number("partial_rotary_factor")?
-            && factor != 1.0
-        {
-            return Err(unsupported("rope_parameters.partial_rotary_factor", factor, "1"));
-        }
-        let theta = match parameters.optional_number("rope_theta")? {
-            Some(theta) => theta,
-            None => top.optional_number("rope_theta")?.unwrap_or(DEFAULT_THETA),
-        };
-        return Ok(Rope { theta, scaling: read_rope_scaling(top, "rope_parameters")? });
+fn read_rope(top: Object, family: Family) -> Result<Rope, FormatError> {
+    let default_theta = match family {
+        Family::Qwen2Vl | Family::Qwen2_5Vl => 1_000_000.0,
+        Family::Qwen3Vl => 5_000_000.0,
+        _ => 10_000.0,
+    };
+    let (key, object) = match top.optional_object("rope_parameters", "rope_parameters.")? {
+        Some(parameters) => ("rope_parameters", Some(parameters)),
+        None => ("rope_scaling", top.optional_object("rope_scaling", "rope_scaling.")?),
+    };
+    if let Some(parameters) = object
+        && parameters.map.values().any(serde_json::Value::is_object)
+    {
+        let found = "one table per kind of layer";
+        return Err(unsupported(key, found, "one table for all layers"));
     }
-    let theta = top.optional_number("rope_theta")?.unwrap_or(DEFAULT_THETA);
-    let scaling: RopeScaling = read_rope_scaling(top, "rope_scaling")?;
-    Ok(Rope { theta, scaling })
+    let inside = |name: &str| object.map_or(Ok(None), |object| object.optional_number(name));
+    let theta = inside("rope_theta")?.or(top.optional_number("rope_theta")?).unwrap_or(default_theta);
+    let partial = inside("partial_rotary_factor")?.or(top.optional_number("partial_rotary_factor")?);
+    let partial_factor = partial.unwrap_or(1.0);
+    if partial_factor != 1.0 && !family.has_fused_projections() {
+        return Err(unsupported("partial_rotary_factor", partial_factor, "1 for this architecture"));
+    }
+    let scaling = match object.map(rope_type).transpose()? {
+        // Images have positions in three dimensions; those of text are equal in all three.
+        Some("mrope") if family.is_backbone() => RopeScaling::None,
+        Some("longrope" | "su") if !family.has_fused_projections() => {
+            return Err(unsupported(
+                "rope_scaling type",
+                "longrope",
+                "default, linear, llama3 for this architecture",
+            ));
+        }
+        _ => read_rope_scaling(top, key)?,
+    };
+    Ok(Rope { theta, partial_factor, scaling })
 }
 
 fn read_sliding_window(top: Object, family: Family, n_layers: usize) -> Result<Option<usize>, FormatError> {
@@ -196,13 +234,14 @@ fn read_sliding_window(top: Object, family: Family, n_layers: usize) -> Result<O
         other => other,
     };
     match family {
-        Family::Llama => Ok(None),
+        Family::Llama | Family::Qwen3Vl => Ok(None),
         Family::Mistral => Ok(window),
-        Family::Qwen2 | Family::Qwen3 => {
+        Family::Phi3 | Family::Phi4Multimodal => top.optional_size("sliding_window"),
+        Family::Qwen2 | Family::Qwen3 | Family::Qwen2Vl | Family::Qwen2_5Vl => {
             if !top.optional_flag("use_sliding_window")?.unwrap_or(false) || window.is_none() {
                 return Ok(None);
             }
-            let windowed = n_windowed_layers(top, n_layers)?;
+            let windowed = n_windowed_layers(top, family, n_layers)?;
             match windowed {
                 0 => Ok(None),
                 all if all == n_layers => Ok(window),
@@ -217,9 +256,10 @@ fn read_sliding_window(top: Object, family: Family, n_layers: usize) -> Result<O
 }
 
 /// How many layers of a Qwen model have the window: by `layer_types`, else those from `max_window_layers` on.
-fn n_windowed_layers(top: Object, n_layers: usize) -> Result<usize, FormatError> {
+fn n_windowed_layers(top: Object, family: Family, n_layers: usize) -> Result<usize, FormatError> {
     let Some(types) = top.get("layer_types") else {
-        let first = top.optional_size("max_window_layers")?.unwrap_or(28);
+        let usual = if family.is_backbone() { 80 } else { 28 };
+        let first = top.optional_size("max_window_layers")?.unwrap_or(usual);
         return Ok(n_layers.saturating_sub(first));
     };
     let types = types.as_array().filter(|types| types.len() == n_layers);
@@ -264,6 +304,71 @@ mod tests {
             }
         }
         parse_checkpoint_config(config.to_string().as_bytes())
+    }
+
+    const PHI3: &str = "Phi3ForCausalLM";
+    const QWEN3_VL: &str = "Qwen3VLForConditionalGeneration";
+    const ORIGINAL: &str = "original_max_position_embeddings";
+
+    fn long_rope(n_short: usize, n_long: usize) -> Value {
+        json!({"type": "longrope", "short_factor": vec![1.0; n_short], "long_factor": vec![2.0; n_long]})
+    }
+
+    #[test]
+    fn long_rope_has_two_tables() {
+        struct Case {
+            changes: Value,
+            attention_factors: [f64; 2],
+        }
+        // sqrt(1 + ln(128 / 32) / ln(32))
+        let usual = 1.4_f64.sqrt();
+        let scaling = |more: Value| {
+            let mut scaling = long_rope(6, 6);
+            scaling.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            scaling
+        };
+        let phi = |more: Value| {
+            let mut changes = json!({"architectures": [PHI3], "partial_rotary_factor": 0.75, ORIGINAL: 32});
+            changes.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            changes
+        };
+        let cases = [
+            Case { changes: phi(json!({"rope_scaling": scaling(json!({}))})), attention_factors: [usual; 2] },
+            Case {
+                changes: phi(json!({"rope_scaling": scaling(json!({"type": "su"}))})),
+                attention_factors: [usual; 2],
+            },
+            Case {
+                changes: phi(json!({"rope_scaling": scaling(json!({"attention_factor": 1.5}))})),
+                attention_factors: [1.5; 2],
+            },
+            Case {
+                changes: phi(
+                    json!({"rope_scaling": scaling(json!({"short_mscale": 1.2, "long_mscale": 1.3}))}),
+                ),
+                attention_factors: [1.2, 1.3],
+            },
+            Case {
+                changes: phi(json!({"rope_scaling": scaling(json!({})), ORIGINAL: 128})),
+                attention_factors: [1.0; 2],
+            },
+            Case {
+                changes: phi(json!({ORIGINAL: null, "rope_parameters":
+                    scaling(json!({ORIGINAL: 32, "rope_theta": 1e6, "partial_rotary_factor": 0.75}))})),
+                attention_factors: [usual; 2],
+            },
+        ];
+        for case in cases {
+            let architecture = parse_with(case.changes.clone()).unwrap().architecture;
+            let RopeScaling::LongRope { short, long, .. } = &architecture.rope.scaling else {
+                panic!("{}: {:?}", case.changes, architecture.rope);
+            };
+            assert_eq!((architecture.rotary_dim(), architecture.rope.theta), (12, 1e6));
+            assert_eq!((short.factors[5], long.factors[5]), (1.0, 2.0));
+            for (found, wanted) in [short, long].into_iter().zip(case.attention_factors) {
+                assert!((found.attention_factor - wanted).abs() < 1e-12, "{}: {found:?}", case.changes);
+            }
+        }
     }
 
     #[test]
@@ -337,9 +442,35 @@ mod tests {
                 check: |a| a.rope.scaling == RopeScaling::None,
             },
             Case {
+                changes: json!({"architectures": [PHI3], "num_key_value_heads": "ABSENT"}),
+                check: |a| a.n_kv_heads == 4 && !a.qkv_bias && a.sliding_window.is_none(),
+            },
+            Case {
+                changes: json!({"architectures": [PHI3], "sliding_window": 2047}),
+                check: |a| a.sliding_window == Some(2047),
+            },
+            Case {
+                changes: json!({"architectures": ["Qwen2_5_VLForConditionalGeneration"],
+                    "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}, "vision_config": {}}),
+                check: |a| a.qkv_bias && a.tied_head && a.rope.scaling == RopeScaling::None,
+            },
+            Case {
+                changes: json!({"architectures": ["Qwen2_5_VLForConditionalGeneration"], "hidden_size": "ABSENT",
+                    "tie_word_embeddings": false, "text_config": {"hidden_size": 32, "vocab_size": 7,
+                    "intermediate_size": 9, "num_hidden_layers": 1, "num_attention_heads": 2,
+                    "num_key_value_heads": 1, "max_position_embeddings": 8, "tie_word_embeddings": true}}),
+                check: |a| {
+                    a.tied_head && a.rope.theta == 1e6 && a.hidden_size == 32 && a.rms_norm_eps == 1e-5
+                },
+            },
+            Case {
+                changes: json!({"architectures": [QWEN3_VL], "rope_theta": "ABSENT"}),
+                check: |a| a.qk_norm && a.head_dim == 128 && !a.qkv_bias && a.rope.theta == 5e6,
+            },
+            Case {
                 changes: json!({"rope_theta": "ABSENT",
                     "rope_parameters": {"rope_type": "linear", "factor": 4, "rope_theta": 5e5}}),
-                check: |a| a.rope == Rope { theta: 5e5, scaling: RopeScaling::Linear { factor: 4.0 } },
+                check: |a| a.rope.theta == 5e5 && a.rope.scaling == RopeScaling::Linear { factor: 4.0 },
             },
         ];
         for case in cases {
@@ -351,7 +482,24 @@ mod tests {
     #[test]
     fn refuses_by_name() {
         let cases = [
-            (json!({"architectures": ["Phi3ForCausalLM"]}), "Phi3ForCausalLM"),
+            (json!({"architectures": ["PhiMoEForCausalLM"]}), "PhiMoEForCausalLM"),
+            (json!({"architectures": [PHI3], "partial_rotary_factor": 0.2}), "partial_rotary_factor"),
+            (json!({"architectures": [PHI3], "partial_rotary_factor": 1.5}), "partial_rotary_factor"),
+            (json!({"architectures": [PHI3], "partial_rotary_factor": -0.5}), "partial_rotary_factor"),
+            (json!({"architectures": [PHI3], "rope_scaling": {"type": "yarn"}}), "yarn"),
+            (json!({"architectures": [PHI3], "rope_scaling": long_rope(8, 8)}), "original_max_position"),
+            (json!({"architectures": [PHI3], "rope_scaling": long_rope(8, 7), ORIGINAL: 64}), "long_factor"),
+            (json!({"architectures": [PHI3], "rope_scaling": long_rope(9, 8), ORIGINAL: 64}), "short_factor"),
+            (json!({"architectures": [PHI3], "rope_scaling": long_rope(8, 8), ORIGINAL: 0}), "short_factor"),
+            (
+                json!({"architectures": [PHI3], "rope_scaling": {"type": "longrope"}, ORIGINAL: 64}),
+                "short_factor",
+            ),
+            (json!({"architectures": [PHI3], "lm_head_bias": true}), "lm_head_bias"),
+            (json!({"rope_scaling": long_rope(8, 8), ORIGINAL: 64}), "longrope"),
+            (json!({"rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}}), "mrope"),
+            (json!({"architectures": [QWEN3_VL], "text_config": 3}), "text_config"),
+            (json!({"architectures": [QWEN3_VL], "text_config": {"hidden_size": 64}}), "num_attention_heads"),
             (json!({"architectures": []}), "architectures"),
             (json!({"architectures": "ABSENT", "model_type": "gemma"}), "gemma"),
             (json!({"hidden_act": "gelu"}), "gelu"),

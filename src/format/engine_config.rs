@@ -1,12 +1,14 @@
 //! `config.json` of an engine directory: the workflow's keys at the top level, ours in `jetspool`.
 
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::FormatError;
-use super::architecture::{Architecture, Family, Projection, Rope, RopeScaling};
+use super::architecture::{Architecture, Family, Rope};
 use super::bounds::{check_architecture, check_limits};
 use super::engine::{FORMAT_VERSION, Limits, Precision, Target};
 use super::json::{Object, parse_object, sorted_text};
+use super::naming::Module;
+use super::rope_config::{original_max_positions, read_rope_scaling, rope_scaling_json};
 
 const FILE: &str = "engine config.json";
 
@@ -79,9 +81,9 @@ impl EngineConfig {
         let a = &self.architecture;
         let lora_targets: Vec<&str> = match self.limits.max_lora_rank {
             0 => Vec::new(),
-            _ => Projection::ALL.iter().map(|projection| projection.short_name()).collect(),
+            _ => Module::all(a.family).iter().map(|module| module.short_name()).collect(),
         };
-        let value = json!({
+        let mut value = json!({
             "model": a.family.name(),
             "model_type": "llm",
             "vocab_size": a.vocab_size,
@@ -95,7 +97,7 @@ impl EngineConfig {
             "rms_norm_eps": exact(a.rms_norm_eps),
             "rope_theta": a.rope.theta,
             "rope_scaling": rope_scaling_json(&a.rope.scaling),
-            "partial_rotary_factor": 1.0,
+            "partial_rotary_factor": a.rope.partial_factor,
             "num_deepstack_features": 0,
             "eos_token_id": self.eos_token_ids,
             "bos_token_id": self.bos_token_id,
@@ -120,6 +122,9 @@ impl EngineConfig {
                 "source_digest": self.source_digest,
             },
         });
+        if let Some(positions) = original_max_positions(&a.rope.scaling) {
+            value["original_max_position_embeddings"] = positions.into();
+        }
         sorted_text(&value)
     }
 }
@@ -141,7 +146,11 @@ fn read_architecture(top: Object, ours: Object) -> Result<Architecture, FormatEr
         head_dim: top.size("head_dim")?,
         #[expect(clippy::cast_possible_truncation)]
         rms_norm_eps: top.number("rms_norm_eps")? as f32,
-        rope: Rope { theta: top.number("rope_theta")?, scaling: read_rope_scaling(top, "rope_scaling")? },
+        rope: Rope {
+            theta: top.number("rope_theta")?,
+            partial_factor: top.optional_number("partial_rotary_factor")?.unwrap_or(1.0),
+            scaling: read_rope_scaling(top, "rope_scaling")?,
+        },
         max_positions: top.size("max_position_embeddings")?,
         tied_head: ours.flag("tied_head")?,
         qkv_bias: ours.flag("qkv_bias")?,
@@ -161,75 +170,51 @@ fn read_limits(builder: Object) -> Result<Limits, FormatError> {
     })
 }
 
-/// Reads `rope_scaling` as transformers writes it: `type`, the older key, wins over `rope_type`.
-pub(super) fn read_rope_scaling(top: Object, key: &'static str) -> Result<RopeScaling, FormatError> {
-    let Some(object) = top.optional_object(key, "rope_scaling.")? else { return Ok(RopeScaling::None) };
-    let kind = match object.optional_text("type")? {
-        Some(kind) => kind,
-        None => object.optional_text("rope_type")?.unwrap_or("default"),
-    };
-    match kind {
-        "default" => Ok(RopeScaling::None),
-        "linear" => Ok(RopeScaling::Linear { factor: object.number("factor")? }),
-        "llama3" => Ok(RopeScaling::Llama3 {
-            factor: object.number("factor")?,
-            low_freq_factor: object.number("low_freq_factor")?,
-            high_freq_factor: object.number("high_freq_factor")?,
-            original_max_positions: object.size("original_max_position_embeddings")?,
-        }),
-        other => Err(FormatError::Unsupported {
-            what: "rope_scaling type",
-            found: other.to_owned(),
-            supported: "default, linear, llama3".to_owned(),
-        }),
-    }
-}
-
-pub(super) fn rope_scaling_json(scaling: &RopeScaling) -> Value {
-    let named = |kind: &str, pairs: Value| {
-        let mut map = Map::new();
-        map.insert("rope_type".to_owned(), kind.into());
-        map.insert("type".to_owned(), kind.into());
-        map.extend(pairs.as_object().cloned().unwrap_or_default());
-        Value::Object(map)
-    };
-    match *scaling {
-        RopeScaling::None => Value::Null,
-        RopeScaling::Linear { factor } => named("linear", json!({ "factor": factor })),
-        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => named(
-            "llama3",
-            json!({
-                "factor": factor,
-                "low_freq_factor": low_freq_factor,
-                "high_freq_factor": high_freq_factor,
-                "original_max_position_embeddings": original_max_positions,
-            }),
-        ),
-    }
-}
-
 impl Family {
+    const ALL: [Family; 9] = [
+        Family::Qwen2,
+        Family::Qwen3,
+        Family::Llama,
+        Family::Mistral,
+        Family::Phi3,
+        Family::Phi4Multimodal,
+        Family::Qwen2Vl,
+        Family::Qwen2_5Vl,
+        Family::Qwen3Vl,
+    ];
+
+    /// The name of the configuration class without its end, in lower case, as the workflow's exporter has it.
     pub fn name(self) -> &'static str {
         match self {
             Family::Qwen2 => "qwen2",
             Family::Qwen3 => "qwen3",
             Family::Llama => "llama",
             Family::Mistral => "mistral",
+            Family::Phi3 => "phi3",
+            Family::Phi4Multimodal => "phi4mm",
+            Family::Qwen2Vl => "qwen2vl",
+            Family::Qwen2_5Vl => "qwen2_5_vl",
+            Family::Qwen3Vl => "qwen3vl",
         }
     }
 
     pub(super) fn from_name(name: &str) -> Result<Self, FormatError> {
-        let all = [Family::Qwen2, Family::Qwen3, Family::Llama, Family::Mistral];
-        all.into_iter().find(|family| family.name() == name).ok_or_else(|| FormatError::Unsupported {
-            what: "family",
-            found: name.to_owned(),
-            supported: "qwen2, qwen3, llama, mistral".to_owned(),
+        // Other exporters name the classes of transformers, and those of backbones.
+        let plain =
+            if name == "phi4multimodal" { "phi4mm" } else { name.strip_suffix("text").unwrap_or(name) };
+        Family::ALL.into_iter().find(|family| family.name() == plain).ok_or_else(|| {
+            FormatError::Unsupported {
+                what: "family",
+                found: name.to_owned(),
+                supported: Family::ALL.map(Family::name).join(", "),
+            }
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::architecture::{LongRopeTable, RopeScaling};
     use super::*;
 
     fn config() -> EngineConfig {
@@ -246,6 +231,7 @@ mod tests {
                 rms_norm_eps: 1e-6,
                 rope: Rope {
                     theta: 500_000.0,
+                    partial_factor: 1.0,
                     scaling: RopeScaling::Llama3 {
                         factor: 8.0,
                         low_freq_factor: 1.0,
@@ -278,6 +264,30 @@ mod tests {
         assert_eq!(EngineConfig::from_json(text.as_bytes()), Ok(config()));
         let keys: Vec<&str> = text.lines().filter(|line| line.starts_with("  \"")).collect();
         assert!(keys.is_sorted());
+    }
+
+    #[test]
+    fn reads_long_rope_as_it_writes_it() {
+        let table = |factor: f64, attention_factor| LongRopeTable {
+            factors: vec![1.0, factor, 64.781_230_000_000_01],
+            attention_factor,
+        };
+        for (short_attention, long_attention) in [(1.190_238_071_135_5, 1.190_238_071_135_5), (1.1, 1.243)] {
+            let mut config = config();
+            config.architecture.rope = Rope {
+                theta: 10_000.0,
+                partial_factor: 0.5,
+                scaling: RopeScaling::LongRope {
+                    short: table(1.05, short_attention),
+                    long: table(2.5, long_attention),
+                    original_max_positions: 4096,
+                },
+            };
+            let text = config.to_json();
+            assert!(text.contains("\n  \"original_max_position_embeddings\": 4096,"), "{text}");
+            assert!(text.contains("\n  \"partial_rotary_factor\": 0.5,"), "{text}");
+            assert_eq!(EngineConfig::from_json(text.as_bytes()), Ok(config));
+        }
     }
 
     #[test]

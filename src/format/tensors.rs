@@ -112,6 +112,22 @@ impl Tensor {
         (fits && is_inside).then_some(Self { bytes, dtype, shape, range })
     }
 
+    /// Some rows of a matrix, in place; none where it is no matrix or has not so many.
+    pub fn rows(&self, rows: Range<usize>) -> Option<Self> {
+        let &[n_rows, n_columns] = self.shape() else { return None };
+        if rows.start > rows.end || rows.end > n_rows {
+            return None;
+        }
+        let row_bits = n_columns * self.dtype.bitsize();
+        let (start, end) = (rows.start * row_bits, rows.end * row_bits);
+        if !start.is_multiple_of(8) || !end.is_multiple_of(8) {
+            return None;
+        }
+        let range = self.range.start + start / 8..self.range.start + end / 8;
+        let (bytes, shape) = (Arc::clone(&self.bytes), vec![rows.len(), n_columns]);
+        Some(Self { bytes, dtype: self.dtype, shape, range })
+    }
+
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }

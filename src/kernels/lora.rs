@@ -1,6 +1,7 @@
 //! The low-rank update of one row: `h = x A`, `y += scale * h B` (Hu et al. 2021, arXiv 2106.09685).
 //!
-//! A is `[in, rank]` and B is `[rank, out]`, f16, read where they lie in the mapped adapter file.
+//! A is `[in, rank]` and B is `[rank, out]`, f16, read where they lie in the mapped adapter file. A projection may
+//! have only some columns of B: those of fused projections share one file entry.
 
 use std::ops::Range;
 
@@ -44,10 +45,10 @@ pub unsafe fn shrink<S: Simd>(s: S, x: &[f32], a: &[f16], scale: f32, h: &mut [f
     }
 }
 
-/// `y[n] += sum_r h[r] * b[r, n]` for the given columns.
+/// `y[n - columns.start] += sum_r h[r] * b[r, n]` for the given columns.
 ///
 /// # Safety
-/// `b` is `[h.len(), n_outputs]`; `y` is writable for `columns`, which lie below `n_outputs`.
+/// `b` is `[h.len(), n_outputs]`; `y` is writable for `columns.len()` values; the columns lie below `n_outputs`.
 #[inline(always)]
 pub unsafe fn expand<S: Simd>(s: S, h: &[f32], b: &[f16], columns: Range<usize>, y: *mut f32) {
     let n_outputs = b.len() / h.len();
@@ -62,7 +63,7 @@ pub unsafe fn expand<S: Simd>(s: S, h: &[f32], b: &[f16], columns: Range<usize>,
                 let row = if width == LANES { s.load_f16(row) } else { s.load_f16_partial(row, width) };
                 sum = s.mul_add(s.splat(value), row, sum);
             }
-            let y = y.add(first);
+            let y = y.add(first - columns.start);
             if width == LANES {
                 s.store(y, s.add(s.load(y), sum));
             } else {

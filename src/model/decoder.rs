@@ -63,7 +63,7 @@ impl<B: Backend> Decoder<B> {
     pub fn new(backend: B, config: &EngineConfig, file: &TensorFile) -> Result<Self, FormatError> {
         let architecture = config.architecture.clone();
         let weights = Weights::new(&backend, &architecture, file)?;
-        let rotation = Rotation::new(&architecture.rope, architecture.head_dim);
+        let rotation = Rotation::new(&architecture, config.limits.max_kv_cache_capacity);
         let cache_element = match config.precision {
             Precision::F32 => CacheElement::F32,
             Precision::F16 | Precision::Int8 | Precision::Int4 | Precision::Stored => CacheElement::F16,

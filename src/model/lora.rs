@@ -23,7 +23,7 @@ impl<B: Backend> Lora<B> {
             let mut of_layer = [const { None }; 7];
             for (slot, projection) in of_layer.iter_mut().zip(Projection::ALL) {
                 if let Some(pair) = adapter.pair(layer, projection) {
-                    *slot = Some(backend.lora(pair.a.clone(), pair.b.clone())?);
+                    *slot = Some(backend.lora(pair.a.clone(), pair.b.clone(), pair.columns.clone())?);
                 }
             }
             pairs.push(of_layer);

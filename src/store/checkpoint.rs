@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use super::StoreError;
 use super::map::{map_file, read_small, read_small_optional};
 use crate::format::adapter::listed;
+use crate::format::naming::{Place, places};
 use crate::format::{
-    CheckpointConfig, Quantization, ShardIndex, Tensor, TensorFile, parse_checkpoint_config,
+    CheckpointConfig, FormatError, Quantization, ShardIndex, Tensor, TensorFile, parse_checkpoint_config,
 };
 
 const SINGLE_FILE: &str = "model.safetensors";
@@ -137,6 +138,35 @@ impl Checkpoint {
     /// The tensor of that name, whichever shard holds it.
     pub fn tensor(&self, name: &str) -> Option<Tensor> {
         self.shards.get(self.locations.get(name)?)?.get(name)
+    }
+
+    /// The checkpoint's name for what an engine calls `name`, if it is there, and the rows of it that are meant.
+    pub fn place(&self, name: &str) -> Option<Place> {
+        let mut places = places(&self.config.architecture, name).into_iter();
+        // AutoAWQ and GPTQ call what they packed otherwise.
+        let packed = |name: &str| name.strip_suffix(".weight").map(|module| format!("{module}.qweight"));
+        let is_packed = |name: &str| packed(name).is_some_and(|name| self.locations.contains_key(&name));
+        let is_quantized = self.config.quantization.is_some();
+        places.find(|place| {
+            self.locations.contains_key(&place.tensor) || (is_quantized && is_packed(&place.tensor))
+        })
+    }
+
+    /// The tensor that an engine calls `name`: as a whole, or as rows of a fused one. None where it is missing.
+    ///
+    /// # Errors
+    /// [`FormatError::Shape`] when a fused tensor has not as many rows as its parts.
+    pub fn find(&self, name: &str) -> Result<Option<Tensor>, FormatError> {
+        let Some(place) = self.place(name) else { return Ok(None) };
+        let Some(tensor) = self.tensor(&place.tensor) else { return Ok(None) };
+        let Some(fused) = place.fused else { return Ok(Some(tensor)) };
+        let part = tensor.rows(fused.rows).filter(|_| tensor.shape() == fused.shape);
+        let wrong = || FormatError::Shape {
+            name: place.tensor,
+            wanted: fused.shape.to_vec(),
+            found: tensor.shape().to_vec(),
+        };
+        part.map(Some).ok_or_else(wrong)
     }
 
     /// Tensor names in byte order.

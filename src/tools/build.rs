@@ -11,15 +11,16 @@ use sha2::{Digest, Sha256};
 
 use super::ToolError;
 use super::build_quantized::{
-    has_packed, has_quantized_head, is_quantization_part, quantization_notes, resolve_precision,
+    has_quantized_head, is_quantization_part, quantization_notes, refuse_fused, resolve_precision,
 };
 use super::engine_file::{EncodeError, EnginePlan, EngineWriter};
 use super::quantized_source::quantized_rows;
 use super::staging::Staging;
 use super::weights_source::RowSource;
 use crate::format::adapter::listed;
-use crate::format::architecture::Architecture;
+use crate::format::architecture::{Architecture, Family, RopeScaling};
 use crate::format::engine::{EMBEDDING, FORMAT_VERSION, HEAD, Item, items};
+use crate::format::naming::{Beside, beside, places};
 use crate::format::storage::kinds_text;
 use crate::format::{EngineConfig, FormatError, Limits, Precision, Target, Tensor};
 use crate::store::engine::{CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_TABLE_FILE, WEIGHTS_FILE};
@@ -87,8 +88,7 @@ pub fn build(options: &BuildOptions) -> Result<BuildReport, ToolError> {
     let eos_token_ids = checkpoint.config.eos_token_ids.clone();
     let config = engine_config(options, architecture, eos_token_ids, checkpoint.config.bos_token_id)?;
     let (sources, items) = find_sources(&checkpoint, &config)?;
-    let used: BTreeSet<&str> = items.iter().map(|item| item.name()).collect();
-    let mut warnings = warnings(&checkpoint, &config, &used);
+    let mut warnings = warnings(&checkpoint, &config, &items);
     warnings.extend(quantization_notes(&checkpoint));
     write_engine(options, Prepared { config, items, sources, warnings }, || source_digest(&checkpoint))
 }
@@ -214,18 +214,14 @@ fn find_sources(checkpoint: &Checkpoint, config: &EngineConfig) -> Result<(Sourc
     let mut items = items(&config.architecture, config.precision);
     let path = checkpoint.directory();
     let quantization = checkpoint.config.quantization.as_ref();
-    let has = |name: &str| checkpoint.tensor(name).is_some() || has_packed(checkpoint, name);
-    let missing: Vec<&str> = items.iter().map(|item| item.name()).filter(|name| !has(name)).collect();
-    if !missing.is_empty() {
-        let (count, names) = (missing.len(), listed(&missing));
-        return Err(ToolError::MissingTensors { path: path.to_owned(), count, names });
-    }
+    check_missing(checkpoint, items.iter().map(|item| item.name()))?;
     let mut sources = Vec::with_capacity(items.len());
     for item in &mut items {
-        if let (Some(quantization), Item::Matrix { name, rows, columns, storage }) =
-            (quantization, &mut *item)
+        let place = checkpoint.place(item.name()).expect("none is missing");
+        if let (Some(quantization), Item::Matrix { rows, columns, storage, .. }) = (quantization, &mut *item)
         {
-            let found = quantized_rows(checkpoint, quantization, name, (*rows, *columns));
+            refuse_fused(quantization, &place).map_err(ToolError::format(path))?;
+            let found = quantized_rows(checkpoint, quantization, &place.tensor, (*rows, *columns));
             if let Some(quantized) = found.map_err(ToolError::format(path))? {
                 if config.precision == Precision::Stored {
                     *storage = quantized.storage;
@@ -234,25 +230,45 @@ fn find_sources(checkpoint: &Checkpoint, config: &EngineConfig) -> Result<(Sourc
                 continue;
             }
         }
-        let name = item.name().to_owned();
-        let missing = || FormatError::MissingTensor { name: name.clone() };
-        let source = checkpoint.tensor(&name).ok_or_else(missing);
-        let source = source.and_then(|tensor| RowSource::new(&name, tensor, &item.logical_shape()));
+        let missing = || FormatError::MissingTensor { name: place.tensor.clone() };
+        let source = checkpoint.find(item.name()).and_then(|found| found.ok_or_else(missing));
+        let source = source.and_then(|tensor| RowSource::new(&place.tensor, tensor, &item.logical_shape()));
         sources.push(source.map_err(ToolError::format(path))?);
     }
     Ok((sources, items))
 }
 
-fn warnings(checkpoint: &Checkpoint, config: &EngineConfig, used: &BTreeSet<&str>) -> Vec<String> {
-    let mut warnings = Vec::new();
+/// Whether the checkpoint has all that engines call so; what is missing is named as the checkpoint should have it.
+pub(super) fn check_missing<'a>(
+    checkpoint: &Checkpoint,
+    wanted: impl Iterator<Item = &'a str>,
+) -> Result<(), ToolError> {
+    let missing: BTreeSet<String> = wanted
+        .filter(|name| checkpoint.place(name).is_none())
+        .filter_map(|name| places(&checkpoint.config.architecture, name).into_iter().next())
+        .map(|place| place.tensor)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let missing: Vec<&str> = missing.iter().map(String::as_str).collect();
+    let (path, count) = (checkpoint.directory().to_owned(), missing.len());
+    Err(ToolError::MissingTensors { path, count, names: listed(&missing) })
+}
+
+fn warnings(checkpoint: &Checkpoint, config: &EngineConfig, items: &[Item]) -> Vec<String> {
+    let places = items.iter().filter_map(|item| checkpoint.place(item.name()));
+    let used: BTreeSet<String> = places.map(|place| place.tensor).collect();
     let mut unused: Vec<&str> = checkpoint
         .names()
-        .filter(|name| !used.contains(name) && !name.ends_with("rotary_emb.inv_freq"))
-        .filter(|name| !is_quantization_part(checkpoint, name, used))
+        .filter(|name| !used.contains(*name) && !name.ends_with("rotary_emb.inv_freq"))
+        .filter(|name| !is_quantization_part(checkpoint, name, &used))
         .collect();
+    let mut warnings = beside_warnings(config.architecture.family, &mut unused);
     if config.architecture.tied_head && unused.contains(&HEAD) {
         unused.retain(|name| *name != HEAD);
-        let (head, table) = (checkpoint.tensor(HEAD), checkpoint.tensor(EMBEDDING));
+        let table = checkpoint.place(EMBEDDING).and_then(|place| checkpoint.tensor(&place.tensor));
+        let head = checkpoint.tensor(HEAD);
         if head.as_ref().map(Tensor::data) != table.as_ref().map(Tensor::data) {
             warnings
                 .push(format!("{HEAD} differs from {EMBEDDING}, but the config ties them: it is not used"));
@@ -265,6 +281,35 @@ fn warnings(checkpoint: &Checkpoint, config: &EngineConfig, used: &BTreeSet<&str
     warnings
 }
 
+/// Takes what belongs to a larger model around the backbone out of `unused`, and tells of it.
+pub(super) fn beside_warnings(family: Family, unused: &mut Vec<&str>) -> Vec<String> {
+    let (mut n_tower, mut n_lora, mut adapters) = (0, 0, BTreeSet::new());
+    unused.retain(|name| match beside(family, name) {
+        None => true,
+        Some(Beside::Tower) => {
+            n_tower += 1;
+            false
+        }
+        Some(Beside::OwnAdapter(adapter)) => {
+            n_lora += 1;
+            adapters.insert(adapter.to_owned());
+            false
+        }
+    });
+    let mut warnings = Vec::new();
+    if n_tower > 0 {
+        warnings.push(format!("{n_tower} tensors for images and sound are left out: the output is for text"));
+    }
+    if n_lora > 0 {
+        let names = adapters.into_iter().collect::<Vec<_>>().join(", ");
+        warnings.push(format!(
+            "the checkpoint's own adapters ({names}: {n_lora} tensors) are left out, only the weights under \
+             them are in the output; merge-lora makes a checkpoint with one of them merged"
+        ));
+    }
+    warnings
+}
+
 /// What a configuration may surprise with, whatever it comes from.
 pub(super) fn limit_warnings(config: &EngineConfig) -> Vec<String> {
     let mut warnings = Vec::new();
@@ -272,6 +317,14 @@ pub(super) fn limit_warnings(config: &EngineConfig) -> Vec<String> {
     if capacity > positions {
         warnings.push(format!(
             "max_kv_cache_capacity {capacity} is more than the {positions} positions the model was made for"
+        ));
+    }
+    if let RopeScaling::LongRope { original_max_positions, .. } = config.architecture.rope.scaling
+        && capacity > original_max_positions
+    {
+        warnings.push(format!(
+            "max_kv_cache_capacity {capacity} is more than original_max_position_embeddings \
+             {original_max_positions}: the long factors of longrope are used at every position, also in short texts"
         ));
     }
     if config.eos_token_ids.is_empty() {

@@ -181,6 +181,17 @@ fn architecture(config: &Architecture, decoder: &OnnxDecoder) -> Result<Architec
         return Err(mixed("windows of attention"));
     }
     check_scale(config, decoder)?;
+    let rotated = decoder.layers.iter().filter_map(|layer| layer.attention.rotary_dims).flatten();
+    for found in rotated.map(|dim| dim.unwrap_or(config.head_dim)) {
+        if found != config.rotary_dim() {
+            let (key, wanted) = (
+                "partial_rotary_factor".to_owned(),
+                format!("that of {found} elements of a head, as the graph has"),
+            );
+            let found = config.rope.partial_factor.to_string();
+            return Err(FormatError::Key { file: CONFIG_FILE, key, wanted, found });
+        }
+    }
     Ok(Architecture {
         rms_norm_eps: eps,
         qkv_bias: has_bias(Projection::Q),

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use super::ToolError;
 use super::quantized_source::PARTS;
 use crate::format::engine::HEAD;
-use crate::format::{Precision, Tensor};
+use crate::format::naming::Place;
+use crate::format::{FormatError, Precision, Quantization, Tensor};
 use crate::store::Checkpoint;
 
 /// The precision of the engine: a quantized checkpoint stays as it is, or becomes numbers.
@@ -41,16 +42,33 @@ pub fn has_quantized_head(checkpoint: &Checkpoint) -> bool {
 }
 
 /// Whether a matrix is there under the name that AutoAWQ and GPTQ give it.
-pub fn has_packed(checkpoint: &Checkpoint, weight: &str) -> bool {
+fn has_packed(checkpoint: &Checkpoint, weight: &str) -> bool {
     let packed = weight.strip_suffix(".weight").map(|module| format!("{module}.qweight"));
     checkpoint.config.quantization.is_some() && packed.is_some_and(|name| checkpoint.tensor(&name).is_some())
 }
 
+/// Rows of a fused matrix are not taken out of packed ones.
+///
+/// # Errors
+/// [`FormatError::Unsupported`] naming the tensor.
+pub fn refuse_fused(quantization: &Quantization, place: &Place) -> Result<(), FormatError> {
+    let module = place.tensor.strip_suffix(".weight").unwrap_or(&place.tensor);
+    if place.fused.is_none() || quantization.algorithm(module).is_none() {
+        return Ok(());
+    }
+    Err(FormatError::Unsupported {
+        what: "quantized fused projection",
+        found: module.to_owned(),
+        supported: "quantized models with separate projections; give the original f32, f16 or bf16 one"
+            .to_owned(),
+    })
+}
+
 /// Whether a tensor belongs to a quantized layer that is used, or is a bias of zeros, as GPTQ's tools write
 /// them where the model has none.
-pub fn is_quantization_part(checkpoint: &Checkpoint, name: &str, used: &BTreeSet<&str>) -> bool {
+pub fn is_quantization_part(checkpoint: &Checkpoint, name: &str, used: &BTreeSet<String>) -> bool {
     let Some((module, part)) = name.rsplit_once('.') else { return false };
-    if checkpoint.config.quantization.is_none() || !used.contains(format!("{module}.weight").as_str()) {
+    if checkpoint.config.quantization.is_none() || !used.contains(&format!("{module}.weight")) {
         return false;
     }
     let is_zero = |tensor: Tensor| tensor.data().iter().all(|byte| *byte == 0);

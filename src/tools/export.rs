@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::ToolError;
+use super::build::beside_warnings;
 use super::export_data::{ConvertError, DATA_FILE, EMBEDDING_FILE, ExportPlan};
 use super::export_graph::export_graph;
 use super::export_template::processed_template;
@@ -67,7 +68,8 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ToolError> {
     check_output(options)?;
     let plan = ExportPlan::new(&checkpoint, element)?;
     let config = &checkpoint.config;
-    let mut warnings = Vec::new();
+    let mut names: Vec<&str> = checkpoint.names().collect();
+    let mut warnings = beside_warnings(config.architecture.family, &mut names);
     let mut staging = Staging::create(&options.output_dir)?;
     let convert_error = |error| convert_error(error, options);
     staging.write(DATA_FILE, |out| plan.write_data(out).map_err(convert_error))?;

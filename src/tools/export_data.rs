@@ -5,9 +5,11 @@ use std::io::{self, Write};
 use half::f16;
 
 use super::ToolError;
+use super::build::check_missing;
 use super::weights_source::{Decoder, decoder};
-use crate::format::architecture::{Architecture, Projection};
-use crate::format::engine::{EMBEDDING, FINAL_NORM, HEAD, PAGE, projection_bias, projection_weight};
+use crate::format::architecture::Architecture;
+use crate::format::engine::{EMBEDDING, FINAL_NORM, HEAD, PAGE, projection_bias};
+use crate::format::naming::Module;
 use crate::format::onnx::ElementType;
 use crate::format::onnx::write::{self, NewPlace};
 use crate::format::{FormatError, Tensor};
@@ -62,15 +64,7 @@ impl ExportPlan {
     pub fn new(checkpoint: &Checkpoint, element: ElementType) -> Result<Self, ToolError> {
         let architecture = &checkpoint.config.architecture;
         let wanted = wanted(architecture);
-        let missing: Vec<&str> = wanted
-            .iter()
-            .map(|wanted| wanted.name.as_str())
-            .filter(|name| checkpoint.tensor(name).is_none())
-            .collect();
-        if !missing.is_empty() {
-            let (count, names) = (missing.len(), crate::format::adapter::listed(&missing));
-            return Err(ToolError::MissingTensors { path: checkpoint.directory().to_owned(), count, names });
-        }
+        check_missing(checkpoint, wanted.iter().map(|wanted| wanted.name.as_str()))?;
         let mut tensors = Vec::with_capacity(wanted.len());
         let mut position = 0_u64;
         for wanted in wanted {
@@ -146,11 +140,13 @@ fn wanted(a: &Architecture) -> Vec<Wanted> {
             wanted.push(vector(inside("self_attn.q_norm"), a.head_dim));
             wanted.push(vector(inside("self_attn.k_norm"), a.head_dim));
         }
-        for projection in Projection::ALL {
-            let (n, k) = a.projection_shape(projection);
-            let name = projection_weight(layer, projection);
+        for module in Module::of_layer(a.family) {
+            let (n, k) = module.shape(a);
+            let name = module_weight(layer, module);
             wanted.push(Wanted { name, shape: vec![n, k], is_transposed: true });
-            if a.has_bias(projection) {
+            if let Module::One(projection) = module
+                && a.has_bias(projection)
+            {
                 wanted.push(vector(projection_bias(layer, projection), n));
             }
         }
@@ -160,6 +156,11 @@ fn wanted(a: &Architecture) -> Vec<Wanted> {
         wanted.push(table(HEAD, true));
     }
     wanted
+}
+
+/// `model.layers.0.self_attn.qkv_proj.weight`, the checkpoint's name and the graph's.
+pub fn module_weight(layer: usize, module: Module) -> String {
+    format!("model.layers.{layer}.{}.weight", module.path())
 }
 
 fn embedding_header(embedding: &ExportTensor) -> Vec<u8> {
@@ -201,7 +202,8 @@ impl ExportTensor {
     fn new(checkpoint: &Checkpoint, wanted: Wanted, element: ElementType) -> Result<Self, ToolError> {
         let Wanted { name, shape: mut dims, is_transposed } = wanted;
         let to_error = ToolError::format(checkpoint.directory());
-        let Some(source) = checkpoint.tensor(&name) else {
+        let found = checkpoint.find(&name).map_err(ToolError::format(checkpoint.directory()))?;
+        let Some(source) = found else {
             return Err(to_error(FormatError::MissingTensor { name }));
         };
         if source.shape() != dims {

@@ -6,9 +6,10 @@
 
 use std::collections::BTreeSet;
 
-use super::export_data::ExportTensor;
+use super::export_data::{ExportTensor, module_weight};
 use crate::format::architecture::{Architecture, Projection};
-use crate::format::engine::{FINAL_NORM, projection_bias, projection_weight};
+use crate::format::engine::{FINAL_NORM, projection_bias};
+use crate::format::naming::Module;
 use crate::format::onnx::ElementType;
 use crate::format::onnx::write::{self, Dim, NewAttribute, NewGraph, NewNode, NewPlace};
 
@@ -60,7 +61,7 @@ impl Builder<'_> {
             (
                 "rope_rotary_cos_sin".to_owned(),
                 ElementType::F32,
-                vec![1.into(), "max_position_embeddings".into(), a.head_dim.into()],
+                vec![1.into(), "max_position_embeddings".into(), a.rotary_dim().into()],
             ),
             ("last_token_ids".to_owned(), ElementType::I64, vec!["batch_size".into(), "num_tokens".into()]),
             ("kvcache_start_index".to_owned(), ElementType::I32, vec!["batch_size".into()]),
@@ -114,7 +115,7 @@ impl Builder<'_> {
     }
 
     /// `/positions`: where each new token stands, i64 `[batch_size, seq_len]`; `/cos`, `/sin`: f32
-    /// `[max_position_embeddings, head_dim / 2]`.
+    /// `[max_position_embeddings, rotary_dim / 2]`.
     fn add_positions(&mut self) {
         let int = |value: i64| NewAttribute::Int(value);
         let (zero, one) = (self.scalar(0), self.scalar(1));
@@ -169,8 +170,7 @@ impl Builder<'_> {
         let x = self.node(&format!("{path}/Add"), "Add", &[x, &update], &[]);
         let post = "post_attention_layernorm";
         let normed = self.block_norm(&format!("{path}/{post}"), &x, &weight(post));
-        let gate = self.linear(layer, Projection::Gate, &normed);
-        let up = self.linear(layer, Projection::Up, &normed);
+        let [gate, up] = self.side_by_side(layer, Module::GateUp, &normed);
         let sigmoid = self.node(&format!("{path}/mlp/act_fn/Sigmoid"), "Sigmoid", &[&gate], &[]);
         let silu = self.node(&format!("{path}/mlp/act_fn/Mul"), "Mul", &[&gate, &sigmoid], &[]);
         let gated = self.node(&format!("{path}/mlp/Mul"), "Mul", &[&silu, &up], &[]);
@@ -208,12 +208,34 @@ impl Builder<'_> {
         self.narrowed(&format!("{path}/Cast"), &normed)
     }
 
+    /// The projections of a module: products of their own, or one that is cut, as the checkpoint has it.
+    fn side_by_side<const N: usize>(&mut self, layer: usize, module: Module, x: &str) -> [String; N] {
+        let a = self.a;
+        let parts: [_; N] = module.parts(a).try_into().expect("the caller knows how many a module has");
+        if !a.family.has_fused_projections() {
+            return parts.map(|(projection, _)| self.linear(layer, projection, x));
+        }
+        let (path, product) = self.product(layer, module, x);
+        let axis = self.list(&[-1]);
+        parts.map(|(projection, outputs)| {
+            let bounds = [self.list(&[whole(outputs.start)]), self.list(&[whole(outputs.end)])];
+            let name = format!("{path}/Slice_{}", Module::One(projection).short_name());
+            self.node(&name, "Slice", &[&product, &bounds[0], &bounds[1], &axis], &[])
+        })
+    }
+
+    /// A module's path among the nodes, and its product, from the type of the weights to f32.
+    fn product(&mut self, layer: usize, module: Module, x: &str) -> (String, String) {
+        let path = format!("/model/layers.{layer}/{}", module.path().replace('.', "/"));
+        let product =
+            self.node(&format!("{path}/MatMul"), "MatMul", &[x, &module_weight(layer, module)], &[]);
+        let product = self.widened(&format!("{path}/Cast"), &product);
+        (path, product)
+    }
+
     /// From the type of the weights to f32.
     fn linear(&mut self, layer: usize, projection: Projection, x: &str) -> String {
-        let path = format!("/model/layers.{layer}/{}", projection.path().replace('.', "/"));
-        let weight = projection_weight(layer, projection);
-        let product = self.node(&format!("{path}/MatMul"), "MatMul", &[x, &weight], &[]);
-        let product = self.widened(&format!("{path}/Cast"), &product);
+        let (path, product) = self.product(layer, Module::One(projection), x);
         if !self.a.has_bias(projection) {
             return product;
         }
@@ -225,9 +247,7 @@ impl Builder<'_> {
     fn attention(&mut self, layer: usize, x: &str) -> String {
         let a = self.a;
         let path = format!("/model/layers.{layer}/self_attn");
-        let q = self.linear(layer, Projection::Q, x);
-        let k = self.linear(layer, Projection::K, x);
-        let v = self.linear(layer, Projection::V, x);
+        let [q, k, v] = self.side_by_side(layer, Module::Qkv, x);
         let q = self.heads(
             &format!("{path}/q"),
             &q,
@@ -282,7 +302,13 @@ impl Builder<'_> {
         match norm_weight {
             Some(_) => {
                 let inputs = [&x, "/cos", "/sin", "/positions"];
-                self.node(&format!("{path}/RotaryEmbedding"), "RotaryEmbedding", &inputs, &[])
+                let (rotary_dim, head_dim) = (self.a.rotary_dim(), self.a.head_dim);
+                let part = [
+                    ("rotary_embedding_dim", NewAttribute::Int(whole(rotary_dim))),
+                    ("num_heads", NewAttribute::Int(whole(n))),
+                ];
+                let attributes = if rotary_dim < head_dim { &part[..] } else { &[] };
+                self.node(&format!("{path}/RotaryEmbedding"), "RotaryEmbedding", &inputs, attributes)
             }
             None => x,
         }

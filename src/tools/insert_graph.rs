@@ -2,22 +2,29 @@
 //!
 //! Everything that is not changed is copied as it stands, and a changed node keeps the order of its inputs.
 //! Inputs are named after the modules, whatever the exporter called its nodes; a product for queries, keys
-//! and values together gets three pairs.
+//! and values together gets three pairs, but one where the model itself has one layer for them (Phi-3).
 
 use std::collections::BTreeMap;
 
 use crate::format::FormatError;
 use crate::format::architecture::Projection;
+use crate::format::naming::Module;
 use crate::format::onnx::wire::Fields;
 use crate::format::onnx::write::{self, Dim, NewAttribute, NewNode};
 use crate::format::onnx::{ElementType, Linear, LinearWeight, Model, OnnxDecoder};
 
 /// A projection of a layer.
-struct Slot<'d, 'a> {
+struct Slot<'a> {
+    layer: usize,
+    module: Module,
+    linear: Linear<'a>,
+}
+
+impl Slot<'_> {
     /// `model.layers.0.self_attn.q_proj`
-    module: String,
-    projection: Projection,
-    linear: &'d Linear<'a>,
+    fn path(&self) -> String {
+        format!("model.layers.{}.{}", self.layer, self.module.path())
+    }
 }
 
 /// What was made.
@@ -44,11 +51,12 @@ pub fn insert_adapters(model: &Model) -> Result<Inserted, FormatError> {
     let mut products: BTreeMap<usize, Vec<Slot>> = BTreeMap::new();
     for (layer_idx, layer) in decoder.layers.iter().enumerate() {
         for projection in Projection::ALL {
-            let linear = layer.projection(projection);
-            let module = format!("model.layers.{layer_idx}.{}", projection.path());
-            products.entry(linear.node_idx).or_default().push(Slot { module, projection, linear });
+            let linear = layer.projection(projection).clone();
+            let slot = Slot { layer: layer_idx, module: Module::One(projection), linear };
+            products.entry(slot.linear.node_idx).or_default().push(slot);
         }
     }
+    products.values_mut().for_each(join_cuts);
     let mut edit = Edit::default();
     for (node_idx, slots) in &products {
         edit.add_product(model, *node_idx, slots)?;
@@ -67,6 +75,19 @@ pub fn insert_adapters(model: &Model) -> Result<Inserted, FormatError> {
     Ok(Inserted { model: bytes, n_pairs, n_layers })
 }
 
+/// Makes one of the slots of a layer that the graph cuts into projections.
+fn join_cuts(slots: &mut Vec<Slot>) {
+    let modules: Vec<Module> = slots.iter().map(|slot| slot.module).collect();
+    let parts_of = |module: Module| module.projections().into_iter().map(Module::One).collect::<Vec<_>>();
+    let joined = [Module::Qkv, Module::GateUp].into_iter().find(|module| parts_of(*module) == modules);
+    if let Some(module) = joined.filter(|_| slots.iter().all(|slot| slot.linear.is_cut)) {
+        slots.truncate(1);
+        let all = slots[0].linear.weight.shape().map_or(0, |(n, _)| n);
+        slots[0].module = module;
+        slots[0].linear.rows = 0..all;
+    }
+}
+
 /// What changes in a graph.
 #[derive(Default)]
 struct Edit<'a> {
@@ -83,7 +104,7 @@ impl<'a> Edit<'a> {
         &mut self,
         model: &Model<'a>,
         node_idx: usize,
-        slots: &[Slot<'_, 'a>],
+        slots: &[Slot<'a>],
     ) -> Result<(), FormatError> {
         let node = &model.graph.nodes[node_idx];
         let output = slots[0].linear.output;
@@ -100,7 +121,7 @@ impl<'a> Edit<'a> {
         for slot in slots {
             let path = match slots.len() {
                 1 => name.to_owned(),
-                _ => format!("{name}/{}", slot.projection.short_name()),
+                _ => format!("{name}/{}", slot.module.short_name()),
             };
             updates.push(add_pair(slot, &path, nodes, &mut self.inputs)?);
         }
@@ -170,16 +191,17 @@ fn add_pair(
     inputs: &mut Vec<Vec<u8>>,
 ) -> Result<String, FormatError> {
     let Some((_, k)) = slot.linear.weight.shape() else {
-        let (name, found) = (slot.module.clone(), Vec::new());
+        let (name, found) = (slot.path(), Vec::new());
         return Err(FormatError::Shape { name, wanted: vec![0, 0], found });
     };
     let n = slot.linear.rows.len();
-    let rank = || Dim::Named(format!("{}.rank", slot.module));
+    let module = slot.path();
+    let rank = || Dim::Named(format!("{module}.rank"));
     let pairs = [("A", [Dim::Fixed(k), rank()]), ("B", [rank(), Dim::Fixed(n)])];
-    let types = Types::of(slot.linear);
+    let types = Types::of(&slot.linear);
     let mut factors = Vec::new();
     for (half, dims) in pairs {
-        let value = format!("{}.lora_{half}.weight", slot.module);
+        let value = format!("{module}.lora_{half}.weight");
         inputs.push(write::value_info(&value, ElementType::F16, &dims));
         // Adapters are f16; activations may be wider.
         factors.push(match types.pair {

@@ -11,6 +11,7 @@ use super::ToolError;
 use crate::format::adapter::parse_name;
 use crate::format::architecture::{Architecture, RopeScaling};
 use crate::format::engine::{Item, PAD_PREFIX, items};
+use crate::format::naming::{Beside, beside};
 use crate::format::storage::kinds_text;
 use crate::format::{Kind, PeftConfig, StoredMatrix, TensorFile};
 use crate::store::engine::{DirectoryKind, TOKENIZER_TABLE_FILE};
@@ -140,8 +141,30 @@ fn inspect_checkpoint(path: &Path, page: &mut Page) -> Result<(), ToolError> {
     let n_files = checkpoint.shards().count();
     page.line("weights", format!("{n_files} file{}", if n_files == 1 { "" } else { "s" }));
     describe_tensors(checkpoint.shards().map(|(_, file)| file), page);
+    describe_beside(&checkpoint, page);
     page.line("next", "build --modelDir DIR --engineDir DIR");
     Ok(())
+}
+
+/// What a larger model has around the backbone.
+fn describe_beside(checkpoint: &Checkpoint, page: &mut Page) {
+    let family = checkpoint.config.architecture.family;
+    let (mut n_tower, mut adapters) = (0, BTreeSet::new());
+    for found in checkpoint.names().filter_map(|name| beside(family, name)) {
+        match found {
+            Beside::Tower => n_tower += 1,
+            Beside::OwnAdapter(name) => {
+                adapters.insert(name);
+            }
+        }
+    }
+    if n_tower > 0 {
+        page.line("beside", format!("{n_tower} tensors for images and sound, which engines leave out"));
+    }
+    if !adapters.is_empty() {
+        let names = adapters.into_iter().collect::<Vec<_>>().join(", ");
+        page.line("adapters", format!("{names}: inside the checkpoint; merge-lora merges one of them"));
+    }
 }
 
 fn inspect_peft(path: &Path, page: &mut Page) -> Result<(), ToolError> {
@@ -190,18 +213,18 @@ fn describe_processed(path: &Path, file: &TensorFile, page: &mut Page) {
     let (mut targets, mut layers, mut ranks) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let mut unknown = Vec::new();
     for name in file.names() {
-        let Some((layer, projection, _)) = parse_name(name) else {
+        let Some(parsed) = parse_name(name) else {
             unknown.push(name);
             continue;
         };
-        layers.insert(layer);
-        targets.insert(projection);
+        layers.insert(parsed.layer);
+        targets.insert(parsed.module);
         // [in_features, rank]
         if name.ends_with(".lora_A.weight") {
             ranks.extend(file.get(name).and_then(|tensor| tensor.shape().last().copied()));
         }
     }
-    let names: Vec<&str> = targets.iter().map(|projection| projection.short_name()).collect();
+    let names: Vec<&str> = targets.iter().map(|module| module.short_name()).collect();
     page.line("targets", names.join(" "));
     let last = layers.last().copied().unwrap_or(0);
     page.line("layers", format!("{} layers, the last is number {last}", layers.len()));
@@ -229,11 +252,17 @@ fn describe_architecture(a: &Architecture, page: &mut Page) {
         format!("vocab {}, hidden {}, intermediate {}", a.vocab_size, a.hidden_size, a.intermediate_size),
     );
     page.line("heads", format!("{} of {}, {} for keys and values", a.n_heads, a.head_dim, a.n_kv_heads));
-    let scaling = match a.rope.scaling {
+    let mut scaling = match &a.rope.scaling {
         RopeScaling::None => String::new(),
         RopeScaling::Linear { factor } => format!(", linear x{factor}"),
         RopeScaling::Llama3 { factor, .. } => format!(", llama3 x{factor}"),
+        RopeScaling::LongRope { original_max_positions, .. } => {
+            format!(", longrope beyond {original_max_positions}")
+        }
     };
+    if a.rotary_dim() < a.head_dim {
+        let _ = write!(scaling, ", {} of {} rotated", a.rotary_dim(), a.head_dim);
+    }
     page.line("positions", format!("{}, rope theta {}{scaling}", a.max_positions, a.rope.theta));
     let window = a.sliding_window.map(|window| format!("window of {window}"));
     let flags = [

@@ -1,5 +1,6 @@
 //! Each operation split into tasks for the pool. A task owns whole rows or whole columns of its output.
 
+use std::ops::Range;
 use std::sync::Mutex;
 
 use super::cache::{Cache, Part};
@@ -61,7 +62,7 @@ impl Cpu {
     }
 
     /// Calls `work(columns, scratch)` for ranges that together cover `0..n_columns`.
-    fn for_columns(&self, n_columns: usize, work: impl Fn(std::ops::Range<usize>, &mut Vec<f32>) + Sync) {
+    fn for_columns(&self, n_columns: usize, work: impl Fn(Range<usize>, &mut Vec<f32>) + Sync) {
         let per_task = n_columns.div_ceil(self.n_threads() * TASKS_PER_THREAD).next_multiple_of(COLUMN_ALIGN);
         self.pool.run(n_columns.div_ceil(per_task), &|task_idx, worker_idx| {
             let first = task_idx * per_task;
@@ -124,8 +125,8 @@ impl Backend for Cpu {
         Vector::new(name, len, values)
     }
 
-    fn lora(&self, a: Tensor, b: Tensor) -> Result<Lora, FormatError> {
-        Lora::new(a, b)
+    fn lora(&self, a: Tensor, b: Tensor, columns: Range<usize>) -> Result<Lora, FormatError> {
+        Lora::new(a, b, columns)
     }
 
     fn rows(&self, n_rows: usize, width: usize) -> Rows {
@@ -252,21 +253,25 @@ impl Backend for Cpu {
         self.for_columns(width, |columns, _| {
             for (i, &(row_idx, entry)) in rows.iter().enumerate() {
                 let h = &hidden[i * max_rank..][..entry.pair.rank()];
-                assert!(entry.pair.n_outputs() == width && row_idx < n_rows);
-                // SAFETY: the columns belong to this task and lie in the row.
+                assert!(entry.pair.columns().len() == width && row_idx < n_rows);
+                let first = entry.pair.columns().start;
+                let of_b = columns.start + first..columns.end + first;
+                // SAFETY: the columns belong to this task and lie in the row, and the pair's lie in b.
                 unsafe {
-                    (self.kernels.lora_expand)(h, entry.pair.b(), columns.clone(), out.at(row_idx * stride))
-                };
+                    let y = out.at(row_idx * stride + columns.start);
+                    (self.kernels.lora_expand)(h, entry.pair.b(), of_b, y);
+                }
             }
         });
     }
 
     fn rotate(&self, x: &mut Rows, head_dim: usize, cos: &[f32], sin: &[f32]) {
-        let half = head_dim / 2;
+        let half = cos.len() / x.n_rows().max(1);
+        assert!(2 * half <= head_dim && cos.len() == half * x.n_rows() && sin.len() == cos.len());
         for row_idx in 0..x.n_rows() {
             let angles = row_idx * half..(row_idx + 1) * half;
             for head in x.row_mut(row_idx).chunks_exact_mut(head_dim) {
-                rotate(head, &cos[angles.clone()], &sin[angles.clone()]);
+                rotate(&mut head[..2 * half], &cos[angles.clone()], &sin[angles.clone()]);
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Weights of a mapped engine and pairs of mapped adapters, checked once and then read in place.
 
+use std::ops::Range;
+
 use half::f16;
 use safetensors::Dtype;
 
@@ -98,15 +100,20 @@ impl Vector {
 pub struct Lora {
     a: Tensor,
     b: Tensor,
+    columns: Range<usize>,
     rank: usize,
 }
 
 impl Lora {
-    pub fn new(a: Tensor, b: Tensor) -> Result<Self, FormatError> {
+    pub fn new(a: Tensor, b: Tensor, columns: Range<usize>) -> Result<Self, FormatError> {
         check_type::<f16>("lora_A.weight", &a, Dtype::F16, "F16")?;
         check_type::<f16>("lora_B.weight", &b, Dtype::F16, "F16")?;
         match (a.shape(), b.shape()) {
-            (&[_, rank], &[same, _]) if rank == same && rank > 0 => Ok(Self { a, b, rank }),
+            (&[_, rank], &[same, n_columns])
+                if rank == same && rank > 0 && columns.start <= columns.end && columns.end <= n_columns =>
+            {
+                Ok(Self { a, b, columns, rank })
+            }
             (wanted, found) => Err(FormatError::Shape {
                 name: "lora_B.weight".into(),
                 wanted: wanted.to_vec(),
@@ -120,7 +127,7 @@ impl Lora {
         self.a.as_slice().expect(CHECKED)
     }
 
-    /// `[rank, out]`
+    /// `[rank, all_out]`
     pub fn b(&self) -> &[f16] {
         self.b.as_slice().expect(CHECKED)
     }
@@ -129,9 +136,9 @@ impl Lora {
         self.rank
     }
 
-    /// Output features.
-    pub fn n_outputs(&self) -> usize {
-        self.b.shape()[1]
+    /// The columns of B that are the output features.
+    pub fn columns(&self) -> Range<usize> {
+        self.columns.clone()
     }
 }
 

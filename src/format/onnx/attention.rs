@@ -16,6 +16,8 @@ pub struct Attention<'a> {
     /// As the node's attributes say, where it has them.
     pub heads: Option<Heads>,
     pub window: Option<usize>,
+    /// Elements of a head that are rotated, as the nodes say: none for whole heads. The plugin does not say.
+    pub rotary_dims: Option<[Option<usize>; 2]>,
     /// What the products with the keys are multiplied by; none for the usual `1 / sqrt(head_dim)`.
     pub scale: Option<f32>,
 }
@@ -51,28 +53,27 @@ fn standard<'a>(index: &Index<'_, 'a>, node: &Node<'a>) -> Result<Attention<'a>,
     if node.float("softcap").is_some_and(|cap| cap != 0.0) {
         return Err(index.unrecognized(node.outputs[0], "Attention without softcap"));
     }
-    let (q, q_norm) = projected(index, rotated(index, q)?)?;
-    let (k, k_norm) = projected(index, rotated(index, k)?)?;
+    let ((q, q_dim), (k, k_dim)) = (rotated(index, q)?, rotated(index, k)?);
+    let (q, q_norm) = projected(index, q)?;
+    let (k, k_norm) = projected(index, k)?;
     let (v, v_norm) = projected(index, v)?;
     if v_norm.is_some() {
         return Err(index.unrecognized(node.inputs[2], "values that are not normalized"));
     }
     let scale = node.float("scale");
-    Ok(Attention { projections: [q, k, v], q_norm, k_norm, heads: None, window: None, scale })
+    let rotary_dims = Some([q_dim, k_dim]);
+    Ok(Attention { projections: [q, k, v], q_norm, k_norm, heads: None, window: None, rotary_dims, scale })
 }
 
-/// What is rotated by its position.
-fn rotated<'a>(index: &Index<'_, 'a>, value: &'a str) -> Result<&'a str, FormatError> {
+/// What is rotated by its position, and how many elements of a head where it is not all of them.
+fn rotated<'a>(index: &Index<'_, 'a>, value: &'a str) -> Result<(&'a str, Option<usize>), FormatError> {
     let value = index.behind_moves(value);
     match index.standard(value, "RotaryEmbedding") {
-        Some(node)
-            if node.int("interleaved").unwrap_or(0) == 0
-                && node.int("rotary_embedding_dim").unwrap_or(0) == 0
-                && !node.inputs.is_empty() =>
-        {
-            Ok(node.inputs[0])
+        Some(node) if node.int("interleaved").unwrap_or(0) == 0 && !node.inputs.is_empty() => {
+            let part = node.int("rotary_embedding_dim").filter(|dim| *dim != 0);
+            Ok((node.inputs[0], part.map(|dim| usize::try_from(dim).unwrap_or(0))))
         }
-        _ => Err(index.unrecognized(value, "RotaryEmbedding of whole heads in two halves")),
+        _ => Err(index.unrecognized(value, "RotaryEmbedding of heads in two halves")),
     }
 }
 
@@ -118,7 +119,8 @@ fn plugin<'a>(index: &Index<'_, 'a>, node: &Node<'a>, value: &str) -> Result<Att
     let window = node.int("sliding_window_size").and_then(|size| usize::try_from(size).ok());
     let scale = node.float("attention_scale").filter(|scale| *scale > 0.0);
     let window = window.filter(|size| *size > 0);
-    Ok(Attention { projections: [q, k, v], q_norm, k_norm, heads: Some(heads), window, scale })
+    let projections = [q, k, v];
+    Ok(Attention { projections, q_norm, k_norm, heads: Some(heads), window, rotary_dims: None, scale })
 }
 
 type SideBySide<'a> = ([Linear<'a>; 3], [Option<Norm<'a>>; 2]);

@@ -5,8 +5,9 @@ use serde_json::json;
 use crate::format::FormatError;
 use crate::format::architecture::{Architecture, Family, Rope};
 use crate::format::bounds::check_architecture;
-use crate::format::engine_config::{exact, read_rope_scaling, rope_scaling_json};
+use crate::format::engine_config::exact;
 use crate::format::json::{Object, parse_object, sorted_text};
+use crate::format::rope_config::{original_max_positions, read_rope_scaling, rope_scaling_json};
 
 const FILE: &str = "config.json";
 
@@ -28,12 +29,6 @@ impl OnnxConfig {
     pub fn from_json(bytes: &[u8]) -> Result<Self, FormatError> {
         let map = parse_object(FILE, bytes)?;
         let top = Object { file: FILE, path: "", map: &map };
-        if let Some(factor) = top.optional_number("partial_rotary_factor")?
-            && factor != 1.0
-        {
-            let (what, found) = ("partial_rotary_factor", factor.to_string());
-            return Err(FormatError::Unsupported { what, found, supported: "1".to_owned() });
-        }
         for key in ["num_deepstack_features", "reduced_vocab_size"] {
             if let Some(found) = top.optional_size(key)?.filter(|size| *size > 0) {
                 let supported = "a plain language model".to_owned();
@@ -50,7 +45,11 @@ impl OnnxConfig {
             n_kv_heads: top.size("num_key_value_heads")?,
             head_dim: top.size("head_dim")?,
             rms_norm_eps: 1e-6,
-            rope: Rope { theta: top.number("rope_theta")?, scaling: read_rope_scaling(top, "rope_scaling")? },
+            rope: Rope {
+                theta: top.number("rope_theta")?,
+                partial_factor: top.optional_number("partial_rotary_factor")?.unwrap_or(1.0),
+                scaling: read_rope_scaling(top, "rope_scaling")?,
+            },
             max_positions: top.size("max_position_embeddings")?,
             tied_head: false,
             qkv_bias: false,
@@ -77,7 +76,7 @@ pub fn onnx_config_json(
     bos_token_id: Option<u32>,
     dtype: &str,
 ) -> String {
-    let value = json!({
+    let mut value = json!({
         "model": a.family.name(),
         "model_type": "llm",
         "vocab_size": a.vocab_size,
@@ -91,12 +90,15 @@ pub fn onnx_config_json(
         "rms_norm_eps": exact(a.rms_norm_eps),
         "rope_theta": a.rope.theta,
         "rope_scaling": rope_scaling_json(&a.rope.scaling),
-        "partial_rotary_factor": 1.0,
+        "partial_rotary_factor": a.rope.partial_factor,
         "num_deepstack_features": 0,
         "sliding_window": a.sliding_window,
         "eos_token_id": eos_token_ids,
         "bos_token_id": bos_token_id,
         "onnx": { "producer": "jetspool", "dtype": dtype },
     });
+    if let Some(positions) = original_max_positions(&a.rope.scaling) {
+        value["original_max_position_embeddings"] = positions.into();
+    }
     sorted_text(&value)
 }

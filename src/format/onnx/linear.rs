@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 
+use super::cut::cut;
 use super::index::Index;
 use super::model::Node;
 use super::norm::norm;
@@ -31,6 +32,8 @@ pub struct Linear<'a> {
     pub bias: Option<StoredTensor<'a>>,
     /// Which of the product's outputs are meant.
     pub rows: Range<usize>,
+    /// The graph itself cuts these outputs out: the model has one layer for several projections.
+    pub is_cut: bool,
 }
 
 /// How the weight of k inputs and n outputs is stored.
@@ -86,6 +89,14 @@ fn matrix(dims: &[usize]) -> Option<(usize, usize)> {
 
 /// The linear layer that computes a value, if one does.
 pub fn linear<'a>(index: &Index<'_, 'a>, value: &'a str) -> Option<Linear<'a>> {
+    let Some(slice) = index.standard(index.behind_casts(value), "Slice") else { return whole(index, value) };
+    let all = whole(index, slice.inputs.first()?)?;
+    let rows = cut(index, slice, all.rows.len())?;
+    Some(Linear { rows, is_cut: true, ..all })
+}
+
+/// A linear layer with all its outputs.
+fn whole<'a>(index: &Index<'_, 'a>, value: &'a str) -> Option<Linear<'a>> {
     let value = index.behind_casts(value);
     let (value, bias) = match bias_add(index, value) {
         Some((product, bias)) => (index.behind_casts(product), Some(bias)),
@@ -146,7 +157,7 @@ fn product<'a>(index: &Index<'_, 'a>, node_idx: usize, output: &'a str) -> Optio
             before_pre_scale(index, before_rounding(index, input), k)
         }
     };
-    Some(Linear { node_idx, output, input, pre_scale, weight, bias, rows: 0..n })
+    Some(Linear { node_idx, output, input, pre_scale, weight, bias, rows: 0..n, is_cut: false })
 }
 
 /// The operand of a product, `[k, n]`, or `[n, k]` where `is_rows`.

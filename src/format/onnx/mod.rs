@@ -2,6 +2,7 @@
 
 mod attention;
 pub mod config;
+mod cut;
 pub mod decoder;
 mod index;
 mod linear;
