@@ -4,6 +4,7 @@
 //! cli      the words of each command; opens no file        config   checked once; alone reads the environment
 //! daemon   the loop: owns all, computes nothing            tools    build, process-lora, inspect
 //! probe    a model without a queue: logits, bench          spool    a request on disk. Never a token or tensor
+//! compress quantize-llm: a checkpoint made smaller, judged by what the model then says
 //! doctor   what keeps the daemon from working; mends nothing
 //! text     text to tokens and back. Never a model          infer    who runs now. Never tensor bytes or files
 //! model    a decoder over a backend. Never JSON or paths   backend  the dozen operations a decoder needs
@@ -14,11 +15,12 @@
 //! Arrows (who may use whom), held by tests/architecture.rs:
 //!
 //! ```text
-//! main    -> cli config daemon doctor probe tools
-//! cli     -> config daemon doctor probe tools format (types of options, reports and errors only)
+//! main    -> cli compress config daemon doctor probe tools
+//! cli     -> compress config daemon doctor probe tools format (types of options, reports and errors only)
 //! daemon  -> spool store text infer model backend kernels config format
 //! doctor  -> spool store config format
 //! probe   -> store text infer model backend kernels format
+//! compress -> tools store text model backend kernels format
 //! tools   -> store text kernels format
 //! infer   -> model backend (its trait) format
 //! model   -> backend format            backend -> kernels format
@@ -35,6 +37,7 @@
 
 pub mod backend;
 pub mod cli;
+pub mod compress;
 pub mod config;
 pub mod daemon;
 pub mod doctor;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use jetspool::cli::{self, Command, Invocation, Stop};
 use jetspool::config::{Config, LogSettings};
 use jetspool::daemon::Action;
-use jetspool::{daemon, doctor, probe, tools};
+use jetspool::{compress, daemon, doctor, probe, tools};
 
 fn main() -> ExitCode {
     match cli::parse(std::env::args_os()).and_then(work) {
@@ -22,6 +22,7 @@ fn work(invocation: Invocation) -> Result<(), Stop> {
         Command::Build(args) if args.is_onnx() => cli::show_build(&tools::build_onnx(&args.options())?),
         Command::Build(args) => cli::show_build(&tools::build(&args.options())?),
         Command::ProcessLora(args) => cli::show_process(&tools::process_lora(&args.options())?),
+        Command::QuantizeLlm(args) => cli::show_quantize(&compress::quantize(&args.options())?),
         Command::ExportLlm(args) => cli::show_export(&tools::export(&args.options())?),
         Command::InsertLora(args) => cli::show_insert(&tools::insert_lora(&args.options())?),
         Command::Submit(args) => Ok(daemon::submit(&args.options())?),

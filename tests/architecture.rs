@@ -8,9 +8,10 @@ use std::fs;
 use std::path::Path;
 
 /// Room and what it may use of ours.
-const ARROWS: [(&str, &[&str]); 15] = [
-    ("main", &["cli", "config", "daemon", "doctor", "probe", "tools"]),
-    ("cli", &["config", "daemon", "doctor", "format", "probe", "tools"]),
+const ARROWS: [(&str, &[&str]); 16] = [
+    ("main", &["cli", "compress", "config", "daemon", "doctor", "probe", "tools"]),
+    ("cli", &["compress", "config", "daemon", "doctor", "format", "probe", "tools"]),
+    ("compress", &["backend", "format", "kernels", "model", "store", "text", "tools"]),
     ("daemon", &["backend", "config", "format", "infer", "kernels", "model", "spool", "store", "text"]),
     ("doctor", &["config", "format", "spool", "store"]),
     ("probe", &["backend", "format", "infer", "kernels", "model", "store", "text"]),

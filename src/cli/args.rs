@@ -11,6 +11,7 @@ use super::inspect::InspectArgs;
 use super::logits::LogitsArgs;
 use super::operate::{self, FlushArgs, JobsArgs, NamedJobsArgs};
 use super::process_lora::ProcessLoraArgs;
+use super::quantize_llm::QuantizeArgs;
 use super::run::RunArgs;
 use super::serve::ServeArgs;
 use super::spool::{StatusArgs, SubmitArgs};
@@ -49,6 +50,7 @@ pub enum Command {
     Run(RunArgs),
     Build(BuildArgs),
     ProcessLora(ProcessLoraArgs),
+    QuantizeLlm(QuantizeArgs),
     ExportLlm(ExportArgs),
     InsertLora(InsertArgs),
     Submit(SubmitArgs),

@@ -9,7 +9,7 @@ use super::args::{Cli, EXIT_CODES, Invocation};
 use super::{spelling, stop::Stop, workflow};
 
 /// Names of the workflow's programs, for links to this binary, and the commands that they mean.
-const PROGRAMS: [(&str, &str); 7] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("llm_build", "build"),
     ("llm_inference", "run"),
     ("llm_bench", "bench"),
@@ -17,7 +17,11 @@ const PROGRAMS: [(&str, &str); 7] = [
     ("tensorrt-edgellm-export-llm", "export-llm"),
     ("tensorrt-edgellm-export", "export-llm"),
     ("tensorrt-edgellm-insert-lora", "insert-lora"),
+    ("tensorrt-edgellm-quantize-llm", "quantize-llm"),
+    (QUANTIZE, "quantize-llm"),
 ];
+/// Its first word says what is quantized: `tensorrt-edgellm-quantize llm --flag`.
+const QUANTIZE: &str = "tensorrt-edgellm-quantize";
 
 /// Understands a command line.
 ///
@@ -57,6 +61,10 @@ fn with_program_name(mut argv: impl Iterator<Item = OsString>) -> Vec<OsString> 
     let name = Path::new(&program).file_name().and_then(OsStr::to_str).unwrap_or_default();
     let mut words = vec![OsString::from("jetspool")];
     words.extend(PROGRAMS.iter().find(|(known, _)| *known == name).map(|(_, command)| command.into()));
+    let mut argv = argv.peekable();
+    if name == QUANTIZE {
+        argv.next_if(|word| word == "llm");
+    }
     words.extend(argv);
     words
 }
@@ -121,6 +129,14 @@ mod tests {
             let Command::InsertLora(args) = parse_words(line).expect(line).command else { panic!("{line}") };
             assert_eq!(args.options().onnx_dir, Path::new("o"));
         }
+        for line in [
+            "tensorrt-edgellm-quantize-llm --model_dir m --output_dir o --quantization nvfp4",
+            "tensorrt-edgellm-quantize llm --model_dir m --output_dir o --quantization nvfp4 --device cuda",
+            "jetspool quantize-llm --model-dir m --output-dir o --quantization nvfp4 --dtype fp16",
+        ] {
+            let Command::QuantizeLlm(args) = parse_words(line).expect(line).command else { panic!("{line}") };
+            assert_eq!(args.options().method, crate::compress::Method::Nvfp4, "{line}");
+        }
         let line = "llm_build --onnxDir o --engineDir e";
         let Command::Build(args) = parse_words(line).expect(line).command else { panic!("{line}") };
         assert!(args.is_onnx() && args.options().model_dir == Path::new("o"));
@@ -169,6 +185,14 @@ mod tests {
             Case { line: "tensorrt-edgellm-export m o --model_dir m", said: "cannot be used with" },
             Case { line: "tensorrt-edgellm-export m o --fp8-kv-cache", said: "leave --fp8KvCache out" },
             Case { line: "llm_build --modelDir m --engineDir e --eagle-base", said: "leave --eagleBase out" },
+            Case {
+                line: "tensorrt-edgellm-quantize-llm --model_dir m --output_dir o --quantization int4",
+                said: "int4_awq",
+            },
+            Case {
+                line: "jetspool quantize-llm --quantization fp8 --lm_head_quantization int4_awq",
+                said: "fp8, nvfp4, mxfp8",
+            },
             Case { line: "llm_build --specDraft", said: "leave --specDraft out" },
             Case { line: "llm_inference --engineDir e --specDecode", said: "leave --specDecode out" },
             Case { line: "llm_inference --multimodalEngineDir e", said: "leave --multimodalEngineDir out" },

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use super::Stop;
 use super::bench::BenchArgs;
+use crate::compress::QuantizeReport;
 use crate::probe::BenchReport;
 use crate::tools::{BuildReport, ExportReport, InsertReport, ProcessReport};
 
@@ -71,6 +72,17 @@ pub fn show_export(report: &ExportReport) -> Result<(), Stop> {
 pub fn show_insert(report: &InsertReport) -> Result<(), Stop> {
     let InsertReport { path, n_pairs, n_layers } = report;
     show(&format_args!("{}: inputs for {n_pairs} adapted projections in {n_layers} layers", path.display()))
+}
+
+/// Prints what `quantize-llm` made and what it cost.
+///
+/// # Errors
+/// As [`show`].
+pub fn show_quantize(report: &QuantizeReport) -> Result<(), Stop> {
+    for warning in &report.warnings {
+        tracing::warn!("{warning}");
+    }
+    show(report)
 }
 
 /// Prints what `bench` measured.

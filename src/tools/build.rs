@@ -210,7 +210,13 @@ pub(super) fn check_output(options: &BuildOptions) -> Result<(), ToolError> {
 type Sources = Vec<RowSource>;
 
 /// Every tensor of the engine in the checkpoint, checked; all missing ones are named at once.
-fn find_sources(checkpoint: &Checkpoint, config: &EngineConfig) -> Result<(Sources, Vec<Item>), ToolError> {
+///
+/// # Errors
+/// [`ToolError::MissingTensors`], [`ToolError::Format`].
+pub fn find_sources(
+    checkpoint: &Checkpoint,
+    config: &EngineConfig,
+) -> Result<(Sources, Vec<Item>), ToolError> {
     let mut items = items(&config.architecture, config.precision);
     let path = checkpoint.directory();
     let quantization = checkpoint.config.quantization.as_ref();

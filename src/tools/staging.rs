@@ -38,6 +38,11 @@ impl Staging {
         &self.target
     }
 
+    /// Where a file lies that was written and is not published yet.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.temporary.join(name)
+    }
+
     /// Writes one file through `fill` and syncs it.
     ///
     /// # Errors

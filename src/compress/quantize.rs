@@ -1,0 +1,372 @@
+//! The command: read the checkpoint and a text, choose scales, write, and judge what was written.
+//!
+//! The activations that calibration sees are those of the original weights.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use safetensors::Dtype;
+
+use super::awq::{Member, choose, errors_and_sizes, sample_rows};
+use super::checkpoint::{Entry, Plan, WriteError, Writer, entries_of, module_of};
+use super::codec::{Coder, Dequantized};
+use super::files::{WEIGHTS_FILE, check_output, write_configs};
+use super::method::Method;
+use super::model::{Linear, Model};
+use super::observe::{Input, Observations, input_of};
+use super::options::{Cache, QuantizeOptions};
+use super::perplexity::Reading;
+use super::report::{MatrixReport, QuantizeReport, order_of};
+use super::texts::{Reader, Sequence, Texts, first_token};
+use crate::backend::Cpu;
+use crate::format::engine::HEAD;
+use crate::format::{FormatError, TensorFile};
+use crate::kernels::Kernels;
+use crate::store::engine::TOKENIZER_FILE;
+use crate::store::{Checkpoint, StoreError, map_file, read_small_optional};
+use crate::text::Tokenizer;
+use crate::tools::ToolError;
+use crate::tools::build::Progress;
+use crate::tools::staging::Staging;
+use crate::tools::weights_source::{RowSource, decoder};
+
+/// Rows of activations that the errors are measured on.
+const ERROR_ROWS: usize = 128;
+
+/// Quantizes a checkpoint.
+///
+/// # Errors
+/// [`ToolError`]; nothing is left behind then.
+pub fn quantize(options: &QuantizeOptions) -> Result<QuantizeReport, ToolError> {
+    let checkpoint = Checkpoint::open(&options.model_dir)?;
+    check_output(options)?;
+    let mut warnings = Vec::new();
+    let model = Model::new(&checkpoint)?;
+    let linears = model.linears(&checkpoint, options, &mut warnings)?;
+    let texts = read_texts(options, &model)?;
+    let no_threads =
+        |source| StoreError::Io { path: options.model_dir.clone(), action: "start threads for", source };
+    let cpu = Cpu::new(Kernels::detect(), options.n_threads).map_err(no_threads)?;
+
+    let (before, observations) = read_with_original(options, &model, &linears, &texts, &cpu)?;
+    let groups = Groups::choose(options, &model, &linears, &observations, &cpu, &mut warnings);
+    let mut staging = Staging::create(&options.output_dir)?;
+    let written = write_weights(
+        options,
+        &mut staging,
+        (&checkpoint, &model, &linears),
+        (&groups, &observations),
+        &cpu,
+    )?;
+    let after = judge_written(options, &staging, (&checkpoint, &model), &groups, &texts, &cpu)?;
+    let report = QuantizeReport {
+        output_dir: staging.target().to_owned(),
+        method: options.method,
+        n_bytes: (checkpoint.shards().map(|(_, shard)| shard.as_bytes().len() as u64).sum(), written.n_bytes),
+        perplexity: (before, after),
+        n_calibration_tokens: n_tokens(&texts.calibration) as usize,
+        n_held_tokens: texts.held.iter().map(Sequence::n_judged).sum(),
+        matrices: written.matrices,
+        warnings,
+    };
+    write_configs(options, &mut staging, &checkpoint, &linears, &report)?;
+    staging.publish(&[])?;
+    Ok(report)
+}
+
+fn read_texts(options: &QuantizeOptions, model: &Model) -> Result<Texts, ToolError> {
+    let path = options.model_dir.join(TOKENIZER_FILE);
+    let Some(bytes) = read_small_optional(&path)? else {
+        let why = format!("{} is missing: calibration reads a text", path.display());
+        return Err(ToolError::Options(why));
+    };
+    let tokenizer = Tokenizer::parse(&bytes).map_err(|source| ToolError::Tokenizer { path, source })?;
+    let reader = Reader {
+        tokenizer: &tokenizer,
+        first: first_token(&bytes),
+        sequence_len: options.sequence_len.min(model.config.architecture.max_positions).max(2),
+        n_sequences: options.n_sequences,
+    };
+    let texts = reader.read(options.calibration_text.as_deref(), options.held_text.as_deref())?;
+    let vocab_size = model.config.architecture.vocab_size;
+    let all = texts.calibration.iter().chain(&texts.held).flat_map(|sequence| &sequence.tokens);
+    if let Some(token) = all.copied().find(|token| *token as usize >= vocab_size) {
+        let why = format!("the tokenizer gives token {token}, but the vocabulary has {vocab_size}");
+        return Err(ToolError::Options(why));
+    }
+    Ok(texts)
+}
+
+/// Perplexity of the original, and what its matrices see.
+fn read_with_original(
+    options: &QuantizeOptions,
+    model: &Model,
+    linears: &[Linear],
+    texts: &Texts,
+    cpu: &Cpu,
+) -> Result<(f64, Observations), ToolError> {
+    let n_layers = model.config.architecture.n_layers;
+    let mut seen = BTreeSet::new();
+    let firsts =
+        linears.iter().filter(|linear| linear.method.is_some() && seen.insert(input_of(&linear.name)));
+    let inputs = firsts.map(|linear| {
+        let block = linear.method.filter(|method| *method == Method::Int4Awq).and_then(Method::block);
+        (linear.name.clone(), Input::new(linear.shape.1, block))
+    });
+    let watched = Observations::of(inputs, n_layers);
+    let failed = ToolError::format(&options.model_dir);
+    let reading = Reading::new(cpu, &model.config, &model.sources, watched).map_err(failed)?;
+    let no_room =
+        |source| StoreError::Io { path: options.model_dir.clone(), action: "hold a cache for", source };
+    let bar = bar(options, "calibration", n_tokens(&texts.calibration));
+    if options.head.is_some() {
+        // The head sees activations only where logits are asked for.
+        reading.perplexity(&texts.calibration, &|n| bar.inc(n)).map_err(no_room)?;
+    } else {
+        reading.read(&texts.calibration, &|n| bar.inc(n)).map_err(no_room)?;
+    }
+    bar.finish_and_clear();
+    let observations = reading.observations();
+    let before = judge(options, &reading, texts, "perplexity before")?;
+    Ok((before, observations))
+}
+
+fn n_tokens(sequences: &[Sequence]) -> u64 {
+    sequences.iter().map(|sequence| sequence.tokens.len() as u64).sum()
+}
+
+fn judge(
+    options: &QuantizeOptions,
+    reading: &Reading<'_>,
+    texts: &Texts,
+    what: &'static str,
+) -> Result<f64, ToolError> {
+    let bar = bar(options, what, n_tokens(&texts.held));
+    let no_room =
+        |source| StoreError::Io { path: options.model_dir.clone(), action: "hold a cache for", source };
+    let perplexity = reading.perplexity(&texts.held, &|n| bar.inc(n)).map_err(no_room)?;
+    bar.finish_and_clear();
+    Ok(perplexity)
+}
+
+/// How each matrix is coded, by the name of its weight.
+struct Groups {
+    coders: BTreeMap<String, Coder>,
+    /// The watched matrix of each matrix's group.
+    watched: BTreeMap<String, String>,
+}
+
+impl Groups {
+    fn choose(
+        options: &QuantizeOptions,
+        model: &Model,
+        linears: &[Linear],
+        observations: &Observations,
+        cpu: &Cpu,
+        warnings: &mut Vec<String>,
+    ) -> Self {
+        let mut by_input: BTreeMap<String, Vec<&Linear>> = BTreeMap::new();
+        for linear in linears.iter().filter(|linear| linear.method.is_some()) {
+            by_input.entry(input_of(&linear.name)).or_default().push(linear);
+        }
+        let bar = bar(options, "scales", by_input.len() as u64);
+        let mut groups = Self { coders: BTreeMap::new(), watched: BTreeMap::new() };
+        let mut n_unseen = 0;
+        for linears in by_input.into_values() {
+            let watched = &linears[0].name;
+            let Some(input) = observations.inputs.get(watched) else { continue };
+            n_unseen += usize::from(input.n_rows == 0);
+            let method = linears[0].method.unwrap_or(options.method);
+            let members: Vec<Member<'_>> = linears.iter().map(|linear| model.member(linear)).collect();
+            let coder = choose(cpu, method, options.rounding, &members, input);
+            for linear in linears {
+                groups.coders.insert(linear.name.clone(), coder.clone());
+                groups.watched.insert(linear.name.clone(), watched.clone());
+            }
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        if n_unseen > 0 {
+            warnings
+                .push(format!("{n_unseen} inputs were never used by the text: their scales are plain ones"));
+        }
+        groups
+    }
+
+    fn input<'a>(&self, name: &str, observations: &'a Observations) -> &'a Input {
+        &observations.inputs[&self.watched[name]]
+    }
+}
+
+/// What writing found out.
+struct Written {
+    n_bytes: u64,
+    matrices: Vec<MatrixReport>,
+}
+
+fn write_weights(
+    options: &QuantizeOptions,
+    staging: &mut Staging,
+    (checkpoint, model, linears): (&Checkpoint, &Model, &[Linear]),
+    (groups, observations): (&Groups, &Observations),
+    cpu: &Cpu,
+) -> Result<Written, ToolError> {
+    let by_name: BTreeMap<&str, &Linear> =
+        linears.iter().map(|linear| (linear.name.as_str(), linear)).collect();
+    let is_tied = model.config.architecture.tied_head;
+    let names: Vec<&str> = checkpoint
+        .names()
+        .filter(|name| !(is_tied && *name == HEAD || name.ends_with("rotary_emb.inv_freq")))
+        .collect();
+    let cache_scales = cache_scales(options, observations);
+    let mut entries: Vec<Entry> =
+        cache_scales.iter().map(|(name, _)| Entry::new(name.clone(), Dtype::F32, vec![])).collect();
+    for name in &names {
+        match (groups.coders.get(*name), checkpoint.tensor(name)) {
+            (Some(coder), _) => {
+                entries.extend(entries_of(module_of(name), by_name[name].shape, coder.method))
+            }
+            (None, Some(tensor)) => {
+                let is_float = decoder(tensor.dtype()).is_some();
+                let dtype = if is_float { Dtype::F16 } else { tensor.dtype() };
+                entries.push(Entry::new((*name).to_owned(), dtype, tensor.shape().to_vec()));
+            }
+            (None, None) => {}
+        }
+    }
+    let plan = Plan::new(entries);
+    let mut matrices = BTreeMap::new();
+    let bar = bar(options, "writing", names.len() as u64);
+    let mut fill = |file: &fs::File| -> Result<(), WriteError> {
+        let writer = Writer::start(file, &plan, cpu.n_threads())?;
+        for (name, scale) in &cache_scales {
+            writer.put(name, 0, &scale.to_le_bytes())?;
+        }
+        for name in &names {
+            match (groups.coders.get(*name), checkpoint.tensor(name)) {
+                (Some(coder), _) => {
+                    let member = model.member(by_name[name]);
+                    let input = groups.input(name, observations);
+                    let report = write_matrix(&writer, cpu, &member, coder, input)?;
+                    matrices.insert(order_of(&report.module), report);
+                }
+                (None, Some(tensor)) => writer.copy(name, &tensor)?,
+                (None, None) => {}
+            }
+            bar.inc(1);
+        }
+        Ok(())
+    };
+    staging.write(WEIGHTS_FILE, |out| {
+        fill(out.get_ref()).map_err(|error| write_error(error, options, plan.n_bytes()))?;
+        Ok(out)
+    })?;
+    bar.finish_and_clear();
+    Ok(Written { n_bytes: plan.n_bytes(), matrices: matrices.into_values().collect() })
+}
+
+fn write_matrix(
+    writer: &Writer<'_>,
+    cpu: &Cpu,
+    member: &Member<'_>,
+    coder: &Coder,
+    input: &Input,
+) -> Result<MatrixReport, WriteError> {
+    let largest = input.largest_scaled(coder.pre_quant_scale.as_deref());
+    // An input that was never seen, or only as zeros, must not make everything infinite.
+    let largest = if largest > 0.0 { largest } else { 1.0 };
+    let input_scale = largest / coder.method.input_divisor().unwrap_or(1.0);
+    let weight = writer.quantize(member, coder, input_scale)?;
+    let output = errors_and_sizes(cpu, member, coder, &sample_rows(cpu, input, ERROR_ROWS));
+    let share = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 0.0 };
+    Ok(MatrixReport {
+        module: module_of(&member.name).to_owned(),
+        method: coder.method,
+        weight_error: share(weight.sum_differences, weight.sum_sizes),
+        output_error: share(output.output_error, output.output_size).sqrt(),
+    })
+}
+
+/// `k_scale` and `v_scale` of each layer, as ModelOpt names them: largest magnitude over 448.
+fn cache_scales(options: &QuantizeOptions, observations: &Observations) -> Vec<(String, f32)> {
+    if options.quantizes_cache == Cache::AsIs {
+        return Vec::new();
+    }
+    let scales = observations.caches.iter().enumerate().flat_map(|(layer, (keys, values))| {
+        let inside = |part: &str| format!("model.layers.{layer}.self_attn.{part}");
+        [(inside("k_proj.k_scale"), keys / 448.0), (inside("v_proj.v_scale"), values / 448.0)]
+    });
+    scales.map(|(name, scale)| (name, if scale > 0.0 { scale } else { 1.0 })).collect()
+}
+
+/// Perplexity of the file that was written, read back.
+fn judge_written(
+    options: &QuantizeOptions,
+    staging: &Staging,
+    (checkpoint, model): (&Checkpoint, &Model),
+    groups: &Groups,
+    texts: &Texts,
+    cpu: &Cpu,
+) -> Result<f64, ToolError> {
+    let path = staging.path(WEIGHTS_FILE);
+    let wrong = || ToolError::format(&path);
+    let file = TensorFile::parse(map_file(&path)?).map_err(wrong())?;
+    let mut sources = Model::new(checkpoint)?.sources;
+    for (name, coder) in &groups.coders {
+        let source = dequantized(&file, name, coder.method, model.width(name)).map_err(wrong())?;
+        sources.insert(name.clone(), source);
+    }
+    let reading = Reading::new(cpu, &model.config, &sources, Observations::default()).map_err(wrong())?;
+    judge(options, &reading, texts, "perplexity after")
+}
+
+/// A quantized matrix of a file.
+fn dequantized(
+    file: &TensorFile,
+    weight: &str,
+    method: Method,
+    n_columns: usize,
+) -> Result<RowSource, FormatError> {
+    let module = module_of(weight);
+    let named = |part: &str| format!("{module}.{part}");
+    let scale = file.require(&named("weight_scale"))?;
+    let scalar = match method {
+        Method::Fp8 => Some(scale.clone()),
+        Method::Nvfp4 => Some(file.require(&named("weight_scale_2"))?),
+        Method::Int4Awq | Method::Int8Sq | Method::Mxfp8 => None,
+    };
+    let scalar =
+        scalar.and_then(|scalar| scalar.data().first_chunk().map(|bytes| f32::from_le_bytes(*bytes)));
+    Ok(RowSource::of(Dequantized {
+        method,
+        weight: file.require(weight)?,
+        scale,
+        matrix_scale: scalar.unwrap_or(1.0),
+        pre_quant_scale: file.get(&named("pre_quant_scale")),
+        n_columns,
+    }))
+}
+
+fn write_error(error: WriteError, options: &QuantizeOptions, needed: u64) -> ToolError {
+    match error {
+        WriteError::Range { name, found, precision } => {
+            ToolError::Range { path: options.model_dir.clone(), name, found, precision }
+        }
+        WriteError::Io(source) if source.kind() == std::io::ErrorKind::StorageFull => {
+            ToolError::Space { path: options.output_dir.clone(), free: 0, needed }
+        }
+        WriteError::Io(source) => {
+            StoreError::Io { path: options.output_dir.clone(), action: "write", source }.into()
+        }
+    }
+}
+
+fn bar(options: &QuantizeOptions, what: &'static str, n: u64) -> ProgressBar {
+    if options.progress == Progress::Quiet {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{msg:18} {bar:30} {pos}/{len} {eta}");
+    let bar = ProgressBar::new(n).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.with_message(what)
+}

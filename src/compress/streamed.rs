@@ -1,0 +1,166 @@
+//! A backend whose matrices stay where they are: rows become f32 when they are used, a tile at a time, and
+//! the inputs of chosen matrices are looked at on the way. All arithmetic is the processor's.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard};
+
+use super::observe::Observations;
+use super::tiles::{multiply, tensor_of};
+use crate::backend::cpu::{Cache, Lora, Rows, Vector};
+use crate::backend::{AttendRow, Backend, CacheShape, Cpu, LoraRows};
+use crate::format::{FormatError, StoredMatrix, Tensor};
+use crate::tools::weights_source::RowSource;
+
+/// Rows of every tensor of a model by its name in an engine.
+pub type Sources = BTreeMap<String, RowSource>;
+
+/// The processor over sources.
+pub struct Streamed<'a> {
+    cpu: &'a Cpu,
+    sources: &'a Sources,
+    observations: Mutex<Observations>,
+}
+
+/// A matrix by its name.
+pub struct Matrix {
+    name: String,
+    shape: (usize, usize),
+}
+
+impl<'a> Streamed<'a> {
+    /// Watches what `observations` names.
+    pub fn new(cpu: &'a Cpu, sources: &'a Sources, observations: Observations) -> Self {
+        Self { cpu, sources, observations: Mutex::new(observations) }
+    }
+
+    /// What was seen so far.
+    pub fn observations(&self) -> MutexGuard<'_, Observations> {
+        self.observations.lock().expect("nothing panics while it is held")
+    }
+
+    fn source(&self, name: &str) -> Result<&'a RowSource, FormatError> {
+        self.sources.get(name).ok_or_else(|| FormatError::MissingTensor { name: name.to_owned() })
+    }
+
+    fn row_source(&self, matrix: &Matrix) -> &'a RowSource {
+        self.source(&matrix.name).expect("it was there when the matrix was taken")
+    }
+}
+
+impl Backend for Streamed<'_> {
+    type Rows = Rows;
+    type Weights = Matrix;
+    type Vector = Vector;
+    type Lora = Lora;
+    type Cache = Cache;
+
+    fn weights(&self, name: &str, matrix: StoredMatrix) -> Result<Matrix, FormatError> {
+        self.source(name)?;
+        Ok(Matrix { name: name.to_owned(), shape: (matrix.n_rows, matrix.n_columns) })
+    }
+
+    fn vector(&self, name: &str, len: usize, _: Tensor) -> Result<Vector, FormatError> {
+        let mut values = vec![0.0; len];
+        self.source(name)?.read_row(0, &mut values);
+        self.cpu.vector(name, len, tensor_of(values, vec![len]))
+    }
+
+    fn lora(&self, a: Tensor, b: Tensor) -> Result<Lora, FormatError> {
+        self.cpu.lora(a, b)
+    }
+
+    fn rows(&self, n_rows: usize, width: usize) -> Rows {
+        self.cpu.rows(n_rows, width)
+    }
+
+    fn set_n_rows(&self, rows: &mut Rows, n_rows: usize) {
+        self.cpu.set_n_rows(rows, n_rows);
+    }
+
+    fn read_row<'b>(&self, rows: &'b Rows, row_idx: usize) -> &'b [f32] {
+        self.cpu.read_row(rows, row_idx)
+    }
+
+    fn cache(&self, shape: CacheShape) -> std::io::Result<Cache> {
+        self.cpu.cache(shape)
+    }
+
+    fn block_bytes(&self, shape: &CacheShape) -> usize {
+        self.cpu.block_bytes(shape)
+    }
+
+    fn forget_blocks(&self, cache: &mut Cache, blocks: &[u32]) {
+        self.cpu.forget_blocks(cache, blocks);
+    }
+
+    fn forget_scratch(&self) {
+        self.cpu.forget_scratch();
+    }
+
+    fn embed(&self, table: &Matrix, tokens: &[u32], y: &mut Rows) {
+        let source = self.row_source(table);
+        for (row_idx, &token) in tokens.iter().enumerate() {
+            source.read_row(token as usize, y.row_mut(row_idx));
+        }
+    }
+
+    fn rms_norm(&self, x: &Rows, weight: &Vector, eps: f32, y: &mut Rows) {
+        self.cpu.rms_norm(x, weight, eps, y);
+    }
+
+    fn rms_norm_heads(&self, x: &mut Rows, weight: &Vector, eps: f32) {
+        self.cpu.rms_norm_heads(x, weight, eps);
+    }
+
+    fn matmul(&self, x: &Rows, w: &Matrix, bias: Option<&Vector>, y: &mut Rows) {
+        if let Some(input) = self.observations().inputs.get_mut(&w.name) {
+            input.add_all(x, self.cpu.n_threads());
+        }
+        if x.n_rows() == 0 {
+            return;
+        }
+        let source = self.row_source(w);
+        let bias = bias.map(Vector::as_slice);
+        multiply(self.cpu, x, w.shape, &|row_idx, out| source.read_row(row_idx, out), |columns, product| {
+            for row_idx in 0..x.n_rows() {
+                let row = &mut y.row_mut(row_idx)[columns.clone()];
+                row.copy_from_slice(product.row(row_idx));
+                if let Some(bias) = bias {
+                    row.iter_mut().zip(&bias[columns.clone()]).for_each(|(y, bias)| *y += bias);
+                }
+            }
+        });
+    }
+
+    fn add_lora(&self, x: &Rows, entries: &[LoraRows<'_, Lora>], y: &mut Rows) {
+        self.cpu.add_lora(x, entries, y);
+    }
+
+    fn rotate(&self, x: &mut Rows, head_dim: usize, cos: &[f32], sin: &[f32]) {
+        self.cpu.rotate(x, head_dim, cos, sin);
+    }
+
+    fn store(&self, cache: &mut Cache, layer: usize, k: &Rows, v: &Rows, rows: &[AttendRow<'_>]) {
+        if let Some((keys, values)) = self.observations().caches.get_mut(layer) {
+            let largest = |rows: &Rows| rows.as_slice().iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+            (*keys, *values) = (keys.max(largest(k)), values.max(largest(v)));
+        }
+        self.cpu.store(cache, layer, k, v, rows);
+    }
+
+    fn attend(&self, q: &Rows, cache: &Cache, layer: usize, rows: &[AttendRow<'_>], y: &mut Rows) {
+        self.cpu.attend(q, cache, layer, rows, y);
+    }
+
+    fn add(&self, x: &Rows, y: &mut Rows) {
+        self.cpu.add(x, y);
+    }
+
+    fn silu_mul(&self, gate: &mut Rows, up: &Rows) {
+        self.cpu.silu_mul(gate, up);
+    }
+
+    fn gather(&self, x: &Rows, row_idx: &[usize], y: &mut Rows) {
+        self.cpu.gather(x, row_idx, y);
+    }
+}
