@@ -29,10 +29,29 @@ pub struct PeftConfig {
     pub use_rslora: bool,
     /// `q_proj`, …; empty when `target_modules` is a pattern or absent.
     pub target_modules: Vec<String>,
-    /// What a pair of low-rank matrices cannot say, as `key is value`.
-    pub obstacles: Vec<String>,
+    /// `none`, `all` or `lora_only`: which biases were trained.
+    pub bias: String,
+    pub use_dora: bool,
+    /// Whether a module trained whole that is tied to another one is that one too.
+    pub ensure_weight_tying: bool,
+    /// What a pair of low-rank matrices cannot say.
+    pub obstacles: Vec<Obstacle>,
     ranks: Vec<(ModulePattern, usize)>,
     alphas: Vec<(ModulePattern, f64)>,
+}
+
+/// A key of the file with a value beyond plain LoRA.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obstacle {
+    pub key: &'static str,
+    /// The value, shortened.
+    pub found: String,
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{} is {}", self.key, self.found)
+    }
 }
 
 /// A key of `rank_pattern` or `alpha_pattern`: a regular expression for a whole module path or for what
@@ -79,6 +98,9 @@ impl PeftConfig {
             alpha: top.number("lora_alpha")?,
             use_rslora: top.optional_flag("use_rslora")?.unwrap_or(false),
             target_modules: strings(top.get("target_modules")),
+            bias: top.optional_text("bias")?.unwrap_or("none").to_owned(),
+            use_dora: top.optional_flag("use_dora")?.unwrap_or(false),
+            ensure_weight_tying: top.optional_flag("ensure_weight_tying")?.unwrap_or(false),
             obstacles: obstacles(top)?,
             ranks: compile("rank_pattern", patterns.rank_pattern)?,
             alphas: compile("alpha_pattern", patterns.alpha_pattern)?,
@@ -173,9 +195,9 @@ fn compile<T>(
 }
 
 /// Keys whose effect does not fit into a pair of matrices on an unchanged base model.
-fn obstacles(top: Object) -> Result<Vec<String>, FormatError> {
+fn obstacles(top: Object) -> Result<Vec<Obstacle>, FormatError> {
     let mut found = Vec::new();
-    let mut add = |key: &str, value: &Value| found.push(format!("{key} is {}", shown(value)));
+    let mut add = |key: &'static str, value: &Value| found.push(Obstacle { key, found: shown(value) });
     for key in ["use_dora", "lora_bias", "use_qalora"] {
         if top.optional_flag(key)? == Some(true) {
             add(key, &top.map[key]);
@@ -301,7 +323,8 @@ mod tests {
         ];
         for (text, name) in cases {
             let config = parse(&format!(", {text}")).unwrap();
-            assert!(config.obstacles.join(" ").contains(name), "{text}: {:?}", config.obstacles);
+            let named = config.obstacles.iter().any(|obstacle| obstacle.to_string().contains(name));
+            assert!(named, "{text}: {:?}", config.obstacles);
         }
         let harmless = r#", "use_dora": false, "modules_to_save": null, "bias": "none", "loftq_config": {},
             "init_lora_weights": true, "layer_replication": [], "rank_pattern": null"#;

@@ -15,7 +15,7 @@ use safetensors::tensor::TensorView;
 use super::ToolError;
 use super::weights_source::{Decoder, decoder};
 use crate::format::adapter::listed;
-use crate::format::{FormatError, PeftConfig, Tensor, TensorFile};
+use crate::format::{FormatError, LoraPart, PeftConfig, PeftName, Tensor, TensorFile};
 use crate::store::{AtomicFile, StoreError, map_file, read_small, read_small_optional};
 
 const CONFIG_FILE: &str = "adapter_config.json";
@@ -23,7 +23,6 @@ const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 const PICKLE_FILE: &str = "adapter_model.bin";
 const OUTPUT_WEIGHTS_FILE: &str = "processed_adapter_model.safetensors";
 const OUTPUT_CONFIG_FILE: &str = "config.json";
-const PEFT_PREFIX: &str = "base_model.model.";
 const MERGE: &str = "merge it into the checkpoint with merge-lora";
 
 /// What to process.
@@ -103,31 +102,6 @@ fn write_output(output_dir: &Path, weights: &[u8], config_json: &[u8]) -> Result
     AtomicFile::write(&output_dir.join(OUTPUT_WEIGHTS_FILE), weights)?;
     AtomicFile::write(&config_path, config_json)?;
     Ok(())
-}
-
-/// What a tensor's name says.
-enum Role<'a> {
-    A { module: &'a str },
-    B { module: &'a str },
-    Other,
-}
-
-/// `base_model.model.X.lora_A.weight` or, with an adapter's name, `….lora_A.default.weight`.
-fn role_of(name: &str) -> Role<'_> {
-    let inner = name.strip_prefix(PEFT_PREFIX).unwrap_or(name);
-    let Some(rest) = inner.strip_suffix(".weight") else { return Role::Other };
-    let found = |marker: &str| {
-        let (module, adapter) = match rest.strip_suffix(marker) {
-            Some(module) => (module, ""),
-            None => rest.rsplit_once(&format!("{marker}."))?,
-        };
-        (!adapter.contains('.') && !module.is_empty()).then_some(module)
-    };
-    match (found(".lora_A"), found(".lora_B")) {
-        (Some(module), None) => Role::A { module },
-        (None, Some(module)) => Role::B { module },
-        _ => Role::Other,
-    }
 }
 
 /// Modules that the run time does not adapt: embeddings, norms, the head.
@@ -250,10 +224,10 @@ fn sort_tensors(
     let (mut others, mut outside) = (Vec::new(), Vec::new());
     for name in file.names() {
         let tensor = (name.to_owned(), file.require(name).map_err(ToolError::format(path))?);
-        let (module, is_a) = match role_of(name) {
-            Role::A { module } => (module, true),
-            Role::B { module } => (module, false),
-            Role::Other => {
+        let (module, is_a) = match PeftName::parse(name) {
+            PeftName::Lora { module, part: LoraPart::A, .. } => (module, true),
+            PeftName::Lora { module, part: LoraPart::B, .. } => (module, false),
+            _ => {
                 others.push(name);
                 continue;
             }
@@ -269,7 +243,7 @@ fn sort_tensors(
             return Err(refused(what, "keep one adapter per file"));
         }
     }
-    let mut obstacles = config.obstacles.clone();
+    let mut obstacles: Vec<String> = config.obstacles.iter().map(ToString::to_string).collect();
     if !others.is_empty() {
         obstacles.push(format!("{} tensors are not lora_A or lora_B: {}", others.len(), listed(&others)));
     }
