@@ -6,6 +6,7 @@ mod random;
 use half::f16;
 use jetspool::kernels::Kernels;
 use jetspool::kernels::attention::{AttendTask, CacheValues, HeadCache};
+use jetspool::kernels::low_rank::LowRankTask;
 use jetspool::kernels::matmul::{MatmulTask, scratch_len};
 use jetspool::kernels::matrix::{GroupScales, Matrix, Values, row_stride};
 use random::Random;
@@ -275,6 +276,39 @@ fn lora_equals_scalar_and_a_naive_product() {
                 }
                 assert!((f64::from(found) - wanted).abs() < 1e-4, "rank {rank} at {n}: {found} {wanted}");
             }
+        }
+    }
+}
+
+#[test]
+fn low_rank_rows_equal_scalar_and_a_naive_product() {
+    let mut numbers = Random(17);
+    let kernels = Kernels::detect();
+    for (n_rows, rank, n_columns) in
+        [(1, 1, 1), (4, 3, 16), (5, 8, 17), (9, 16, 40), (3, 5, 7), (8, 2, 33), (0, 4, 9), (6, 64, 100)]
+    {
+        let coefficients = numbers.floats(n_rows * rank);
+        let panel = numbers.floats(rank * n_columns);
+        let product = |kernels: &Kernels| {
+            let mut delta = vec![f32::NAN; n_rows * n_columns];
+            let mut task = LowRankTask {
+                coefficients: &coefficients,
+                panel: &panel,
+                rank,
+                scale: 1.7,
+                delta: &mut delta,
+            };
+            // SAFETY: the table is of this processor.
+            unsafe { (kernels.low_rank)(&mut task) };
+            delta
+        };
+        let found = product(&kernels);
+        assert_eq!(found, product(&Kernels::scalar()), "{n_rows} {rank} {n_columns}");
+        for (at, found) in found.iter().enumerate() {
+            let (i, j) = (at / n_columns, at % n_columns);
+            let term = |r: usize| f64::from(coefficients[i * rank + r]) * f64::from(panel[r * n_columns + j]);
+            let wanted = f64::from(1.7_f32) * (0..rank).map(term).sum::<f64>();
+            assert!((f64::from(*found) - wanted).abs() < 1e-5, "{n_rows} {rank} {n_columns} at {at}");
         }
     }
 }

@@ -41,6 +41,13 @@ impl ShardIndex {
         Ok(Self { weight_map: wire.weight_map })
     }
 
+    /// The index as text, keys sorted. `weight_map` is tensor name to shard name; `total_size` counts the bytes
+    /// of all tensors.
+    pub fn to_json(weight_map: &BTreeMap<&str, &str>, total_size: u64) -> String {
+        let value = serde_json::json!({"metadata": {"total_size": total_size}, "weight_map": weight_map});
+        super::json::sorted_text(&value)
+    }
+
     /// Shard names, sorted, each once.
     pub fn shards(&self) -> BTreeSet<&str> {
         self.weight_map.values().map(String::as_str).collect()
@@ -67,6 +74,8 @@ mod tests {
             br#"{"metadata": {"total_size": 3}, "weight_map": {"b": "2.safetensors", "a": "1.safetensors"}}"#;
         let index = ShardIndex::parse(good).unwrap();
         assert_eq!(index.shards().into_iter().collect::<Vec<_>>(), ["1.safetensors", "2.safetensors"]);
+        let map = index.tensors().collect();
+        assert_eq!(ShardIndex::parse(ShardIndex::to_json(&map, 3).as_bytes()).unwrap(), index);
         for bad in [
             r#"{"weight_map": {}}"#,
             r#"{}"#,

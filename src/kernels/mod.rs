@@ -4,6 +4,7 @@
 pub mod attention;
 pub mod elementwise;
 pub mod lora;
+pub mod low_rank;
 pub mod matmul;
 pub mod matrix;
 pub mod minifloat;

@@ -7,6 +7,7 @@ use half::f16;
 use super::attention::{self, AttendTask};
 use super::elementwise;
 use super::lora;
+use super::low_rank::{self, LowRankTask};
 use super::matmul::{self, MatmulTask};
 use super::matrix::Matrix;
 use super::scalar::Scalar;
@@ -20,6 +21,7 @@ pub struct Kernels {
     pub attend: unsafe fn(&mut AttendTask<'_>),
     pub lora_shrink: unsafe fn(&[f32], &[f16], f32, &mut [f32]),
     pub lora_expand: unsafe fn(&[f32], &[f16], Range<usize>, *mut f32),
+    pub low_rank: unsafe fn(&mut LowRankTask<'_>),
     pub rms_norm: unsafe fn(*const f32, &[f32], f32, *mut f32),
     pub silu_mul: unsafe fn(&mut [f32], &[f32]),
     pub narrow: unsafe fn(&[f32], &mut [f16]),
@@ -49,6 +51,10 @@ macro_rules! table {
             unsafe { lora::expand($isa, h, b, columns, y) }
         }
         $(#[$features])?
+        unsafe fn low_rank(task: &mut LowRankTask<'_>) {
+            unsafe { low_rank::low_rank($isa, task) }
+        }
+        $(#[$features])?
         unsafe fn rms_norm(x: *const f32, weight: &[f32], eps: f32, y: *mut f32) {
             unsafe { elementwise::rms_norm($isa, x, weight, eps, y) }
         }
@@ -60,7 +66,7 @@ macro_rules! table {
         unsafe fn narrow(from: &[f32], to: &mut [f16]) {
             unsafe { elementwise::narrow($isa, from, to) }
         }
-        Kernels { name: $name, matmul, unpack_row, attend, lora_shrink, lora_expand, rms_norm, silu_mul, narrow }
+        Kernels { name: $name, matmul, unpack_row, attend, lora_shrink, lora_expand, low_rank, rms_norm, silu_mul, narrow }
     }};
 }
 

@@ -7,6 +7,7 @@ pub mod engine;
 pub mod error;
 pub mod map;
 pub mod roots;
+pub mod weight_files;
 
 pub use atomic_file::AtomicFile;
 pub use catalog::Catalog;
@@ -15,3 +16,4 @@ pub use engine::Engine;
 pub use error::StoreError;
 pub use map::{FileMap, Generation, map_file, read_small, read_small_optional};
 pub use roots::AllowedRoots;
+pub use weight_files::WeightFiles;
