@@ -30,6 +30,7 @@ from references.chat import make_templates
 from references.checkpoints import CHECKPOINTS, Checkpoint, load_checkpoint, make_checkpoint
 from references.common import write_json, write_tensors
 from references.logits import make_logits
+from references.merge import make_merges
 from references.onnx_layouts import make_onnx
 from references.process import processed_adapter
 from references.processed_chat import make_processed_templates
@@ -70,8 +71,7 @@ def jobs() -> dict[str, Callable[[Path], None]]:
     for spec in CHECKPOINTS:
         result[spec.name] = partial(make_model, spec)
     others = {"tokenizers": make_tokenizers, "templates": make_templates, "processed_templates": make_processed_templates}
-    others["onnx"] = make_onnx
-    others["quantized"] = make_quantized
+    others |= {"onnx": make_onnx, "quantized": make_quantized, "merge": make_merges}
     return result | others
 
 

@@ -292,6 +292,11 @@ impl ServiceSettings {
     }
 }
 
+/// The user's home directory, `HOME`.
+pub fn home_directory() -> Option<PathBuf> {
+    std::env::var_os("HOME").filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
 /// Whether people want colours (NO_COLOR, no-color.org).
 pub fn may_colour() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())

@@ -23,6 +23,7 @@ fn work(invocation: Invocation) -> Result<(), Stop> {
         Command::Build(args) => cli::show_build(&tools::build(&args.options())?),
         Command::ProcessLora(args) => cli::show_process(&tools::process_lora(&args.options())?),
         Command::QuantizeLlm(args) => cli::show_quantize(&compress::quantize(&args.options())?),
+        Command::MergeLora(args) => cli::show_merge(&tools::merge_lora(&args.options())?),
         Command::ExportLlm(args) => cli::show_export(&tools::export(&args.options())?),
         Command::InsertLora(args) => cli::show_insert(&tools::insert_lora(&args.options())?),
         Command::Submit(args) => Ok(daemon::submit(&args.options())?),

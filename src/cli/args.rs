@@ -9,6 +9,7 @@ use super::export_llm::ExportArgs;
 use super::insert_lora::InsertArgs;
 use super::inspect::InspectArgs;
 use super::logits::LogitsArgs;
+use super::merge_lora::MergeLoraArgs;
 use super::operate::{self, FlushArgs, JobsArgs, NamedJobsArgs};
 use super::process_lora::ProcessLoraArgs;
 use super::quantize_llm::QuantizeArgs;
@@ -51,6 +52,7 @@ pub enum Command {
     Build(BuildArgs),
     ProcessLora(ProcessLoraArgs),
     QuantizeLlm(QuantizeArgs),
+    MergeLora(MergeLoraArgs),
     ExportLlm(ExportArgs),
     InsertLora(InsertArgs),
     Submit(SubmitArgs),

@@ -9,6 +9,7 @@ mod insert_lora;
 mod inspect;
 mod logging;
 mod logits;
+mod merge_lora;
 mod numbers;
 mod operate;
 mod parse;
@@ -26,5 +27,7 @@ pub use args::{Command, Invocation};
 pub use doctor::reading;
 pub use logging::start_logging;
 pub use parse::{documented_command, parse, program_names};
-pub use show::{show, show_bench, show_build, show_export, show_insert, show_process, show_quantize};
+pub use show::{
+    show, show_bench, show_build, show_export, show_insert, show_merge, show_process, show_quantize,
+};
 pub use stop::Stop;

@@ -14,6 +14,7 @@ const PROGRAMS: [(&str, &str); 9] = [
     ("llm_inference", "run"),
     ("llm_bench", "bench"),
     ("tensorrt-edgellm-process-lora", "process-lora"),
+    ("tensorrt-edgellm-merge-lora", "merge-lora"),
     ("tensorrt-edgellm-export-llm", "export-llm"),
     ("tensorrt-edgellm-export", "export-llm"),
     ("tensorrt-edgellm-insert-lora", "insert-lora"),
@@ -140,6 +141,43 @@ mod tests {
         let line = "llm_build --onnxDir o --engineDir e";
         let Command::Build(args) = parse_words(line).expect(line).command else { panic!("{line}") };
         assert!(args.is_onnx() && args.options().model_dir == Path::new("o"));
+    }
+
+    #[test]
+    fn merging_is_spelled_as_in_the_workflow() {
+        use crate::tools::MergeType;
+        let cases = [
+            ("tensorrt-edgellm-merge-lora --model_dir m --lora_dir l --output_dir o", MergeType::F16, 0),
+            (
+                "jetspool merge-lora --model-dir m --lora-dir l --output-dir o --torch-dtype fp16",
+                MergeType::F16,
+                0,
+            ),
+            (
+                "jetspool merge-lora --modelDir m --loraDir l --outputDir o --torch_dtype bf16",
+                MergeType::Bf16,
+                0,
+            ),
+            (
+                "tensorrt-edgellm-merge-lora --model_dir m --lora_dir l --output_dir o --device cuda --torchDtype auto",
+                MergeType::Auto,
+                1,
+            ),
+            (
+                "jetspool merge-lora --model_dir m --lora_dir l --output_dir o --torch-dtype float32",
+                MergeType::F32,
+                0,
+            ),
+        ];
+        for (line, element, n_notes) in cases {
+            let Invocation { command: Command::MergeLora(args), notes, .. } = parse_words(line).expect(line)
+            else {
+                panic!("{line}")
+            };
+            let options = args.options();
+            assert_eq!((options.element, notes.len()), (element, n_notes), "{line}");
+            assert_eq!((options.model_dir, options.lora_dir), ("m".into(), "l".into()), "{line}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::Stop;
 use super::bench::BenchArgs;
 use crate::compress::QuantizeReport;
 use crate::probe::BenchReport;
-use crate::tools::{BuildReport, ExportReport, InsertReport, ProcessReport};
+use crate::tools::{BuildReport, ExportReport, InsertReport, MergeReport, ProcessReport};
 
 /// Prints a text and a line end.
 ///
@@ -47,6 +47,23 @@ pub fn show_build(report: &BuildReport) -> Result<(), Stop> {
 pub fn show_process(report: &ProcessReport) -> Result<(), Stop> {
     let ProcessReport { path, n_pairs, max_rank } = report;
     show(&format_args!("{}: {n_pairs} adapted projections, rank up to {max_rank}", path.display()))
+}
+
+/// Prints what `merge-lora` made.
+///
+/// # Errors
+/// As [`show`].
+pub fn show_merge(report: &MergeReport) -> Result<(), Stop> {
+    for warning in &report.warnings {
+        tracing::warn!("{warning}");
+    }
+    let MergeReport { output_dir, n_merged, n_replaced, n_tensors, dtype, n_bytes, .. } = report;
+    let replaced = if *n_replaced > 0 { format!(", {n_replaced} replaced") } else { String::new() };
+    show(&format_args!(
+        "{}: {n_merged} matrices merged{replaced}, {n_tensors} tensors, {dtype}, {:.1} MB",
+        output_dir.display(),
+        *n_bytes as f64 / 1e6
+    ))
 }
 
 /// Prints what `export-llm` made.

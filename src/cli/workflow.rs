@@ -84,12 +84,15 @@ const OF_BENCH: &[(&str, Fate)] = &[
     ("noProfile", NoSwitch("the report is always whole")),
 ];
 
+const OF_MERGE: &[(&str, Fate)] = &[("device", NoValue("merging is computed on the CPU"))];
+
 fn flags_of(command: &str) -> &'static [(&'static str, Fate)] {
     match command {
         "build" => OF_BUILD,
         "run" => OF_RUN,
         "bench" => OF_BENCH,
         "export-llm" => OF_EXPORT,
+        "merge-lora" => OF_MERGE,
         _ => &[],
     }
 }

@@ -354,7 +354,7 @@ fn source_digest(checkpoint: &Checkpoint) -> String {
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn check_space(target: &Path, n_bytes: u64) -> Result<(), ToolError> {
+pub(super) fn check_space(target: &Path, n_bytes: u64) -> Result<(), ToolError> {
     let parent = target.ancestors().skip(1).find(|path| path.is_dir()).unwrap_or(Path::new("."));
     let Ok(stat) = statvfs(parent) else { return Ok(()) };
     // The types of both differ between platforms.
@@ -401,7 +401,7 @@ fn write_error(source: io::Error, options: &BuildOptions, needed: u64) -> ToolEr
     }
 }
 
-fn progress_bar(progress: Progress, n_bytes: u64) -> ProgressBar {
+pub(super) fn progress_bar(progress: Progress, n_bytes: u64) -> ProgressBar {
     if progress == Progress::Quiet {
         return ProgressBar::hidden();
     }

@@ -26,13 +26,13 @@ pub enum ToolError {
     #[error("{}: tensor {name} holds {found}, which {precision} cannot hold", path.display())]
     Range { path: PathBuf, name: String, found: f32, precision: &'static str },
     #[error(
-        "{} has {} MB free, the engine needs {} MB", path.display(), free >> 20, (needed >> 20) + 1
+        "{} has {} MB free, {} MB are needed", path.display(), free >> 20, (needed >> 20) + 1
     )]
     Space { path: PathBuf, free: u64, needed: u64 },
     /// A directory that would be written over, but is not ours.
     #[error("{} {why}; choose another output directory", path.display())]
     Output { path: PathBuf, why: String },
-    /// An adapter that the run-time form cannot express.
+    /// An input that cannot be used as it is.
     #[error("{}: {what}; {advice}", path.display())]
     Refused { path: PathBuf, what: String, advice: &'static str },
 }

@@ -1,5 +1,6 @@
 //! Stored tensors as f32 rows: f32, f16 and bf16 in, one row at a time, nothing kept.
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use safetensors::Dtype;
 
@@ -109,6 +110,11 @@ fn decode_f32(bytes: &[u8], out: &mut [f32]) {
 }
 
 fn decode_f16(bytes: &[u8], out: &mut [f32]) {
+    let n = out.len().min(bytes.len() / 2);
+    // Tensors are aligned as a rule; then whole vectors are converted.
+    if let Ok(halves) = bytemuck::try_cast_slice::<u8, f16>(&bytes[..n * 2]) {
+        return halves.convert_to_f32_slice(&mut out[..n]);
+    }
     for (value, two) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
         *value = f16::from_le_bytes(*two).to_f32();
     }

@@ -1,0 +1,213 @@
+//! The adapter as it comes: from PEFT's files, or from inside the checkpoint (Phi-4-multimodal), by module.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use crate::format::adapter::listed;
+use crate::format::{LoraPart, PeftConfig, PeftName, Tensor, TensorFile};
+use crate::store::{StoreError, WeightFiles, map_file, read_small};
+use crate::tools::ToolError;
+
+const CONFIG_FILE: &str = "adapter_config.json";
+const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+const PICKLE_FILE: &str = "adapter_model.bin";
+
+const WITH_PEFT: &str = "load it in PEFT and save what merge_and_unload() gives, where PEFT can";
+/// What cannot be merged by adding a low-rank product, and what to do instead.
+const REFUSED: [(&str, &str); 7] = [
+    (
+        "layer_replication",
+        "save the model with its replicated layers as a checkpoint, and merge into that one",
+    ),
+    ("alora_invocation_tokens", "it acts on some tokens only, so no merged weights equal it; run it in PEFT"),
+    ("trainable_token_indices", WITH_PEFT),
+    ("target_parameters", WITH_PEFT),
+    ("arrow_config", "it mixes several adapters at run time; merge one of them"),
+    ("use_qalora", WITH_PEFT),
+    (
+        "init_lora_weights",
+        "it changes the base weights too; save it again as plain LoRA: \
+         save_pretrained(DIR, path_initial_model_for_weight_conversion=...)",
+    ),
+];
+
+/// A tensor with its name in the file.
+#[derive(Clone)]
+pub struct Named {
+    pub name: String,
+    pub tensor: Tensor,
+}
+
+/// What an adapter says about one module.
+#[derive(Default)]
+pub struct ModuleParts {
+    pub a: Option<Named>,
+    pub b: Option<Named>,
+    pub b_bias: Option<Named>,
+    pub embedding_a: Option<Named>,
+    pub embedding_b: Option<Named>,
+    pub magnitude: Option<Named>,
+}
+
+impl ModuleParts {
+    fn slot(&mut self, part: LoraPart) -> &mut Option<Named> {
+        match part {
+            LoraPart::A => &mut self.a,
+            LoraPart::B => &mut self.b,
+            LoraPart::BBias => &mut self.b_bias,
+            LoraPart::EmbeddingA => &mut self.embedding_a,
+            LoraPart::EmbeddingB => &mut self.embedding_b,
+            LoraPart::Magnitude => &mut self.magnitude,
+        }
+    }
+
+    /// The names of all that is there.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let parts = [&self.a, &self.b, &self.b_bias, &self.embedding_a, &self.embedding_b, &self.magnitude];
+        parts.into_iter().flatten().map(|named| named.name.as_str())
+    }
+}
+
+/// An adapter, sorted.
+pub struct AdapterTensors {
+    /// The file of the tensors, or the checkpoint.
+    pub path: PathBuf,
+    pub config: PeftConfig,
+    /// By the module's path in the base model.
+    pub modules: BTreeMap<String, ModuleParts>,
+    /// Tensors of the base model that are replaced, by their names there.
+    pub whole: BTreeMap<String, Named>,
+    pub notes: Vec<String>,
+}
+
+impl AdapterTensors {
+    /// Opens an adapter directory. One without tensors of its own names those inside the checkpoint.
+    ///
+    /// # Errors
+    /// [`ToolError`]; what cannot be merged is refused by name.
+    pub fn open(lora_dir: &Path, weights: &WeightFiles) -> Result<Self, ToolError> {
+        let config_path = lora_dir.join(CONFIG_FILE);
+        let config =
+            PeftConfig::parse(&read_small(&config_path)?).map_err(ToolError::format(&config_path))?;
+        check_config(&config, &config_path)?;
+        let (path, tensors) = read_tensors(lora_dir, weights)?;
+        let mut adapter =
+            Self { path, config, modules: BTreeMap::new(), whole: BTreeMap::new(), notes: Vec::new() };
+        let chosen = adapter.choose(lora_dir, &tensors)?;
+        for named in tensors {
+            adapter.take(named, chosen.as_deref())?;
+        }
+        if adapter.modules.is_empty() && adapter.whole.is_empty() {
+            return Err(adapter.refused("holds no tensors".to_owned(), "check that training saved them"));
+        }
+        adapter.note_silence();
+        Ok(adapter)
+    }
+
+    /// The adapter's name to look for, where the tensors have names of adapters.
+    fn choose(&mut self, lora_dir: &Path, tensors: &[Named]) -> Result<Option<String>, ToolError> {
+        let names: BTreeSet<&str> = tensors
+            .iter()
+            .filter_map(|named| match PeftName::parse(&named.name) {
+                PeftName::Lora { adapter, .. } => adapter,
+                PeftName::Whole { .. } => None,
+            })
+            .collect();
+        let folder = adapter_of_folder(lora_dir);
+        match (names.len(), names.iter().find(|name| Some(**name) == folder.as_deref())) {
+            (0, _) => Ok(None),
+            (1, _) => Ok(names.first().map(|name| (*name).to_owned())),
+            (_, Some(name)) => Ok(Some((*name).to_owned())),
+            _ => {
+                let names = names.into_iter().collect::<Vec<_>>();
+                let what = format!("it holds several adapters: {}", listed(&names));
+                let advice = "name the folder of one of them: --lora_dir DIR/NAME-lora";
+                Err(self.refused(what, advice))
+            }
+        }
+    }
+
+    /// Puts a tensor in its place; those of other adapters are left.
+    fn take(&mut self, named: Named, chosen: Option<&str>) -> Result<(), ToolError> {
+        let (module, part) = match PeftName::parse(&named.name) {
+            PeftName::Lora { adapter: Some(adapter), .. } if Some(adapter) != chosen => return Ok(()),
+            PeftName::Lora { module, part, .. } => (module.to_owned(), part),
+            PeftName::Whole { tensor } => {
+                let name = named.name.clone();
+                let first = self.whole.insert(tensor, named);
+                return first.map_or(Ok(()), |first| Err(self.twice(&first.name, &name)));
+            }
+        };
+        let name = named.name.clone();
+        let first = self.modules.entry(module).or_default().slot(part).replace(named);
+        first.map_or(Ok(()), |first| Err(self.twice(&first.name, &name)))
+    }
+
+    fn twice(&self, first: &str, second: &str) -> ToolError {
+        self.refused(format!("tensors {first} and {second} mean the same"), "keep one adapter per file")
+    }
+
+    /// What the configuration promises and the tensors do not hold.
+    fn note_silence(&mut self) {
+        let bias = &self.config.bias;
+        if bias != "none" && !self.whole.keys().any(|name| name.ends_with(".bias")) {
+            self.notes.push(format!(
+                "bias is {bias:?} by {CONFIG_FILE}, but no biases were saved: the checkpoint's stay as they are"
+            ));
+        }
+    }
+
+    pub fn refused(&self, what: String, advice: &'static str) -> ToolError {
+        ToolError::Refused { path: self.path.clone(), what, advice }
+    }
+}
+
+fn check_config(config: &PeftConfig, path: &Path) -> Result<(), ToolError> {
+    let refused = |key: &str| REFUSED.iter().find(|(refused, _)| *refused == key);
+    let found: Vec<_> = config
+        .obstacles
+        .iter()
+        .filter_map(|obstacle| refused(obstacle.key).map(|(_, advice)| (obstacle.to_string(), *advice)))
+        .collect();
+    let Some((_, advice)) = found.first() else { return Ok(()) };
+    let whats: Vec<&str> = found.iter().map(|(what, _)| what.as_str()).collect();
+    let what = format!("this adapter cannot be merged: {}", whats.join("; "));
+    Err(ToolError::Refused { path: path.to_owned(), what, advice })
+}
+
+/// The file's tensors, or those that lie beside the base weights in the checkpoint itself.
+fn read_tensors(lora_dir: &Path, weights: &WeightFiles) -> Result<(PathBuf, Vec<Named>), ToolError> {
+    let path = lora_dir.join(WEIGHTS_FILE);
+    if path.exists() {
+        let file = TensorFile::parse(map_file(&path)?).map_err(ToolError::format(&path))?;
+        let mut tensors = Vec::new();
+        for name in file.names() {
+            let tensor = file.require(name).map_err(ToolError::format(&path))?;
+            tensors.push(Named { name: name.to_owned(), tensor });
+        }
+        return Ok((path, tensors));
+    }
+    let inside: Vec<Named> = weights
+        .names()
+        .filter(|name| matches!(PeftName::parse(name), PeftName::Lora { .. }))
+        .filter_map(|name| Some(Named { name: name.to_owned(), tensor: weights.tensor(name)? }))
+        .collect();
+    if !inside.is_empty() {
+        return Ok((weights.directory().to_owned(), inside));
+    }
+    let pickle = lora_dir.join(PICKLE_FILE);
+    if pickle.exists() {
+        let advice = "save the adapter as safetensors first: save_pretrained(DIR, safe_serialization=True)";
+        return Err(StoreError::WrongWeights { path: pickle, advice }.into());
+    }
+    let what = format!("there is no {WEIGHTS_FILE}, and the checkpoint holds no adapters of its own");
+    let advice = "give the directory that save_pretrained of the adapter wrote";
+    Err(ToolError::Refused { path: lora_dir.to_owned(), what, advice })
+}
+
+/// `…/vision-lora` is the folder of the adapter `vision`.
+fn adapter_of_folder(lora_dir: &Path) -> Option<String> {
+    let real = std::fs::canonicalize(lora_dir).ok()?;
+    let name = real.file_name()?.to_str()?.to_owned();
+    Some(name.strip_suffix("-lora").or_else(|| name.strip_suffix("_lora")).unwrap_or(&name).to_owned())
+}

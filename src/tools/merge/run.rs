@@ -1,0 +1,218 @@
+//! From the options to the finished directory.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use indicatif::ProgressBar;
+use serde_json::{Map, Value};
+
+use super::adapter::AdapterTensors;
+use super::element::Element;
+use super::output::{
+    CONFIG_FILE, Companions, RECORD_FILE, check_place, companions, config_json, earlier_files, record_json,
+};
+use super::plan::{ModelFacts, OutTensor, Plan, plan, stored_element};
+use super::rows::Arithmetic;
+use super::write::{WriteError, file_size, write_file};
+use crate::format::ShardIndex;
+use crate::format::json::parse_object;
+use crate::kernels::Kernels;
+use crate::store::weight_files::INDEX_FILE;
+use crate::store::{StoreError, WeightFiles, map_file, read_small};
+use crate::tools::ToolError;
+use crate::tools::build::{Progress, check_space, progress_bar};
+use crate::tools::staging::Staging;
+
+/// The type of the merged weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MergeType {
+    F16,
+    Bf16,
+    F32,
+    /// That of the checkpoint.
+    Auto,
+}
+
+/// What to merge.
+#[derive(Debug, Clone)]
+pub struct MergeOptions {
+    /// Checkpoint directory.
+    pub model_dir: PathBuf,
+    /// Adapter directory, as PEFT saves it, or a folder like `vision-lora` inside the checkpoint.
+    pub lora_dir: PathBuf,
+    pub output_dir: PathBuf,
+    pub element: MergeType,
+    /// Threads that compute; the bytes do not depend on it.
+    pub n_threads: usize,
+    pub progress: Progress,
+    /// The home directory, which is never written over.
+    pub home: Option<PathBuf>,
+}
+
+/// What was written.
+#[derive(Debug, Clone)]
+pub struct MergeReport {
+    pub output_dir: PathBuf,
+    /// Matrices with the adapter's low-rank change.
+    pub n_merged: usize,
+    /// Other tensors that the adapter replaces or changes.
+    pub n_replaced: usize,
+    /// All tensors.
+    pub n_tensors: usize,
+    /// Type of the floats, as torch calls it.
+    pub dtype: &'static str,
+    pub n_bytes: u64,
+    pub warnings: Vec<String>,
+}
+
+/// Merges an adapter into a checkpoint. The directory of an earlier merge is replaced, its config last.
+///
+/// # Errors
+/// [`ToolError`]; nothing is left behind then.
+pub fn merge_lora(options: &MergeOptions) -> Result<MergeReport, ToolError> {
+    check_place(&options.output_dir, [&options.model_dir, &options.lora_dir], options.home.as_deref())?;
+    let config = read_config(&options.model_dir)?;
+    let weights = WeightFiles::open(&options.model_dir)?;
+    let element = element(options, &config, &weights)?;
+    let adapter = AdapterTensors::open(&options.lora_dir, &weights)?;
+    let inner = config.get("text_config").and_then(Value::as_object);
+    let flag = |object: &Map<String, Value>| object.get("tie_word_embeddings").and_then(Value::as_bool);
+    let facts = ModelFacts {
+        model_type: config.get("model_type").and_then(Value::as_str).unwrap_or_default(),
+        ties_head: flag(&config).or_else(|| inner.and_then(flag)),
+    };
+    let plan = plan(&weights, &facts, adapter, element)?;
+    let companions = companions(&options.model_dir, |name| plan.shards.contains_key(name))?;
+    let config = config_json(&config, element, plan.is_untied);
+    write_output(options, element, plan, companions, &config, weights.is_sharded())
+}
+
+/// `config.json` as an object; a quantized checkpoint is refused.
+fn read_config(model_dir: &Path) -> Result<Map<String, Value>, ToolError> {
+    let path = model_dir.join(CONFIG_FILE);
+    let config = parse_object("config.json", &read_small(&path)?).map_err(ToolError::format(&path))?;
+    let quantized = model_dir.join("hf_quant_config.json");
+    let is_quantized = config.get("quantization_config").is_some_and(|value| !value.is_null());
+    if is_quantized || quantized.exists() {
+        let path = if is_quantized { path } else { quantized };
+        let what = "the checkpoint is quantized".to_owned();
+        let advice = "merge into the original f32, f16 or bf16 checkpoint, and quantize the result";
+        return Err(ToolError::Refused { path, what, advice });
+    }
+    Ok(config)
+}
+
+fn element(
+    options: &MergeOptions,
+    config: &Map<String, Value>,
+    weights: &WeightFiles,
+) -> Result<Element, ToolError> {
+    let named = ["dtype", "torch_dtype"].iter().find_map(|key| config.get(*key)?.as_str());
+    match options.element {
+        MergeType::F16 => Ok(Element::F16),
+        MergeType::Bf16 => Ok(Element::Bf16),
+        MergeType::F32 => Ok(Element::F32),
+        MergeType::Auto => stored_element(weights, named, &options.model_dir.join(CONFIG_FILE)),
+    }
+}
+
+/// Everything aside, then in its place: the record first, the configuration last.
+fn write_output(
+    options: &MergeOptions,
+    element: Element,
+    plan: Plan,
+    companions: Companions,
+    config: &str,
+    is_sharded: bool,
+) -> Result<MergeReport, ToolError> {
+    let mut files: Vec<String> = plan.shards.keys().cloned().collect();
+    files.extend(is_sharded.then(|| INDEX_FILE.to_owned()));
+    files.extend(companions.carried.iter().cloned());
+    files.extend([CONFIG_FILE.to_owned(), RECORD_FILE.to_owned()]);
+    let n_bytes = plan.shards.values().map(|tensors| file_size(tensors)).sum::<u64>();
+
+    let mut staging = Staging::create(&options.output_dir)?;
+    check_space(staging.target(), n_bytes + companions.n_bytes)?;
+    let record = record_json(&options.lora_dir, element, plan.n_merged, &files);
+    staging.write_bytes(RECORD_FILE, record.as_bytes())?;
+    write_weights(&mut staging, options, element, &plan.shards, n_bytes)?;
+    if is_sharded {
+        staging.write_bytes(INDEX_FILE, index_json(&plan.shards).as_bytes())?;
+    }
+    for name in &companions.carried {
+        carry(&mut staging, &options.model_dir.join(name), name)?;
+    }
+    staging.write_bytes(CONFIG_FILE, config.as_bytes())?;
+
+    let output_dir = staging.target().to_owned();
+    let earlier = earlier_files(&output_dir)?;
+    // Without it a directory that is half replaced is no checkpoint.
+    match fs::remove_file(output_dir.join(CONFIG_FILE)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(StoreError::io(&output_dir.join(CONFIG_FILE), "remove")(error).into());
+        }
+        _ => {}
+    }
+    staging.publish(&earlier.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let n_tensors = plan.shards.values().map(Vec::len).sum();
+    let warnings = [plan.notes, companions.notes].concat();
+    let Plan { n_merged, n_replaced, .. } = plan;
+    Ok(MergeReport { output_dir, n_merged, n_replaced, n_tensors, dtype: element.name(), n_bytes, warnings })
+}
+
+fn write_weights(
+    staging: &mut Staging,
+    options: &MergeOptions,
+    element: Element,
+    shards: &BTreeMap<String, Vec<OutTensor>>,
+    n_bytes: u64,
+) -> Result<(), ToolError> {
+    let bar: ProgressBar = progress_bar(options.progress, n_bytes);
+    let progress = |name: &str, n_bytes: u64| {
+        bar.set_message(name.to_owned());
+        bar.inc(n_bytes);
+    };
+    let arithmetic = Arithmetic { kernels: Kernels::detect(), element };
+    let mut result = Ok(());
+    for (name, tensors) in shards {
+        result = staging.write(name, |out| {
+            write_file(out, tensors, &arithmetic, options.n_threads, &progress)
+                .map_err(|error| to_error(error, options, element, n_bytes))
+        });
+        if result.is_err() {
+            break;
+        }
+    }
+    bar.finish_and_clear();
+    result
+}
+
+fn to_error(error: WriteError, options: &MergeOptions, element: Element, needed: u64) -> ToolError {
+    match error {
+        WriteError::Range { name, found } => {
+            ToolError::Range { path: options.model_dir.clone(), name, found, precision: element.name() }
+        }
+        WriteError::Io(source) if source.kind() == std::io::ErrorKind::StorageFull => {
+            ToolError::Space { path: options.output_dir.clone(), free: 0, needed }
+        }
+        WriteError::Io(source) => {
+            StoreError::Io { path: options.output_dir.clone(), action: "write", source }.into()
+        }
+    }
+}
+
+fn index_json(shards: &BTreeMap<String, Vec<OutTensor>>) -> String {
+    let all = || shards.iter().flat_map(|(shard, tensors)| tensors.iter().map(move |tensor| (shard, tensor)));
+    let map = all().map(|(shard, tensor)| (tensor.name.as_str(), shard.as_str())).collect();
+    ShardIndex::to_json(&map, all().map(|(_, tensor)| tensor.n_bytes()).sum())
+}
+
+fn carry(staging: &mut Staging, from: &Path, name: &str) -> Result<(), ToolError> {
+    let bytes = map_file(from)?;
+    staging.write(name, |mut out| {
+        out.write_all((*bytes).as_ref()).map_err(StoreError::io(from, "copy"))?;
+        Ok(out)
+    })
+}
