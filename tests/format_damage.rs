@@ -21,7 +21,8 @@ use jetspool::model::Decoder;
 use jetspool::store::{Checkpoint, Engine};
 use jetspool::tools::build::Progress;
 use jetspool::tools::{
-    BuildOptions, InsertOptions, ProcessOptions, ToolError, build, build_onnx, insert_lora, process_lora,
+    BuildOptions, InsertOptions, MergeOptions, MergeType, ProcessOptions, ToolError, build, build_onnx,
+    insert_lora, merge_lora, process_lora,
 };
 use random::Random;
 
@@ -388,4 +389,69 @@ fn quantization_configurations() {
     torture("hf_quant_config", &config, config.len(), |bytes| {
         Quantization::from_hf_quant_config(bytes).is_ok_and(|it| it.algorithm("lm_head").is_none())
     });
+}
+
+#[test]
+fn merges() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/references/merge/gpt2");
+    let scratch = tempfile::tempdir().unwrap();
+    let (model_dir, lora_dir) = (scratch.path().join("model"), scratch.path().join("lora"));
+    for (from, to) in [(source.clone(), &model_dir), (source.join("adapters/conv_dora"), &lora_dir)] {
+        fs::create_dir(to).unwrap();
+        for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
+            if entry.path().is_file() {
+                fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+            }
+        }
+    }
+    let options = MergeOptions {
+        model_dir: model_dir.clone(),
+        lora_dir: lora_dir.clone(),
+        output_dir: scratch.path().join("merged"),
+        element: MergeType::F16,
+        n_threads: 2,
+        progress: Progress::Quiet,
+        home: None,
+    };
+    merge_lora(&options).unwrap();
+    let files = [
+        lora_dir.join("adapter_model.safetensors"),
+        lora_dir.join("adapter_config.json"),
+        model_dir.join("model.safetensors"),
+        model_dir.join("config.json"),
+    ];
+    let mut random = Random(13);
+    for path in files {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let good = fs::read(&path).unwrap();
+        let focus = if name.ends_with("json") { good.len() } else { header_len(&good) };
+        let mut n_refused = 0;
+        for round in 0..200 {
+            let is_cut = round % 4 == 0;
+            let bytes = match is_cut {
+                true => good[..random.below(good.len() - 2)].to_vec(),
+                false => mutate(&good, focus, &mut random),
+            };
+            fs::write(&path, &bytes).unwrap();
+            let mut result = None;
+            let peak = peak_of(|| result = Some(merge_lora(&options)));
+            // Writing has a buffer of its own.
+            let bound = 2 * bytes.len() + SLACK + (2 << 20);
+            assert!(peak <= bound, "{name}: round {round} needs {peak} bytes");
+            let Err(error) = result.unwrap() else {
+                assert!(!is_cut, "{name}: cut, but merged");
+                continue;
+            };
+            n_refused += 1;
+            let message = error.to_string();
+            // What is missing in one file is named with the other, which asks for it.
+            let is_named = [lora_dir.as_path(), model_dir.as_path()]
+                .iter()
+                .any(|directory| message.contains(&directory.display().to_string()));
+            assert!(is_named && message.len() < 4000, "{name}: {message}");
+        }
+        assert!(n_refused > 60, "{name}: only {n_refused} were refused");
+        fs::write(&path, &good).unwrap();
+    }
+    merge_lora(&options).unwrap();
 }

@@ -9,7 +9,7 @@ use super::args::{Cli, EXIT_CODES, Invocation};
 use super::{spelling, stop::Stop, workflow};
 
 /// Names of the workflow's programs, for links to this binary, and the commands that they mean.
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 10] = [
     ("llm_build", "build"),
     ("llm_inference", "run"),
     ("llm_bench", "bench"),

@@ -2,6 +2,7 @@
 //! the inputs of chosen matrices are looked at on the way. All arithmetic is the processor's.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard};
 
 use super::observe::Observations;
@@ -65,8 +66,8 @@ impl Backend for Streamed<'_> {
         self.cpu.vector(name, len, tensor_of(values, vec![len]))
     }
 
-    fn lora(&self, a: Tensor, b: Tensor) -> Result<Lora, FormatError> {
-        self.cpu.lora(a, b)
+    fn lora(&self, a: Tensor, b: Tensor, columns: Range<usize>) -> Result<Lora, FormatError> {
+        self.cpu.lora(a, b, columns)
     }
 
     fn rows(&self, n_rows: usize, width: usize) -> Rows {
