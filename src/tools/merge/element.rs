@@ -57,15 +57,16 @@ impl Element {
         }
     }
 
-    /// Whether all can be held; else the first that cannot.
-    pub fn check(self, values: &[f32]) -> Result<(), f32> {
+    /// Whether all can be held; the error is the first that cannot.
+    fn check(self, values: &[f32]) -> Result<(), f32> {
         let limit = self.limit();
-        let is_wrong = |value: &f32| !(value.abs() < limit);
+        // False for what is no number, too.
+        let fits = |value: &f32| value.abs() < limit;
         // Without an early end this takes vectors.
-        if values.iter().fold(false, |wrong, value| wrong | is_wrong(value)) {
-            return Err(values.iter().copied().find(is_wrong).unwrap_or(f32::NAN));
+        if values.iter().fold(true, |all_fit, value| all_fit & fits(value)) {
+            return Ok(());
         }
-        Ok(())
+        Err(values.iter().copied().find(|value| !fits(value)).unwrap_or(f32::NAN))
     }
 
     /// Rounds to the type, to nearest, ties to even; the error is the first value that it cannot hold.
@@ -113,7 +114,6 @@ impl Element {
 }
 
 /// A finite value that stays finite, rounded to nearest, ties to even. Without branches: it takes vectors.
-#[expect(clippy::cast_possible_truncation)]
 fn bf16_bits(value: f32) -> u16 {
     let bits = value.to_bits();
     ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
