@@ -176,6 +176,40 @@ fn quantized_layouts_give_the_logits_of_transformers() {
     }
 }
 
+/// Scales, zeros and factors of inputs come through a graph of DequantizeLinear as they are.
+#[test]
+fn quantized_checkpoints_export_and_build_the_same_engine() {
+    let cases = [
+        "awq_g128",
+        "awq_g64",
+        "fp8",
+        "gptq_row",
+        "gptq_symmetric",
+        "gptq_v2",
+        "int4_awq",
+        "int8_sq",
+        "mixed",
+        "mxfp8",
+        "nvfp4",
+    ];
+    for name in cases {
+        let checkpoint = reference(&format!("quantized/{name}"));
+        let scratch = tempfile::tempdir().unwrap();
+        for precision in [Precision::F32, Precision::F16] {
+            let output_dir = scratch.path().join(precision.name());
+            export(&ExportOptions {
+                model_dir: checkpoint.clone(),
+                output_dir: output_dir.clone(),
+                precision,
+            })
+            .unwrap();
+            insert(&output_dir);
+            let different = differences(&checkpoint, &output_dir, Precision::Stored);
+            assert!(different.is_empty(), "{name} {precision}: {different:?}");
+        }
+    }
+}
+
 #[test]
 fn adapter_inputs_are_named_after_modules_and_every_reader_keeps_its_order() {
     let scratch = tempfile::tempdir().unwrap();

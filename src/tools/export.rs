@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::ToolError;
 use super::build::beside_warnings;
+use super::build_quantized::{has_quantized_head, quantization_notes, resolve_precision};
 use super::export_data::{ConvertError, DATA_FILE, EMBEDDING_FILE, ExportPlan};
 use super::export_graph::export_graph;
 use super::export_template::processed_template;
@@ -64,10 +65,13 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ToolError> {
             return Err(ToolError::Options(format!("--dtype {}: wanted f16 or f32", options.precision)));
         }
     };
-    let checkpoint = Checkpoint::open(&options.model_dir)?;
+    let checkpoint = Checkpoint::open_any(&options.model_dir)?;
+    resolve_precision(options.precision, &checkpoint)?;
     check_output(options)?;
-    let plan = ExportPlan::new(&checkpoint, element)?;
     let config = &checkpoint.config;
+    let mut architecture = config.architecture.clone();
+    architecture.tied_head &= !has_quantized_head(&checkpoint);
+    let plan = ExportPlan::new(&checkpoint, &architecture, element)?;
     let mut names: Vec<&str> = checkpoint.names().collect();
     let mut warnings = beside_warnings(config.architecture.family, &mut names);
     let mut staging = Staging::create(&options.output_dir)?;
@@ -85,14 +89,11 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ToolError> {
             "{PROCESSED_FILE} is not written: {why}; a chat template of the checkpoint's comes along as it is"
         )),
     }
-    let json = onnx_config_json(
-        &config.architecture,
-        &config.eos_token_ids,
-        config.bos_token_id,
-        options.precision.name(),
-    );
+    warnings.extend(quantization_notes(&checkpoint));
+    let json =
+        onnx_config_json(&architecture, &config.eos_token_ids, config.bos_token_id, options.precision.name());
     staging.write_bytes(CONFIG_FILE, json.as_bytes())?;
-    let model = export_graph(&config.architecture, element, &plan.tensors);
+    let model = export_graph(&architecture, element, &plan);
     staging.write_bytes(MODEL_FILE, &model)?;
     let output_dir = staging.target().to_owned();
     staging.publish(&[&TEXT_FILES[..], &[PROCESSED_FILE, LORA_MODEL_FILE, MODEL_FILE]].concat())?;

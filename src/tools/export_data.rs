@@ -1,12 +1,17 @@
 //! The tensors of an exported decoder: where each lies, and their bytes, a few megabytes in memory at a time.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use half::f16;
 
 use super::ToolError;
 use super::build::check_missing;
-use super::weights_source::{Decoder, decoder};
+use super::export_quantized::{Form, Part, QuantizedMatrix, part_name};
+use super::quantized_rows::QuantizedRows;
+use super::quantized_source::quantized_rows;
+use super::weights_source::{Decoder, RowSource, decoder};
 use crate::format::architecture::Architecture;
 use crate::format::engine::{EMBEDDING, FINAL_NORM, HEAD, PAGE, projection_bias};
 use crate::format::naming::Module;
@@ -28,15 +33,24 @@ const CHUNK_BYTES: usize = 8 << 20;
 pub struct ExportTensor {
     /// The checkpoint's name, and the graph's.
     name: String,
-    source: Tensor,
-    decode: Decoder,
+    source: Source,
     /// In the graph.
     dims: Vec<usize>,
     /// Vectors are f32, for they cost nothing.
     element: ElementType,
-    /// Whether it is stored `[in, out]` where the checkpoint has `[out, in]`.
-    is_transposed: bool,
     place: Place,
+}
+
+#[derive(Clone)]
+enum Source {
+    /// In the checkpoint's order.
+    Plain {
+        tensor: Tensor,
+        decode: Decoder,
+    },
+    /// Stored `[in, out]` where the checkpoint has `[out, in]`.
+    Transposed(Arc<RowSource>),
+    Quantized(QuantizedMatrix, Part),
 }
 
 #[derive(Clone)]
@@ -53,6 +67,8 @@ enum Place {
 pub struct ExportPlan {
     pub tensors: Vec<ExportTensor>,
     pub embedding: ExportTensor,
+    /// How the graph gets the numbers of matrices that stay quantized.
+    pub quantized: BTreeMap<String, Form>,
     pub n_data_bytes: u64,
 }
 
@@ -61,14 +77,28 @@ impl ExportPlan {
     ///
     /// # Errors
     /// [`ToolError::MissingTensors`], [`ToolError::Format`], [`ToolError::Range`] for small tensors.
-    pub fn new(checkpoint: &Checkpoint, element: ElementType) -> Result<Self, ToolError> {
-        let architecture = &checkpoint.config.architecture;
+    pub fn new(
+        checkpoint: &Checkpoint,
+        architecture: &Architecture,
+        element: ElementType,
+    ) -> Result<Self, ToolError> {
         let wanted = wanted(architecture);
         check_missing(checkpoint, wanted.iter().map(|wanted| wanted.name.as_str()))?;
-        let mut tensors = Vec::with_capacity(wanted.len());
+        let (mut found, mut quantized) = (Vec::with_capacity(wanted.len()), BTreeMap::new());
+        for wanted in &wanted {
+            match quantized_matrix(checkpoint, wanted)? {
+                Some(Ok(matrix)) => {
+                    quantized.insert(wanted.name.clone(), matrix.form);
+                    let parts = matrix.parts().into_iter();
+                    found.extend(parts.map(|part| ExportTensor::part(&wanted.name, &matrix, part, element)));
+                }
+                Some(Err(rows)) => found.push(ExportTensor::transposed(wanted, RowSource::of(rows), element)),
+                None => found.push(ExportTensor::new(checkpoint, wanted, element)?),
+            }
+        }
+        let mut tensors = Vec::with_capacity(found.len());
         let mut position = 0_u64;
-        for wanted in wanted {
-            let mut tensor = ExportTensor::new(checkpoint, wanted, element)?;
+        for mut tensor in found {
             let n_bytes = tensor.n_bytes();
             if n_bytes < LEAST_EXTERNAL {
                 let mut bytes = Vec::new();
@@ -86,7 +116,7 @@ impl ExportPlan {
             let offset = embedding_header(&embedding).len() as u64;
             tensors.push(ExportTensor { place: Place::Embedding(offset), ..embedding.clone() });
         }
-        Ok(Self { tensors, embedding, n_data_bytes: position })
+        Ok(Self { tensors, embedding, quantized, n_data_bytes: position })
     }
 
     /// Writes [`DATA_FILE`].
@@ -198,32 +228,60 @@ impl ConvertError {
     }
 }
 
+/// A matrix that the checkpoint has quantized: as it is exported, or its rows where it becomes numbers.
+fn quantized_matrix(
+    checkpoint: &Checkpoint,
+    wanted: &Wanted,
+) -> Result<Option<Result<QuantizedMatrix, QuantizedRows>>, ToolError> {
+    let (Some(quantization), &[n, k]) = (&checkpoint.config.quantization, &wanted.shape[..]) else {
+        return Ok(None);
+    };
+    let Some(place) = checkpoint.place(&wanted.name) else { return Ok(None) };
+    let rows = quantized_rows(checkpoint, quantization, &place.tensor, (n, k));
+    let rows = rows.map_err(ToolError::format(checkpoint.directory()))?;
+    Ok(rows.map(QuantizedMatrix::new))
+}
+
 impl ExportTensor {
-    fn new(checkpoint: &Checkpoint, wanted: Wanted, element: ElementType) -> Result<Self, ToolError> {
-        let Wanted { name, shape: mut dims, is_transposed } = wanted;
+    fn new(checkpoint: &Checkpoint, wanted: &Wanted, element: ElementType) -> Result<Self, ToolError> {
+        let (name, dims) = (wanted.name.clone(), wanted.shape.clone());
         let to_error = ToolError::format(checkpoint.directory());
         let found = checkpoint.find(&name).map_err(ToolError::format(checkpoint.directory()))?;
-        let Some(source) = found else {
+        let Some(tensor) = found else {
             return Err(to_error(FormatError::MissingTensor { name }));
         };
-        if source.shape() != dims {
-            let found = source.shape().to_vec();
+        if wanted.is_transposed {
+            let rows = RowSource::new(&name, tensor, &dims).map_err(to_error)?;
+            return Ok(Self::transposed(wanted, rows, element));
+        }
+        if tensor.shape() != dims {
+            let found = tensor.shape().to_vec();
             return Err(to_error(FormatError::Shape { name, wanted: dims, found }));
         }
-        let Some(decode) = decoder(source.dtype()) else {
-            let found = format!("{:?}", source.dtype());
+        let Some(decode) = decoder(tensor.dtype()) else {
+            let found = format!("{:?}", tensor.dtype());
             return Err(to_error(FormatError::Dtype { name, wanted: "F32, F16 or BF16", found }));
         };
         let element = if dims.len() == 1 { ElementType::F32 } else { element };
-        if is_transposed {
-            dims.reverse();
-        }
-        Ok(Self { name, source, decode, dims, element, is_transposed, place: Place::Data(0) })
+        Ok(Self { name, source: Source::Plain { tensor, decode }, dims, element, place: Place::Data(0) })
+    }
+
+    fn transposed(wanted: &Wanted, rows: RowSource, element: ElementType) -> Self {
+        let mut dims = wanted.shape.clone();
+        dims.reverse();
+        let source = Source::Transposed(Arc::new(rows));
+        Self { name: wanted.name.clone(), source, dims, element, place: Place::Data(0) }
+    }
+
+    fn part(weight: &str, matrix: &QuantizedMatrix, part: Part, activations: ElementType) -> Self {
+        let (element, dims) = matrix.layout(part, activations);
+        let source = Source::Quantized(matrix.clone(), part);
+        Self { name: part_name(weight, part), source, dims, element, place: Place::Data(0) }
     }
 
     /// Size in the exported files.
     fn n_bytes(&self) -> usize {
-        self.dims.iter().product::<usize>() * self.element.n_bytes().unwrap_or(0)
+        (self.dims.iter().product::<usize>() * self.element.n_bits().unwrap_or(0)).div_ceil(8)
     }
 
     /// TensorProto.
@@ -241,27 +299,34 @@ impl ExportTensor {
 
     /// Writes the elements in the graph's order, converted.
     fn write(&self, out: &mut dyn Write) -> Result<(), ConvertError> {
-        let size = self.source.dtype().bitsize() / 8;
-        if !self.is_transposed {
-            let mut values = vec![0.0; CHUNK_BYTES / 4];
-            for bytes in self.source.data().chunks(values.len() * size) {
-                let values = &mut values[..bytes.len() / size];
-                (self.decode)(bytes, values);
-                self.put(values, out)?;
+        match &self.source {
+            Source::Plain { tensor, decode } => {
+                let size = tensor.dtype().bitsize() / 8;
+                let mut values = vec![0.0; CHUNK_BYTES / 4];
+                for bytes in tensor.data().chunks(values.len() * size) {
+                    let values = &mut values[..bytes.len() / size];
+                    decode(bytes, values);
+                    self.put(values, out)?;
+                }
+                Ok(())
             }
-            return Ok(());
+            Source::Transposed(rows) => self.write_transposed(rows, out),
+            Source::Quantized(matrix, Part::InputScale) => self.put(matrix.input_scale(), out),
+            Source::Quantized(matrix, part) => Ok(matrix.write(*part, out)?),
         }
-        // Some of the input columns at a time become rows of the output.
+    }
+
+    /// Some of the input columns at a time become rows of the output.
+    fn write_transposed(&self, rows: &RowSource, out: &mut dyn Write) -> Result<(), ConvertError> {
         let (n_columns, n_rows) = (self.dims[0], self.dims[1]);
         let per_chunk = (CHUNK_BYTES / 4 / n_rows).clamp(1, n_columns);
-        let mut part = vec![0.0; per_chunk];
+        let mut row = vec![0.0; n_columns];
         let mut values = vec![0.0; per_chunk * n_rows];
         for first in (0..n_columns).step_by(per_chunk) {
             let width = per_chunk.min(n_columns - first);
-            let part = &mut part[..width];
-            for (row_idx, row) in self.source.data().chunks_exact(n_columns * size).enumerate() {
-                (self.decode)(&row[first * size..(first + width) * size], part);
-                for (column_idx, value) in part.iter().enumerate() {
+            for row_idx in 0..n_rows {
+                rows.read_part(row_idx, first..first + width, &mut row);
+                for (column_idx, value) in row[..width].iter().enumerate() {
                     values[column_idx * n_rows + row_idx] = *value;
                 }
             }

@@ -4,11 +4,12 @@
 //! norms, softmax and sums of many layers lose too much in f16. Keys and values of earlier steps come in and go out. A row of the batch may have fewer of them than the
 //! others: `kvcache_start_index` says how many of its `past` positions count.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::export_data::{ExportTensor, module_weight};
+use super::export_data::{ExportPlan, module_weight};
+use super::export_quantized::{Form, Part, part_name};
 use crate::format::architecture::{Architecture, Projection};
-use crate::format::engine::{FINAL_NORM, projection_bias};
+use crate::format::engine::{EMBEDDING, FINAL_NORM, HEAD, projection_bias};
 use crate::format::naming::Module;
 use crate::format::onnx::ElementType;
 use crate::format::onnx::write::{self, Dim, NewAttribute, NewGraph, NewNode, NewPlace};
@@ -19,11 +20,16 @@ const OPSET: u64 = 23;
 const NOWHERE: i64 = i64::MAX / 4;
 
 /// The model file for tensors that lie where they say.
-pub fn export_graph(architecture: &Architecture, element: ElementType, tensors: &[ExportTensor]) -> Vec<u8> {
-    let mut builder =
-        Builder { a: architecture, element, graph: NewGraph::default(), constants: BTreeSet::new() };
+pub fn export_graph(architecture: &Architecture, element: ElementType, plan: &ExportPlan) -> Vec<u8> {
+    let mut builder = Builder {
+        a: architecture,
+        element,
+        quantized: &plan.quantized,
+        graph: NewGraph::default(),
+        constants: BTreeSet::new(),
+    };
     builder.add_inputs();
-    for tensor in tensors {
+    for tensor in &plan.tensors {
         builder.graph.initializers.push(tensor.message());
     }
     builder.add_positions();
@@ -40,6 +46,8 @@ struct Builder<'a> {
     a: &'a Architecture,
     /// Of weights and activations.
     element: ElementType,
+    /// By the weight's name.
+    quantized: &'a BTreeMap<String, Form>,
     graph: NewGraph,
     /// Names of the constants that are there.
     constants: BTreeSet<String>,
@@ -227,10 +235,40 @@ impl Builder<'_> {
     /// A module's path among the nodes, and its product, from the type of the weights to f32.
     fn product(&mut self, layer: usize, module: Module, x: &str) -> (String, String) {
         let path = format!("/model/layers.{layer}/{}", module.path().replace('.', "/"));
-        let product =
-            self.node(&format!("{path}/MatMul"), "MatMul", &[x, &module_weight(layer, module)], &[]);
+        let product = self.matmul(&path, x, &module_weight(layer, module));
         let product = self.widened(&format!("{path}/Cast"), &product);
         (path, product)
+    }
+
+    /// `x W^T`, in the type of the weights. A quantized weight lies `[n, k]` and is made numbers first.
+    fn matmul(&mut self, path: &str, x: &str, weight: &str) -> String {
+        let product = format!("{path}/MatMul");
+        let Some(&form) = self.quantized.get(weight) else {
+            return self.node(&product, "MatMul", &[x, weight], &[]);
+        };
+        let part = |part: Part| part_name(weight, part);
+        let mut x = x.to_owned();
+        if form.has_input_scale {
+            x = self.node(&format!("{path}/pre_quant_scale/Mul"), "Mul", &[&x, &part(Part::InputScale)], &[]);
+        }
+        let mut scale = part(Part::Scales);
+        if form.has_outer_scale {
+            let name = format!("{path}/weight_scale/DequantizeLinear");
+            scale = self.node(&name, "DequantizeLinear", &[&scale, &part(Part::OuterScale)], &[]);
+        }
+        let (zeros, mut inputs) = (part(Part::Zeros), vec![weight, &scale]);
+        inputs.extend(form.has_zeros.then_some(zeros.as_str()));
+        let mut attributes = vec![("axis", NewAttribute::Int(i64::from(form.block.is_some())))];
+        attributes.extend(form.block.map(|block| ("block_size", NewAttribute::Int(whole(block)))));
+        let name = format!("{path}/weight/DequantizeLinear");
+        let mut numbers = self.node(&name, "DequantizeLinear", &inputs, &attributes);
+        if form.scale_element != self.element {
+            let name = format!("{path}/weight/Cast");
+            numbers = self.node(&name, "Cast", &[&numbers], &[to(self.element)]);
+        }
+        let columns = [("perm", NewAttribute::Ints(vec![1, 0]))];
+        let numbers = self.node(&format!("{path}/weight/Transpose"), "Transpose", &[&numbers], &columns);
+        self.node(&product, "MatMul", &[&x, &numbers], &[])
     }
 
     /// From the type of the weights to f32.
@@ -320,19 +358,18 @@ impl Builder<'_> {
         let rows = self.node("/Unsqueeze", "Unsqueeze", &["last_token_ids", &last], &[]);
         let chosen =
             self.node("/GatherND", "GatherND", &[&normed, &rows], &[("batch_dims", NewAttribute::Int(1))]);
-        let product = if self.a.tied_head { self.tied_product(&chosen) } else { self.own_product(&chosen) };
+        let product = match self.a.tied_head {
+            true => self.tied_product(&chosen),
+            false => self.matmul("/lm_head", &chosen, HEAD),
+        };
         self.node_to("/Cast", "Cast", &[&product], &["logits"], &[to(ElementType::F32)]);
-    }
-
-    fn own_product(&mut self, x: &str) -> String {
-        self.node("/lm_head/MatMul", "MatMul", &[x, crate::format::engine::HEAD], &[])
     }
 
     /// With the embedding table as it lies in its own file, `[vocab_size, hidden_size]`.
     fn tied_product(&mut self, x: &str) -> String {
         let flat = self.list(&[-1, whole(self.a.hidden_size)]);
         let x = self.node("/lm_head/Reshape", "Reshape", &[x, &flat], &[]);
-        let inputs = [&x, crate::format::engine::EMBEDDING];
+        let inputs = [&x, EMBEDDING];
         let product = self.node("/lm_head/Gemm", "Gemm", &inputs, &[("transB", NewAttribute::Int(1))]);
         let rows = self.node("/lm_head/Shape", "Shape", &["last_token_ids"], &[]);
         let vocab = self.list(&[whole(self.a.vocab_size)]);

@@ -198,28 +198,25 @@ fn add_pair(
     let module = slot.path();
     let rank = || Dim::Named(format!("{module}.rank"));
     let pairs = [("A", [Dim::Fixed(k), rank()]), ("B", [rank(), Dim::Fixed(n)])];
-    let types = Types::of(&slot.linear);
+    let (element, is_input_cast) = element(&slot.linear);
     let mut factors = Vec::new();
     for (half, dims) in pairs {
         let value = format!("{module}.lora_{half}.weight");
         inputs.push(write::value_info(&value, ElementType::F16, &dims));
         // Adapters are f16; activations may be wider.
-        factors.push(match types.pair {
+        factors.push(match element {
             ElementType::F16 => value,
             wider => add_cast(nodes, &format!("{path}/lora_cast_{half}"), &value, wider),
         });
     }
-    let (middle, mut update) = (format!("{path}/lora_mid"), format!("{path}/lora_gemm_out"));
+    let (middle, update) = (format!("{path}/lora_mid"), format!("{path}/lora_gemm_out"));
     let (first, second) = (format!("{path}/lora_matmul_A"), format!("{path}/lora_matmul_B"));
-    let x = match types.is_input_cast {
-        true => add_cast(nodes, &format!("{path}/lora_cast_input"), slot.linear.input, types.pair),
+    let x = match is_input_cast {
+        true => add_cast(nodes, &format!("{path}/lora_cast_input"), slot.linear.input, element),
         false => slot.linear.input.to_owned(),
     };
     nodes.push(new_node("MatMul", &first, &[&x, &factors[0]], &middle, &[]));
     nodes.push(new_node("MatMul", &second, &[&middle, &factors[1]], &update, &[]));
-    if types.sum != types.pair {
-        update = add_cast(nodes, &format!("{path}/lora_cast"), &update, types.sum);
-    }
     Ok(update)
 }
 
@@ -231,27 +228,12 @@ fn add_cast(nodes: &mut Vec<Vec<u8>>, name: &str, value: &str, to: ElementType) 
     output
 }
 
-/// What an adapter's products compute with.
-struct Types {
-    /// Of both products.
-    pair: ElementType,
-    /// Of the layer's own product, to which theirs is added.
-    sum: ElementType,
-    /// What enters the layer may have another type.
-    is_input_cast: bool,
-}
-
-impl Types {
-    fn of(linear: &Linear) -> Self {
-        let same = |element| Self { pair: element, sum: element, is_input_cast: false };
-        match &linear.weight {
-            LinearWeight::Columns(tensor) | LinearWeight::Rows(tensor) => same(tensor.element),
-            LinearWeight::Int4(weight) => same(weight.scales.element),
-            // The graph changes types between the value that an adapter reads and the product.
-            LinearWeight::Scaled(weight) => {
-                Self { pair: ElementType::F16, sum: weight.element, is_input_cast: true }
-            }
-        }
+/// The type of a layer's product, and whether what enters it may have another one.
+fn element(linear: &Linear) -> (ElementType, bool) {
+    match &linear.weight {
+        LinearWeight::Columns(tensor) | LinearWeight::Rows(tensor) => (tensor.element, false),
+        LinearWeight::Int4(weight) => (weight.scales.element, false),
+        LinearWeight::Scaled(weight) => (weight.element, true),
     }
 }
 

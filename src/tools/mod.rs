@@ -8,6 +8,7 @@ pub mod error;
 pub mod export;
 mod export_data;
 mod export_graph;
+mod export_quantized;
 mod export_template;
 mod insert_graph;
 pub mod insert_lora;

@@ -134,7 +134,7 @@ impl QuantizedRows {
     }
 
     /// Codes of a row in stored order, up to the stride with codes that count for nothing.
-    fn row_codes(&self, row: usize) -> Vec<u8> {
+    pub fn row_codes(&self, row: usize) -> Vec<u8> {
         let filler = if matches!(self.storage.kind, Kind::Int4 { .. }) { 8 } else { 0 };
         let mut codes = vec![filler; row_stride(self.k)];
         for (column, code) in codes[..self.k].iter_mut().enumerate() {
@@ -143,7 +143,8 @@ impl QuantizedRows {
         codes
     }
 
-    fn group_scale(&self, row: usize, group: usize, n_groups: usize) -> f32 {
+    /// The scale of a row's group.
+    pub fn group_scale(&self, row: usize, group: usize, n_groups: usize) -> f32 {
         match &self.scales {
             Scales::Rows(rows) => rows[row],
             Scales::Groups { tensor, decode, is_group_first } => {
@@ -172,7 +173,8 @@ impl QuantizedRows {
         }
     }
 
-    fn zero(&self, row: usize, group: usize) -> u8 {
+    /// The code that means 0 in a row's group.
+    pub fn zero(&self, row: usize, group: usize) -> u8 {
         self.zeros.as_ref().map_or(8, |zeros| zeros.get(group, row, self.n))
     }
 

@@ -1,6 +1,8 @@
 //! Stored tensors as f32 rows: f32, f16 and bf16 in, one row at a time, nothing kept.
 
 use half::slice::HalfFloatSliceExt;
+use std::ops::Range;
+
 use half::{bf16, f16};
 use safetensors::Dtype;
 
@@ -13,6 +15,12 @@ pub struct RowSource(Box<dyn ReadRow>);
 pub trait ReadRow: Send + Sync {
     /// Writes row `row_idx` to the front of `out`, which is at least a row long; the rest stays as it is.
     fn read_row(&self, row_idx: usize, out: &mut [f32]);
+
+    /// Writes some columns of a row to the front of `out`, which is at least a row long.
+    fn read_part(&self, row_idx: usize, columns: Range<usize>, out: &mut [f32]) {
+        self.read_row(row_idx, out);
+        out.copy_within(columns, 0);
+    }
 
     /// The rows as an engine can hold them without loss, where they are quantized.
     fn packed(&self) -> Option<&dyn PackRow> {
@@ -76,6 +84,11 @@ impl RowSource {
         self.0.read_row(row_idx, out);
     }
 
+    /// Writes some columns of a row to the front of `out`, which is at least a row long.
+    pub fn read_part(&self, row_idx: usize, columns: Range<usize>, out: &mut [f32]) {
+        self.0.read_part(row_idx, columns, out);
+    }
+
     /// The rows as an engine can hold them without loss, where they are quantized.
     pub fn packed(&self) -> Option<&dyn PackRow> {
         self.0.packed()
@@ -84,9 +97,14 @@ impl RowSource {
 
 impl ReadRow for Consecutive {
     fn read_row(&self, row_idx: usize, out: &mut [f32]) {
-        let row_bytes = self.n_columns * self.tensor.dtype().bitsize() / 8;
-        let bytes = &self.tensor.data()[row_idx * row_bytes..][..row_bytes];
-        (self.decode)(bytes, &mut out[..self.n_columns]);
+        self.read_part(row_idx, 0..self.n_columns, out);
+    }
+
+    fn read_part(&self, row_idx: usize, columns: Range<usize>, out: &mut [f32]) {
+        let size = self.tensor.dtype().bitsize() / 8;
+        let first = row_idx * self.n_columns + columns.start;
+        let bytes = &self.tensor.data()[first * size..][..columns.len() * size];
+        (self.decode)(bytes, &mut out[..columns.len()]);
     }
 }
 

@@ -1,0 +1,187 @@
+//! A quantized matrix in an exported graph: the tensors that the standard's DequantizeLinear reads.
+//!
+//! Codes keep their bits, rows stay rows `[n, k]`. What the operator cannot say is exported as numbers: an order
+//! of inputs, zeros of 16, and scales of scales that differ by row.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use super::quantized_rows::{QuantizedRows, Scales};
+use crate::format::Kind;
+use crate::format::engine::scale_name;
+use crate::format::onnx::ElementType;
+use crate::format::storage::{
+    MXFP8_GROUP, NVFP4_GROUP, ScaleType, Zeros, input_scale_name, row_scale_name, zero_name,
+};
+
+/// One tensor of a quantized matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    Codes,
+    Scales,
+    /// One number that the scales are multiplied with.
+    OuterScale,
+    Zeros,
+    /// Multiplies what enters the layer.
+    InputScale,
+}
+
+/// How a graph gets numbers from the parts.
+#[derive(Debug, Clone, Copy)]
+pub struct Form {
+    /// Scales are for rows, or for so many inputs of a row.
+    pub block: Option<usize>,
+    pub has_outer_scale: bool,
+    pub has_zeros: bool,
+    pub has_input_scale: bool,
+    /// Of the scales as they are multiplied.
+    pub scale_element: ElementType,
+}
+
+/// A matrix that is exported as it is.
+#[derive(Clone)]
+pub struct QuantizedMatrix {
+    pub form: Form,
+    rows: Arc<QuantizedRows>,
+}
+
+impl QuantizedMatrix {
+    /// # Errors
+    /// The rows, where they must be exported as numbers.
+    pub fn new(rows: QuantizedRows) -> Result<Self, QuantizedRows> {
+        let n_groups = |group: usize| rows.k.checked_div(group).unwrap_or(0);
+        let (block, scale_element, has_zeros) = match rows.storage.kind {
+            Kind::F32 | Kind::F16 => return Err(rows),
+            Kind::Int8 | Kind::Fp8 => (None, ElementType::F32, false),
+            Kind::Mxfp8 => (Some(MXFP8_GROUP), ElementType::F32, false),
+            Kind::Nvfp4 => (Some(NVFP4_GROUP), ElementType::F32, false),
+            Kind::Int4 { group, scales, zeros } => {
+                let element = if scales == ScaleType::F16 { ElementType::F16 } else { ElementType::F32 };
+                (Some(group), element, zeros == Zeros::Stored)
+            }
+        };
+        let has_large_zero = || {
+            let all =
+                (0..rows.n).flat_map(|row| (0..n_groups(block.unwrap_or(0))).map(move |group| (row, group)));
+            all.into_iter().any(|(row, group)| rows.zero(row, group) > 15)
+        };
+        let has_outer_scale = rows.storage.kind == Kind::Nvfp4;
+        let is_one = |scales: &[f32]| scales.iter().all(|scale| *scale == scales[0]);
+        let differs = match &rows.scales {
+            Scales::Bytes { rows, .. } if has_outer_scale => rows.is_empty() || !is_one(rows),
+            _ => false,
+        };
+        if rows.order.is_some() || differs || (has_zeros && has_large_zero()) {
+            return Err(rows);
+        }
+        let has_input_scale = rows.input_scale.is_some();
+        let form = Form { block, has_outer_scale, has_zeros, has_input_scale, scale_element };
+        Ok(Self { form, rows: Arc::new(rows) })
+    }
+
+    pub fn parts(&self) -> Vec<Part> {
+        let form = &self.form;
+        let some = [
+            (Part::OuterScale, form.has_outer_scale),
+            (Part::Zeros, form.has_zeros),
+            (Part::InputScale, form.has_input_scale),
+        ];
+        let some = some.into_iter().filter(|(_, is_there)| *is_there).map(|(part, _)| part);
+        [Part::Codes, Part::Scales].into_iter().chain(some).collect()
+    }
+
+    /// Type and shape of a part; factors of inputs have the type of the graph's activations.
+    pub fn layout(&self, part: Part, activations: ElementType) -> (ElementType, Vec<usize>) {
+        let rows = &self.rows;
+        let groups = match self.form.block {
+            Some(group) => vec![rows.n, rows.k / group],
+            None => vec![rows.n],
+        };
+        match part {
+            Part::Codes => {
+                let element = match rows.storage.kind {
+                    Kind::Int4 { zeros: Zeros::Stored, .. } => ElementType::U4,
+                    Kind::Int4 { .. } => ElementType::I4,
+                    Kind::Nvfp4 => ElementType::E2m1,
+                    Kind::Int8 => ElementType::I8,
+                    _ => ElementType::E4m3,
+                };
+                (element, vec![rows.n, rows.k])
+            }
+            Part::Scales if self.form.has_outer_scale => (ElementType::E4m3, groups),
+            Part::Scales => (self.form.scale_element, groups),
+            Part::OuterScale => (ElementType::F32, vec![]),
+            Part::Zeros => (ElementType::U4, groups),
+            Part::InputScale => (activations, vec![rows.k]),
+        }
+    }
+
+    /// Writes the elements of a part; of factors of inputs the caller writes the numbers.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn write(&self, part: Part, out: &mut dyn Write) -> io::Result<()> {
+        match part {
+            Part::Zeros => {
+                let zeros: Vec<u8> = (0..self.rows.n).flat_map(|row| self.row(part, row)).collect();
+                out.write_all(&pairs(&zeros))
+            }
+            Part::OuterScale => match &self.rows.scales {
+                Scales::Bytes { rows, .. } => out.write_all(&rows[0].to_le_bytes()),
+                _ => Ok(()),
+            },
+            _ => (0..self.rows.n).try_for_each(|row| out.write_all(&self.row(part, row))),
+        }
+    }
+
+    /// What multiplies the inputs.
+    pub fn input_scale(&self) -> &[f32] {
+        self.rows.input_scale.as_deref().unwrap_or_default()
+    }
+
+    /// A row's bytes of a part; of zeros one byte each.
+    fn row(&self, part: Part, row: usize) -> Vec<u8> {
+        let rows = &self.rows;
+        let n_groups = self.form.block.map_or(1, |group| rows.k / group);
+        match (part, &rows.scales) {
+            (Part::Codes, _) => {
+                let codes = &rows.row_codes(row)[..rows.k];
+                match rows.storage.kind {
+                    Kind::Int4 { zeros: Zeros::Stored, .. } | Kind::Nvfp4 => pairs(codes),
+                    // Biased by 8 to two's complement.
+                    Kind::Int4 { .. } => pairs(&codes.iter().map(|code| code ^ 8).collect::<Vec<_>>()),
+                    _ => codes.to_vec(),
+                }
+            }
+            (Part::Zeros, _) => (0..n_groups).map(|group| rows.zero(row, group)).collect(),
+            (_, Scales::Bytes { tensor, .. }) if self.form.has_outer_scale => {
+                tensor.data()[row * n_groups..][..n_groups].to_vec()
+            }
+            _ => {
+                let scales = (0..n_groups).map(|group| rows.group_scale(row, group, n_groups));
+                match self.form.scale_element {
+                    ElementType::F16 => {
+                        scales.flat_map(|scale| half::f16::from_f32(scale).to_le_bytes()).collect()
+                    }
+                    _ => scales.flat_map(f32::to_le_bytes).collect(),
+                }
+            }
+        }
+    }
+}
+
+/// Two numbers of four bits in a byte, the first low.
+fn pairs(codes: &[u8]) -> Vec<u8> {
+    codes.chunks(2).map(|pair| pair[0] | pair.get(1).map_or(0, |high| high << 4)).collect()
+}
+
+/// The name of a part in the graph.
+pub fn part_name(weight: &str, part: Part) -> String {
+    match part {
+        Part::Codes => weight.to_owned(),
+        Part::Scales => scale_name(weight),
+        Part::OuterScale => row_scale_name(weight),
+        Part::Zeros => zero_name(weight),
+        Part::InputScale => input_scale_name(weight),
+    }
+}
