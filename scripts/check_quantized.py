@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -100,10 +101,14 @@ def perplexity(model: torch.nn.Module, sequences: list[tuple[list[int], list[int
     return math.exp(surprise / n)
 
 
-def check(jetspool: str, folder: Path, method: str, extra: list[str], sequences: list[tuple[list[int], list[int]]]) -> dict:
+Answers = list[tuple[list[int], list[int]]]
+
+
+def check(jetspool: str, folder: Path, method: str, extra: list[str], sequences: Answers) -> dict:
     output = folder / "-".join([method, *extra]).replace("--", "")
     command = [jetspool, "quantize-llm", "--model_dir", DEMO / "checkpoint", "--output_dir", output]
-    command += ["--quantization", method, "--calib", folder / "calibration.jsonl", "--eval", folder / "held.jsonl", *extra]
+    command += ["--quantization", method, "--calib", folder / "calibration.jsonl"]
+    command += ["--eval", folder / "held.jsonl", *extra]
     subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL)
     report = json.loads((output / "quantization_report.json").read_text())
     about = json.loads((output / "hf_quant_config.json").read_text())["quantization"]
@@ -125,7 +130,8 @@ def check(jetspool: str, folder: Path, method: str, extra: list[str], sequences:
             errors.append(((values - module.weight).abs().mean() / module.weight.abs().mean()).item())
             module.weight.data = values
             if "fp8" in extra:
-                assert ("k_scale" in parts) == name.endswith("k_proj") and ("v_scale" in parts) == name.endswith("v_proj")
+                assert ("k_scale" in parts) == name.endswith("k_proj"), name
+                assert ("v_scale" in parts) == name.endswith("v_proj"), name
         elif "weight" in parts:
             expect(parts["weight"], torch.float16, tuple(module.weight.shape))
         if "bias" in parts:
@@ -139,6 +145,37 @@ def check(jetspool: str, folder: Path, method: str, extra: list[str], sequences:
     for found, wanted in ((before, report["perplexity_before"]), (after, report["perplexity_after"])):
         assert abs(found / wanted - 1) < 0.005, f"{method}: transformers says {found}, jetspool {wanted}"
     return report
+
+
+def plain_lines(target: Path) -> None:
+    """The texts of scripts/demo_data as lines in any order, four in a piece: harder to foretell than the answers."""
+    lines = []
+    for name in ("phrases", "medical", "general", "smalltalk"):
+        rows = (REPO / "scripts" / "demo_data" / f"{name}.tsv").read_text(encoding="utf-8").splitlines()
+        rows = [row.split("\t") for row in rows if row and not row.startswith("@")]
+        lines += [text for row in rows for text in (row if name == "phrases" else row[1:])]
+    random.Random(1).shuffle(lines)
+    pieces = ["\n".join(lines[at : at + 4]) for at in range(0, len(lines), 4)]
+    target.write_text("\n".join(json.dumps({"text": piece}) for piece in pieces), encoding="utf-8")
+
+
+def on_plain_lines(jetspool: str, folder: Path, extra: list[str]) -> dict:
+    text, output = folder / "lines.jsonl", folder / "-".join(["lines", *extra])
+    plain_lines(text)
+    command = [jetspool, "quantize-llm", "--model_dir", DEMO / "checkpoint", "--output_dir", output]
+    command += ["--quantization", "int4_awq", "--calib", text, *extra]
+    subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL)
+    return json.loads((output / "quantization_report.json").read_text())
+
+
+def show(title: str, report: dict) -> None:
+    ratio = report["perplexity_ratio"]
+    if "--table" in sys.argv:
+        size, before, after = (report[key] for key in ("bytes_after", "perplexity_before", "perplexity_after"))
+        error = report["weight_error"]
+        print(f"| {title} | {size / 1e6:.2f} MB | {before:.4f} | {after:.4f} | {ratio:.4f} | {error:.4f} |", flush=True)
+    else:
+        print(f"{title}: perplexity {ratio:.4f}x", flush=True)
 
 
 def main() -> None:
@@ -157,20 +194,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "held.jsonl").write_text("\n".join(held), encoding="utf-8")
-        (folder / "calibration.jsonl").write_text("\n".join(line for line in lines if line not in held), encoding="utf-8")
+        others = "\n".join(line for line in lines if line not in held)
+        (folder / "calibration.jsonl").write_text(others, encoding="utf-8")
         for method, extra in cases:
             title = " ".join([method, *extra])
             reports[title] = report = check(jetspool, folder, method, extra, sequences)
-            ratio = report["perplexity_ratio"]
-            if "--table" in sys.argv:
-                size, before, after = (report[key] for key in ("bytes_after", "perplexity_before", "perplexity_after"))
-                error = report["weight_error"]
-                print(f"| {title} | {size / 1e6:.2f} MB | {before:.4f} | {after:.4f} | {ratio:.4f} | {error:.4f} |")
-            else:
-                print(f"{title}: equal to transformers; perplexity {ratio:.4f}x")
-    awq, plain = reports["int4_awq"], reports["int4_awq --round_to_nearest"]
-    assert awq["perplexity_after"] < plain["perplexity_after"], "AWQ must beat rounding to the nearest"
-    assert awq["perplexity_ratio"] <= 1.02, awq["perplexity_ratio"]
+            show(title, report)
+        for extra in ([], ["--round_to_nearest"]):
+            title = " ".join(["int4_awq", *extra, "on plain lines"])
+            reports[title] = on_plain_lines(jetspool, folder, extra)
+            show(title, reports[title])
+    for place in ("", " on plain lines"):
+        awq, plain = reports["int4_awq" + place], reports["int4_awq --round_to_nearest" + place]
+        assert awq["perplexity_after"] < plain["perplexity_after"], "AWQ must beat rounding to the nearest"
+        assert awq["perplexity_ratio"] <= 1.02, awq["perplexity_ratio"]
 
 
 if __name__ == "__main__":

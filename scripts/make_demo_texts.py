@@ -24,7 +24,8 @@ def rows(name: str) -> list[list[str]]:
 
 
 def chat(system: str, question: str, answer: str) -> dict[str, str]:
-    turns = "".join(f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in (("system", system), ("user", question)))
+    asked = (("system", system), ("user", question))
+    turns = "".join(f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in asked)
     return {"prompt": f"{turns}<|im_start|>assistant\n", "completion": f"{answer}<|im_end|>"}
 
 
