@@ -15,14 +15,41 @@ type Adapter = Arc<Lora<Cpu>>;
 
 const N_REQUESTS: usize = 12;
 
+/// A reference model and the adapters that its requests use.
+#[derive(Clone, Copy)]
+struct Model {
+    name: &'static str,
+    adapters: &'static [&'static str],
+    /// Prompts hold ids below it.
+    n_ids: usize,
+}
+
+const QWEN2: Model =
+    Model { name: "qwen2", adapters: &["all_r8", "rslora", "attention_r4", "mlp_r3"], n_ids: 500 };
+/// Layers with a window and without.
+const GEMMA3: Model = Model { name: "gemma3", adapters: &["all_r6", "attention_r4"], n_ids: 500 };
+/// Rows are sorted by expert, and an expert's rows by adapter.
+const QWEN3_MOE: Model =
+    Model { name: "qwen3_moe", adapters: &["experts_r4", "attention_r4", "down_r3"], n_ids: 180 };
+
+impl Model {
+    fn build(self, precision: Precision, n_threads: usize) -> (Built, Vec<Adapter>) {
+        let folder = reference("models").join(self.name);
+        let built = Built::new(&folder, precision, n_threads);
+        let loras =
+            self.adapters.iter().map(|name| built.lora(&folder.join("adapters").join(name))).collect();
+        (built, loras)
+    }
+}
+
 /// A request: prompt, adapter, sampling; different for every index.
-fn submission(index: usize, loras: &[Adapter]) -> Submission<Cpu> {
+fn submission(index: usize, loras: &[Adapter], n_ids: usize) -> Submission<Cpu> {
     let lora = match index % (loras.len() + 1) {
         0 => None,
         i => Some((Arc::clone(&loras[i - 1]), if index % 3 == 1 { 0.5 } else { 1.0 })),
     };
     Submission {
-        prompt: (0..5 + index * 9).map(|i| ((i * 31 + index * 17) % 500) as u32).collect(),
+        prompt: (0..5 + index * 9).map(|i| ((i * 31 + index * 17) % n_ids) as u32).collect(),
         lora,
         sampling: Sampling {
             temperature: if index.is_multiple_of(3) { 0.0 } else { 0.9 },
@@ -51,11 +78,17 @@ fn run(
     max_step_rows: usize,
     precision: Precision,
 ) -> HashMap<usize, Trace> {
-    let built = Built::new(&reference("models/qwen2"), precision, 2);
-    let loras: Vec<Adapter> = ["all_r8", "rslora", "attention_r4", "mlp_r3"]
-        .iter()
-        .map(|name| built.lora(&reference(&format!("models/qwen2/adapters/{name}"))))
-        .collect();
+    run_model(QWEN2, requests, max_batch_size, max_step_rows, precision)
+}
+
+fn run_model(
+    model: Model,
+    requests: &[usize],
+    max_batch_size: usize,
+    max_step_rows: usize,
+    precision: Precision,
+) -> HashMap<usize, Trace> {
+    let (built, loras) = model.build(precision, 2);
     let options = RunnerOptions {
         max_batch_size,
         max_input_len: 512,
@@ -67,7 +100,7 @@ fn run(
     let mut ids: HashMap<SequenceId, usize> = HashMap::new();
     let mut traces: HashMap<usize, Trace> = HashMap::new();
     for &index in requests {
-        ids.insert(runner.add(submission(index, &loras)).unwrap(), index);
+        ids.insert(runner.add(submission(index, &loras, model.n_ids)).unwrap(), index);
     }
     while !runner.is_idle() {
         for output in runner.step() {
@@ -76,6 +109,24 @@ fn run(
     }
     assert_eq!(runner.n_used_blocks(), 0);
     traces
+}
+
+#[test]
+fn windows_and_experts_give_the_same_bits_in_other_company() {
+    let all: Vec<usize> = (0..N_REQUESTS).collect();
+    for (model, precision) in
+        [(GEMMA3, Precision::F16), (QWEN3_MOE, Precision::F32), (QWEN3_MOE, Precision::Int4)]
+    {
+        let name = model.name;
+        let together = run_model(model, &all, 8, 64, precision);
+        assert!(together.values().all(|trace| trace.len() > 1));
+        let reversed: Vec<usize> = all.iter().rev().copied().collect();
+        assert!(run_model(model, &reversed, 5, 9, precision) == together, "{name}: other order and chunks");
+        for index in [1, 2, 11] {
+            let alone = run_model(model, &[index], 1, 1, precision);
+            assert!(alone[&index] == together[&index], "{name} {precision:?}: {index} alone");
+        }
+    }
 }
 
 #[test]
@@ -98,12 +149,8 @@ fn alone_together_and_in_other_chunks_give_the_same_bits() {
 
 #[test]
 fn a_cancelled_sequence_disturbs_nobody_and_gives_its_blocks_back() {
-    let built = Built::new(&reference("models/qwen2"), Precision::Int8, 1);
+    let (built, loras) = QWEN2.build(Precision::Int8, 1);
     let wanted = run(&[1], 1, 64, Precision::Int8)[&1].clone();
-    let loras: Vec<Adapter> = ["all_r8", "rslora", "attention_r4", "mlp_r3"]
-        .iter()
-        .map(|name| built.lora(&reference(&format!("models/qwen2/adapters/{name}"))))
-        .collect();
     let options = RunnerOptions {
         max_batch_size: 3,
         max_input_len: 512,
@@ -112,8 +159,9 @@ fn a_cancelled_sequence_disturbs_nobody_and_gives_its_blocks_back() {
         max_kv_bytes: usize::MAX,
     };
     let mut runner = Runner::new(built.decoder, options).unwrap();
-    let kept = runner.add(submission(1, &loras)).unwrap();
-    let others: Vec<SequenceId> = [2, 3, 4].map(|i| runner.add(submission(i, &loras)).unwrap()).to_vec();
+    let kept = runner.add(submission(1, &loras, QWEN2.n_ids)).unwrap();
+    let others: Vec<SequenceId> =
+        [2, 3, 4].map(|i| runner.add(submission(i, &loras, QWEN2.n_ids)).unwrap()).to_vec();
     let mut found = Vec::new();
     for step in 0.. {
         for output in runner.step() {
@@ -136,11 +184,7 @@ fn a_cancelled_sequence_disturbs_nobody_and_gives_its_blocks_back() {
 fn sequences_that_wait_for_memory_get_the_same_bits_and_never_more_than_the_budget() {
     let all: Vec<usize> = (0..N_REQUESTS).collect();
     let wanted = run(&all, 8, 64, Precision::Int8);
-    let built = Built::new(&reference("models/qwen2"), Precision::Int8, 2);
-    let loras: Vec<Adapter> = ["all_r8", "rslora", "attention_r4", "mlp_r3"]
-        .iter()
-        .map(|name| built.lora(&reference(&format!("models/qwen2/adapters/{name}"))))
-        .collect();
+    let (built, loras) = QWEN2.build(Precision::Int8, 2);
     let block_bytes = built.decoder.block_bytes();
     // The longest request, of 104 + 31 - 1 positions, takes 9 blocks; all twelve would take about 60.
     let options = RunnerOptions {
@@ -152,11 +196,13 @@ fn sequences_that_wait_for_memory_get_the_same_bits_and_never_more_than_the_budg
     };
     let mut runner = Runner::new(built.decoder, options).unwrap();
     assert_eq!(runner.kv_memory().capacity, 14 * block_bytes as u64);
-    let too_long = Submission { max_new_tokens: 300, ..submission(0, &loras) };
+    let too_long = Submission { max_new_tokens: 300, ..submission(0, &loras, QWEN2.n_ids) };
     let (needed, available) = (19 * block_bytes, 14 * block_bytes);
     assert_eq!(runner.add(too_long), Err(InferError::Memory { n_tokens: 304, needed, available }));
-    let ids: HashMap<SequenceId, usize> =
-        all.iter().map(|&index| (runner.add(submission(index, &loras)).unwrap(), index)).collect();
+    let ids: HashMap<SequenceId, usize> = all
+        .iter()
+        .map(|&index| (runner.add(submission(index, &loras, QWEN2.n_ids)).unwrap(), index))
+        .collect();
     let mut traces: HashMap<usize, Trace> = HashMap::new();
     while !runner.is_idle() {
         for output in runner.step() {

@@ -227,6 +227,23 @@ fn a_row_of_matmul_does_not_depend_on_the_other_rows() {
 }
 
 #[test]
+fn a_slice_of_a_matrix_is_a_matrix_of_these_rows() {
+    let best = Kernels::detect();
+    let mut numbers = Random(7);
+    let (n_outputs, width) = (13, 100);
+    let x = padded_rows(&mut numbers, 6, width);
+    for stored in Stored::all(&mut numbers, n_outputs, width) {
+        let whole = matmul(&best, &x, 6, stored.matrix());
+        for rows in [0..13, 3..8, 12..13] {
+            let part = matmul(&best, &x, 6, stored.matrix().slice(rows.clone()));
+            for (part, whole) in part.chunks_exact(rows.len()).zip(whole.chunks_exact(n_outputs)) {
+                assert_eq!(part, &whole[rows.clone()], "{} {rows:?}", stored.name);
+            }
+        }
+    }
+}
+
+#[test]
 fn unpacked_rows_are_the_weights() {
     let mut numbers = Random(3);
     for stored in Stored::all(&mut numbers, 5, 70) {
@@ -425,6 +442,20 @@ fn row_operations_equal_scalar_and_their_formulas() {
                 "n {n} at {i}: {} {wanted}",
                 y[i]
             );
+        }
+        let gated = |kernels: &Kernels| {
+            let mut gate = gate.clone();
+            unsafe { (kernels.gelu_mul)(&mut gate, &up) };
+            gate
+        };
+        let y = gated(&best);
+        assert_eq!(y, gated(&scalar), "n {n}");
+        for i in 0..padded {
+            let x = f64::from(gate[i]);
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+            let wanted = 0.5 * x * (1.0 + inner.tanh()) * f64::from(up[i]);
+            let error = (f64::from(y[i]) - wanted).abs();
+            assert!(error <= 1e-6 * wanted.abs().max(1e-1), "gelu n {n} at {i}: {} {wanted}", y[i]);
         }
         let narrowed = |kernels: &Kernels| {
             let mut to = vec![f16::ZERO; n];

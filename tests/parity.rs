@@ -82,7 +82,7 @@ fn greedy_tokens_equal_transformers_and_peft() {
 
 #[test]
 fn chunks_and_threads_do_not_change_a_bit() {
-    for model in ["qwen2_odd", "mistral_window", "qwen3", "phi3_long"] {
+    for model in ["qwen2_odd", "mistral_window", "qwen3", "phi3_long", "gemma3", "qwen3_moe"] {
         let checkpoint = reference(&format!("models/{model}"));
         let tokens = ids(&tensors(&reference(&format!("logits/{model}.safetensors"))), "long.tokens");
         for precision in Precision::ALL {

@@ -8,7 +8,7 @@ use jetspool::text::{
 };
 use serde_json::Value;
 
-const TOKENIZERS: [&str; 4] = ["qwen2", "llama3", "mistral", "mistral_metaspace"];
+const TOKENIZERS: [&str; 5] = ["qwen2", "llama3", "mistral", "mistral_metaspace", "gemma"];
 
 fn bytes(path: &str) -> Vec<u8> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/references").join(path);
@@ -361,7 +361,7 @@ fn the_system_prompt_is_the_block_before_the_user() {
 fn checkpoints_name_their_template() {
     for name in TOKENIZERS {
         let config = bytes(&format!("tokenizers/{name}/tokenizer_config.json"));
-        let jinja = matches!(name, "qwen2" | "llama3")
+        let jinja = matches!(name, "qwen2" | "llama3" | "gemma")
             .then(|| String::from_utf8(bytes(&format!("tokenizers/{name}/chat_template.jinja"))).unwrap());
         let source = template_source(Some(&config), jinja.as_deref()).unwrap();
         let tokenizer = tokenizer(name);

@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use half::f16;
-use jetspool::format::engine::{Item, ROW_ALIGN, int4_group, items, row_stride, scale_name};
+use jetspool::format::architecture::{Architecture, Family};
+use jetspool::format::engine::{
+    Item, ROW_ALIGN, checkpoint_names, int4_group, items, row_stride, scale_name,
+};
 use jetspool::format::{Adapter, Kind, Limits, Precision, Target, TensorFile};
 use jetspool::store::{Checkpoint, Engine, map_file};
 use jetspool::text::Tokenizer;
 use jetspool::tools::build::Progress;
-use jetspool::tools::{BuildOptions, ProcessOptions, build, inspect, process_lora};
+use jetspool::tools::{BuildOptions, ExportOptions, ProcessOptions, build, export, inspect, process_lora};
 use safetensors::Dtype;
 use serde_json::Value;
 
@@ -161,7 +164,7 @@ fn check_alignment(tensors: &TensorFile, engine_dir: &Path) {
 }
 
 fn check_item(item: &Item, checkpoint: &Checkpoint, engine: &TensorFile, case: &str) {
-    let source = floats(&checkpoint.find(item.name()).unwrap().unwrap());
+    let source = checkpoint_values(item, checkpoint);
     let stored = engine.require(item.name()).unwrap();
     let (columns, kind) = match *item {
         Item::Vector { .. } => {
@@ -191,6 +194,22 @@ fn check_item(item: &Item, checkpoint: &Checkpoint, engine: &TensorFile, case: &
         other => panic!("{case}: {other}"),
     };
     assert!(error / power <= bound, "{case} {}: {} worst {worst}", item.name(), error / power);
+}
+
+/// The matrices of experts one below the other; 1 more than Gemma's norms hold.
+fn checkpoint_values(item: &Item, checkpoint: &Checkpoint) -> Vec<f32> {
+    let architecture: &Architecture = &checkpoint.config.architecture;
+    let names = checkpoint_names(architecture, item);
+    assert_eq!(
+        names.len(),
+        if item.name().contains(".experts.") { architecture.experts.as_ref().unwrap().n_experts } else { 1 }
+    );
+    let mut values: Vec<f32> =
+        names.iter().flat_map(|name| floats(&checkpoint.find(name).unwrap().unwrap())).collect();
+    if architecture.family == Family::Gemma3 && item.name().contains("norm") {
+        values.iter_mut().for_each(|value| *value += 1.0);
+    }
+    values
 }
 
 fn floats(tensor: &jetspool::format::Tensor) -> Vec<f32> {
@@ -305,6 +324,23 @@ fn damaged_checkpoints_are_refused_by_name() {
             model: "qwen2_odd",
             change: |dir| edit_tensors(dir, |tensors| tensors.retain(|tensor| !tensor.0.contains("1.mlp"))),
             names: &["3 tensors are missing", "model.layers.1.mlp.up_proj.weight"],
+        },
+        Case {
+            model: "qwen3_moe",
+            change: |dir| {
+                edit_tensors(dir, |tensors| tensors.retain(|tensor| !tensor.0.contains("1.mlp.experts.4.")))
+            },
+            names: &["3 tensors are missing", "model.layers.1.mlp.experts.4.up_proj.weight"],
+        },
+        Case {
+            model: "qwen3_moe",
+            change: |dir| edit_config(dir, "moe_intermediate_size", 32.into()),
+            names: &["mlp.experts.0.gate_proj", "[40, 48]", "[32, 48]"],
+        },
+        Case {
+            model: "gemma3",
+            change: |dir| edit_config(dir, "final_logit_softcapping", 30.into()),
+            names: &["final_logit_softcapping", "30"],
         },
         Case {
             model: "qwen2",
@@ -495,4 +531,63 @@ fn inspect_fits_a_screen() {
         assert!(!text.contains("pad."), "{text}");
     }
     assert!(inspect(&scratch.path().join("nothing")).is_err());
+}
+
+#[test]
+fn a_text_backbone_leaves_images_out_and_says_so() {
+    let scratch = tempfile::tempdir().unwrap();
+    let engine_dir = scratch.path().join("engine");
+    let report = build(&options("gemma3_vision", &engine_dir, Precision::Int4)).unwrap();
+    let warnings = report.warnings.join("\n");
+    assert!(warnings.contains("tensors for images") && !warnings.contains("not used"), "{warnings}");
+    let text = inspect(&engine_dir).unwrap();
+    for words in ["gemma3, 2 layers", "window of 8 in 1 layers", "10000 under the window", "GELU"] {
+        assert!(text.contains(words), "{words} is not in:\n{text}");
+    }
+    let text = inspect(&model_dir("qwen3_moe")).unwrap();
+    assert!(text.contains("6 of 40 a layer, 2 a token; 1 layers without"), "{text}");
+    process("qwen3_moe", "experts_r4", &scratch.path().join("adapter")).unwrap();
+    let text = inspect(&scratch.path().join("adapter")).unwrap();
+    assert!(text.contains("experts' up_proj") && text.contains("router"), "{text}");
+}
+
+#[test]
+fn adapters_of_experts_need_the_layers_and_experts() {
+    let scratch = tempfile::tempdir().unwrap();
+    let bytes = process("qwen3_moe", "experts_r4", scratch.path()).unwrap();
+    let file = TensorFile::parse(Arc::new(bytes)).unwrap();
+    let architecture = Checkpoint::open(&model_dir("qwen3_moe")).unwrap().config.architecture;
+    let refusal = |change: fn(&mut Architecture)| {
+        let mut changed = architecture.clone();
+        change(&mut changed);
+        Adapter::bind(file.clone(), &changed, 64).err().unwrap().to_string()
+    };
+    let message = refusal(|a| a.experts.as_mut().unwrap().n_experts = 5);
+    assert!(
+        message.starts_with("12 tensors") && message.contains("layers.1.mlp.experts.5.up_proj"),
+        "{message}"
+    );
+    let message = refusal(|a| a.experts.as_mut().unwrap().dense_layers.clear());
+    assert!(message.starts_with("6 tensors") && message.contains("layers.0.mlp.up_proj"), "{message}");
+    let message = refusal(|a| a.experts = None);
+    assert!(
+        message.starts_with("76 tensors") && message.contains("layers.1.mlp.experts.0.up_proj"),
+        "{message}"
+    );
+}
+
+#[test]
+fn layers_of_several_kinds_are_not_exported() {
+    for (model, words) in [("gemma3", "family gemma3"), ("qwen3_moe", "family qwen3moe")] {
+        let scratch = tempfile::tempdir().unwrap();
+        let output_dir = scratch.path().join("onnx");
+        let options = ExportOptions {
+            model_dir: model_dir(model),
+            output_dir: output_dir.clone(),
+            precision: Precision::F16,
+        };
+        let message = export(&options).unwrap_err().to_string();
+        assert!(message.contains(words) && message.contains("--modelDir"), "{message}");
+        assert!(!output_dir.exists());
+    }
 }

@@ -152,6 +152,14 @@ ADAPTERS: dict[str, list[Adapter]] = {
     "phi4mm": [FUSED_RSLORA],
     "qwen2_5_vl": [backbone("text_r4", lora(4, 8))],
     "qwen3_vl": [backbone("text_rslora", lora(3, 6, use_rslora=True))],
+    "gemma3": [all_linear(6, 9, torch.bfloat16), attention()],
+    "gemma3_vision": [backbone("text_r4", lora(4, 8))],
+    "qwen3_moe": [
+        Adapter("experts_r4", "every linear layer but the head: attention, router, experts", lora(4, 8), torch.float16),
+        attention(),
+        Adapter("down_r3", "rsLoRA on the down projections of the MLP and of the experts", lora(3, 6, ["down_proj"], use_rslora=True)),
+    ],
+    "qwen3_moe_step": [Adapter("experts_r2", "gate, up, down of all layers", lora(2, 4, MLP), torch.float16)],
 }
 
 

@@ -16,6 +16,8 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    Gemma3Config,
+    Gemma3TextConfig,
     LlamaConfig,
     MistralConfig,
     PretrainedConfig,
@@ -24,6 +26,7 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
     Qwen3VLConfig,
 )
 
@@ -34,7 +37,7 @@ from .phi4mm import is_phi4mm, load_phi4mm, save_as_phi4mm
 GAINS = {
     "q_proj": 1.5, "k_proj": 1.5, "v_proj": 1.2, "o_proj": 1.2,
     "gate_proj": 1.2, "up_proj": 1.2, "down_proj": 2.5, "lm_head": 3.0,
-    "qkv_proj": 1.4, "gate_up_proj": 1.2,
+    "qkv_proj": 1.4, "gate_up_proj": 1.2, "gate": 2.0,
 }  # fmt: skip
 
 
@@ -91,6 +94,24 @@ def longrope(n_pairs: int) -> dict[str, Any]:
 def phi3(kv: int, vocab: int, **more: Any) -> Phi3Config:
     """3 heads of 16."""
     return Phi3Config(**sizes(48, 64, 2, 3, kv, vocab) | {"pad_token_id": 0} | more)
+
+
+def gemma3(*layers: str, **more: Any) -> dict[str, Any]:
+    """2 heads of 24 with hidden/heads 32; scores are divided by the root of 20."""
+    return {
+        "head_dim": 24, "query_pre_attn_scalar": 20, "rope_theta": 1e6, "rope_local_base_freq": 1e4,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0}, "sliding_window": 8, "tie_word_embeddings": True,
+        "layer_types": [f"{kind}_attention" for kind in layers], "pad_token_id": 0, "bos_token_id": 2,
+    } | more  # fmt: skip
+
+
+def in_the_older_spelling(config: dict[str, Any]) -> None:
+    """Gemma's first checkpoints leave most of the text to the class, and say every how many layers sees all."""
+    text = config["text_config"]
+    assert text.pop("layer_types") == ["sliding_attention", "full_attention"]
+    text |= {"sliding_window_pattern": 2}
+    for key in ("_sliding_window_pattern", "rms_norm_eps", "rope_theta", "rope_local_base_freq", "tie_word_embeddings"):
+        text.pop(key, None)
 
 
 LLAMA3_ROPE = {
@@ -209,6 +230,41 @@ CHECKPOINTS = [
         ),
         torch.bfloat16,
     ),
+    Checkpoint(
+        "gemma3", "windows of 8 and another theta in three of four layers, linear RoPE scaling, f16; takes tokenizers/gemma",
+        Gemma3TextConfig(
+            **sizes(64, 64, 4, 2, 1, 608) | gemma3("sliding", "sliding", "full", "sliding", eos_token_id=[1, 6]),
+        ),
+        torch.float16, short_len=12,
+    ),
+    Checkpoint(
+        "gemma3_vision", "text backbone of Gemma 3 with images, config in the older spelling, bf16",
+        Gemma3Config(
+            text_config=sizes(48, 64, 2, 2, 2, 170) | gemma3("sliding", "full", eos_token_id=1),
+            vision_config={
+                "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+                "image_size": 8, "patch_size": 4,
+            },
+            mm_tokens_per_image=4, image_token_index=150, boi_token_index=151, eoi_token_index=152,
+        ),
+        torch.bfloat16, short_len=12, edit_config=in_the_older_spelling,
+    ),
+    Checkpoint(
+        "qwen3_moe", "2 of 6 experts with weights that add to 1, the first layer has a plain MLP, untied, f16",
+        Qwen3MoeConfig(
+            **sizes(48, 72, 3, 4, 2, 181), head_dim=16, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=40,
+            norm_topk_prob=True, mlp_only_layers=[0], tie_word_embeddings=False, rope_theta=1e6,
+        ),
+        torch.float16,
+    ),
+    Checkpoint(
+        "qwen3_moe_step", "3 of 8 experts with weights as the softmax gives them, in every second layer, tied, f32",
+        Qwen3MoeConfig(
+            **sizes(36, 48, 2, 3, 1, 150), num_experts=8, num_experts_per_tok=3, moe_intermediate_size=24,
+            norm_topk_prob=False, decoder_sparse_step=2, tie_word_embeddings=True,
+        ),
+        torch.float32,
+    ),
 ]  # fmt: skip
 
 
@@ -230,7 +286,12 @@ def fill(model: PreTrainedModel, name: str) -> None:
     with torch.no_grad():
         for key, parameter in sorted(model.named_parameters()):
             tied = model.config.get_text_config().tie_word_embeddings
-            parameter.copy_(weight(key, parameter.shape, tied, generator))
+            value = weight(key, parameter.shape, tied, generator)
+            if "norm" in key and type(model).__name__.startswith("Gemma3") and "vision" not in key:
+                # It multiplies by 1 more than its norms hold. Those of outputs are large, for the embedding is too:
+                # the next token would always be the last one.
+                value += 2.0 if ".post_" in key else -1.0
+            parameter.copy_(value)
 
 
 def make_checkpoint(spec: Checkpoint, folder: Path) -> None:

@@ -22,6 +22,7 @@ LONG_LEN = 48
 GREEDY_LEN = 24
 N_CANDIDATES = 32
 MIN_GAP = 1e-3
+N_ROUTES = 512
 
 
 def load_with_adapter(model_dir: Path, adapter_dir: Path, processed: dict[str, np.ndarray]) -> PeftModel:
@@ -52,6 +53,16 @@ def forward(model: PreTrainedModel | PeftModel, tokens: torch.Tensor) -> torch.T
     return model(input_ids=tokens, use_cache=False).logits.float()
 
 
+@torch.no_grad()
+def routing_margin(model: PreTrainedModel | PeftModel, tokens: torch.Tensor) -> torch.Tensor:
+    """[n_sequences]: the smallest distance between the router logits of the last chosen expert and the next one."""
+    n_used = model.config.num_experts_per_tok
+    routers = model(input_ids=tokens, use_cache=False, output_router_logits=True).router_logits
+    best = torch.stack(routers).topk(n_used + 1, dim=-1).values
+    margins = (best[..., n_used - 1] - best[..., n_used]).reshape(len(routers), *tokens.shape)
+    return margins.amin(dim=(0, 2))
+
+
 def greedy(model: PreTrainedModel | PeftModel, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and top1-top2 gaps [n_prompts, GREEDY_LEN]; the end token does not stop."""
     tokens, gaps = prompts, []
@@ -74,17 +85,36 @@ class Runs:
         vocab = self.spec.config.get_text_config().vocab_size
         return torch.randint(0, vocab, (count, length), generator=seeded("prompt", self.spec.name, kind))
 
+    def has_experts(self) -> bool:
+        return hasattr(self.spec.config, "num_experts")
+
+    def clear_routes(self, prompts: torch.Tensor) -> torch.Tensor:
+        """The half of the prompts whose choices of experts are farthest from ties, over all runs: rounding must not
+        send a token through another expert."""
+        margins = torch.stack([routing_margin(model, prompts) for model in self.models.values()]).amin(dim=0)
+        return prompts[margins.argsort(descending=True)[: len(prompts) // 2]]
+
+    def long_prompt(self) -> torch.Tensor:
+        """Random ids [1, LONG_LEN]; where there are experts, the candidate with the clearest routes."""
+        if not self.has_experts():
+            return self.prompt("long", 1, LONG_LEN)
+        candidates = self.prompt("long", N_ROUTES, LONG_LEN)
+        while len(candidates) > 1:
+            candidates = self.clear_routes(candidates)
+        return candidates
+
     def short_prompt(self) -> torch.Tensor:
         """The candidate [1, n] whose greedy choices are farthest from ties over all runs."""
         prompts = self.prompt("short", N_CANDIDATES, self.spec.short_len)
+        if self.has_experts():
+            prompts = self.clear_routes(prompts)
         smallest = torch.stack([greedy(model, prompts)[1].amin(dim=1) for model in self.models.values()]).amin(dim=0)
         best = int(smallest.argmax())
         return prompts[best : best + 1]
 
 
-def logits_of(runs: Runs, short: torch.Tensor, suffix: str = "") -> dict[str, np.ndarray]:
+def logits_of(runs: Runs, short: torch.Tensor, long: torch.Tensor, suffix: str = "") -> dict[str, np.ndarray]:
     """All positions of the short prompt; every 7th and the last 8 of the long one."""
-    long = runs.prompt("long", 1, LONG_LEN)
     positions = [i for i in range(LONG_LEN) if i % 7 == 0 or i >= LONG_LEN - 8]
     tensors = {
         "short.tokens": short[0].numpy().astype(np.int32),
@@ -128,10 +158,11 @@ def make_logits(spec: Checkpoint, root: Path, processed: dict[str, dict[str, np.
         models[name] = load_with_adapter(folder, folder / "adapters" / name, tensors)
     runs = Runs(spec, models)
     short = runs.short_prompt()
-    tensors = logits_of(runs, short)
+    long = runs.long_prompt()
+    tensors = logits_of(runs, short, long)
     if spec.brief_len:
         tensors["brief.base"] = forward(models["base"], short[:, : spec.brief_len])[0].numpy()
     write_greedy(runs, short, root / "greedy" / f"{spec.name}.json")
     if any([round_matrices_to_f16(model) for model in models.values()]):
-        tensors |= logits_of(runs, short, suffix="@f16")
+        tensors |= logits_of(runs, short, long, suffix="@f16")
     write_tensors(root / "logits" / f"{spec.name}.safetensors", tensors)

@@ -164,6 +164,34 @@ def mistral_metaspace() -> Family:
     return Family("mistral_metaspace", tokenizer, added, "<s>", "</s>", templates, True)
 
 
+GEMMA_ADDED = ["<bos>", "<eos>", "<pad>", "<start_of_turn>", "<end_of_turn>"]
+
+
+def gemma() -> Family:
+    """Spaces become U+2581, none is put in front, and pieces end with the text's spaces; runs of line feeds and of
+    U+2581 are added tokens that are not special."""
+    reserved = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>"]
+    runs = ["\n\n", "\n\n\n", "\u2581\u2581", "\u2581\u2581\u2581"]
+    fallback = [f"<0x{byte:02X}>" for byte in range(256)]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    tokenizer = trained(tokenizer, N_PIECES, [*reserved, *runs, *fallback], common_characters(40))
+
+    def edit(content: dict[str, Any]) -> None:
+        content["model"] |= {"byte_fallback": True, "fuse_unk": True, "unk_token": "<unk>"}
+        content |= {"added_tokens": [], "pre_tokenizer": None}
+
+    tokenizer = rebuild(tokenizer, edit)
+    tokenizer.add_special_tokens([special(text) for text in reserved])
+    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in runs])
+    tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    bos = tokenizer.token_to_id("<bos>")
+    tokenizer.post_processor = processors.TemplateProcessing("<bos> $A", "<bos> $A <bos>:1 $B:1", [("<bos>", bos)])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    return Family("gemma", tokenizer, [*GEMMA_ADDED, *runs], "<bos>", "<eos>", template("gemma"), False)
+
+
 def text_case(tokenizer: PreTrainedTokenizerFast, text: str) -> dict[str, Any]:
     ids = tokenizer.encode(text, add_special_tokens=False)
     return {
@@ -219,7 +247,7 @@ def make_tokenizer(family: Family, root: Path) -> None:
     extra = [t for t in extra if t not in (family.bos, family.eos, "<unk>")]
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=family.tokenizer, bos_token=family.bos, eos_token=family.eos,
-        unk_token="<unk>" if family.bos == "<s>" else None, additional_special_tokens=extra,
+        unk_token="<unk>" if family.bos in ("<s>", "<bos>") else None, additional_special_tokens=extra,
         clean_up_tokenization_spaces=False, model_max_length=512, chat_template=family.chat_template,
     )  # fmt: skip
     tokenizer.save_pretrained(folder, save_jinja_files=not family.template_in_config)
@@ -228,5 +256,5 @@ def make_tokenizer(family: Family, root: Path) -> None:
 
 
 def make_tokenizers(root: Path) -> None:
-    for family in (qwen2(), llama3(), mistral(), mistral_metaspace()):
+    for family in (qwen2(), llama3(), mistral(), mistral_metaspace(), gemma()):
         make_tokenizer(family, root)

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use crate::format::architecture::Activation;
 use crate::format::{FormatError, StoredMatrix, Tensor};
 
 /// A device with its own memory for weights, activations and the key-value cache.
@@ -91,20 +92,23 @@ pub trait Backend {
     );
 
     /// Row i attends to the positions `rows[i].start ..= rows[i].position` of its blocks.
-    fn attend(
-        &self,
-        q: &Self::Rows,
-        cache: &Self::Cache,
-        layer: usize,
-        rows: &[AttendRow<'_>],
-        y: &mut Self::Rows,
-    );
+    fn attend(&self, q: &Self::Rows, cache: &Self::Cache, task: Attend<'_>, y: &mut Self::Rows);
 
     /// `y += x`
     fn add(&self, x: &Self::Rows, y: &mut Self::Rows);
 
-    /// `gate = silu(gate) * up`
-    fn silu_mul(&self, gate: &mut Self::Rows, up: &Self::Rows);
+    /// `x *= factor`
+    fn scale(&self, x: &mut Self::Rows, factor: f32);
+
+    /// `gate = activation(gate) * up`
+    fn activate(&self, activation: Activation, gate: &mut Self::Rows, up: &Self::Rows);
+
+    /// As `matmul`, with another matrix for each group's rows. `w` is a stack of them: a group's matrix are the
+    /// rows from `expert * width of y` on. The groups' rows follow each other and cover x.
+    fn matmul_experts(&self, x: &Self::Rows, w: &Self::Weights, groups: &[ExpertRows], y: &mut Self::Rows);
+
+    /// `y[i] = sum of weight * x[row]` over its `parts.len() / n_rows of y` parts, one after the other.
+    fn combine(&self, x: &Self::Rows, parts: &[Part], y: &mut Self::Rows);
 
     /// `y[i] = x[row_idx[i]]`
     fn gather(&self, x: &Self::Rows, row_idx: &[usize], y: &mut Self::Rows);
@@ -116,6 +120,29 @@ pub struct LoraRows<'a, L> {
     pub pair: &'a L,
     /// Multiplies the update; 1 unless the request asks otherwise.
     pub scale: f32,
+}
+
+/// Rows that share an expert.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpertRows {
+    pub expert: usize,
+    pub rows: Range<usize>,
+}
+
+/// A row with the weight it has in a sum.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Part {
+    pub row: usize,
+    pub weight: f32,
+}
+
+/// One layer's attention.
+#[derive(Clone, Copy)]
+pub struct Attend<'a> {
+    pub layer: usize,
+    /// Multiplies the scores.
+    pub scale: f32,
+    pub rows: &'a [AttendRow<'a>],
 }
 
 /// Where a row stands in its sequence.

@@ -4,6 +4,7 @@ use super::awq::Member;
 use super::method::Method;
 use super::options::QuantizeOptions;
 use super::streamed::Sources;
+use crate::format::architecture::Family;
 use crate::format::engine::{EMBEDDING, FORMAT_VERSION, HEAD, Item};
 use crate::format::{EngineConfig, Limits, Precision, Target};
 use crate::store::Checkpoint;
@@ -31,6 +32,12 @@ impl Model {
     /// # Errors
     /// [`ToolError`] for tensors that are missing or of another shape.
     pub fn new(checkpoint: &Checkpoint) -> Result<Self, ToolError> {
+        let family = checkpoint.config.architecture.family;
+        if matches!(family, Family::Gemma3 | Family::Qwen3Moe) {
+            let what = format!("is of family {}, which is not quantized", family.name());
+            let advice = "build --precision int8 or int4 quantizes it on the way into an engine";
+            return Err(ToolError::Refused { path: checkpoint.directory().to_owned(), what, advice });
+        }
         let config = EngineConfig {
             architecture: checkpoint.config.architecture.clone(),
             limits: Limits::default(),

@@ -8,7 +8,8 @@ use std::sync::{Mutex, MutexGuard};
 use super::observe::Observations;
 use super::tiles::{multiply, tensor_of};
 use crate::backend::cpu::{Cache, Lora, Rows, Vector};
-use crate::backend::{AttendRow, Backend, CacheShape, Cpu, LoraRows};
+use crate::backend::{Attend, AttendRow, Backend, CacheShape, Cpu, ExpertRows, LoraRows, Part};
+use crate::format::architecture::Activation;
 use crate::format::{FormatError, StoredMatrix, Tensor};
 use crate::tools::weights_source::RowSource;
 
@@ -149,16 +150,40 @@ impl Backend for Streamed<'_> {
         self.cpu.store(cache, layer, k, v, rows);
     }
 
-    fn attend(&self, q: &Rows, cache: &Cache, layer: usize, rows: &[AttendRow<'_>], y: &mut Rows) {
-        self.cpu.attend(q, cache, layer, rows, y);
+    fn attend(&self, q: &Rows, cache: &Cache, task: Attend<'_>, y: &mut Rows) {
+        self.cpu.attend(q, cache, task, y);
     }
 
     fn add(&self, x: &Rows, y: &mut Rows) {
         self.cpu.add(x, y);
     }
 
-    fn silu_mul(&self, gate: &mut Rows, up: &Rows) {
-        self.cpu.silu_mul(gate, up);
+    fn scale(&self, x: &mut Rows, factor: f32) {
+        self.cpu.scale(x, factor);
+    }
+
+    fn activate(&self, activation: Activation, gate: &mut Rows, up: &Rows) {
+        self.cpu.activate(activation, gate, up);
+    }
+
+    fn matmul_experts(&self, x: &Rows, w: &Matrix, groups: &[ExpertRows], y: &mut Rows) {
+        let source = self.row_source(w);
+        let mut part = self.cpu.rows(0, x.width());
+        for ExpertRows { expert, rows } in groups {
+            self.cpu.gather(x, &rows.clone().collect::<Vec<_>>(), &mut part);
+            let shape = (y.width(), x.width());
+            let first = expert * shape.0;
+            let read = |row_idx: usize, out: &mut [f32]| source.read_row(first + row_idx, out);
+            multiply(self.cpu, &part, shape, &read, |columns, product| {
+                for (i, row_idx) in rows.clone().enumerate() {
+                    y.row_mut(row_idx)[columns.clone()].copy_from_slice(product.row(i));
+                }
+            });
+        }
+    }
+
+    fn combine(&self, x: &Rows, parts: &[Part], y: &mut Rows) {
+        self.cpu.combine(x, parts, y);
     }
 
     fn gather(&self, x: &Rows, row_idx: &[usize], y: &mut Rows) {

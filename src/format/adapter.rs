@@ -63,6 +63,8 @@ pub struct LoraPair {
 pub struct Adapter {
     /// `[n_layers][N_PROJECTIONS]`
     pairs: Vec<[Option<LoraPair>; N_PROJECTIONS]>,
+    /// Of routers and experts, by layer.
+    mixture_pairs: BTreeMap<(usize, Module), LoraPair>,
     max_rank: usize,
     n_pairs: usize,
 }
@@ -80,28 +82,38 @@ impl Adapter {
         let slots = sort_into_slots(&file, architecture)?;
         let mut pairs = vec![const { [const { None }; N_PROJECTIONS] }; architecture.n_layers];
         let mut owners: BTreeMap<(usize, Projection), String> = BTreeMap::new();
+        let mut mixture_pairs = BTreeMap::new();
         let (mut most, n_pairs) = (0, slots.len());
         for ((layer, module), halves) in slots {
             let name = halves.name();
-            let (a, b, rank) = halves.join(module.shape(architecture), max_rank)?;
+            let shape = module.shape(architecture);
+            let (a, b, rank) = halves.join(shape, max_rank)?;
             most = most.max(rank);
+            let pair = |columns| LoraPair { a: a.clone(), b: b.clone(), columns, rank };
+            if matches!(module, Module::Router | Module::Expert { .. }) {
+                mixture_pairs.insert((layer, module), pair(0..shape.0));
+            }
             for (projection, columns) in module.parts(architecture) {
                 if let Some(first) = owners.insert((layer, projection), name.clone()) {
                     return Err(AdapterError::Twice { first, second: name });
                 }
-                let pair = LoraPair { a: a.clone(), b: b.clone(), columns, rank };
-                pairs[layer][projection as usize] = Some(pair);
+                pairs[layer][projection as usize] = Some(pair(columns));
             }
         }
         if n_pairs == 0 {
             return Err(AdapterError::Empty);
         }
-        Ok(Self { pairs, max_rank: most, n_pairs })
+        Ok(Self { pairs, mixture_pairs, max_rank: most, n_pairs })
     }
 
     /// The matrices for a projection, if the adapter changes it.
     pub fn pair(&self, layer: usize, projection: Projection) -> Option<&LoraPair> {
         self.pairs.get(layer)?[projection as usize].as_ref()
+    }
+
+    /// The matrices for routers and experts, by layer.
+    pub fn mixture_pairs(&self) -> impl Iterator<Item = (usize, Module, &LoraPair)> {
+        self.mixture_pairs.iter().map(|(&(layer, module), pair)| (layer, module, pair))
     }
 
     /// The largest rank of its pairs.
@@ -182,9 +194,7 @@ impl ParsedName {
     /// Whether such a model has the module.
     fn is_of(self, architecture: &Architecture) -> bool {
         let family = architecture.family;
-        self.layer < architecture.n_layers
-            && (!self.module.is_fused() || family.has_fused_projections())
-            && (!self.is_of_backbone || family.is_backbone())
+        self.module.is_in(architecture, self.layer) && (!self.is_of_backbone || family.is_backbone())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The shape of a decoder: what `model` needs to know of a checkpoint, validated.
 //!
-//! Source: the `config.json` of Hugging Face transformers for Qwen2, Qwen3, Llama, Mistral, Phi-3 and the text
-//! backbones of Phi-4-multimodal, Qwen2-VL, Qwen2.5-VL and Qwen3-VL.
+//! Source: the `config.json` of Hugging Face transformers for Qwen2, Qwen3, Qwen3-MoE, Llama, Mistral, Phi-3, and
+//! the text backbones of Gemma 3, Phi-4-multimodal, Qwen2-VL, Qwen2.5-VL and Qwen3-VL.
 
 /// The families that this program knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +20,9 @@ pub enum Family {
     Qwen2_5Vl,
     /// The text backbone of Qwen3-VL.
     Qwen3Vl,
+    /// Gemma 3, by itself or as the text backbone of the one with images.
+    Gemma3,
+    Qwen3Moe,
 }
 
 impl Family {
@@ -30,11 +33,14 @@ impl Family {
 
     /// A part of a model that also takes images; checkpoints and adapters may name it as such a part.
     pub fn is_backbone(self) -> bool {
-        matches!(self, Family::Phi4Multimodal | Family::Qwen2Vl | Family::Qwen2_5Vl | Family::Qwen3Vl)
+        matches!(
+            self,
+            Family::Phi4Multimodal | Family::Qwen2Vl | Family::Qwen2_5Vl | Family::Qwen3Vl | Family::Gemma3
+        )
     }
 }
 
-/// A decoder-only transformer: pre-norm, RMSNorm, rotary positions, gated SiLU MLP, grouped-query attention.
+/// A decoder-only transformer: pre-norm, RMSNorm, rotary positions, gated MLP, grouped-query attention.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Architecture {
     pub family: Family,
@@ -62,6 +68,66 @@ pub struct Architecture {
     pub qk_norm: bool,
     /// A position sees only the last `window` positions, itself included (Mistral).
     pub sliding_window: Option<usize>,
+    /// Layers that see every position though there is a window (Gemma 3), rising.
+    pub full_layers: Vec<usize>,
+    /// theta of the layers with the window, where it is their own (Gemma 3); their frequencies are not scaled.
+    pub local_rope_theta: Option<f64>,
+    /// Scores are divided by the root of it; none: of `head_dim` (Gemma 3: `query_pre_attn_scalar`).
+    pub attention_scalar: Option<f64>,
+    pub activation: Activation,
+    pub norms: Norms,
+    /// Rows of the embedding are multiplied by the root of `hidden_size`; those of a tied head are not (Gemma 3).
+    pub scaled_embedding: bool,
+    /// Layers whose MLP is a mixture of experts.
+    pub experts: Option<Experts>,
+}
+
+/// What the gate of an MLP goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    Silu,
+    /// GELU by its tanh formula (`gelu_pytorch_tanh`).
+    GeluTanh,
+}
+
+/// Where the norms of a layer stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Norms {
+    /// Before attention and before the MLP.
+    Before,
+    /// Also on the outputs of both, before they are added (Gemma 3).
+    BeforeAndAfter,
+}
+
+impl Norms {
+    /// Path inside a layer of the norm before the MLP.
+    pub fn before_mlp(self) -> &'static str {
+        match self {
+            Norms::Before => "post_attention_layernorm",
+            Norms::BeforeAndAfter => "pre_feedforward_layernorm",
+        }
+    }
+
+    /// Paths inside a layer of the norms of the outputs of attention and MLP.
+    pub fn after(self) -> Option<[&'static str; 2]> {
+        match self {
+            Norms::Before => None,
+            Norms::BeforeAndAfter => Some(["post_attention_layernorm", "post_feedforward_layernorm"]),
+        }
+    }
+}
+
+/// A mixture of experts: each token goes through the MLPs that the router prefers (Qwen3-MoE).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Experts {
+    pub n_experts: usize,
+    /// Experts that a token goes through, at most `n_experts`.
+    pub n_used: usize,
+    pub intermediate_size: usize,
+    /// The weights of the used experts are divided by their sum.
+    pub normalized: bool,
+    /// Layers with an ordinary MLP instead, rising.
+    pub dense_layers: Vec<usize>,
 }
 
 /// Rotary embedding of positions; pairs are `(i, i + rotary_dim / 2)`.
@@ -131,6 +197,9 @@ impl Projection {
         Projection::Down,
     ];
 
+    pub const ATTENTION: [Projection; 4] = [Projection::Q, Projection::K, Projection::V, Projection::O];
+    pub const MLP: [Projection; 3] = [Projection::Gate, Projection::Up, Projection::Down];
+
     /// Path inside a layer, as in checkpoints: `self_attn.q_proj`.
     pub fn path(self) -> &'static str {
         match self {
@@ -151,6 +220,41 @@ impl Projection {
 }
 
 impl Architecture {
+    /// The mixture that is a layer's MLP.
+    pub fn experts_of(&self, layer: usize) -> Option<&Experts> {
+        self.experts.as_ref().filter(|experts| !experts.dense_layers.contains(&layer))
+    }
+
+    /// The window of a layer, if it has one.
+    pub fn window_of(&self, layer: usize) -> Option<usize> {
+        self.sliding_window.filter(|_| !self.full_layers.contains(&layer))
+    }
+
+    /// The rotation of a layer's queries and keys.
+    pub fn rope_of(&self, layer: usize) -> Rope {
+        match self.local_rope_theta.filter(|_| self.window_of(layer).is_some()) {
+            Some(theta) => {
+                Rope { theta, partial_factor: self.rope.partial_factor, scaling: RopeScaling::None }
+            }
+            None => self.rope.clone(),
+        }
+    }
+
+    /// What scores are multiplied by.
+    #[expect(clippy::cast_possible_truncation, reason = "rounded once, as the reference implementation does")]
+    pub fn attention_scale(&self) -> f32 {
+        match self.attention_scalar {
+            Some(scalar) => (1.0 / scalar.sqrt()) as f32,
+            None => 1.0 / (self.head_dim as f32).sqrt(),
+        }
+    }
+
+    /// What rows of the embedding are multiplied by.
+    #[expect(clippy::cast_possible_truncation, reason = "rounded once, as the reference implementation does")]
+    pub fn embedding_scale(&self) -> Option<f32> {
+        self.scaled_embedding.then(|| (self.hidden_size as f64).sqrt() as f32)
+    }
+
     /// `(out_features, in_features)` of a projection.
     pub fn projection_shape(&self, projection: Projection) -> (usize, usize) {
         let q_size = self.n_heads * self.head_dim;
@@ -177,6 +281,17 @@ impl Architecture {
             Projection::Q | Projection::K | Projection::V => self.qkv_bias,
             Projection::O => self.o_bias,
             Projection::Gate | Projection::Up | Projection::Down => self.mlp_bias,
+        }
+    }
+}
+
+impl Experts {
+    /// `(out_features, in_features)` of one expert's projection; none for those of attention.
+    pub fn shape(&self, projection: Projection, hidden_size: usize) -> Option<(usize, usize)> {
+        match projection {
+            Projection::Gate | Projection::Up => Some((self.intermediate_size, hidden_size)),
+            Projection::Down => Some((hidden_size, self.intermediate_size)),
+            Projection::Q | Projection::K | Projection::V | Projection::O => None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Which sizes are believed: a damaged configuration must not ask for a terabyte.
 
 use super::FormatError;
-use super::architecture::{Architecture, LongRopeTable, RopeScaling};
+use super::architecture::{Architecture, Experts, LongRopeTable, RopeScaling};
 use super::engine::Limits;
 
 /// Largest value of each size; real decoders stay well below.
@@ -11,6 +11,7 @@ const MAX_INTERMEDIATE: usize = 1 << 20;
 const MAX_LAYERS: usize = 1 << 10;
 const MAX_HEADS: usize = 1 << 12;
 const MAX_HEAD_DIM: usize = 1 << 11;
+const MAX_EXPERTS: usize = 1 << 12;
 const MAX_POSITIONS: usize = 1 << 26;
 const MAX_BATCH: usize = 1 << 12;
 const MAX_RANK: usize = 1 << 12;
@@ -39,6 +40,14 @@ impl Checker {
     }
 }
 
+/// Checks the number of layers alone, for lists are made as long.
+///
+/// # Errors
+/// [`FormatError::Key`] outside its range.
+pub fn check_n_layers(n_layers: usize, file: &'static str) -> Result<(), FormatError> {
+    Checker { file }.range("num_hidden_layers", n_layers, 1, MAX_LAYERS)
+}
+
 /// Checks every size of an architecture under its key in `config.json`.
 ///
 /// # Errors
@@ -49,7 +58,7 @@ pub fn check_architecture(architecture: &Architecture, file: &'static str) -> Re
     checker.range("vocab_size", a.vocab_size, 1, MAX_VOCAB)?;
     checker.range("hidden_size", a.hidden_size, 1, MAX_HIDDEN)?;
     checker.range("intermediate_size", a.intermediate_size, 1, MAX_INTERMEDIATE)?;
-    checker.range("num_hidden_layers", a.n_layers, 1, MAX_LAYERS)?;
+    check_n_layers(a.n_layers, file)?;
     checker.range("num_attention_heads", a.n_heads, 1, MAX_HEADS)?;
     checker.range("num_key_value_heads", a.n_kv_heads, 1, MAX_HEADS)?;
     checker.range("head_dim", a.head_dim, 2, MAX_HEAD_DIM)?;
@@ -65,7 +74,29 @@ pub fn check_architecture(architecture: &Architecture, file: &'static str) -> Re
     if let Some(window) = a.sliding_window {
         checker.range("sliding_window", window, 1, MAX_POSITIONS)?;
     }
+    for &layer in &a.full_layers {
+        checker.range("full_layers", layer, 0, a.n_layers - 1)?;
+    }
+    if let Some(theta) = a.local_rope_theta {
+        checker.positive("rope_local_base_freq", theta)?;
+    }
+    if let Some(scalar) = a.attention_scalar {
+        checker.positive("query_pre_attn_scalar", scalar)?;
+    }
+    if let Some(experts) = &a.experts {
+        check_experts(experts, a.n_layers, &checker)?;
+    }
     check_rope(a, &checker)
+}
+
+fn check_experts(experts: &Experts, n_layers: usize, checker: &Checker) -> Result<(), FormatError> {
+    checker.range("num_experts", experts.n_experts, 1, MAX_EXPERTS)?;
+    checker.range("num_experts_per_tok", experts.n_used, 1, experts.n_experts)?;
+    checker.range("moe_intermediate_size", experts.intermediate_size, 1, MAX_INTERMEDIATE)?;
+    for &layer in &experts.dense_layers {
+        checker.range("dense_layers", layer, 0, n_layers - 1)?;
+    }
+    Ok(())
 }
 
 fn check_rope(a: &Architecture, checker: &Checker) -> Result<(), FormatError> {

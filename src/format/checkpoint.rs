@@ -1,14 +1,17 @@
 //! `config.json` of a Hugging Face checkpoint: to an [`Architecture`], or refused by name.
 //!
-//! Source: the configuration classes of transformers 4.57 (Qwen2, Qwen3, Llama, Mistral, Phi-3, and the text
-//! backbones of Phi-4-multimodal and the Qwen-VL models) and the `rope_parameters` of transformers 5. A key that changes the arithmetic is understood or refused.
+//! Source: the configuration classes of transformers 4.57 (Qwen2, Qwen3, Qwen3-MoE, Llama, Mistral, Phi-3, and the
+//! text backbones of Gemma 3, Phi-4-multimodal and the Qwen-VL models) and the `rope_parameters` of transformers 5.
+//! A key that changes the arithmetic is understood or refused.
 
 use super::FormatError;
-use super::architecture::{Architecture, Family, Rope, RopeScaling};
-use super::bounds::check_architecture;
+use super::architecture::{Activation, Architecture, Family, Norms, Rope, RopeScaling};
+use super::bounds::{check_architecture, check_n_layers};
 use super::json::{Object, parse_object};
 use super::quantization::Quantization;
 use super::rope_config::{read_rope_scaling, rope_type};
+use super::windows::read_windows;
+use super::{gemma, mixture};
 
 const FILE: &str = "config.json";
 const GENERATION_FILE: &str = "generation_config.json";
@@ -35,17 +38,47 @@ pub fn parse_checkpoint_config(bytes: &[u8]) -> Result<CheckpointConfig, FormatE
     let family = read_family(whole)?;
     refuse_unsupported(whole)?;
     // Models with images keep what the backbone needs in a part of its own, older ones at the top.
-    let top = match whole.optional_object("text_config", "text_config.")? {
-        Some(text) if family.is_backbone() => text,
-        _ => whole,
+    let (path, top) = match whole.optional_object("text_config", "text_config.")? {
+        Some(text) if family.is_backbone() => ("text_config.", text),
+        _ => ("", whole),
     };
+    if family == Family::Gemma3 {
+        let text = gemma::with_defaults(top.map);
+        let text = Object { file: FILE, path, map: &text };
+        gemma::refuse_unsupported(text)?;
+        return read_config(whole, text, family);
+    }
     refuse_unsupported(top)?;
+    refuse_activation(top)?;
+    read_config(whole, top, family)
+}
+
+/// `top` holds the keys of the decoder, `whole` those of the model around it, or the same.
+fn read_config(whole: Object, top: Object, family: Family) -> Result<CheckpointConfig, FormatError> {
+    let architecture = read_architecture(whole, top, family)?;
+    check_architecture(&architecture, FILE)?;
+    let eos_token_ids = sorted([top.token_ids("eos_token_id")?, whole.token_ids("eos_token_id")?].concat());
+    let bos_token_ids = [top.token_ids("bos_token_id")?, whole.token_ids("bos_token_id")?].concat();
+    let bos_token_id = bos_token_ids.first().copied();
+    let quantization = whole.optional_object("quantization_config", "quantization_config.")?;
+    let quantization = quantization.map(Quantization::from_config).transpose()?;
+    Ok(CheckpointConfig { architecture, eos_token_ids, bos_token_id, quantization })
+}
+
+fn read_architecture(whole: Object, top: Object, family: Family) -> Result<Architecture, FormatError> {
     let n_heads = top.size("num_attention_heads")?;
     let hidden_size = top.size("hidden_size")?;
     let n_layers = top.size("num_hidden_layers")?;
-    let attention_bias = top.optional_flag("attention_bias")?.unwrap_or(false);
-    let reads_attention_bias = matches!(family, Family::Llama | Family::Qwen3 | Family::Qwen3Vl);
-    let architecture = Architecture {
+    check_n_layers(n_layers, FILE)?;
+    let attention_bias =
+        family.reads_attention_bias() && top.optional_flag("attention_bias")?.unwrap_or(false);
+    let is_gemma = family == Family::Gemma3;
+    let (sliding_window, full_layers) = read_windows(top, family, n_layers)?;
+    let (rope, local_rope_theta) = match family {
+        Family::Gemma3 => gemma::read_ropes(top).map(|(rope, local)| (rope, Some(local)))?,
+        _ => (read_rope(top, family)?, None),
+    };
+    Ok(Architecture {
         family,
         vocab_size: top.size("vocab_size")?,
         hidden_size,
@@ -56,27 +89,29 @@ pub fn parse_checkpoint_config(bytes: &[u8]) -> Result<CheckpointConfig, FormatE
         head_dim: read_head_dim(top, family, hidden_size, n_heads)?,
         #[expect(clippy::cast_possible_truncation)]
         rms_norm_eps: top.optional_number("rms_norm_eps")?.unwrap_or(usual_eps(family)) as f32,
-        rope: read_rope(top, family)?,
+        rope,
         max_positions: top.size("max_position_embeddings")?,
-        // The configuration class of every family says false where the file says nothing.
+        // The configuration class of every family but Gemma's says false where the file says nothing.
         tied_head: match top.optional_flag("tie_word_embeddings")? {
             Some(tied) => tied,
             None => whole.optional_flag("tie_word_embeddings")?.unwrap_or(false),
         },
-        qkv_bias: matches!(family, Family::Qwen2 | Family::Qwen2Vl | Family::Qwen2_5Vl)
-            || (reads_attention_bias && attention_bias),
-        o_bias: reads_attention_bias && attention_bias,
+        qkv_bias: matches!(family, Family::Qwen2 | Family::Qwen2Vl | Family::Qwen2_5Vl) || attention_bias,
+        o_bias: attention_bias,
         mlp_bias: family == Family::Llama && top.optional_flag("mlp_bias")?.unwrap_or(false),
-        qk_norm: matches!(family, Family::Qwen3 | Family::Qwen3Vl),
-        sliding_window: read_sliding_window(top, family, n_layers)?,
-    };
-    check_architecture(&architecture, FILE)?;
-    let eos_token_ids = sorted([top.token_ids("eos_token_id")?, whole.token_ids("eos_token_id")?].concat());
-    let bos_token_ids = [top.token_ids("bos_token_id")?, whole.token_ids("bos_token_id")?].concat();
-    let bos_token_id = bos_token_ids.first().copied();
-    let quantization = whole.optional_object("quantization_config", "quantization_config.")?;
-    let quantization = quantization.map(Quantization::from_config).transpose()?;
-    Ok(CheckpointConfig { architecture, eos_token_ids, bos_token_id, quantization })
+        qk_norm: matches!(family, Family::Qwen3 | Family::Qwen3Vl | Family::Qwen3Moe | Family::Gemma3),
+        local_rope_theta: local_rope_theta.filter(|_| sliding_window.is_some()),
+        sliding_window,
+        full_layers,
+        attention_scalar: if is_gemma { Some(top.number("query_pre_attn_scalar")?) } else { None },
+        activation: if is_gemma { Activation::GeluTanh } else { Activation::Silu },
+        norms: if is_gemma { Norms::BeforeAndAfter } else { Norms::Before },
+        scaled_embedding: is_gemma,
+        experts: match family {
+            Family::Qwen3Moe => mixture::read_experts(top, n_layers)?,
+            _ => None,
+        },
+    })
 }
 
 impl CheckpointConfig {
@@ -100,13 +135,20 @@ fn sorted(mut ids: Vec<u32>) -> Vec<u32> {
     ids
 }
 
-fn unsupported(what: &'static str, found: impl ToString, supported: &str) -> FormatError {
+impl Family {
+    /// The others have biases, or none, whatever the key says.
+    fn reads_attention_bias(self) -> bool {
+        matches!(self, Family::Llama | Family::Qwen3 | Family::Qwen3Vl | Family::Qwen3Moe | Family::Gemma3)
+    }
+}
+
+pub(super) fn unsupported(what: &'static str, found: impl ToString, supported: &str) -> FormatError {
     FormatError::Unsupported { what, found: found.to_string(), supported: supported.to_owned() }
 }
 
 /// The families by `architectures` and by `model_type`. Phi-4-multimodal has two: of transformers, and of the
 /// code that came with the model.
-const FAMILIES: [(&str, &str, Family); 10] = [
+const FAMILIES: [(&str, &str, Family); 13] = [
     ("Qwen2ForCausalLM", "qwen2", Family::Qwen2),
     ("Qwen3ForCausalLM", "qwen3", Family::Qwen3),
     ("LlamaForCausalLM", "llama", Family::Llama),
@@ -117,6 +159,9 @@ const FAMILIES: [(&str, &str, Family); 10] = [
     ("Qwen2VLForConditionalGeneration", "qwen2_vl", Family::Qwen2Vl),
     ("Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl", Family::Qwen2_5Vl),
     ("Qwen3VLForConditionalGeneration", "qwen3_vl", Family::Qwen3Vl),
+    ("Gemma3ForCausalLM", "gemma3_text", Family::Gemma3),
+    ("Gemma3ForConditionalGeneration", "gemma3", Family::Gemma3),
+    ("Qwen3MoeForCausalLM", "qwen3_moe", Family::Qwen3Moe),
 ];
 
 fn read_family(top: Object) -> Result<Family, FormatError> {
@@ -139,21 +184,29 @@ fn read_family(top: Object) -> Result<Family, FormatError> {
 fn usual_eps(family: Family) -> f64 {
     match family {
         Family::Phi3 | Family::Phi4Multimodal | Family::Qwen2Vl | Family::Qwen2_5Vl => 1e-5,
-        Family::Qwen2 | Family::Qwen3 | Family::Llama | Family::Mistral | Family::Qwen3Vl => 1e-6,
+        Family::Qwen2
+        | Family::Qwen3
+        | Family::Llama
+        | Family::Mistral
+        | Family::Qwen3Vl
+        | Family::Gemma3
+        | Family::Qwen3Moe => 1e-6,
     }
 }
 
 /// Values that would change the arithmetic and that no code here computes.
 fn refuse_unsupported(top: Object) -> Result<(), FormatError> {
-    if let Some(act) = top.optional_text("hidden_act")?
-        && act != "silu"
-    {
-        return Err(unsupported("hidden_act", act, "silu"));
-    }
     if let Some(true) = top.optional_flag("lm_head_bias")? {
         return Err(unsupported("lm_head_bias", true, "false"));
     }
     Ok(())
+}
+
+fn refuse_activation(top: Object) -> Result<(), FormatError> {
+    match top.optional_text("hidden_act")? {
+        Some(act) if act != "silu" => Err(unsupported("hidden_act", act, "silu")),
+        _ => Ok(()),
+    }
 }
 
 fn read_n_kv_heads(top: Object, family: Family, n_heads: usize) -> Result<usize, FormatError> {
@@ -223,59 +276,6 @@ fn read_rope(top: Object, family: Family) -> Result<Rope, FormatError> {
         _ => read_rope_scaling(top, key)?,
     };
     Ok(Rope { theta, partial_factor, scaling })
-}
-
-fn read_sliding_window(top: Object, family: Family, n_layers: usize) -> Result<Option<usize>, FormatError> {
-    /// The configuration classes' value where the key is absent.
-    const DEFAULT_WINDOW: usize = 4096;
-    let absent = !top.map.contains_key("sliding_window");
-    let window = match top.optional_size("sliding_window")? {
-        None if absent => Some(DEFAULT_WINDOW),
-        other => other,
-    };
-    match family {
-        Family::Llama | Family::Qwen3Vl => Ok(None),
-        Family::Mistral => Ok(window),
-        Family::Phi3 | Family::Phi4Multimodal => top.optional_size("sliding_window"),
-        Family::Qwen2 | Family::Qwen3 | Family::Qwen2Vl | Family::Qwen2_5Vl => {
-            if !top.optional_flag("use_sliding_window")?.unwrap_or(false) || window.is_none() {
-                return Ok(None);
-            }
-            let windowed = n_windowed_layers(top, family, n_layers)?;
-            match windowed {
-                0 => Ok(None),
-                all if all == n_layers => Ok(window),
-                some => Err(unsupported(
-                    "use_sliding_window",
-                    format!("a window in {some} of {n_layers} layers"),
-                    "a window in every layer or in none",
-                )),
-            }
-        }
-    }
-}
-
-/// How many layers of a Qwen model have the window: by `layer_types`, else those from `max_window_layers` on.
-fn n_windowed_layers(top: Object, family: Family, n_layers: usize) -> Result<usize, FormatError> {
-    let Some(types) = top.get("layer_types") else {
-        let usual = if family.is_backbone() { 80 } else { 28 };
-        let first = top.optional_size("max_window_layers")?.unwrap_or(usual);
-        return Ok(n_layers.saturating_sub(first));
-    };
-    let types = types.as_array().filter(|types| types.len() == n_layers);
-    let types = types.ok_or_else(|| top.wrong("layer_types", format!("{n_layers} names")))?;
-    let mut windowed = 0;
-    for kind in types {
-        match kind.as_str() {
-            Some("full_attention") => {}
-            Some("sliding_attention") => windowed += 1,
-            _ => {
-                let found = super::json::shown(kind);
-                return Err(unsupported("layer_types", found, "full_attention, sliding_attention"));
-            }
-        }
-    }
-    Ok(windowed)
 }
 
 #[cfg(test)]
@@ -426,6 +426,10 @@ mod tests {
             },
             Case { changes: json!({"sliding_window": 9}), check: |a| a.sliding_window.is_none() },
             Case {
+                changes: json!({"sliding_window": 9, "use_sliding_window": true, "max_window_layers": 2}),
+                check: |a| a.sliding_window == Some(9) && a.full_layers == [0, 1],
+            },
+            Case {
                 changes: json!({"sliding_window": 9, "use_sliding_window": true, "max_window_layers": 4}),
                 check: |a| a.sliding_window.is_none(),
             },
@@ -510,7 +514,7 @@ mod tests {
             (json!({"rope_scaling": {"type": "yarn", "factor": 4.0}}), "yarn"),
             (json!({"rope_scaling": {"rope_type": "llama3", "factor": 4.0}}), "low_freq_factor"),
             (json!({"rope_scaling": "yes"}), "rope_scaling"),
-            (json!({"use_sliding_window": true, "max_window_layers": 2}), "2 of 4 layers"),
+            (json!({"num_hidden_layers": 1_000_000_000_000_000_000_u64}), "num_hidden_layers"),
             (json!({"use_sliding_window": true, "layer_types": ["full_attention"]}), "layer_types"),
             (json!({"num_key_value_heads": "ABSENT"}), "num_key_value_heads"),
             (json!({"num_key_value_heads": 3}), "num_key_value_heads"),

@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use safetensors::Dtype;
 
-use super::architecture::{Architecture, Projection};
+use super::architecture::{Architecture, Experts, Projection};
 use super::error::FormatError;
 use super::storage::{Kind, Storage, Stored};
 
@@ -169,6 +169,17 @@ pub fn projection_bias(layer: usize, projection: Projection) -> String {
     format!("model.layers.{layer}.{}.bias", projection.path())
 }
 
+/// `model.layers.0.mlp.gate.weight`: the router of a mixture, `[n_experts, hidden_size]`.
+pub fn router_weight(layer: usize) -> String {
+    format!("model.layers.{layer}.mlp.gate.weight")
+}
+
+/// `model.layers.0.mlp.experts.up_proj.weight`: that projection of all experts, one below the other,
+/// `[n_experts * out, in]`. In checkpoints each expert has a tensor: [`checkpoint_names`].
+pub fn experts_weight(layer: usize, projection: Projection) -> String {
+    format!("model.layers.{layer}.mlp.experts.{}.weight", projection.short_name())
+}
+
 /// `X.weight` to `X.weight_scale`.
 pub fn scale_name(weight: &str) -> String {
     format!("{weight}_scale")
@@ -217,6 +228,15 @@ impl Item {
     }
 }
 
+/// The checkpoint's tensors of an item: one of its name, or those of the experts that it stacks.
+pub fn checkpoint_names(architecture: &Architecture, item: &Item) -> Vec<String> {
+    let Some(experts) = &architecture.experts else { return vec![item.name().to_owned()] };
+    let Some((layer, module)) = item.name().split_once(".mlp.experts.") else {
+        return vec![item.name().to_owned()];
+    };
+    (0..experts.n_experts).map(|expert| format!("{layer}.mlp.experts.{expert}.{module}")).collect()
+}
+
 /// Every tensor of an engine, in file order: embedding, layers, final norm, head.
 pub fn items(architecture: &Architecture, precision: Precision) -> Vec<Item> {
     let table = |name: &str| Item::Matrix {
@@ -225,28 +245,63 @@ pub fn items(architecture: &Architecture, precision: Precision) -> Vec<Item> {
         columns: architecture.hidden_size,
         storage: Kind::of(precision.of_table(), architecture.hidden_size).into(),
     };
-    let vector = |name: String, len| Item::Vector { name, len };
     let mut items = vec![table(EMBEDDING)];
     for layer in 0..architecture.n_layers {
-        let inside = |part: &str| format!("model.layers.{layer}.{part}.weight");
-        items.push(vector(inside("input_layernorm"), architecture.hidden_size));
-        items.push(vector(inside("post_attention_layernorm"), architecture.hidden_size));
-        if architecture.qk_norm {
-            items.push(vector(inside("self_attn.q_norm"), architecture.head_dim));
-            items.push(vector(inside("self_attn.k_norm"), architecture.head_dim));
-        }
-        for projection in Projection::ALL {
+        items.extend(norm_items(architecture, layer));
+        let projections: &[Projection] = match architecture.experts_of(layer) {
+            Some(_) => &Projection::ATTENTION,
+            None => &Projection::ALL,
+        };
+        for &projection in projections {
             let (rows, columns) = architecture.projection_shape(projection);
             let name = projection_weight(layer, projection);
             items.push(Item::Matrix { name, rows, columns, storage: Kind::of(precision, columns).into() });
             if architecture.has_bias(projection) {
-                items.push(vector(projection_bias(layer, projection), rows));
+                items.push(Item::Vector { name: projection_bias(layer, projection), len: rows });
             }
         }
+        if let Some(experts) = architecture.experts_of(layer) {
+            items.extend(mixture_items(architecture, experts, layer, precision));
+        }
     }
-    items.push(vector(FINAL_NORM.to_owned(), architecture.hidden_size));
+    items.push(Item::Vector { name: FINAL_NORM.to_owned(), len: architecture.hidden_size });
     if !architecture.tied_head {
         items.push(table(HEAD));
     }
     items
+}
+
+fn norm_items(architecture: &Architecture, layer: usize) -> Vec<Item> {
+    let norm = |part: &str, len| Item::Vector { name: format!("model.layers.{layer}.{part}.weight"), len };
+    let hidden_size = architecture.hidden_size;
+    let mut items =
+        vec![norm("input_layernorm", hidden_size), norm(architecture.norms.before_mlp(), hidden_size)];
+    items.extend(architecture.norms.after().into_iter().flatten().map(|part| norm(part, hidden_size)));
+    if architecture.qk_norm {
+        items.push(norm("self_attn.q_norm", architecture.head_dim));
+        items.push(norm("self_attn.k_norm", architecture.head_dim));
+    }
+    items
+}
+
+/// The router at full precision, for a small error would choose other experts; then the experts.
+fn mixture_items(
+    architecture: &Architecture,
+    experts: &Experts,
+    layer: usize,
+    precision: Precision,
+) -> Vec<Item> {
+    let router = Item::Matrix {
+        name: router_weight(layer),
+        rows: experts.n_experts,
+        columns: architecture.hidden_size,
+        storage: Kind::F32.into(),
+    };
+    let stack = |projection| {
+        let (rows, columns) = experts.shape(projection, architecture.hidden_size)?;
+        let name = experts_weight(layer, projection);
+        let storage = Kind::of(precision, columns).into();
+        Some(Item::Matrix { name, rows: rows * experts.n_experts, columns, storage })
+    };
+    std::iter::once(router).chain(Projection::MLP.into_iter().filter_map(stack)).collect()
 }

@@ -1,12 +1,13 @@
 //! `config.json` of an engine directory: the workflow's keys at the top level, ours in `jetspool`.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::FormatError;
-use super::architecture::{Architecture, Family, Rope};
+use super::architecture::{Activation, Architecture, Experts, Family, Norms, Rope};
 use super::bounds::{check_architecture, check_limits};
 use super::engine::{FORMAT_VERSION, Limits, Precision, Target};
 use super::json::{Object, parse_object, sorted_text};
+use super::mixture::layer_list;
 use super::naming::Module;
 use super::rope_config::{original_max_positions, read_rope_scaling, rope_scaling_json};
 
@@ -118,6 +119,13 @@ impl EngineConfig {
                 "mlp_bias": a.mlp_bias,
                 "qk_norm": a.qk_norm,
                 "sliding_window": a.sliding_window,
+                "full_layers": a.full_layers,
+                "local_rope_theta": a.local_rope_theta,
+                "attention_scalar": a.attention_scalar,
+                "activation": a.activation.name(),
+                "norms": a.norms.name(),
+                "scaled_embedding": a.scaled_embedding,
+                "experts": a.experts.as_ref().map(experts_json),
                 "lora_targets": lora_targets,
                 "source_digest": self.source_digest,
             },
@@ -158,6 +166,49 @@ fn read_architecture(top: Object, ours: Object) -> Result<Architecture, FormatEr
         mlp_bias: ours.flag("mlp_bias")?,
         qk_norm: ours.flag("qk_norm")?,
         sliding_window: ours.optional_size("sliding_window")?,
+        // Engines of before these keys existed have none of what they say.
+        full_layers: layer_list(ours, "full_layers")?,
+        local_rope_theta: ours.optional_number("local_rope_theta")?,
+        attention_scalar: ours.optional_number("attention_scalar")?,
+        activation: named(ours, "activation", &[Activation::Silu, Activation::GeluTanh], Activation::name)?,
+        norms: named(ours, "norms", &[Norms::Before, Norms::BeforeAndAfter], Norms::name)?,
+        scaled_embedding: ours.optional_flag("scaled_embedding")?.unwrap_or(false),
+        experts: read_experts(ours)?,
+    })
+}
+
+/// The value of that name; the first one where the key is absent.
+fn named<T: Copy>(
+    object: Object,
+    key: &str,
+    values: &[T],
+    name: fn(T) -> &'static str,
+) -> Result<T, FormatError> {
+    let Some(text) = object.optional_text(key)? else { return Ok(values[0]) };
+    let found = values.iter().copied().find(|value| name(*value) == text);
+    found.ok_or_else(|| {
+        object.wrong(key, values.iter().map(|value| name(*value)).collect::<Vec<_>>().join(" or "))
+    })
+}
+
+fn read_experts(ours: Object) -> Result<Option<Experts>, FormatError> {
+    let Some(object) = ours.optional_object("experts", "jetspool.experts.")? else { return Ok(None) };
+    Ok(Some(Experts {
+        n_experts: object.size("num_experts")?,
+        n_used: object.size("num_experts_per_tok")?,
+        intermediate_size: object.size("moe_intermediate_size")?,
+        normalized: object.flag("norm_topk_prob")?,
+        dense_layers: layer_list(object, "dense_layers")?,
+    }))
+}
+
+fn experts_json(experts: &Experts) -> Value {
+    json!({
+        "num_experts": experts.n_experts,
+        "num_experts_per_tok": experts.n_used,
+        "moe_intermediate_size": experts.intermediate_size,
+        "norm_topk_prob": experts.normalized,
+        "dense_layers": experts.dense_layers,
     })
 }
 
@@ -170,8 +221,26 @@ fn read_limits(builder: Object) -> Result<Limits, FormatError> {
     })
 }
 
+impl Activation {
+    pub fn name(self) -> &'static str {
+        match self {
+            Activation::Silu => "silu",
+            Activation::GeluTanh => "gelu_tanh",
+        }
+    }
+}
+
+impl Norms {
+    pub fn name(self) -> &'static str {
+        match self {
+            Norms::Before => "before",
+            Norms::BeforeAndAfter => "before_and_after",
+        }
+    }
+}
+
 impl Family {
-    const ALL: [Family; 9] = [
+    const ALL: [Family; 11] = [
         Family::Qwen2,
         Family::Qwen3,
         Family::Llama,
@@ -181,6 +250,8 @@ impl Family {
         Family::Qwen2Vl,
         Family::Qwen2_5Vl,
         Family::Qwen3Vl,
+        Family::Gemma3,
+        Family::Qwen3Moe,
     ];
 
     /// The name of the configuration class without its end, in lower case, as the workflow's exporter has it.
@@ -195,6 +266,8 @@ impl Family {
             Family::Qwen2Vl => "qwen2vl",
             Family::Qwen2_5Vl => "qwen2_5_vl",
             Family::Qwen3Vl => "qwen3vl",
+            Family::Gemma3 => "gemma3",
+            Family::Qwen3Moe => "qwen3moe",
         }
     }
 
@@ -246,6 +319,19 @@ mod tests {
                 mlp_bias: false,
                 qk_norm: false,
                 sliding_window: Some(16),
+                full_layers: vec![1],
+                local_rope_theta: Some(10_000.0),
+                attention_scalar: Some(24.0),
+                activation: Activation::GeluTanh,
+                norms: Norms::BeforeAndAfter,
+                scaled_embedding: true,
+                experts: Some(Experts {
+                    n_experts: 6,
+                    n_used: 2,
+                    intermediate_size: 40,
+                    normalized: true,
+                    dense_layers: vec![0],
+                }),
             },
             limits: Limits { max_lora_rank: 16, ..Limits::default() },
             precision: Precision::Int4,
@@ -309,6 +395,9 @@ mod tests {
             Case { from: "\"format_version\": 1", to: "\"format_version\": 2", names: "format version" },
             Case { from: "\"rope_theta\": 500000.0", to: "\"rope_theta\": 0", names: "rope_theta" },
             Case { from: "\"sliding_window\": 16", to: "\"sliding_window\": 0", names: "sliding_window" },
+            Case { from: "_per_tok\": 2", to: "_per_tok\": 7", names: "num_experts_per_tok" },
+            Case { from: "\"gelu_tanh\"", to: "\"relu\"", names: "activation" },
+            Case { from: "\"attention_scalar\": 24.0", to: "\"attention_scalar\": 0", names: "scalar" },
         ];
         let good = config().to_json();
         for case in cases {

@@ -7,7 +7,9 @@ pub mod checkpoint;
 pub mod engine;
 pub mod engine_config;
 pub mod error;
+mod gemma;
 pub(crate) mod json;
+mod mixture;
 pub mod naming;
 pub mod onnx;
 pub mod peft_config;
@@ -18,6 +20,7 @@ pub mod shards;
 pub mod small_floats;
 pub mod storage;
 pub mod tensors;
+mod windows;
 
 pub use adapter::{Adapter, AdapterError, LoraPair};
 pub use checkpoint::{CheckpointConfig, parse_checkpoint_config};

@@ -34,21 +34,39 @@ pub enum Module {
     Qkv,
     /// Gate, up.
     GateUp,
+    /// Chooses the experts of a mixture.
+    Router,
+    /// Gate, up or down of one expert.
+    Expert {
+        expert: usize,
+        projection: Projection,
+    },
 }
 
 impl Module {
-    /// Path inside a layer.
+    /// Path inside a layer; of an expert's projection, inside the expert.
     pub fn path(self) -> &'static str {
         match self {
             Module::One(projection) => projection.path(),
             Module::Qkv => "self_attn.qkv_proj",
             Module::GateUp => "mlp.gate_up_proj",
+            Module::Router => "mlp.gate",
+            Module::Expert { projection, .. } => projection.short_name(),
         }
     }
 
     /// The module with that path inside a layer.
     pub fn at(path: &str) -> Option<Self> {
-        Self::all(Family::Phi3).into_iter().find(|module| module.path() == path)
+        if let Some((number, name)) = path.strip_prefix("mlp.experts.").and_then(|rest| rest.split_once('.'))
+        {
+            let expert: usize = number.parse().ok()?;
+            let projection =
+                Projection::MLP.into_iter().find(|projection| projection.short_name() == name)?;
+            // "07" and "+7" are other names than "7".
+            return (expert.to_string() == number).then_some(Module::Expert { expert, projection });
+        }
+        let named = Self::all(Family::Phi3).into_iter().chain([Module::Router]);
+        named.into_iter().find(|module| module.path() == path)
     }
 
     /// The linear layers of a family's checkpoints.
@@ -72,23 +90,45 @@ impl Module {
     }
 
     pub fn is_fused(self) -> bool {
-        !matches!(self, Module::One(_))
+        matches!(self, Module::Qkv | Module::GateUp)
+    }
+
+    /// Whether that layer has it.
+    pub fn is_in(self, architecture: &Architecture, layer: usize) -> bool {
+        let experts = architecture.experts_of(layer);
+        let is_dense = |projection: &Projection| experts.is_none() || !Projection::MLP.contains(projection);
+        layer < architecture.n_layers
+            && match self {
+                Module::One(projection) => is_dense(&projection),
+                Module::Qkv | Module::GateUp => architecture.family.has_fused_projections(),
+                Module::Router => experts.is_some(),
+                Module::Expert { expert, .. } => experts.is_some_and(|experts| expert < experts.n_experts),
+            }
     }
 
     /// `(out_features, in_features)`
     pub fn shape(self, architecture: &Architecture) -> (usize, usize) {
+        let hidden_size = architecture.hidden_size;
+        match (self, &architecture.experts) {
+            (Module::Router, Some(experts)) => return (experts.n_experts, hidden_size),
+            (Module::Expert { projection, .. }, Some(experts)) => {
+                return experts.shape(projection, hidden_size).unwrap_or_default();
+            }
+            _ => {}
+        }
         let parts = self.parts(architecture);
         let n_outputs = parts.last().map_or(0, |(_, columns)| columns.end);
         let n_inputs = parts.first().map_or(0, |(part, _)| architecture.projection_shape(*part).1);
         (n_outputs, n_inputs)
     }
 
-    /// Its projections, in the order of their outputs.
+    /// Its projections, in the order of their outputs; those of a mixture are none of the layer's seven.
     pub fn projections(self) -> Vec<Projection> {
         match self {
             Module::One(projection) => vec![projection],
             Module::Qkv => vec![Projection::Q, Projection::K, Projection::V],
             Module::GateUp => vec![Projection::Gate, Projection::Up],
+            Module::Router | Module::Expert { .. } => Vec::new(),
         }
     }
 
@@ -128,7 +168,7 @@ pub fn places(architecture: &Architecture, name: &str) -> Vec<Place> {
 /// The plain name, and those of a backbone.
 fn prefixed(family: Family, name: &str) -> Vec<String> {
     let mut names = vec![name.to_owned()];
-    if !matches!(family, Family::Qwen2Vl | Family::Qwen2_5Vl | Family::Qwen3Vl) {
+    if !family.is_backbone() || family == Family::Phi4Multimodal {
         return names;
     }
     if let Some(inner) = name.strip_prefix("model.") {
@@ -165,8 +205,15 @@ pub enum Beside<'a> {
 
 /// What a tensor is that the backbone does not have; none for a plain model, or where it is not known.
 pub fn beside(family: Family, name: &str) -> Option<Beside<'_>> {
-    const TOWERS: [&str; 5] =
-        ["visual.", "model.visual.", "model.embed_tokens_extend.", "model.vision_tower.", "vision_tower."];
+    const TOWERS: [&str; 7] = [
+        "visual.",
+        "model.visual.",
+        "model.embed_tokens_extend.",
+        "model.vision_tower.",
+        "vision_tower.",
+        "model.multi_modal_projector.",
+        "multi_modal_projector.",
+    ];
     if !family.is_backbone() {
         return None;
     }

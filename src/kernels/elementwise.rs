@@ -51,6 +51,30 @@ pub unsafe fn silu_mul<S: Simd>(s: S, gate: &mut [f32], up: &[f32]) {
     }
 }
 
+/// `gate = gelu(gate) * up` with the tanh formula (Hendrycks & Gimpel 2016, arXiv 1606.08415):
+/// `x / 2 * (1 + tanh(u)) = x / (1 + exp(-2 u))` for `u = sqrt(2 / pi) * (x + 0.044715 x^3)`.
+///
+/// # Safety
+/// `up` has as many elements as `gate`, a multiple of 8.
+#[inline(always)]
+pub unsafe fn gelu_mul<S: Simd>(s: S, gate: &mut [f32], up: &[f32]) {
+    /// Twice sqrt(2 / pi), negative.
+    const FACTOR: f32 = -1.595_769;
+    debug_assert!(gate.len() == up.len() && gate.len().is_multiple_of(LANES));
+    let one = s.splat(1.0);
+    for i in (0..gate.len()).step_by(LANES) {
+        // SAFETY: i + 8 <= len.
+        unsafe {
+            let at = gate.as_mut_ptr().add(i);
+            let value = s.load(at);
+            let cubic = s.mul_add(s.mul(value, value), s.splat(0.044_715), one);
+            let exponent = s.mul(s.mul(value, cubic), s.splat(FACTOR));
+            let weight = s.div(one, s.add(one, s.exp(exponent)));
+            s.store(at, s.mul(s.mul(value, weight), s.load(up.as_ptr().add(i))));
+        }
+    }
+}
+
 /// Rotates the pairs `(i, i + n / 2)` of one head by the angles whose cosine and sine are given.
 #[inline(always)]
 pub fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {

@@ -1,6 +1,8 @@
 //! Weight matrices as the kernels read them: row-major `[out, in]`, every row padded with zeros to a
 //! multiple of [`ROW_ALIGN`] elements (the engine file's layout), so that no kernel has a tail along the input.
 
+use std::ops::Range;
+
 use half::f16;
 
 pub use crate::format::engine::{ROW_ALIGN, row_stride};
@@ -74,6 +76,39 @@ impl<'a> Matrix<'a> {
             }
         };
         (fits && stride != 0 && stride.is_multiple_of(ROW_ALIGN)).then_some(Self { values, n_rows, stride })
+    }
+
+    /// Some rows alone, as one of the matrices that are stacked in this one. They lie inside it.
+    pub fn slice(self, rows: Range<usize>) -> Self {
+        let elements = rows.start * self.stride..rows.end * self.stride;
+        let values = match self.values {
+            Values::F32(v) => Values::F32(&v[elements]),
+            Values::F16(v) => Values::F16(&v[elements]),
+            Values::I8 { q, scale } => Values::I8 { q: &q[elements], scale: &scale[rows.clone()] },
+            Values::I4 { q, scale, zero, group } => {
+                let groups = elements.start / group..elements.end / group;
+                Values::I4 {
+                    q: &q[elements.start / 2..elements.end / 2],
+                    scale: match scale {
+                        GroupScales::F16(scale) => GroupScales::F16(&scale[groups.clone()]),
+                        GroupScales::F32(scale) => GroupScales::F32(&scale[groups.clone()]),
+                    },
+                    zero: zero.map(|zero| &zero[groups]),
+                    group,
+                }
+            }
+            Values::Fp8 { q, scale } => Values::Fp8 { q: &q[elements], scale: &scale[rows.clone()] },
+            Values::Mxfp8 { q, scale } => Values::Mxfp8 {
+                q: &q[elements.clone()],
+                scale: &scale[elements.start / MXFP8_GROUP..elements.end / MXFP8_GROUP],
+            },
+            Values::Nvfp4 { q, scale, row_scale } => Values::Nvfp4 {
+                q: &q[elements.start / 2..elements.end / 2],
+                scale: &scale[elements.start / NVFP4_GROUP..elements.end / NVFP4_GROUP],
+                row_scale: &row_scale[rows.clone()],
+            },
+        };
+        Self { values, n_rows: rows.len(), stride: self.stride }
     }
 
     pub fn values(&self) -> Values<'a> {

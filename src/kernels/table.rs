@@ -24,6 +24,7 @@ pub struct Kernels {
     pub low_rank: unsafe fn(&mut LowRankTask<'_>),
     pub rms_norm: unsafe fn(*const f32, &[f32], f32, *mut f32),
     pub silu_mul: unsafe fn(&mut [f32], &[f32]),
+    pub gelu_mul: unsafe fn(&mut [f32], &[f32]),
     pub narrow: unsafe fn(&[f32], &mut [f16]),
 }
 
@@ -63,10 +64,26 @@ macro_rules! table {
             unsafe { elementwise::silu_mul($isa, gate, up) }
         }
         $(#[$features])?
+        unsafe fn gelu_mul(gate: &mut [f32], up: &[f32]) {
+            unsafe { elementwise::gelu_mul($isa, gate, up) }
+        }
+        $(#[$features])?
         unsafe fn narrow(from: &[f32], to: &mut [f16]) {
             unsafe { elementwise::narrow($isa, from, to) }
         }
-        Kernels { name: $name, matmul, unpack_row, attend, lora_shrink, lora_expand, low_rank, rms_norm, silu_mul, narrow }
+        Kernels {
+            name: $name,
+            matmul,
+            unpack_row,
+            attend,
+            lora_shrink,
+            lora_expand,
+            low_rank,
+            rms_norm,
+            silu_mul,
+            gelu_mul,
+            narrow,
+        }
     }};
 }
 

@@ -30,17 +30,17 @@ pub fn tokens<B: Backend>(segments: &[Segment<'_, B>]) -> Vec<u32> {
     segments.iter().flat_map(|segment| segment.tokens).copied().collect()
 }
 
-/// Where each row stands.
+/// Where each row stands and how far back it sees.
 pub fn attend_rows<'a, B: Backend>(
     segments: &'a [Segment<'a, B>],
-    sliding_window: Option<usize>,
+    window: Option<usize>,
 ) -> Vec<AttendRow<'a>> {
     segments
         .iter()
         .flat_map(|segment| {
             (segment.start..segment.start + segment.tokens.len()).map(move |position| AttendRow {
                 position,
-                start: sliding_window.map_or(0, |window| (position + 1).saturating_sub(window)),
+                start: window.map_or(0, |window| (position + 1).saturating_sub(window)),
                 blocks: segment.blocks,
             })
         })

@@ -1,13 +1,15 @@
 //! The forward pass: tokens of some segments in, logits of the wanted rows out.
 
-use crate::backend::{AttendRow, Backend, CacheElement, CacheShape};
+use crate::backend::{Attend, AttendRow, Backend, CacheElement, CacheShape, LoraRows};
 use crate::format::architecture::{Architecture, Projection};
+use crate::format::naming::Module;
 use crate::format::{Adapter, EngineConfig, FormatError, Precision, TensorFile};
 
 use super::batch::{self, Segment};
 use super::lora::{self, Lora, LoraGroup};
+use super::mixture::Routing;
 use super::rope::Rotation;
-use super::weights::{Layer, Weights};
+use super::weights::{Gated, Layer, Linear, Mlp, Weights};
 
 /// Positions in a block of the key-value cache.
 pub const BLOCK_LEN: usize = 16;
@@ -17,8 +19,17 @@ pub struct Decoder<B: Backend> {
     backend: B,
     architecture: Architecture,
     weights: Weights<B>,
-    rotation: Rotation,
+    /// The kinds of attention that its layers have.
+    kinds: Vec<AttentionKind>,
+    /// `[n_layers]`: each one's index into `kinds`.
+    kind_of_layer: Vec<usize>,
     cache_element: CacheElement,
+}
+
+/// How far layers see and how they turn queries and keys.
+struct AttentionKind {
+    window: Option<usize>,
+    rotation: Rotation,
 }
 
 /// Activations of a step, reused by the next one.
@@ -41,16 +52,38 @@ pub struct Workspace<B: Backend> {
     gate: B::Rows,
     /// `[n_rows, intermediate_size]`
     up: B::Rows,
+    /// Of layers with experts.
+    mixture: Option<MixtureRows<B>>,
     /// Rows whose logits are wanted, `[n_logit_rows, hidden_size]`.
     last: B::Rows,
     /// `[n_logit_rows, vocab_size]`
     logits: B::Rows,
 }
 
+/// Activations of a mixture; a row stands `n_used` times in all but the first.
+struct MixtureRows<B: Backend> {
+    /// `[n_rows, n_experts]`
+    logits: B::Rows,
+    /// Inputs sorted by expert, `[n_rows * n_used, hidden_size]`.
+    x: B::Rows,
+    /// `[n_rows * n_used, intermediate_size of an expert]`
+    gate: B::Rows,
+    /// `[n_rows * n_used, intermediate_size of an expert]`
+    up: B::Rows,
+    /// `[n_rows * n_used, hidden_size]`
+    update: B::Rows,
+}
+
 /// What all layers of a step share.
 struct Step<'a, B: Backend> {
-    rows: Vec<AttendRow<'a>>,
+    /// One for each kind of attention.
+    views: Vec<View<'a>>,
     groups: Vec<LoraGroup<'a, B>>,
+}
+
+/// What the rows of a step see in layers of one kind, and how far they are turned.
+struct View<'a> {
+    rows: Vec<AttendRow<'a>>,
     cos: Vec<f32>,
     sin: Vec<f32>,
 }
@@ -63,12 +96,12 @@ impl<B: Backend> Decoder<B> {
     pub fn new(backend: B, config: &EngineConfig, file: &TensorFile) -> Result<Self, FormatError> {
         let architecture = config.architecture.clone();
         let weights = Weights::new(&backend, &architecture, file)?;
-        let rotation = Rotation::new(&architecture, config.limits.max_kv_cache_capacity);
+        let (kinds, kind_of_layer) = attention_kinds(&architecture, config.limits.max_kv_cache_capacity);
         let cache_element = match config.precision {
             Precision::F32 => CacheElement::F32,
             Precision::F16 | Precision::Int8 | Precision::Int4 | Precision::Stored => CacheElement::F16,
         };
-        Ok(Self { backend, architecture, weights, rotation, cache_element })
+        Ok(Self { backend, architecture, weights, kinds, kind_of_layer, cache_element })
     }
 
     pub fn backend(&self) -> &B {
@@ -105,7 +138,10 @@ impl<B: Backend> Decoder<B> {
         let shape = &self.architecture;
         let heads = 2 * shape.n_heads * shape.head_dim + 2 * shape.n_kv_heads * shape.head_dim;
         let changed = if self.weights.changes_inputs { shape.intermediate_size } else { 0 };
-        let row = 3 * shape.hidden_size + heads + 2 * shape.intermediate_size + changed;
+        let mixture = shape.experts.as_ref().map_or(0, |experts| {
+            experts.n_experts + experts.n_used * 2 * (shape.hidden_size + experts.intermediate_size)
+        });
+        let row = 3 * shape.hidden_size + heads + 2 * shape.intermediate_size + changed + mixture;
         size_of::<f32>() * (n_rows * row + n_logit_rows * (shape.hidden_size + shape.vocab_size))
     }
 
@@ -124,6 +160,13 @@ impl<B: Backend> Decoder<B> {
             attended: rows(q_size),
             gate: rows(shape.intermediate_size),
             up: rows(shape.intermediate_size),
+            mixture: shape.experts.as_ref().map(|experts| MixtureRows {
+                logits: rows(experts.n_experts),
+                x: rows(shape.hidden_size),
+                gate: rows(experts.intermediate_size),
+                up: rows(experts.intermediate_size),
+                update: rows(shape.hidden_size),
+            }),
             last: rows(shape.hidden_size),
             logits: rows(shape.vocab_size),
         }
@@ -140,11 +183,18 @@ impl<B: Backend> Decoder<B> {
         workspace: &mut Workspace<B>,
     ) -> usize {
         let tokens = batch::tokens(segments);
-        let rows = batch::attend_rows(segments, self.architecture.sliding_window);
-        let (cos, sin) = self.rotation.angles(rows.iter().map(|row| row.position));
-        let step = Step { rows, groups: batch::lora_groups(segments), cos, sin };
+        let view = |kind: &AttentionKind| {
+            let rows = batch::attend_rows(segments, kind.window);
+            let (cos, sin) = kind.rotation.angles(rows.iter().map(|row| row.position));
+            View { rows, cos, sin }
+        };
+        let step =
+            Step { views: self.kinds.iter().map(view).collect(), groups: batch::lora_groups(segments) };
         self.resize(workspace, tokens.len());
         self.backend.embed(&self.weights.embedding, &tokens, &mut workspace.x);
+        if let Some(factor) = self.architecture.embedding_scale() {
+            self.backend.scale(&mut workspace.x, factor);
+        }
         for (layer_idx, layer) in self.weights.layers.iter().enumerate() {
             self.attention(layer_idx, layer, &step, cache, workspace);
             self.mlp(layer_idx, layer, &step, workspace);
@@ -179,47 +229,113 @@ impl<B: Backend> Decoder<B> {
         let Workspace { x, normed, update, q, k, v, attended, .. } = workspace;
         let (backend, head_dim, eps) =
             (&self.backend, self.architecture.head_dim, self.architecture.rms_norm_eps);
+        let view = &step.views[self.kind_of_layer[layer_idx]];
         backend.rms_norm(x, &layer.attention_norm, eps, normed);
         for (projection, y) in [(Projection::Q, &mut *q), (Projection::K, &mut *k), (Projection::V, &mut *v)]
         {
-            self.project(layer_idx, layer, projection, step, (normed, y));
+            self.project(layer_idx, projection, layer.attention(projection), step, (normed, y));
         }
         if let Some((q_norm, k_norm)) = &layer.head_norms {
             backend.rms_norm_heads(q, q_norm, eps);
             backend.rms_norm_heads(k, k_norm, eps);
         }
-        backend.rotate(q, head_dim, &step.cos, &step.sin);
-        backend.rotate(k, head_dim, &step.cos, &step.sin);
-        backend.store(cache, layer_idx, k, v, &step.rows);
-        backend.attend(q, cache, layer_idx, &step.rows, attended);
-        self.project(layer_idx, layer, Projection::O, step, (attended, update));
-        backend.add(update, x);
+        backend.rotate(q, head_dim, &view.cos, &view.sin);
+        backend.rotate(k, head_dim, &view.cos, &view.sin);
+        backend.store(cache, layer_idx, k, v, &view.rows);
+        let scale = self.architecture.attention_scale();
+        backend.attend(q, cache, Attend { layer: layer_idx, scale, rows: &view.rows }, attended);
+        self.project(layer_idx, Projection::O, layer.attention(Projection::O), step, (attended, update));
+        self.add_update(layer.attended_norm.as_ref(), workspace);
     }
 
     fn mlp(&self, layer_idx: usize, layer: &Layer<B>, step: &Step<'_, B>, workspace: &mut Workspace<B>) {
-        let Workspace { x, normed, update, gate, up, .. } = workspace;
+        let Workspace { x, normed, .. } = workspace;
         self.backend.rms_norm(x, &layer.mlp_norm, self.architecture.rms_norm_eps, normed);
-        self.project(layer_idx, layer, Projection::Gate, step, (normed, gate));
-        self.project(layer_idx, layer, Projection::Up, step, (normed, up));
-        self.backend.silu_mul(gate, up);
-        self.project(layer_idx, layer, Projection::Down, step, (gate, update));
-        self.backend.add(update, x);
+        match &layer.mlp {
+            Mlp::Dense(linears) => self.dense(layer_idx, linears, step, workspace),
+            Mlp::Mixture { router, experts } => {
+                self.mixture(layer_idx, (router, experts), step, workspace);
+            }
+        }
+        self.add_update(layer.mlp_output_norm.as_ref(), workspace);
+    }
+
+    fn dense(
+        &self,
+        layer_idx: usize,
+        linears: &Gated<Linear<B>>,
+        step: &Step<'_, B>,
+        workspace: &mut Workspace<B>,
+    ) {
+        let Workspace { normed, update, gate, up, .. } = workspace;
+        self.project(layer_idx, Projection::Gate, &linears.gate, step, (normed, gate));
+        self.project(layer_idx, Projection::Up, &linears.up, step, (normed, up));
+        self.backend.activate(self.architecture.activation, gate, up);
+        self.project(layer_idx, Projection::Down, &linears.down, step, (gate, update));
+    }
+
+    /// Rows go through their experts sorted by them, so that a step reads an expert's matrices once.
+    fn mixture(
+        &self,
+        layer_idx: usize,
+        (router, experts): (&B::Weights, &Gated<B::Weights>),
+        step: &Step<'_, B>,
+        workspace: &mut Workspace<B>,
+    ) {
+        let backend = &self.backend;
+        let Workspace { normed, update, mixture, .. } = workspace;
+        let (Some(MixtureRows { logits, x, gate, up, update: parts }), Some(shape)) =
+            (mixture, &self.architecture.experts)
+        else {
+            unreachable!("a workspace has rows for the mixtures of its architecture");
+        };
+        backend.matmul(normed, router, None, logits);
+        self.add_lora(normed, &lora::entries(&step.groups, layer_idx, Module::Router), logits);
+        let n_rows = step.n_rows();
+        let routing = Routing::new((0..n_rows).map(|row_idx| backend.read_row(logits, row_idx)), shape);
+        backend.gather(normed, &routing.rows, x);
+        for rows in [&mut *gate, &mut *up, &mut *parts] {
+            backend.set_n_rows(rows, routing.rows.len());
+        }
+        let entries = |projection| routing.entries(&step.groups, layer_idx, projection);
+        backend.matmul_experts(x, &experts.gate, &routing.groups, gate);
+        self.add_lora(x, &entries(Projection::Gate), gate);
+        backend.matmul_experts(x, &experts.up, &routing.groups, up);
+        self.add_lora(x, &entries(Projection::Up), up);
+        backend.activate(self.architecture.activation, gate, up);
+        backend.matmul_experts(gate, &experts.down, &routing.groups, parts);
+        self.add_lora(gate, &entries(Projection::Down), parts);
+        backend.combine(parts, &routing.parts, update);
+    }
+
+    /// Adds a block's output to the residual stream, normalized first where the layer has a norm for it.
+    fn add_update(&self, norm: Option<&B::Vector>, workspace: &mut Workspace<B>) {
+        let Workspace { x, normed, update, .. } = workspace;
+        match norm {
+            Some(norm) => {
+                self.backend.rms_norm(update, norm, self.architecture.rms_norm_eps, normed);
+                self.backend.add(normed, x);
+            }
+            None => self.backend.add(update, x),
+        }
     }
 
     /// `y = x W^T + bias`, plus each group's adapter.
     fn project(
         &self,
         layer_idx: usize,
-        layer: &Layer<B>,
         projection: Projection,
+        linear: &Linear<B>,
         step: &Step<'_, B>,
         (x, y): (&B::Rows, &mut B::Rows),
     ) {
-        let linear = layer.projection(projection);
         self.backend.matmul(x, &linear.weight, linear.bias.as_ref(), y);
-        let entries = lora::entries(&step.groups, layer_idx, projection);
+        self.add_lora(x, &lora::entries(&step.groups, layer_idx, Module::One(projection)), y);
+    }
+
+    fn add_lora(&self, x: &B::Rows, entries: &[LoraRows<'_, B::Lora>], y: &mut B::Rows) {
         if !entries.is_empty() {
-            self.backend.add_lora(x, &entries, y);
+            self.backend.add_lora(x, entries, y);
         }
     }
 
@@ -240,5 +356,33 @@ impl<B: Backend> Decoder<B> {
         for rows in [x, normed, update, q, k, v, attended, gate, up] {
             self.backend.set_n_rows(rows, n_rows);
         }
+        if let Some(mixture) = &mut workspace.mixture {
+            self.backend.set_n_rows(&mut mixture.logits, n_rows);
+        }
     }
+}
+
+impl<B: Backend> Step<'_, B> {
+    fn n_rows(&self) -> usize {
+        self.views[0].rows.len()
+    }
+}
+
+/// The kinds of attention that layers have, and each layer's; `capacity` is for [`Rotation::new`].
+fn attention_kinds(architecture: &Architecture, capacity: usize) -> (Vec<AttentionKind>, Vec<usize>) {
+    let mut shapes = Vec::new();
+    let kind_of_layer = (0..architecture.n_layers)
+        .map(|layer| {
+            let shape = (architecture.window_of(layer), architecture.rope_of(layer));
+            shapes.iter().position(|known| *known == shape).unwrap_or_else(|| {
+                shapes.push(shape);
+                shapes.len() - 1
+            })
+        })
+        .collect();
+    let kinds = shapes.into_iter().map(|(window, rope)| AttentionKind {
+        window,
+        rotation: Rotation::new(&rope, architecture.rotary_dim(), capacity),
+    });
+    (kinds.collect(), kind_of_layer)
 }

@@ -1,15 +1,19 @@
 //! An adapter on a backend, and the rows of a step that use it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::backend::{Backend, LoraRows};
 use crate::format::architecture::{Architecture, Projection};
+use crate::format::naming::Module;
 use crate::format::{Adapter, FormatError};
 
 /// The pairs of an adapter where the backend can use them.
 pub struct Lora<B: Backend> {
     /// `[n_layers][7]`
     pairs: Vec<[Option<B::Lora>; 7]>,
+    /// Of routers and experts, by layer.
+    mixture_pairs: BTreeMap<(usize, Module), B::Lora>,
 }
 
 impl<B: Backend> Lora<B> {
@@ -28,7 +32,24 @@ impl<B: Backend> Lora<B> {
             }
             pairs.push(of_layer);
         }
-        Ok(Self { pairs })
+        let mixture_pairs = adapter
+            .mixture_pairs()
+            .map(|(layer, module, pair)| {
+                let pair = backend.lora(pair.a.clone(), pair.b.clone(), pair.columns.clone())?;
+                Ok(((layer, module), pair))
+            })
+            .collect::<Result<_, FormatError>>()?;
+        Ok(Self { pairs, mixture_pairs })
+    }
+
+    /// Whether it changes a router or an expert.
+    pub fn has_mixture_pairs(&self) -> bool {
+        !self.mixture_pairs.is_empty()
+    }
+
+    /// Of a router or an expert.
+    pub fn mixture_pair(&self, layer: usize, module: Module) -> Option<&B::Lora> {
+        self.mixture_pairs.get(&(layer, module))
     }
 
     pub fn pair(&self, layer: usize, projection: Projection) -> Option<&B::Lora> {
@@ -43,17 +64,21 @@ pub struct LoraGroup<'a, B: Backend> {
     pub scale: f32,
 }
 
-/// The groups' entries for one projection; empty where no adapter of the step touches it.
+/// The groups' entries for one module; empty where no adapter of the step touches it. Experts have entries of
+/// their own, for their rows lie elsewhere.
 pub fn entries<'a, B: Backend>(
     groups: &'a [LoraGroup<'a, B>],
     layer: usize,
-    projection: Projection,
+    module: Module,
 ) -> Vec<LoraRows<'a, B::Lora>> {
+    let pair = |lora: &'a Lora<B>| match module {
+        Module::One(projection) => lora.pair(layer, projection),
+        _ => lora.mixture_pair(layer, module),
+    };
     groups
         .iter()
         .filter_map(|group| {
-            let pair = group.lora.pair(layer, projection)?;
-            Some(LoraRows { rows: group.rows.clone(), pair, scale: group.scale })
+            Some(LoraRows { rows: group.rows.clone(), pair: pair(group.lora)?, scale: group.scale })
         })
         .collect()
 }

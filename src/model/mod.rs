@@ -3,6 +3,7 @@
 mod batch;
 mod decoder;
 mod lora;
+mod mixture;
 mod rope;
 mod weights;
 

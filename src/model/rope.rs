@@ -1,6 +1,6 @@
 //! Rotary position embedding: angles of the rows of a step (Su et al. 2021, arXiv 2104.09864).
 
-use crate::format::architecture::{Architecture, Rope, RopeScaling};
+use crate::format::architecture::{Rope, RopeScaling};
 
 /// Inverse frequencies, f32 as transformers keeps them.
 pub struct Rotation {
@@ -13,8 +13,7 @@ pub struct Rotation {
 impl Rotation {
     /// `capacity` is the most positions that a sequence of the engine can have: it chooses the table of LongRoPE
     /// for all positions, so that keys that are in the cache stay right when a sequence grows.
-    pub fn new(architecture: &Architecture, capacity: usize) -> Self {
-        let (rope, rotary_dim) = (&architecture.rope, architecture.rotary_dim());
+    pub fn new(rope: &Rope, rotary_dim: usize, capacity: usize) -> Self {
         let plain = (0..rotary_dim / 2).map(|i| 1.0 / rope.theta.powf(2.0 * i as f64 / rotary_dim as f64));
         if let RopeScaling::LongRope { short, long, original_max_positions } = &rope.scaling {
             let table = if capacity <= *original_max_positions { short } else { long };

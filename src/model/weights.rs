@@ -1,8 +1,10 @@
 //! The engine's tensors where the backend can use them, by role.
 
 use crate::backend::Backend;
-use crate::format::architecture::{Architecture, Projection};
-use crate::format::engine::{EMBEDDING, FINAL_NORM, HEAD, projection_bias, projection_weight};
+use crate::format::architecture::{Architecture, Experts, Projection};
+use crate::format::engine::{
+    EMBEDDING, FINAL_NORM, HEAD, experts_weight, projection_bias, projection_weight, router_weight,
+};
 use crate::format::{FormatError, StoredMatrix, TensorFile};
 
 /// All weights of a decoder.
@@ -22,11 +24,34 @@ pub struct Weights<B: Backend> {
 pub struct Layer<B: Backend> {
     /// `[hidden_size]`
     pub attention_norm: B::Vector,
+    /// `[hidden_size]`, on the output of attention.
+    pub attended_norm: Option<B::Vector>,
     /// `[hidden_size]`
     pub mlp_norm: B::Vector,
+    /// `[hidden_size]`, on the output of the MLP.
+    pub mlp_output_norm: Option<B::Vector>,
     /// `[head_dim]` each, for queries and keys.
     pub head_norms: Option<(B::Vector, B::Vector)>,
-    projections: [Linear<B>; 7],
+    /// q, k, v, o.
+    attention: [Linear<B>; 4],
+    pub mlp: Mlp<B>,
+}
+
+/// What stands behind attention.
+pub enum Mlp<B: Backend> {
+    Dense(Box<Gated<Linear<B>>>),
+    /// The router's matrix `[n_experts, hidden_size]`, and the experts' matrices, stacked.
+    Mixture {
+        router: B::Weights,
+        experts: Gated<B::Weights>,
+    },
+}
+
+/// The three matrices of a gated MLP.
+pub struct Gated<T> {
+    pub gate: T,
+    pub up: T,
+    pub down: T,
 }
 
 /// A projection and its bias.
@@ -36,8 +61,9 @@ pub struct Linear<B: Backend> {
 }
 
 impl<B: Backend> Layer<B> {
-    pub fn projection(&self, projection: Projection) -> &Linear<B> {
-        &self.projections[projection as usize]
+    /// One of attention's: q, k, v, o.
+    pub fn attention(&self, projection: Projection) -> &Linear<B> {
+        &self.attention[projection as usize]
     }
 }
 
@@ -77,19 +103,23 @@ impl<B: Backend> Source<'_, B> {
         self.backend.vector(name, len, self.file.require(name)?)
     }
 
+    fn linear(
+        &self,
+        architecture: &Architecture,
+        layer: usize,
+        projection: Projection,
+    ) -> Result<Linear<B>, FormatError> {
+        let shape = architecture.projection_shape(projection);
+        let bias_name = projection_bias(layer, projection);
+        let bias = architecture.has_bias(projection).then(|| self.vector(&bias_name, shape.0));
+        let weight = self.matrix(&projection_weight(layer, projection), shape)?;
+        Ok(Linear { weight, bias: bias.transpose()? })
+    }
+
     fn layer(&self, architecture: &Architecture, layer: usize) -> Result<Layer<B>, FormatError> {
-        let inside = |part: &str| format!("model.layers.{layer}.{part}.weight");
-        let norm = |part: &str, len| self.vector(&inside(part), len);
-        let linear = |projection: Projection| {
-            let shape = architecture.projection_shape(projection);
-            let bias_name = projection_bias(layer, projection);
-            let bias = architecture.has_bias(projection).then(|| self.vector(&bias_name, shape.0));
-            Ok::<_, FormatError>(Linear {
-                weight: self.matrix(&projection_weight(layer, projection), shape)?,
-                bias: bias.transpose()?,
-            })
-        };
-        let [q, k, v, o, gate, up, down] = Projection::ALL.map(linear);
+        let norm = |part: &str, len| self.vector(&format!("model.layers.{layer}.{part}.weight"), len);
+        let hidden_size = architecture.hidden_size;
+        let [q, k, v, o] = Projection::ATTENTION.map(|part| self.linear(architecture, layer, part));
         let head_norms = match architecture.qk_norm {
             true => Some((
                 norm("self_attn.q_norm", architecture.head_dim)?,
@@ -97,11 +127,39 @@ impl<B: Backend> Source<'_, B> {
             )),
             false => None,
         };
+        let [attended_norm, mlp_output_norm] = match architecture.norms.after() {
+            Some(parts) => parts.map(|part| norm(part, hidden_size).map(Some)),
+            None => [Ok(None), Ok(None)],
+        };
         Ok(Layer {
-            attention_norm: norm("input_layernorm", architecture.hidden_size)?,
-            mlp_norm: norm("post_attention_layernorm", architecture.hidden_size)?,
+            attention_norm: norm("input_layernorm", hidden_size)?,
+            attended_norm: attended_norm?,
+            mlp_norm: norm(architecture.norms.before_mlp(), hidden_size)?,
+            mlp_output_norm: mlp_output_norm?,
             head_norms,
-            projections: [q?, k?, v?, o?, gate?, up?, down?],
+            attention: [q?, k?, v?, o?],
+            mlp: match architecture.experts_of(layer) {
+                Some(experts) => self.mixture(hidden_size, experts, layer)?,
+                None => {
+                    let [gate, up, down] = Projection::MLP.map(|part| self.linear(architecture, layer, part));
+                    Mlp::Dense(Box::new(Gated { gate: gate?, up: up?, down: down? }))
+                }
+            },
+        })
+    }
+
+    fn mixture(&self, hidden_size: usize, experts: &Experts, layer: usize) -> Result<Mlp<B>, FormatError> {
+        let (n, size) = (experts.n_experts, experts.intermediate_size);
+        let stack = |projection, (rows, columns)| {
+            self.matrix(&experts_weight(layer, projection), (n * rows, columns))
+        };
+        Ok(Mlp::Mixture {
+            router: self.matrix(&router_weight(layer), (n, hidden_size))?,
+            experts: Gated {
+                gate: stack(Projection::Gate, (size, hidden_size))?,
+                up: stack(Projection::Up, (size, hidden_size))?,
+                down: stack(Projection::Down, (hidden_size, size))?,
+            },
         })
     }
 }

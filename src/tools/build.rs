@@ -19,7 +19,7 @@ use super::staging::Staging;
 use super::weights_source::RowSource;
 use crate::format::adapter::listed;
 use crate::format::architecture::{Architecture, Family, RopeScaling};
-use crate::format::engine::{EMBEDDING, FORMAT_VERSION, HEAD, Item, items};
+use crate::format::engine::{EMBEDDING, FORMAT_VERSION, HEAD, Item, checkpoint_names, items};
 use crate::format::naming::{Beside, beside, places};
 use crate::format::storage::kinds_text;
 use crate::format::{EngineConfig, FormatError, Limits, Precision, Target, Tensor};
@@ -220,12 +220,20 @@ pub fn find_sources(
     let mut items = items(&config.architecture, config.precision);
     let path = checkpoint.directory();
     let quantization = checkpoint.config.quantization.as_ref();
-    check_missing(checkpoint, items.iter().map(|item| item.name()))?;
+    if let (Some(_), Some(_)) = (quantization, &config.architecture.experts) {
+        let (what, found) = ("quantization", "a mixture of experts".to_owned());
+        let supported = "mixtures with f32, f16 or bf16 weights; give the original".to_owned();
+        return Err(ToolError::format(path)(FormatError::Unsupported { what, found, supported }));
+    }
+    let names: Vec<String> =
+        items.iter().flat_map(|item| checkpoint_names(&config.architecture, item)).collect();
+    check_missing(checkpoint, names.iter().map(String::as_str))?;
     let mut sources = Vec::with_capacity(items.len());
     for item in &mut items {
-        let place = checkpoint.place(item.name()).expect("none is missing");
-        if let (Some(quantization), Item::Matrix { rows, columns, storage, .. }) = (quantization, &mut *item)
+        if let (Some(quantization), Item::Matrix { name, rows, columns, storage }) =
+            (quantization, &mut *item)
         {
+            let place = checkpoint.place(name).expect("none is missing");
             refuse_fused(quantization, &place).map_err(ToolError::format(path))?;
             let found = quantized_rows(checkpoint, quantization, &place.tensor, (*rows, *columns));
             if let Some(quantized) = found.map_err(ToolError::format(path))? {
@@ -236,12 +244,38 @@ pub fn find_sources(
                 continue;
             }
         }
-        let missing = || FormatError::MissingTensor { name: place.tensor.clone() };
-        let source = checkpoint.find(item.name()).and_then(|found| found.ok_or_else(missing));
-        let source = source.and_then(|tensor| RowSource::new(&place.tensor, tensor, &item.logical_shape()));
-        sources.push(source.map_err(ToolError::format(path))?);
+        sources.push(plain_rows(checkpoint, &config.architecture, item).map_err(ToolError::format(path))?);
     }
     Ok((sources, items))
+}
+
+/// One item's rows: those of its tensor, or of all that it stacks. None is missing.
+fn plain_rows(
+    checkpoint: &Checkpoint,
+    architecture: &Architecture,
+    item: &Item,
+) -> Result<RowSource, FormatError> {
+    let names = checkpoint_names(architecture, item);
+    let mut shape = item.logical_shape();
+    shape[0] /= names.len();
+    let one = |name: &String| {
+        let missing = || FormatError::MissingTensor { name: name.clone() };
+        let place = checkpoint.place(name).ok_or_else(missing)?.tensor;
+        RowSource::new(&place, checkpoint.find(name)?.ok_or_else(missing)?, &shape)
+    };
+    let mut parts = names.iter().map(one).collect::<Result<Vec<_>, _>>()?;
+    let is_norm = matches!(item, Item::Vector { .. }) && item.name().ends_with("norm.weight");
+    match parts.pop() {
+        Some(only) if parts.is_empty() => Ok(if is_norm && architecture.family == Family::Gemma3 {
+            RowSource::plus_one(only)
+        } else {
+            only
+        }),
+        last => {
+            parts.extend(last);
+            Ok(RowSource::stacked(parts, shape[0]))
+        }
+    }
 }
 
 /// Whether the checkpoint has all that engines call so; what is missing is named as the checkpoint should have it.
@@ -263,7 +297,8 @@ pub(super) fn check_missing<'a>(
 }
 
 fn warnings(checkpoint: &Checkpoint, config: &EngineConfig, items: &[Item]) -> Vec<String> {
-    let places = items.iter().filter_map(|item| checkpoint.place(item.name()));
+    let names = items.iter().flat_map(|item| checkpoint_names(&config.architecture, item));
+    let places = names.filter_map(|name| checkpoint.place(&name));
     let used: BTreeSet<String> = places.map(|place| place.tensor).collect();
     let mut unused: Vec<&str> = checkpoint
         .names()
@@ -271,13 +306,14 @@ fn warnings(checkpoint: &Checkpoint, config: &EngineConfig, items: &[Item]) -> V
         .filter(|name| !is_quantization_part(checkpoint, name, &used))
         .collect();
     let mut warnings = beside_warnings(config.architecture.family, &mut unused);
-    if config.architecture.tied_head && unused.contains(&HEAD) {
-        unused.retain(|name| *name != HEAD);
+    let head = checkpoint.place(HEAD).map(|place| place.tensor);
+    let head = head.filter(|head| config.architecture.tied_head && unused.contains(&head.as_str()));
+    if let Some(head) = head {
+        unused.retain(|name| *name != head);
         let table = checkpoint.place(EMBEDDING).and_then(|place| checkpoint.tensor(&place.tensor));
-        let head = checkpoint.tensor(HEAD);
-        if head.as_ref().map(Tensor::data) != table.as_ref().map(Tensor::data) {
+        if checkpoint.tensor(&head).as_ref().map(Tensor::data) != table.as_ref().map(Tensor::data) {
             warnings
-                .push(format!("{HEAD} differs from {EMBEDDING}, but the config ties them: it is not used"));
+                .push(format!("{head} differs from {EMBEDDING}, but the config ties them: it is not used"));
         }
     }
     if !unused.is_empty() {

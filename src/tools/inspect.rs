@@ -9,9 +9,9 @@ use sha2::{Digest, Sha256};
 
 use super::ToolError;
 use crate::format::adapter::parse_name;
-use crate::format::architecture::{Architecture, RopeScaling};
+use crate::format::architecture::{Activation, Architecture, Norms, RopeScaling};
 use crate::format::engine::{Item, PAD_PREFIX, items};
-use crate::format::naming::{Beside, beside};
+use crate::format::naming::{Beside, Module, beside};
 use crate::format::storage::kinds_text;
 use crate::format::{Kind, PeftConfig, StoredMatrix, TensorFile};
 use crate::store::engine::{DirectoryKind, TOKENIZER_TABLE_FILE};
@@ -218,13 +218,16 @@ fn describe_processed(path: &Path, file: &TensorFile, page: &mut Page) {
             continue;
         };
         layers.insert(parsed.layer);
-        targets.insert(parsed.module);
+        targets.insert(match parsed.module {
+            Module::Expert { projection, .. } => Module::Expert { expert: 0, projection },
+            other => other,
+        });
         // [in_features, rank]
         if name.ends_with(".lora_A.weight") {
             ranks.extend(file.get(name).and_then(|tensor| tensor.shape().last().copied()));
         }
     }
-    let names: Vec<&str> = targets.iter().map(|module| module.short_name()).collect();
+    let names: Vec<String> = targets.into_iter().map(target_name).collect();
     page.line("targets", names.join(" "));
     let last = layers.last().copied().unwrap_or(0);
     page.line("layers", format!("{} layers, the last is number {last}", layers.len()));
@@ -232,6 +235,14 @@ fn describe_processed(path: &Path, file: &TensorFile, page: &mut Page) {
     if !unknown.is_empty() {
         let names = crate::format::adapter::listed(&unknown);
         page.line("warning", format!("{} tensors match no projection: {names}", unknown.len()));
+    }
+}
+
+fn target_name(module: Module) -> String {
+    match module {
+        Module::Router => "router".to_owned(),
+        Module::Expert { projection, .. } => format!("experts' {}", projection.short_name()),
+        module => module.short_name().to_owned(),
     }
 }
 
@@ -263,13 +274,24 @@ fn describe_architecture(a: &Architecture, page: &mut Page) {
     if a.rotary_dim() < a.head_dim {
         let _ = write!(scaling, ", {} of {} rotated", a.rotary_dim(), a.head_dim);
     }
-    page.line("positions", format!("{}, rope theta {}{scaling}", a.max_positions, a.rope.theta));
-    let window = a.sliding_window.map(|window| format!("window of {window}"));
+    let local = a.local_rope_theta.map(|theta| format!(", {theta} under the window")).unwrap_or_default();
+    page.line("positions", format!("{}, rope theta {}{scaling}{local}", a.max_positions, a.rope.theta));
+    if let Some(experts) = &a.experts {
+        let n_dense = experts.dense_layers.len();
+        let (n, used, size) = (experts.n_experts, experts.n_used, experts.intermediate_size);
+        page.line("experts", format!("{n} of {size} a layer, {used} a token; {n_dense} layers without"));
+    }
+    let window = a.sliding_window.map(|window| match a.full_layers.len() {
+        0 => format!("window of {window}"),
+        n => format!("window of {window} in {} layers", a.n_layers - n),
+    });
     let flags = [
         (if a.tied_head { "tied head" } else { "own head" }).to_owned(),
         if a.qkv_bias { "q, k, v biases".to_owned() } else { String::new() },
         if a.o_bias { "o bias".to_owned() } else { String::new() },
         if a.qk_norm { "q and k norms".to_owned() } else { String::new() },
+        if a.norms == Norms::BeforeAndAfter { "norms of outputs".to_owned() } else { String::new() },
+        if a.activation == Activation::GeluTanh { "GELU".to_owned() } else { String::new() },
         window.unwrap_or_default(),
     ];
     let flags: Vec<String> = flags.into_iter().filter(|flag| !flag.is_empty()).collect();

@@ -79,6 +79,16 @@ impl RowSource {
         Self(Box::new(rows))
     }
 
+    /// Matrices of `n_rows` rows each, one below the other.
+    pub fn stacked(parts: Vec<RowSource>, n_rows: usize) -> Self {
+        Self::of(Stacked { parts, n_rows })
+    }
+
+    /// The vector with 1 added; it is read as long as `out`.
+    pub fn plus_one(vector: RowSource) -> Self {
+        Self::of(PlusOne(vector))
+    }
+
     /// Writes row `row_idx` to the front of `out`, which is at least a row long; the rest stays as it is.
     pub fn read_row(&self, row_idx: usize, out: &mut [f32]) {
         self.0.read_row(row_idx, out);
@@ -92,6 +102,28 @@ impl RowSource {
     /// The rows as an engine can hold them without loss, where they are quantized.
     pub fn packed(&self) -> Option<&dyn PackRow> {
         self.0.packed()
+    }
+}
+
+/// Matrices of one height, one below the other.
+struct Stacked {
+    parts: Vec<RowSource>,
+    n_rows: usize,
+}
+
+impl ReadRow for Stacked {
+    fn read_row(&self, row_idx: usize, out: &mut [f32]) {
+        self.parts[row_idx / self.n_rows].read_row(row_idx % self.n_rows, out);
+    }
+}
+
+/// A vector with 1 added, in f32: what Gemma's norms multiply by.
+struct PlusOne(RowSource);
+
+impl ReadRow for PlusOne {
+    fn read_row(&self, row_idx: usize, out: &mut [f32]) {
+        self.0.read_row(row_idx, out);
+        out.iter_mut().for_each(|value| *value += 1.0);
     }
 }
 

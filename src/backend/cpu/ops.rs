@@ -3,11 +3,12 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
-use super::cache::{Cache, Part};
+use super::cache::{self, Cache};
 use super::pool::Pool;
 use super::rows::Rows;
 use super::weights::{Lora, Vector, Weights};
-use crate::backend::{AttendRow, Backend, CacheShape, LoraRows};
+use crate::backend::{Attend, AttendRow, Backend, CacheShape, ExpertRows, LoraRows, Part};
+use crate::format::architecture::Activation;
 use crate::format::{FormatError, StoredMatrix, Tensor};
 use crate::kernels::Kernels;
 use crate::kernels::attention::AttendTask;
@@ -282,12 +283,13 @@ impl Backend for Cpu {
         let narrow = |from: &[f32], to: &mut [half::f16]| unsafe { (self.kernels.narrow)(from, to) };
         for (row_idx, row) in rows.iter().enumerate() {
             let place = (row.blocks[row.position / block_len], row.position % block_len);
-            cache.write((layer, Part::Key), place, k.row(row_idx), narrow);
-            cache.write((layer, Part::Value), place, v.row(row_idx), narrow);
+            cache.write((layer, cache::Part::Key), place, k.row(row_idx), narrow);
+            cache.write((layer, cache::Part::Value), place, v.row(row_idx), narrow);
         }
     }
 
-    fn attend(&self, q: &Rows, cache: &Cache, layer: usize, rows: &[AttendRow<'_>], y: &mut Rows) {
+    fn attend(&self, q: &Rows, cache: &Cache, task: Attend<'_>, y: &mut Rows) {
+        let Attend { layer, scale, rows } = task;
         let &CacheShape { n_kv_heads, head_dim, block_len, n_blocks, .. } = cache.shape();
         let group_width = q.width() / n_kv_heads;
         let (stride, out) = (y.stride(), Shared(y.as_mut_ptr()));
@@ -311,7 +313,7 @@ impl Backend for Cpu {
                     cache: cache.head(layer, head, row.blocks),
                     start: row.start,
                     end: row.position + 1,
-                    scale: 1.0 / (head_dim as f32).sqrt(),
+                    scale,
                     scores: grown(&mut scratch, n_scores),
                     out: std::slice::from_raw_parts_mut(out.at(row_idx * stride + first), group_width),
                 });
@@ -328,16 +330,68 @@ impl Backend for Cpu {
         }
     }
 
-    fn silu_mul(&self, gate: &mut Rows, up: &Rows) {
+    fn scale(&self, x: &mut Rows, factor: f32) {
+        for row_idx in 0..x.n_rows() {
+            x.row_mut(row_idx).iter_mut().for_each(|x| *x *= factor);
+        }
+    }
+
+    fn activate(&self, activation: Activation, gate: &mut Rows, up: &Rows) {
+        let kernel = match activation {
+            Activation::Silu => self.kernels.silu_mul,
+            Activation::GeluTanh => self.kernels.gelu_mul,
+        };
         let (n_rows, stride, out) = (gate.n_rows(), gate.stride(), Shared(gate.as_mut_ptr()));
         assert!(up.n_rows() == n_rows && up.stride() == stride);
         self.for_rows(n_rows, |row_idx| {
             // SAFETY: the row belongs to this task; strides are multiples of 8.
             unsafe {
                 let gate = std::slice::from_raw_parts_mut(out.at(row_idx * stride), stride);
-                (self.kernels.silu_mul)(gate, &up.as_slice()[row_idx * stride..][..stride]);
+                kernel(gate, &up.as_slice()[row_idx * stride..][..stride]);
             }
         });
+    }
+
+    fn matmul_experts(&self, x: &Rows, w: &Weights, groups: &[ExpertRows], y: &mut Rows) {
+        let w = w.as_matrix();
+        let (width, stride, y_stride, out) = (y.width(), w.stride(), y.stride(), Shared(y.as_mut_ptr()));
+        let n_rows = groups.last().map_or(0, |group| group.rows.end);
+        assert!(x.stride() == stride && x.n_rows() == n_rows && y.n_rows() == n_rows);
+        let per_group = (self.n_threads() * TASKS_PER_THREAD).div_ceil(groups.len().max(1));
+        let per_task = width.div_ceil(per_group).next_multiple_of(COLUMN_ALIGN);
+        let per_group = width.div_ceil(per_task);
+        self.pool.run(groups.len() * per_group, &|task_idx, worker_idx| {
+            let group = &groups[task_idx / per_group];
+            let first = task_idx % per_group * per_task;
+            let mut scratch = self.scratch[worker_idx].lock().expect("a task that panics ends the program");
+            let rows = group.rows.clone();
+            // SAFETY: these columns of the group's rows belong to this task; groups share no row.
+            unsafe {
+                (self.kernels.matmul)(&mut MatmulTask {
+                    x: &x.as_slice()[rows.start * stride..rows.end * stride],
+                    n_rows: rows.len(),
+                    w: w.slice(group.expert * width..(group.expert + 1) * width),
+                    columns: first..width.min(first + per_task),
+                    y: out.at(rows.start * y_stride),
+                    y_stride,
+                    scratch: grown(&mut scratch, scratch_len(stride)),
+                });
+            }
+        });
+    }
+
+    fn combine(&self, x: &Rows, parts: &[Part], y: &mut Rows) {
+        let n_parts = parts.len() / y.n_rows().max(1);
+        assert!(x.width() == y.width() && parts.len() == n_parts * y.n_rows());
+        for row_idx in 0..y.n_rows() {
+            let row = y.row_mut(row_idx);
+            row.fill(0.0);
+            for part in &parts[row_idx * n_parts..][..n_parts] {
+                for (y, x) in row.iter_mut().zip(x.row(part.row)) {
+                    *y += x * part.weight;
+                }
+            }
+        }
     }
 
     fn gather(&self, x: &Rows, row_idx: &[usize], y: &mut Rows) {

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::format::FormatError;
-use crate::format::architecture::{Architecture, Family, Rope};
+use crate::format::architecture::{Activation, Architecture, Family, Norms, Rope};
 use crate::format::bounds::check_architecture;
 use crate::format::engine_config::exact;
 use crate::format::json::{Object, parse_object, sorted_text};
@@ -36,7 +36,7 @@ impl OnnxConfig {
             }
         }
         let architecture = Architecture {
-            family: Family::from_name(top.text("model")?)?,
+            family: read_family(top)?,
             vocab_size: top.size("vocab_size")?,
             hidden_size: top.size("hidden_size")?,
             intermediate_size: top.size("intermediate_size")?,
@@ -58,6 +58,13 @@ impl OnnxConfig {
             qk_norm: false,
             // Only this program's exporter writes it; the graph's mask holds it.
             sliding_window: top.optional_size("sliding_window")?,
+            full_layers: Vec::new(),
+            local_rope_theta: None,
+            attention_scalar: None,
+            activation: Activation::Silu,
+            norms: Norms::Before,
+            scaled_embedding: false,
+            experts: None,
         };
         check_architecture(&architecture, FILE)?;
         let eos_token_ids = top.token_ids("eos_token_id")?;
@@ -66,6 +73,25 @@ impl OnnxConfig {
             eos_token_ids,
             bos_token_id: top.token_ids("bos_token_id")?.first().copied(),
         })
+    }
+}
+
+/// A family whose graphs are recognized.
+fn read_family(top: Object) -> Result<Family, FormatError> {
+    let name = top.text("model")?;
+    let family = Family::from_name(name)?;
+    if family.has_graph() {
+        return Ok(family);
+    }
+    let supported =
+        "families with one kind of layer and plain MLPs; build --modelDir takes this one".to_owned();
+    Err(FormatError::Unsupported { what: "model of an ONNX directory", found: name.to_owned(), supported })
+}
+
+impl Family {
+    /// Whether it is exported to ONNX and built from it.
+    pub fn has_graph(self) -> bool {
+        !matches!(self, Family::Gemma3 | Family::Qwen3Moe)
     }
 }
 

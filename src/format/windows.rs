@@ -1,0 +1,70 @@
+//! Which layers see only a window of positions, as configuration files tell it.
+//!
+//! Source: the configuration classes of transformers 4.57.
+
+use super::FormatError;
+use super::architecture::Family;
+use super::checkpoint::unsupported;
+use super::gemma;
+use super::json::{Object, shown};
+
+/// The window, and the layers that have none though others do.
+pub(super) fn read_windows(
+    top: Object,
+    family: Family,
+    n_layers: usize,
+) -> Result<(Option<usize>, Vec<usize>), FormatError> {
+    /// The configuration classes' value where the key is absent.
+    const DEFAULT_WINDOW: usize = 4096;
+    let absent = !top.map.contains_key("sliding_window");
+    let window = match top.optional_size("sliding_window")? {
+        None if absent => Some(DEFAULT_WINDOW),
+        other => other,
+    };
+    let is_wanted = match family {
+        Family::Llama | Family::Qwen3Vl => false,
+        Family::Phi3 | Family::Phi4Multimodal => !absent,
+        Family::Mistral | Family::Gemma3 => true,
+        Family::Qwen2 | Family::Qwen3 | Family::Qwen2Vl | Family::Qwen2_5Vl | Family::Qwen3Moe => {
+            top.optional_flag("use_sliding_window")?.unwrap_or(false)
+        }
+    };
+    let Some(window) = window.filter(|_| is_wanted) else { return Ok((None, Vec::new())) };
+    let windowed = match family {
+        Family::Llama
+        | Family::Qwen3Vl
+        | Family::Phi3
+        | Family::Phi4Multimodal
+        | Family::Mistral
+        | Family::Qwen3Moe => vec![true; n_layers],
+        Family::Gemma3 => gemma::windowed_layers(top, n_layers)?,
+        Family::Qwen2 | Family::Qwen3 | Family::Qwen2Vl | Family::Qwen2_5Vl => {
+            match windowed_by_types(top, n_layers)? {
+                Some(windowed) => windowed,
+                None => {
+                    let usual = if family.is_backbone() { 80 } else { 28 };
+                    let first = top.optional_size("max_window_layers")?.unwrap_or(usual);
+                    (0..n_layers).map(|layer| layer >= first).collect()
+                }
+            }
+        }
+    };
+    let full_layers: Vec<usize> = (0..n_layers).filter(|&layer| !windowed[layer]).collect();
+    Ok(if full_layers.len() == n_layers { (None, Vec::new()) } else { (Some(window), full_layers) })
+}
+
+/// Which layers have the window by `layer_types`, where the key is there.
+pub(super) fn windowed_by_types(top: Object, n_layers: usize) -> Result<Option<Vec<bool>>, FormatError> {
+    let Some(types) = top.get("layer_types") else { return Ok(None) };
+    let types = types.as_array().filter(|types| types.len() == n_layers);
+    let types = types.ok_or_else(|| top.wrong("layer_types", format!("{n_layers} names")))?;
+    let is_windowed = |kind: &serde_json::Value| match kind.as_str() {
+        Some("full_attention") => Ok(false),
+        Some("sliding_attention") => Ok(true),
+        _ => {
+            let found = shown(kind);
+            Err(unsupported("layer_types", found, "full_attention, sliding_attention"))
+        }
+    };
+    types.iter().map(is_windowed).collect::<Result<_, _>>().map(Some)
+}

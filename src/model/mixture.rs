@@ -1,0 +1,131 @@
+//! Which experts a row goes through: rows are sorted by expert for the products, and each row's results are
+//! added in the order of the experts, so that a row's sum does not depend on the other rows.
+
+use std::ops::Range;
+
+use crate::backend::{Backend, ExpertRows, LoraRows, Part};
+use crate::format::architecture::{Experts, Projection};
+use crate::format::naming::Module;
+
+use super::lora::LoraGroup;
+
+/// The step's rows in the order of their experts.
+pub struct Routing {
+    /// The rows of each expert, rising, one expert after the other: `[n_rows * n_used]`.
+    pub rows: Vec<usize>,
+    /// The ranges of `rows` that have an expert in common.
+    pub groups: Vec<ExpertRows>,
+    /// For each row its places in `rows` with their weights, by rising expert: `[n_rows * n_used]`.
+    pub parts: Vec<Part>,
+}
+
+impl Routing {
+    /// Chooses for each row of router logits, `[n_experts]`.
+    pub fn new<'a>(logits: impl Iterator<Item = &'a [f32]>, experts: &Experts) -> Self {
+        let chosen: Vec<Choice> =
+            logits.enumerate().flat_map(|(row, logits)| choose(row, logits, experts)).collect();
+        let mut order: Vec<usize> = (0..chosen.len()).collect();
+        // By expert, then by row; a row has an expert once.
+        order.sort_unstable_by_key(|&choice| (chosen[choice].expert, chosen[choice].row));
+        let mut groups: Vec<ExpertRows> = Vec::new();
+        let mut parts: Vec<Part> = chosen.iter().map(|c| Part { row: 0, weight: c.weight }).collect();
+        for (place, &choice) in order.iter().enumerate() {
+            let expert = chosen[choice].expert;
+            parts[choice].row = place;
+            match groups.last_mut() {
+                Some(last) if last.expert == expert => last.rows.end = place + 1,
+                _ => groups.push(ExpertRows { expert, rows: place..place + 1 }),
+            }
+        }
+        Self { rows: order.iter().map(|&choice| chosen[choice].row).collect(), groups, parts }
+    }
+
+    /// The entries of a step's adapters for one projection of all experts.
+    pub fn entries<'a, B: Backend>(
+        &self,
+        groups: &'a [LoraGroup<'a, B>],
+        layer: usize,
+        projection: Projection,
+    ) -> Vec<LoraRows<'a, B::Lora>> {
+        let adapted = groups.iter().filter(|group| group.lora.has_mixture_pairs());
+        let each = adapted.flat_map(|group| self.groups.iter().map(move |experts| (group, experts)));
+        each.filter_map(|(group, ExpertRows { expert, rows })| {
+            let pair = group.lora.mixture_pair(layer, Module::Expert { expert: *expert, projection })?;
+            let rows = self.places(rows, &group.rows);
+            (!rows.is_empty()).then_some(LoraRows { rows, pair, scale: group.scale })
+        })
+        .collect()
+    }
+
+    /// The part of an expert's places whose rows lie in the range.
+    fn places(&self, of_expert: &Range<usize>, rows: &Range<usize>) -> Range<usize> {
+        let place_of = |row: usize| {
+            of_expert.start + self.rows[of_expert.clone()].partition_point(|&of_expert| of_expert < row)
+        };
+        place_of(rows.start)..place_of(rows.end)
+    }
+}
+
+/// A row's use of an expert.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Choice {
+    row: usize,
+    expert: usize,
+    weight: f32,
+}
+
+/// The experts with the largest logits, by rising number; of equal ones the lower number. Weights are those of
+/// the softmax over all experts, or over the chosen ones.
+fn choose(row: usize, logits: &[f32], experts: &Experts) -> Vec<Choice> {
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_unstable_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+    order.truncate(experts.n_used);
+    order.sort_unstable();
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    // In f64, so that the rounded weight does not depend on the system's library.
+    let numerator = |expert: usize| (f64::from(logits[expert]) - f64::from(largest)).exp();
+    let sum: f64 = match experts.normalized {
+        true => order.iter().map(|&expert| numerator(expert)).sum(),
+        false => (0..logits.len()).map(numerator).sum(),
+    };
+    #[expect(clippy::cast_possible_truncation)]
+    let weight = |expert: usize| (numerator(expert) / sum) as f32;
+    order.into_iter().map(|expert| Choice { row, expert, weight: weight(expert) }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn experts(n_used: usize, normalized: bool) -> Experts {
+        Experts { n_experts: 4, n_used, intermediate_size: 1, normalized, dense_layers: Vec::new() }
+    }
+
+    #[test]
+    fn rows_are_sorted_by_expert_and_found_again() {
+        let logits: [&[f32]; 3] = [&[0.0, 3.0, 1.0, 2.0], &[5.0, 5.0, 5.0, 1.0], &[1.0, 2.0, 3.0, 4.0]];
+        let routing = Routing::new(logits.into_iter(), &experts(2, true));
+        let group = |expert, rows| ExpertRows { expert, rows };
+        assert_eq!(routing.groups, [group(0, 0..1), group(1, 1..3), group(2, 3..4), group(3, 4..6)]);
+        assert_eq!(routing.rows, [1, 0, 1, 2, 0, 2]);
+        let places: Vec<usize> = routing.parts.iter().map(|part| part.row).collect();
+        assert_eq!(places, [1, 4, 0, 2, 3, 5]);
+        assert_eq!(routing.places(&(1..3), &(0..1)), 1..2);
+        assert_eq!(routing.places(&(4..6), &(1..3)), 5..6);
+        assert!(routing.places(&(3..4), &(0..2)).is_empty());
+    }
+
+    #[test]
+    fn weights_are_a_softmax_over_all_or_over_the_chosen() {
+        let logits: &[f32] = &[2.0_f32.ln(), 0.0, 5.0_f32.ln(), 0.0];
+        let weights = |normalized| -> Vec<f32> {
+            let routing = Routing::new(std::iter::once(logits), &experts(2, normalized));
+            routing.parts.iter().map(|part| part.weight).collect()
+        };
+        for (found, wanted) in
+            [(weights(false), [2.0 / 9.0, 5.0 / 9.0]), (weights(true), [2.0 / 7.0, 5.0 / 7.0])]
+        {
+            assert!(found.iter().zip(wanted).all(|(f, w)| (f - w).abs() < 1e-6), "{found:?} {wanted:?}");
+        }
+    }
+}
