@@ -426,10 +426,6 @@ mod tests {
             },
             Case { changes: json!({"sliding_window": 9}), check: |a| a.sliding_window.is_none() },
             Case {
-                changes: json!({"sliding_window": 9, "use_sliding_window": true, "max_window_layers": 2}),
-                check: |a| a.sliding_window == Some(9) && a.full_layers == [0, 1],
-            },
-            Case {
                 changes: json!({"sliding_window": 9, "use_sliding_window": true, "max_window_layers": 4}),
                 check: |a| a.sliding_window.is_none(),
             },

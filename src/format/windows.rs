@@ -68,3 +68,18 @@ pub(super) fn windowed_by_types(top: Object, n_layers: usize) -> Result<Option<V
     };
     types.iter().map(is_windowed).collect::<Result<_, _>>().map(Some)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::format::parse_checkpoint_config;
+
+    #[test]
+    fn some_layers_may_have_a_window() {
+        let config = br#"{"architectures": ["Qwen2ForCausalLM"], "vocab_size": 9, "hidden_size": 8,
+            "intermediate_size": 10, "num_hidden_layers": 4, "num_attention_heads": 2, "num_key_value_heads": 2,
+            "max_position_embeddings": 16, "sliding_window": 9, "use_sliding_window": true, "max_window_layers": 2}"#;
+        let architecture = parse_checkpoint_config(config).unwrap().architecture;
+        assert_eq!((architecture.sliding_window, &architecture.full_layers[..]), (Some(9), &[0, 1][..]));
+        assert_eq!((architecture.window_of(1), architecture.window_of(2)), (None, Some(9)));
+    }
+}
