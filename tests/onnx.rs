@@ -89,7 +89,9 @@ fn export_to(model: &str, output_dir: &Path, precision: Precision) {
 #[test]
 fn exported_directories_build_the_checkpoints_engine() {
     let mut n_models = 0;
-    for model in models().into_keys().filter(|model| model != "llama_bias") {
+    // Families of several kinds of layers are not exported.
+    let has_graph = |model: &String| !model.starts_with("gemma3") && !model.starts_with("qwen3_moe");
+    for model in models().into_keys().filter(|model| model != "llama_bias").filter(has_graph) {
         let checkpoint = reference(&format!("models/{model}"));
         let scratch = tempfile::tempdir().unwrap();
         for precision in [Precision::F32, Precision::F16] {
