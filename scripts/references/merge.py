@@ -34,7 +34,7 @@ GPT2 = Checkpoint(
     GPT2Config(n_embd=24, n_layer=1, n_head=2, n_positions=32, **TINY), torch.float16,
 )  # fmt: skip
 PHI3 = Checkpoint(
-    "phi3", "fused q, k, v and gate, up; untied",
+    "phi3_fused", "fused q, k, v and gate, up; untied",
     Phi3Config(
         hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         tie_word_embeddings=False, max_position_embeddings=64, **TINY,
@@ -49,13 +49,16 @@ SMALL = {
         Adapter("conv_dora", "the same with DoRA", lora(3, 8, CONV, fan_in_fan_out=True, use_dora=True)),
         Adapter("square", "r = n_embd, c_proj is square", lora(24, 8, ["c_proj"], fan_in_fan_out=True)),
     ],
-    "phi3": [
+    "phi3_fused": [
         Adapter("fused", "fused targets", lora(4, 8, FUSED)),
         Adapter("embedding_dora", "DoRA on the embedding and on q, k, v", lora(3, 6, ["embed_tokens", "qkv_proj"], use_dora=True)),
         Adapter("vision", "an adapter that lies inside the checkpoint", lora(6, 12, FUSED)),
         Adapter("speech", "another one", lora(4, 8, FUSED), torch.bfloat16),
     ],
 }
+
+
+NESTED = {"phi4mm", "qwen2_5_vl", "qwen3_vl", "gemma3_vision"}
 
 
 def load_untied(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
@@ -134,10 +137,13 @@ def make_inner_layout(phi3: Path, target: Path) -> None:
 
 
 def make_merges(root: Path) -> None:
-    """merge/MODEL.safetensors for the nine models, and merge/NAME/ for those that are only for merging."""
+    """merge/MODEL.safetensors for the models of one kind of layer names, and merge/NAME/ for those that are only for merging."""
     target = root / "merge"
     shutil.rmtree(target, ignore_errors=True)
     for spec in CHECKPOINTS:
+        # transformers gives the tensors of these other names than their files have.
+        if spec.name in NESTED:
+            continue
         folder = root / "models" / spec.name
         tensors: dict[str, np.ndarray] = {}
         for adapter in ADAPTERS[spec.name]:
