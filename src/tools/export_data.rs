@@ -8,8 +8,7 @@ use half::f16;
 
 use super::ToolError;
 use super::build::check_missing;
-use super::export_quantized::{Form, Part, QuantizedMatrix, part_name};
-use super::quantized_rows::QuantizedRows;
+use super::export_quantized::{Exported, Form, Part, QuantizedMatrix, part_name};
 use super::quantized_source::quantized_rows;
 use super::weights_source::{Decoder, RowSource, decoder};
 use crate::format::architecture::Architecture;
@@ -87,12 +86,14 @@ impl ExportPlan {
         let (mut found, mut quantized) = (Vec::with_capacity(wanted.len()), BTreeMap::new());
         for wanted in &wanted {
             match quantized_matrix(checkpoint, wanted)? {
-                Some(Ok(matrix)) => {
+                Some(Exported::AsItIs(matrix)) => {
                     quantized.insert(wanted.name.clone(), matrix.form);
                     let parts = matrix.parts().into_iter();
                     found.extend(parts.map(|part| ExportTensor::part(&wanted.name, &matrix, part, element)));
                 }
-                Some(Err(rows)) => found.push(ExportTensor::transposed(wanted, RowSource::of(rows), element)),
+                Some(Exported::AsNumbers(rows)) => {
+                    found.push(ExportTensor::transposed(wanted, RowSource::of(*rows), element))
+                }
                 None => found.push(ExportTensor::new(checkpoint, wanted, element)?),
             }
         }
@@ -228,18 +229,15 @@ impl ConvertError {
     }
 }
 
-/// A matrix that the checkpoint has quantized: as it is exported, or its rows where it becomes numbers.
-fn quantized_matrix(
-    checkpoint: &Checkpoint,
-    wanted: &Wanted,
-) -> Result<Option<Result<QuantizedMatrix, QuantizedRows>>, ToolError> {
+/// A matrix that the checkpoint has quantized.
+fn quantized_matrix(checkpoint: &Checkpoint, wanted: &Wanted) -> Result<Option<Exported>, ToolError> {
     let (Some(quantization), &[n, k]) = (&checkpoint.config.quantization, &wanted.shape[..]) else {
         return Ok(None);
     };
     let Some(place) = checkpoint.place(&wanted.name) else { return Ok(None) };
     let rows = quantized_rows(checkpoint, quantization, &place.tensor, (n, k));
     let rows = rows.map_err(ToolError::format(checkpoint.directory()))?;
-    Ok(rows.map(QuantizedMatrix::new))
+    Ok(rows.map(Exported::new))
 }
 
 impl ExportTensor {

@@ -38,6 +38,12 @@ pub struct Form {
     pub scale_element: ElementType,
 }
 
+/// What becomes of a quantized matrix.
+pub enum Exported {
+    AsItIs(QuantizedMatrix),
+    AsNumbers(Box<QuantizedRows>),
+}
+
 /// A matrix that is exported as it is.
 #[derive(Clone)]
 pub struct QuantizedMatrix {
@@ -45,13 +51,10 @@ pub struct QuantizedMatrix {
     rows: Arc<QuantizedRows>,
 }
 
-impl QuantizedMatrix {
-    /// # Errors
-    /// The rows, where they must be exported as numbers.
-    pub fn new(rows: QuantizedRows) -> Result<Self, QuantizedRows> {
-        let n_groups = |group: usize| rows.k.checked_div(group).unwrap_or(0);
+impl Exported {
+    pub fn new(rows: QuantizedRows) -> Self {
         let (block, scale_element, has_zeros) = match rows.storage.kind {
-            Kind::F32 | Kind::F16 => return Err(rows),
+            Kind::F32 | Kind::F16 => return Self::AsNumbers(Box::new(rows)),
             Kind::Int8 | Kind::Fp8 => (None, ElementType::F32, false),
             Kind::Mxfp8 => (Some(MXFP8_GROUP), ElementType::F32, false),
             Kind::Nvfp4 => (Some(NVFP4_GROUP), ElementType::F32, false),
@@ -60,25 +63,32 @@ impl QuantizedMatrix {
                 (Some(group), element, zeros == Zeros::Stored)
             }
         };
-        let has_large_zero = || {
-            let all =
-                (0..rows.n).flat_map(|row| (0..n_groups(block.unwrap_or(0))).map(move |group| (row, group)));
-            all.into_iter().any(|(row, group)| rows.zero(row, group) > 15)
-        };
         let has_outer_scale = rows.storage.kind == Kind::Nvfp4;
-        let is_one = |scales: &[f32]| scales.iter().all(|scale| *scale == scales[0]);
-        let differs = match &rows.scales {
-            Scales::Bytes { rows, .. } if has_outer_scale => rows.is_empty() || !is_one(rows),
-            _ => false,
-        };
-        if rows.order.is_some() || differs || (has_zeros && has_large_zero()) {
-            return Err(rows);
+        if rows.order.is_some()
+            || (has_outer_scale && has_several_outer_scales(&rows))
+            || (has_zeros && block.is_some_and(|group| has_large_zero(&rows, group)))
+        {
+            return Self::AsNumbers(Box::new(rows));
         }
         let has_input_scale = rows.input_scale.is_some();
         let form = Form { block, has_outer_scale, has_zeros, has_input_scale, scale_element };
-        Ok(Self { form, rows: Arc::new(rows) })
+        Self::AsItIs(QuantizedMatrix { form, rows: Arc::new(rows) })
     }
+}
 
+fn has_several_outer_scales(rows: &QuantizedRows) -> bool {
+    match &rows.scales {
+        Scales::Bytes { rows, .. } => rows.windows(2).any(|pair| pair[0] != pair[1]),
+        _ => true,
+    }
+}
+
+/// Whether a zero does not fit four bits.
+fn has_large_zero(rows: &QuantizedRows, group: usize) -> bool {
+    (0..rows.n).any(|row| (0..rows.k / group).any(|group| rows.zero(row, group) > 15))
+}
+
+impl QuantizedMatrix {
     pub fn parts(&self) -> Vec<Part> {
         let form = &self.form;
         let some = [
