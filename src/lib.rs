@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cli      the words of each command; opens no file        config   checked once; alone reads the environment
-//! daemon   the loop: owns all, computes nothing            tools    build, process-lora, inspect
+//! daemon   the loop: owns all, computes nothing            tools    the tool chain, from checkpoint to engine
 //! probe    a model without a queue: logits, bench          spool    a request on disk. Never a token or tensor
 //! compress quantize-llm: a checkpoint made smaller, judged by what the model then says
 //! doctor   what keeps the daemon from working; mends nothing

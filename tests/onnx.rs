@@ -185,6 +185,7 @@ fn quantized_checkpoints_export_and_build_the_same_engine() {
         "awq_g128",
         "awq_g64",
         "fp8",
+        "fused_int4_awq",
         "gptq_row",
         "gptq_symmetric",
         "gptq_v2",

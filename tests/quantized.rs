@@ -20,10 +20,12 @@ use safetensors::Dtype;
 use serde_json::{Value, json};
 use support::{Built, ids, limits, reference, tensors};
 
-const CASES: [&str; 12] = [
+const CASES: [&str; 14] = [
     "awq_g128",
     "awq_g64",
     "fp8",
+    "fused_gptq",
+    "fused_int4_awq",
     "gptq_order",
     "gptq_row",
     "gptq_symmetric",

@@ -48,13 +48,16 @@ def llama3(inverse: np.ndarray, scaling: dict) -> np.ndarray:
 class Session:
     """A model of an ONNX directory with the inputs that stay the same."""
 
-    def __init__(self, directory: Path, file: str = "model.onnx") -> None:
+    def __init__(self, directory: Path, file: str = "model.onnx", is_exact: bool = False) -> None:
         path = directory / file
         onnx.checker.check_model(str(path), full_check=True)
         self.config = json.loads((directory / "config.json").read_text())
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
+        if is_exact:
+            # Else a product with a quantized weight may be computed with rounded activations.
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.inputs = {value.name: value for value in self.session.get_inputs()}
         self.embedding = load_file(directory / "embedding.safetensors")["embedding"]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config, Qwen3Config
+from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config, PretrainedConfig, Qwen2Config, Qwen3Config
 
 from .adapters import Adapter, lora, make_adapter
 from .checkpoints import sizes, weight
@@ -221,6 +221,13 @@ def qwen3(hidden: int, inter: int, **more: Any) -> PretrainedConfig:
     return Qwen3Config(**sizes(hidden, inter, 1, 4, 2, 96) | {"head_dim": 32, "tie_word_embeddings": True} | more)
 
 
+def phi3(hidden: int, inter: int, **more: Any) -> PretrainedConfig:
+    """Fused q, k, v and gate, up."""
+    return Phi3Config(
+        **sizes(hidden, inter, 1, 4, 2, 96) | {"tie_word_embeddings": False, "pad_token_id": 0} | more
+    )  # fmt: skip
+
+
 def gptq_config(group: int, **more: Any) -> dict[str, Any]:
     return {
         "quant_method": "gptq", "bits": 4, "group_size": group, "desc_act": False, "sym": False,
@@ -267,6 +274,12 @@ QUANTIZED = [
         gptq_config(64, checkpoint_format="gptq_v2"),
     ),
     Quantized("gptq_row", llama(96, 160), all_layers(gptq(-1)), gptq_config(-1)),
+    Quantized(
+        "fused_int4_awq", phi3(64, 128), all_layers(int4_awq(64)),
+        hf_quant_config=modelopt("W4A16_AWQ", group_size=64, has_zero_point=False, pre_quant_scale=True),
+        adapters=[ADAPTER],
+    ),
+    Quantized("fused_gptq", phi3(64, 96), all_layers(gptq(32, order=True)), gptq_config(32, desc_act=True)),
 ]  # fmt: skip
 
 
@@ -309,7 +322,7 @@ def write_config(spec: Quantized, folder: Path) -> None:
     spec.config.save_pretrained(folder)
     path = folder / "config.json"
     config = json.loads(path.read_text())
-    name = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+    name = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "phi3": "Phi3ForCausalLM"}
     config |= {"architectures": [name[config["model_type"]]], "dtype": "float16"}
     if spec.quantization_config:
         config["quantization_config"] = spec.quantization_config

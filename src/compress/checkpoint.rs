@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::thread;
@@ -16,28 +15,11 @@ use super::awq::Member;
 use super::codec::{Coder, PackedRow, pack};
 use super::method::Method;
 use crate::format::Tensor;
+use crate::tools::WriteError;
 use crate::tools::weights_source::decoder;
 
 /// Elements of a matrix that are coded at a time.
 const CHUNK_ELEMENTS: usize = 1 << 20;
-
-/// Why writing stopped.
-#[derive(Debug)]
-pub enum WriteError {
-    Io(io::Error),
-    /// A value that the type cannot hold.
-    Range {
-        name: String,
-        found: f32,
-        precision: &'static str,
-    },
-}
-
-impl From<io::Error> for WriteError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
 
 /// A tensor to come.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use safetensors::Dtype;
 
 use super::awq::{Member, choose, errors_and_sizes, sample_rows};
-use super::checkpoint::{Entry, Plan, WriteError, Writer, entries_of, module_of};
+use super::checkpoint::{Entry, Plan, Writer, entries_of, module_of};
 use super::codec::{Coder, Dequantized};
 use super::files::{WEIGHTS_FILE, check_output, write_configs};
 use super::method::Method;
@@ -26,10 +26,10 @@ use crate::kernels::Kernels;
 use crate::store::engine::TOKENIZER_FILE;
 use crate::store::{Checkpoint, StoreError, map_file, read_small_optional};
 use crate::text::Tokenizer;
-use crate::tools::ToolError;
 use crate::tools::build::Progress;
 use crate::tools::staging::Staging;
 use crate::tools::weights_source::{RowSource, decoder};
+use crate::tools::{ToolError, WriteError};
 
 /// Rows of activations that the errors are measured on.
 const ERROR_ROWS: usize = 128;
@@ -259,7 +259,8 @@ fn write_weights(
         Ok(())
     };
     staging.write(WEIGHTS_FILE, |out| {
-        fill(out.get_ref()).map_err(|error| write_error(error, options, plan.n_bytes()))?;
+        fill(out.get_ref())
+            .map_err(|error| error.at(&options.model_dir, &options.output_dir, plan.n_bytes()))?;
         Ok(out)
     })?;
     bar.finish_and_clear();
@@ -346,20 +347,6 @@ fn dequantized(
         pre_quant_scale: file.get(&named("pre_quant_scale")),
         n_columns,
     }))
-}
-
-fn write_error(error: WriteError, options: &QuantizeOptions, needed: u64) -> ToolError {
-    match error {
-        WriteError::Range { name, found, precision } => {
-            ToolError::Range { path: options.model_dir.clone(), name, found, precision }
-        }
-        WriteError::Io(source) if source.kind() == std::io::ErrorKind::StorageFull => {
-            ToolError::Space { path: options.output_dir.clone(), free: 0, needed }
-        }
-        WriteError::Io(source) => {
-            StoreError::Io { path: options.output_dir.clone(), action: "write", source }.into()
-        }
-    }
 }
 
 fn bar(options: &QuantizeOptions, what: &'static str, n: u64) -> ProgressBar {

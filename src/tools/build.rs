@@ -1,7 +1,7 @@
 //! `build`: a Hugging Face checkpoint directory to an engine directory.
 
 use std::collections::BTreeSet;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,14 +9,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::statvfs::statvfs;
 use sha2::{Digest, Sha256};
 
-use super::ToolError;
 use super::build_quantized::{
-    has_quantized_head, is_quantization_part, quantization_notes, refuse_fused, resolve_precision,
+    has_quantized_head, is_quantization_part, quantization_notes, resolve_precision,
 };
-use super::engine_file::{EncodeError, EnginePlan, EngineWriter};
+use super::engine_file::{EnginePlan, EngineWriter};
 use super::quantized_source::quantized_rows;
 use super::staging::Staging;
 use super::weights_source::RowSource;
+use super::{ToolError, WriteError};
 use crate::format::adapter::listed;
 use crate::format::architecture::{Architecture, Family, RopeScaling};
 use crate::format::engine::{EMBEDDING, FORMAT_VERSION, HEAD, Item, checkpoint_names, items};
@@ -24,7 +24,7 @@ use crate::format::naming::{Beside, beside, places};
 use crate::format::storage::kinds_text;
 use crate::format::{EngineConfig, FormatError, Limits, Precision, Target, Tensor};
 use crate::store::engine::{CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_TABLE_FILE, WEIGHTS_FILE};
-use crate::store::{Checkpoint, StoreError, read_small_optional};
+use crate::store::{Checkpoint, read_small_optional};
 use crate::text::{ChatTemplate, SpecialTokens, Tokenizer, template_source};
 
 /// Files that come along unchanged where the checkpoint has them.
@@ -234,9 +234,10 @@ pub fn find_sources(
             (quantization, &mut *item)
         {
             let place = checkpoint.place(name).expect("none is missing");
-            refuse_fused(quantization, &place).map_err(ToolError::format(path))?;
-            let found = quantized_rows(checkpoint, quantization, &place.tensor, (*rows, *columns));
-            if let Some(quantized) = found.map_err(ToolError::format(path))? {
+            let (n, k) = place.fused.as_ref().map_or((*rows, *columns), |fused| fused.shape.into());
+            let found = quantized_rows(checkpoint, quantization, &place.tensor, (n, k));
+            if let Some(mut quantized) = found.map_err(ToolError::format(path))? {
+                quantized.first_row = place.fused.as_ref().map_or(0, |fused| fused.rows.start);
                 if config.precision == Precision::Stored {
                     *storage = quantized.storage;
                 }
@@ -411,7 +412,7 @@ fn write_weights<W: Write>(
 ) -> Result<W, ToolError> {
     let bar = progress_bar(options.progress, plan.n_bytes());
     let written = |n_bytes: u64| bar.inc(n_bytes);
-    let write = || -> Result<W, EncodeError> {
+    let write = || -> Result<W, WriteError> {
         let mut writer = EngineWriter::start(out, plan, options.n_threads, &written)?;
         for (item, source) in plan.items.iter().zip(sources) {
             bar.set_message(item.name().to_owned());
@@ -421,20 +422,7 @@ fn write_weights<W: Write>(
     };
     let result = write();
     bar.finish_and_clear();
-    result.map_err(|error| match error {
-        EncodeError::Io(source) => write_error(source, options, plan.n_bytes()),
-        EncodeError::Range { name, found, precision } => {
-            ToolError::Range { path: options.model_dir.clone(), name, found, precision }
-        }
-    })
-}
-
-fn write_error(source: io::Error, options: &BuildOptions, needed: u64) -> ToolError {
-    let path = options.engine_dir.clone();
-    match source.kind() {
-        io::ErrorKind::StorageFull => ToolError::Space { path, free: 0, needed },
-        _ => StoreError::Io { path, action: "write", source }.into(),
-    }
+    result.map_err(|error| error.at(&options.model_dir, &options.engine_dir, plan.n_bytes()))
 }
 
 pub(super) fn progress_bar(progress: Progress, n_bytes: u64) -> ProgressBar {

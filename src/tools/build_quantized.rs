@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 use super::ToolError;
 use super::quantized_source::PARTS;
 use crate::format::engine::HEAD;
-use crate::format::naming::Place;
-use crate::format::{FormatError, Precision, Quantization, Tensor};
+use crate::format::{Precision, Tensor};
 use crate::store::Checkpoint;
 
 /// The precision of the engine: a quantized checkpoint stays as it is, or becomes numbers.
@@ -45,23 +44,6 @@ pub fn has_quantized_head(checkpoint: &Checkpoint) -> bool {
 fn has_packed(checkpoint: &Checkpoint, weight: &str) -> bool {
     let packed = weight.strip_suffix(".weight").map(|module| format!("{module}.qweight"));
     checkpoint.config.quantization.is_some() && packed.is_some_and(|name| checkpoint.tensor(&name).is_some())
-}
-
-/// Rows of a fused matrix are not taken out of packed ones.
-///
-/// # Errors
-/// [`FormatError::Unsupported`] naming the tensor.
-pub fn refuse_fused(quantization: &Quantization, place: &Place) -> Result<(), FormatError> {
-    let module = place.tensor.strip_suffix(".weight").unwrap_or(&place.tensor);
-    if place.fused.is_none() || quantization.algorithm(module).is_none() {
-        return Ok(());
-    }
-    Err(FormatError::Unsupported {
-        what: "quantized fused projection",
-        found: module.to_owned(),
-        supported: "quantized models with separate projections; give the original f32, f16 or bf16 one"
-            .to_owned(),
-    })
 }
 
 /// Whether a tensor belongs to a quantized layer that is used, or is a bias of zeros, as GPTQ's tools write

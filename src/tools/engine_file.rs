@@ -3,13 +3,14 @@
 //! Rows are encoded by several threads; each row's bytes depend on that row alone, so the file is the same
 //! for any number of threads.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::ops::Range;
 use std::thread;
 
 use half::f16;
 use serde_json::json;
 
+use super::WriteError;
 use super::quantize::{int4_row, int8_row};
 use super::weights_source::{Encoded, PackRow, RowSource};
 use crate::format::engine::{FORMAT_VERSION, Item, PAD_PREFIX, PAGE, TENSOR_ALIGN, int4_group, row_stride};
@@ -71,18 +72,6 @@ fn padding(position: usize) -> usize {
     position.next_multiple_of(TENSOR_ALIGN) - position
 }
 
-/// Why writing stopped.
-#[derive(Debug)]
-pub enum EncodeError {
-    Io(io::Error),
-    /// A value of that tensor is not finite, or is too large for the precision.
-    Range {
-        name: String,
-        found: f32,
-        precision: &'static str,
-    },
-}
-
 /// The file as it grows.
 pub struct EngineWriter<'a, W: Write> {
     out: W,
@@ -99,14 +88,14 @@ impl<'a, W: Write> EngineWriter<'a, W> {
         plan: &EnginePlan,
         n_threads: usize,
         progress: &'a dyn Fn(u64),
-    ) -> Result<Self, EncodeError> {
-        out.write_all(&plan.header).map_err(EncodeError::Io)?;
+    ) -> Result<Self, WriteError> {
+        out.write_all(&plan.header)?;
         progress(plan.header.len() as u64);
         Ok(Self { out, position: 0, n_threads: n_threads.max(1), progress })
     }
 
     /// Writes one item's stored tensors. Items come in the plan's order.
-    pub fn add(&mut self, item: &Item, source: &RowSource) -> Result<(), EncodeError> {
+    pub fn add(&mut self, item: &Item, source: &RowSource) -> Result<(), WriteError> {
         match item {
             Item::Vector { name, len } => {
                 let storage = Kind::F32.into();
@@ -126,7 +115,7 @@ impl<'a, W: Write> EngineWriter<'a, W> {
     }
 
     /// Writes a matrix's rows and returns what stands beside them.
-    fn add_rows(&mut self, matrix: &Rows, n_rows: usize, name: &str) -> Result<[Vec<u8>; 2], EncodeError> {
+    fn add_rows(&mut self, matrix: &Rows, n_rows: usize, name: &str) -> Result<[Vec<u8>; 2], WriteError> {
         self.align()?;
         let per_thread = (CHUNK_BYTES / (matrix.stride * 4)).max(1);
         let (mut scales, mut extra) = (Vec::new(), Vec::new());
@@ -145,17 +134,17 @@ impl<'a, W: Write> EngineWriter<'a, W> {
         Ok([scales, extra])
     }
 
-    fn put(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
         self.align()?;
         self.put_raw(bytes)
     }
 
-    fn align(&mut self) -> Result<(), EncodeError> {
+    fn align(&mut self) -> Result<(), WriteError> {
         self.put_raw(&[0; TENSOR_ALIGN][..padding(self.position)])
     }
 
-    fn put_raw(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
-        self.out.write_all(bytes).map_err(EncodeError::Io)?;
+    fn put_raw(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        self.out.write_all(bytes)?;
         self.position += bytes.len();
         (self.progress)(bytes.len() as u64);
         Ok(())
@@ -168,8 +157,8 @@ impl<'a, W: Write> EngineWriter<'a, W> {
     }
 }
 
-fn range_error(name: &str, found: f32, kind: Kind) -> EncodeError {
-    EncodeError::Range { name: name.to_owned(), found, precision: kind.name() }
+fn range_error(name: &str, found: f32, kind: Kind) -> WriteError {
+    WriteError::Range { name: name.to_owned(), found, precision: kind.name() }
 }
 
 /// Rows of one tensor and how they are stored.

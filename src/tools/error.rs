@@ -1,5 +1,6 @@
 //! Why a tool refused or failed.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::format::{AdapterError, FormatError};
@@ -57,5 +58,38 @@ impl ToolError {
     /// For `map_err`: a [`ToolError::Format`] with its path.
     pub fn format(path: &Path) -> impl FnOnce(FormatError) -> Self {
         move |source| Self::Format { path: path.to_owned(), source }
+    }
+}
+
+/// Why writing weights stopped.
+#[derive(Debug)]
+pub enum WriteError {
+    Io(io::Error),
+    /// A value of that tensor that the written type cannot hold.
+    Range {
+        name: String,
+        found: f32,
+        precision: &'static str,
+    },
+}
+
+impl From<io::Error> for WriteError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl WriteError {
+    /// What was read, what was written, and how many bytes that takes in all.
+    pub fn at(self, source: &Path, target: &Path, needed: u64) -> ToolError {
+        match self {
+            Self::Range { name, found, precision } => {
+                ToolError::Range { path: source.to_owned(), name, found, precision }
+            }
+            Self::Io(error) if error.kind() == io::ErrorKind::StorageFull => {
+                ToolError::Space { path: target.to_owned(), free: 0, needed }
+            }
+            Self::Io(error) => StoreError::io(target, "write")(error).into(),
+        }
     }
 }

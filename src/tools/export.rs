@@ -3,13 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::ToolError;
 use super::build::beside_warnings;
 use super::build_quantized::{has_quantized_head, quantization_notes, resolve_precision};
-use super::export_data::{ConvertError, DATA_FILE, EMBEDDING_FILE, ExportPlan};
+use super::export_data::{DATA_FILE, EMBEDDING_FILE, ExportPlan};
 use super::export_graph::export_graph;
 use super::export_template::processed_template;
 use super::staging::Staging;
+use super::{ToolError, WriteError};
 use crate::format::Precision;
 use crate::format::json::sorted_text;
 use crate::format::onnx::ElementType;
@@ -76,9 +76,9 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ToolError> {
     let mut names: Vec<&str> = checkpoint.names().collect();
     let mut warnings = beside_warnings(config.architecture.family, &mut names);
     let mut staging = Staging::create(&options.output_dir)?;
-    let convert_error = |error| convert_error(error, options);
-    staging.write(DATA_FILE, |out| plan.write_data(out).map_err(convert_error))?;
-    staging.write(EMBEDDING_FILE, |out| plan.write_embedding(out).map_err(convert_error))?;
+    let failed = |error: WriteError| error.at(&options.model_dir, &options.output_dir, plan.n_data_bytes);
+    staging.write(DATA_FILE, |out| plan.write_data(out).map_err(failed))?;
+    staging.write(EMBEDDING_FILE, |out| plan.write_embedding(out).map_err(failed))?;
     for name in TEXT_FILES {
         if let Some(bytes) = read_small_optional(&options.model_dir.join(name))? {
             staging.write_bytes(name, &bytes)?;
@@ -152,15 +152,4 @@ fn processed_chat_template(model_dir: &Path) -> Result<Result<Vec<u8>, String>, 
         .map_err(|source| ToolError::Tokenizer { path: tokenizer_config, source })?;
     let layout = processed_template(&source, &model_dir.display().to_string());
     Ok(layout.map(|layout| sorted_text(&layout).into_bytes()))
-}
-
-fn convert_error(error: ConvertError, options: &ExportOptions) -> ToolError {
-    match error {
-        ConvertError::Io(source) => {
-            StoreError::Io { path: options.output_dir.clone(), action: "write", source }.into()
-        }
-        ConvertError::Range { name, found, precision } => {
-            ToolError::Range { path: options.model_dir.clone(), name, found, precision }
-        }
-    }
 }

@@ -1,16 +1,16 @@
 //! The tensors of an exported decoder: where each lies, and their bytes, a few megabytes in memory at a time.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::Write;
 use std::sync::Arc;
 
 use half::f16;
 
-use super::ToolError;
 use super::build::check_missing;
 use super::export_quantized::{Exported, Form, Part, QuantizedMatrix, part_name};
 use super::quantized_source::quantized_rows;
 use super::weights_source::{Decoder, RowSource, decoder};
+use super::{ToolError, WriteError};
 use crate::format::architecture::Architecture;
 use crate::format::engine::{EMBEDDING, FINAL_NORM, HEAD, PAGE, projection_bias};
 use crate::format::naming::Module;
@@ -103,7 +103,9 @@ impl ExportPlan {
             let n_bytes = tensor.n_bytes();
             if n_bytes < LEAST_EXTERNAL {
                 let mut bytes = Vec::new();
-                tensor.write(&mut bytes).map_err(|error| error.at(checkpoint))?;
+                tensor
+                    .write(&mut bytes)
+                    .map_err(|error| error.at(checkpoint.directory(), checkpoint.directory(), 0))?;
                 tensor.place = Place::Inline(bytes);
             } else if tensor.name != EMBEDDING {
                 position = position.next_multiple_of(PAGE as u64);
@@ -123,8 +125,8 @@ impl ExportPlan {
     /// Writes [`DATA_FILE`].
     ///
     /// # Errors
-    /// [`ConvertError`].
-    pub fn write_data<W: Write>(&self, mut out: W) -> Result<W, ConvertError> {
+    /// [`WriteError`].
+    pub fn write_data<W: Write>(&self, mut out: W) -> Result<W, WriteError> {
         let mut position = 0_u64;
         for tensor in &self.tensors {
             let Place::Data(offset) = tensor.place else { continue };
@@ -139,8 +141,8 @@ impl ExportPlan {
     /// Writes [`EMBEDDING_FILE`]: one tensor `embedding`, which starts on a page.
     ///
     /// # Errors
-    /// [`ConvertError`].
-    pub fn write_embedding<W: Write>(&self, mut out: W) -> Result<W, ConvertError> {
+    /// [`WriteError`].
+    pub fn write_embedding<W: Write>(&self, mut out: W) -> Result<W, WriteError> {
         out.write_all(&embedding_header(&self.embedding))?;
         self.embedding.write(&mut out)?;
         Ok(out)
@@ -204,29 +206,6 @@ fn embedding_header(embedding: &ExportTensor) -> Vec<u8> {
     let mut bytes = (padded as u64).to_le_bytes().to_vec();
     bytes.extend(header.bytes());
     bytes
-}
-
-/// Why converting stopped.
-#[derive(Debug)]
-pub enum ConvertError {
-    Io(io::Error),
-    Range { name: String, found: f32, precision: &'static str },
-}
-
-impl From<io::Error> for ConvertError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl ConvertError {
-    fn at(self, checkpoint: &Checkpoint) -> ToolError {
-        let path = checkpoint.directory().to_owned();
-        match self {
-            Self::Range { name, found, precision } => ToolError::Range { path, name, found, precision },
-            Self::Io(source) => crate::store::StoreError::Io { path, action: "read", source }.into(),
-        }
-    }
 }
 
 /// A matrix that the checkpoint has quantized.
@@ -296,7 +275,7 @@ impl ExportTensor {
     }
 
     /// Writes the elements in the graph's order, converted.
-    fn write(&self, out: &mut dyn Write) -> Result<(), ConvertError> {
+    fn write(&self, out: &mut dyn Write) -> Result<(), WriteError> {
         match &self.source {
             Source::Plain { tensor, decode } => {
                 let size = tensor.dtype().bitsize() / 8;
@@ -315,7 +294,7 @@ impl ExportTensor {
     }
 
     /// Some of the input columns at a time become rows of the output.
-    fn write_transposed(&self, rows: &RowSource, out: &mut dyn Write) -> Result<(), ConvertError> {
+    fn write_transposed(&self, rows: &RowSource, out: &mut dyn Write) -> Result<(), WriteError> {
         let (n_columns, n_rows) = (self.dims[0], self.dims[1]);
         let per_chunk = (CHUNK_BYTES / 4 / n_rows).clamp(1, n_columns);
         let mut row = vec![0.0; n_columns];
@@ -333,12 +312,12 @@ impl ExportTensor {
         Ok(())
     }
 
-    fn put(&self, values: &[f32], out: &mut dyn Write) -> Result<(), ConvertError> {
+    fn put(&self, values: &[f32], out: &mut dyn Write) -> Result<(), WriteError> {
         let is_f32 = self.element == ElementType::F32;
         let fits = |value: &f32| if is_f32 { value.is_finite() } else { f16::from_f32(*value).is_finite() };
         if let Some(found) = values.iter().find(|value| !fits(value)) {
             let precision = if is_f32 { "f32" } else { "f16" };
-            return Err(ConvertError::Range { name: self.name.clone(), found: *found, precision });
+            return Err(WriteError::Range { name: self.name.clone(), found: *found, precision });
         }
         if is_f32 {
             out.write_all(bytemuck::cast_slice(values))?;

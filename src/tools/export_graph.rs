@@ -256,13 +256,20 @@ impl Builder<'_> {
             let name = format!("{path}/weight_scale/DequantizeLinear");
             scale = self.node(&name, "DequantizeLinear", &[&scale, &part(Part::OuterScale)], &[]);
         }
+        // Numbers have the type of their scale: it is widened first, and they are narrowed last.
+        let mut element = form.scale_element;
+        if element == ElementType::F16 && self.element == ElementType::F32 {
+            element = ElementType::F32;
+            let name = format!("{path}/weight_scale/Cast");
+            scale = self.node(&name, "Cast", &[&scale], &[to(element)]);
+        }
         let (zeros, mut inputs) = (part(Part::Zeros), vec![weight, &scale]);
         inputs.extend(form.has_zeros.then_some(zeros.as_str()));
         let mut attributes = vec![("axis", NewAttribute::Int(i64::from(form.block.is_some())))];
         attributes.extend(form.block.map(|block| ("block_size", NewAttribute::Int(whole(block)))));
         let name = format!("{path}/weight/DequantizeLinear");
         let mut numbers = self.node(&name, "DequantizeLinear", &inputs, &attributes);
-        if form.scale_element != self.element {
+        if element != self.element {
             let name = format!("{path}/weight/Cast");
             numbers = self.node(&name, "Cast", &[&numbers], &[to(self.element)]);
         }

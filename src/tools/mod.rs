@@ -26,7 +26,7 @@ pub mod weights_source;
 
 pub use build::{BuildOptions, BuildReport, build};
 pub use build_onnx::build_onnx;
-pub use error::ToolError;
+pub use error::{ToolError, WriteError};
 pub use export::{ExportOptions, ExportReport, export};
 pub use insert_lora::{InsertOptions, InsertReport, insert_lora};
 pub use inspect::inspect;

@@ -82,7 +82,13 @@ pub fn scaled<'a>(index: &Index<'_, 'a>, operand: &'a str, mut is_rows: bool) ->
         None => None,
     };
     let spread = spread(node, &values, &scale)?;
-    let element = element.unwrap_or(if outer_scale.is_some() { ElementType::F32 } else { scale.element });
+    let cast_of_scale = node.inputs.get(1).and_then(|scale| index.standard(scale, "Cast")?.int("to"));
+    let of_scale = match cast_of_scale {
+        Some(to) => ElementType::from_number(to.cast_unsigned()),
+        None if outer_scale.is_some() => ElementType::F32,
+        None => scale.element,
+    };
+    let element = element.unwrap_or(of_scale);
     Some(ScaledWeight { values, is_rows, scale, outer_scale, zero, spread, is_rounded, element })
 }
 

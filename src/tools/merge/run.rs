@@ -15,7 +15,7 @@ use super::output::{
 };
 use super::plan::{ModelFacts, OutTensor, Plan, plan, stored_element};
 use super::rows::Arithmetic;
-use super::write::{WriteError, file_size, write_file};
+use super::write::{file_size, write_file};
 use crate::format::ShardIndex;
 use crate::format::json::parse_object;
 use crate::kernels::Kernels;
@@ -179,7 +179,7 @@ fn write_weights(
     for (name, tensors) in shards {
         result = staging.write(name, |out| {
             write_file(out, tensors, &arithmetic, options.n_threads, &progress)
-                .map_err(|error| to_error(error, options, element, n_bytes))
+                .map_err(|error| error.at(&options.model_dir, &options.output_dir, n_bytes))
         });
         if result.is_err() {
             break;
@@ -187,20 +187,6 @@ fn write_weights(
     }
     bar.finish_and_clear();
     result
-}
-
-fn to_error(error: WriteError, options: &MergeOptions, element: Element, needed: u64) -> ToolError {
-    match error {
-        WriteError::Range { name, found } => {
-            ToolError::Range { path: options.model_dir.clone(), name, found, precision: element.name() }
-        }
-        WriteError::Io(source) if source.kind() == std::io::ErrorKind::StorageFull => {
-            ToolError::Space { path: options.output_dir.clone(), free: 0, needed }
-        }
-        WriteError::Io(source) => {
-            StoreError::Io { path: options.output_dir.clone(), action: "write", source }.into()
-        }
-    }
 }
 
 fn index_json(shards: &BTreeMap<String, Vec<OutTensor>>) -> String {

@@ -1,6 +1,6 @@
 //! One safetensors file, chunk after chunk: several threads compute, the caller's thread writes in order.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -10,26 +10,10 @@ use serde_json::json;
 
 use super::plan::{Content, OutTensor};
 use super::rows::Arithmetic;
+use crate::tools::WriteError;
 
 /// Bytes of a chunk that is computed and written as one.
 const CHUNK_BYTES: usize = 1 << 20;
-
-/// Why writing stopped.
-#[derive(Debug)]
-pub enum WriteError {
-    Io(io::Error),
-    /// A value of that tensor that the type cannot hold.
-    Range {
-        name: String,
-        found: f32,
-    },
-}
-
-impl From<io::Error> for WriteError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
 
 /// A chunk's bytes, or the first value that does not fit.
 type Computed = Result<Vec<u8>, f32>;
@@ -69,7 +53,10 @@ pub fn write_file<W: Write>(
         for (chunk, receiver) in chunks(tensors).zip(receivers.iter().cycle()) {
             let tensor = &tensors[chunk.tensor_idx];
             let computed = receiver.recv().expect("a worker sends all its chunks");
-            let bytes = computed.map_err(|found| WriteError::Range { name: tensor.name.clone(), found })?;
+            let bytes = computed.map_err(|found| {
+                let precision = arithmetic.element.name();
+                WriteError::Range { name: tensor.name.clone(), found, precision }
+            })?;
             out.write_all(&bytes)?;
             progress(&tensor.name, bytes.len() as u64);
         }
