@@ -17,7 +17,7 @@ use super::options::Rounding;
 use super::tiles::multiply;
 use crate::backend::cpu::Rows;
 use crate::backend::{Backend, Cpu};
-use crate::tools::weights_source::RowSource;
+use crate::tools::weights::source::RowSource;
 
 /// Scales stay between this and its inverse.
 const SMALLEST_SCALE: f32 = 1e-4;

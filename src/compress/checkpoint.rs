@@ -16,7 +16,7 @@ use super::codec::{Coder, PackedRow, pack};
 use super::method::Method;
 use crate::format::Tensor;
 use crate::tools::WriteError;
-use crate::tools::weights_source::decoder;
+use crate::tools::weights::source::decoder;
 
 /// Elements of a matrix that are coded at a time.
 const CHUNK_ELEMENTS: usize = 1 << 20;

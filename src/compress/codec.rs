@@ -11,7 +11,7 @@ use super::method::Method;
 use super::minifloat::{E2M1_MAX, E4M3_MAX};
 use crate::format::Tensor;
 use crate::format::small_floats::{e2m1, e4m3, e8m0};
-use crate::tools::weights_source::ReadRow;
+use crate::tools::weights::source::ReadRow;
 
 /// What the coding of one matrix `[out, in]` needs to know beside its rows.
 #[derive(Debug, Clone)]

@@ -28,7 +28,7 @@ use crate::store::{Checkpoint, StoreError, map_file, read_small_optional};
 use crate::text::Tokenizer;
 use crate::tools::build::Progress;
 use crate::tools::staging::Staging;
-use crate::tools::weights_source::{RowSource, decoder};
+use crate::tools::weights::source::{RowSource, decoder};
 use crate::tools::{ToolError, WriteError};
 
 /// Rows of activations that the errors are measured on.

@@ -11,7 +11,7 @@ use crate::backend::cpu::{Cache, Lora, Rows, Vector};
 use crate::backend::{Attend, AttendRow, Backend, CacheShape, Cpu, ExpertRows, LoraRows, Part};
 use crate::format::architecture::Activation;
 use crate::format::{FormatError, StoredMatrix, Tensor};
-use crate::tools::weights_source::RowSource;
+use crate::tools::weights::source::RowSource;
 
 /// Rows of every tensor of a model by its name in an engine.
 pub type Sources = BTreeMap<String, RowSource>;

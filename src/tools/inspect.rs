@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::ToolError;
 use crate::format::adapter::parse_name;
 use crate::format::architecture::{Activation, Architecture, Norms, RopeScaling};
 use crate::format::engine::{Item, PAD_PREFIX, items};
@@ -17,6 +16,7 @@ use crate::format::{Kind, PeftConfig, StoredMatrix, TensorFile};
 use crate::store::engine::{DirectoryKind, TOKENIZER_TABLE_FILE};
 use crate::store::{Checkpoint, Engine, StoreError, map_file, read_small};
 use crate::text::Tokenizer;
+use crate::tools::ToolError;
 
 /// Longest line, in characters.
 const MAX_LINE: usize = 118;

@@ -12,11 +12,11 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
-use super::ToolError;
-use super::weights_source::{Decoder, decoder};
 use crate::format::adapter::listed;
 use crate::format::{FormatError, LoraPart, PeftConfig, PeftName, Tensor, TensorFile};
 use crate::store::{AtomicFile, StoreError, map_file, read_small, read_small_optional};
+use crate::tools::ToolError;
+use crate::tools::weights::source::{Decoder, decoder};
 
 const CONFIG_FILE: &str = "adapter_config.json";
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";

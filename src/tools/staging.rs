@@ -4,9 +4,9 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use super::ToolError;
 use crate::store::StoreError;
 use crate::store::atomic_file::sync_directory;
+use crate::tools::ToolError;
 
 /// A directory `TARGET.tmp-PID`; dropped unpublished, it is removed.
 pub struct Staging {

@@ -15,7 +15,7 @@ use super::rows::{Delta, Dora, Factor, Floats, MergedMatrix};
 use crate::format::{FormatError, PeftName, Tensor};
 use crate::store::WeightFiles;
 use crate::tools::ToolError;
-use crate::tools::weights_source::decoder;
+use crate::tools::weights::source::decoder;
 
 const HEAD: &str = "lm_head.weight";
 /// What embedding tables of decoders are called at the end.

@@ -10,7 +10,7 @@ use super::element::Element;
 use crate::format::Tensor;
 use crate::kernels::Kernels;
 use crate::kernels::low_rank::LowRankTask;
-use crate::tools::weights_source::Decoder;
+use crate::tools::weights::source::Decoder;
 
 /// Rows that are computed together.
 const BLOCK_ROWS: usize = 4;

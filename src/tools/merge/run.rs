@@ -22,7 +22,8 @@ use crate::kernels::Kernels;
 use crate::store::weight_files::INDEX_FILE;
 use crate::store::{StoreError, WeightFiles, map_file, read_small};
 use crate::tools::ToolError;
-use crate::tools::build::{Progress, check_space, progress_bar};
+use crate::tools::build::Progress;
+use crate::tools::build::run::{check_space, progress_bar};
 use crate::tools::staging::Staging;
 
 /// The type of the merged weights.

@@ -9,14 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::statvfs::statvfs;
 use sha2::{Digest, Sha256};
 
-use super::build_quantized::{
-    has_quantized_head, is_quantization_part, quantization_notes, resolve_precision,
-};
 use super::engine_file::{EnginePlan, EngineWriter};
-use super::quantized_source::quantized_rows;
-use super::staging::Staging;
-use super::weights_source::RowSource;
-use super::{ToolError, WriteError};
+use super::precision::{has_quantized_head, is_quantization_part, quantization_notes, resolve_precision};
 use crate::format::adapter::listed;
 use crate::format::architecture::{Architecture, Family, RopeScaling};
 use crate::format::engine::{EMBEDDING, FORMAT_VERSION, HEAD, Item, checkpoint_names, items};
@@ -26,6 +20,10 @@ use crate::format::{EngineConfig, FormatError, Limits, Precision, Target, Tensor
 use crate::store::engine::{CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_TABLE_FILE, WEIGHTS_FILE};
 use crate::store::{Checkpoint, read_small_optional};
 use crate::text::{ChatTemplate, SpecialTokens, Tokenizer, template_source};
+use crate::tools::staging::Staging;
+use crate::tools::weights::quantized_source::quantized_rows;
+use crate::tools::weights::source::RowSource;
+use crate::tools::{ToolError, WriteError};
 
 /// Files that come along unchanged where the checkpoint has them.
 const TEXT_FILES: [&str; 6] = [
@@ -94,7 +92,7 @@ pub fn build(options: &BuildOptions) -> Result<BuildReport, ToolError> {
 }
 
 /// The configuration without its digest, checked.
-pub(super) fn engine_config(
+pub(crate) fn engine_config(
     options: &BuildOptions,
     architecture: Architecture,
     eos_token_ids: Vec<u32>,
@@ -115,7 +113,7 @@ pub(super) fn engine_config(
 }
 
 /// What an engine is made of, whatever it comes from.
-pub(super) struct Prepared {
+pub(crate) struct Prepared {
     pub config: EngineConfig,
     pub items: Vec<Item>,
     /// One for each item.
@@ -124,7 +122,7 @@ pub(super) struct Prepared {
 }
 
 /// Writes the directory: weights, the text files of the source directory, configuration.
-pub(super) fn write_engine(
+pub(crate) fn write_engine(
     options: &BuildOptions,
     prepared: Prepared,
     source_digest: impl FnOnce() -> String,
@@ -190,7 +188,7 @@ fn check_template(model_dir: &Path) -> Result<(), ToolError> {
 }
 
 /// The output must not be the input, nor a directory with somebody else's `config.json`.
-pub(super) fn check_output(options: &BuildOptions) -> Result<(), ToolError> {
+pub(crate) fn check_output(options: &BuildOptions) -> Result<(), ToolError> {
     let refuse = |why: &str| Err(ToolError::Output { path: options.engine_dir.clone(), why: why.to_owned() });
     let real = |path: &Path| std::fs::canonicalize(path).ok();
     if real(&options.engine_dir).is_some_and(|engine| Some(engine) == real(&options.model_dir)) {
@@ -280,7 +278,7 @@ fn plain_rows(
 }
 
 /// Whether the checkpoint has all that engines call so; what is missing is named as the checkpoint should have it.
-pub(super) fn check_missing<'a>(
+pub(crate) fn check_missing<'a>(
     checkpoint: &Checkpoint,
     wanted: impl Iterator<Item = &'a str>,
 ) -> Result<(), ToolError> {
@@ -325,7 +323,7 @@ fn warnings(checkpoint: &Checkpoint, config: &EngineConfig, items: &[Item]) -> V
 }
 
 /// Takes what belongs to a larger model around the backbone out of `unused`, and tells of it.
-pub(super) fn beside_warnings(family: Family, unused: &mut Vec<&str>) -> Vec<String> {
+pub(crate) fn beside_warnings(family: Family, unused: &mut Vec<&str>) -> Vec<String> {
     let (mut n_tower, mut n_lora, mut adapters) = (0, 0, BTreeSet::new());
     unused.retain(|name| match beside(family, name) {
         None => true,
@@ -354,7 +352,7 @@ pub(super) fn beside_warnings(family: Family, unused: &mut Vec<&str>) -> Vec<Str
 }
 
 /// What a configuration may surprise with, whatever it comes from.
-pub(super) fn limit_warnings(config: &EngineConfig) -> Vec<String> {
+pub(crate) fn limit_warnings(config: &EngineConfig) -> Vec<String> {
     let mut warnings = Vec::new();
     let (capacity, positions) = (config.limits.max_kv_cache_capacity, config.architecture.max_positions);
     if capacity > positions {
@@ -391,7 +389,7 @@ fn source_digest(checkpoint: &Checkpoint) -> String {
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-pub(super) fn check_space(target: &Path, n_bytes: u64) -> Result<(), ToolError> {
+pub(crate) fn check_space(target: &Path, n_bytes: u64) -> Result<(), ToolError> {
     let parent = target.ancestors().skip(1).find(|path| path.is_dir()).unwrap_or(Path::new("."));
     let Ok(stat) = statvfs(parent) else { return Ok(()) };
     // The types of both differ between platforms.
@@ -425,7 +423,7 @@ fn write_weights<W: Write>(
     result.map_err(|error| error.at(&options.model_dir, &options.engine_dir, plan.n_bytes()))
 }
 
-pub(super) fn progress_bar(progress: Progress, n_bytes: u64) -> ProgressBar {
+pub(crate) fn progress_bar(progress: Progress, n_bytes: u64) -> ProgressBar {
     if progress == Progress::Quiet {
         return ProgressBar::hidden();
     }

@@ -10,11 +10,11 @@ use std::thread;
 use half::f16;
 use serde_json::json;
 
-use super::WriteError;
-use super::quantize::{int4_row, int8_row};
-use super::weights_source::{Encoded, PackRow, RowSource};
+use super::rounding::{int4_row, int8_row};
 use crate::format::engine::{FORMAT_VERSION, Item, PAD_PREFIX, PAGE, TENSOR_ALIGN, int4_group, row_stride};
 use crate::format::{Kind, Precision, Storage};
+use crate::tools::WriteError;
+use crate::tools::weights::source::{Encoded, PackRow, RowSource};
 
 /// Bytes of f32 rows that one thread encodes at a time.
 const CHUNK_BYTES: usize = 2 << 20;

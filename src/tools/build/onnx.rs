@@ -5,20 +5,20 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::ToolError;
-use super::build::{
+use super::run::{
     BuildOptions, BuildReport, Prepared, check_output, engine_config, limit_warnings, write_engine,
 };
-use super::export::{LORA_MODEL_FILE, MODEL_FILE};
-use super::export_data::EMBEDDING_FILE;
-use super::onnx_weights::{OnnxFiles, equal_in_f16};
-use super::weights_source::RowSource;
 use crate::format::architecture::{Architecture, Projection};
 use crate::format::engine::{EMBEDDING, FINAL_NORM, HEAD, Item, items, projection_bias, projection_weight};
 use crate::format::onnx::{Linear, Model, Norm, OnnxConfig, OnnxDecoder, OnnxLayer};
 use crate::format::{Bytes, FormatError, Precision, TensorFile};
 use crate::store::{map_file, read_small, read_small_optional};
 use crate::text::template_source;
+use crate::tools::ToolError;
+use crate::tools::export::data::EMBEDDING_FILE;
+use crate::tools::export::run::{LORA_MODEL_FILE, MODEL_FILE};
+use crate::tools::weights::onnx::{OnnxFiles, equal_in_f16};
+use crate::tools::weights::source::RowSource;
 
 const CONFIG_FILE: &str = "config.json";
 

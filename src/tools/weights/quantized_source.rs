@@ -4,7 +4,7 @@
 use safetensors::Dtype;
 
 use super::quantized_rows::{CodeLayout, QuantizedRows, Scales, StoredZeros, ZeroLayout, int4_kind};
-use super::weights_source::decoder;
+use super::source::decoder;
 use crate::format::quantization::Gptq;
 use crate::format::small_floats::e4m3;
 use crate::format::storage::{MXFP8_GROUP, NVFP4_GROUP};

@@ -6,13 +6,13 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use super::quantized_rows::{QuantizedRows, Scales};
 use crate::format::Kind;
 use crate::format::engine::scale_name;
 use crate::format::onnx::ElementType;
 use crate::format::storage::{
     MXFP8_GROUP, NVFP4_GROUP, ScaleType, Zeros, input_scale_name, row_scale_name, zero_name,
 };
+use crate::tools::weights::quantized_rows::{QuantizedRows, Scales};
 
 /// One tensor of a quantized matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,10 +8,9 @@ use std::sync::Arc;
 use half::f16;
 use safetensors::Dtype;
 
-use super::ToolError;
 use super::onnx_scaled::scaled_rows;
 use super::quantized_rows::{CodeLayout, QuantizedRows, Scales, int4_kind};
-use super::weights_source::{Decoder, ReadRow, RowSource, decoder};
+use super::source::{Decoder, ReadRow, RowSource, decoder};
 use crate::format::onnx::tensor::range_in;
 use crate::format::onnx::{
     ElementType, Int4Packing, Int4Weight, Linear, LinearWeight, Model, Place, StoredTensor,
@@ -19,6 +18,7 @@ use crate::format::onnx::{
 use crate::format::shards::is_plain_name;
 use crate::format::{Bytes, FormatError, Storage, Tensor};
 use crate::store::map_file;
+use crate::tools::ToolError;
 
 /// A model file and the files beside it, each mapped once.
 pub struct OnnxFiles {

@@ -6,11 +6,7 @@ use std::sync::Arc;
 
 use half::f16;
 
-use super::build::check_missing;
-use super::export_quantized::{Exported, Form, Part, QuantizedMatrix, part_name};
-use super::quantized_source::quantized_rows;
-use super::weights_source::{Decoder, RowSource, decoder};
-use super::{ToolError, WriteError};
+use super::quantized::{Exported, Form, Part, QuantizedMatrix, part_name};
 use crate::format::architecture::Architecture;
 use crate::format::engine::{EMBEDDING, FINAL_NORM, HEAD, PAGE, projection_bias};
 use crate::format::naming::Module;
@@ -18,6 +14,10 @@ use crate::format::onnx::ElementType;
 use crate::format::onnx::write::{self, NewPlace};
 use crate::format::{FormatError, Tensor};
 use crate::store::Checkpoint;
+use crate::tools::build::run::check_missing;
+use crate::tools::weights::quantized_source::quantized_rows;
+use crate::tools::weights::source::{Decoder, RowSource, decoder};
+use crate::tools::{ToolError, WriteError};
 
 /// The file of the workflow's exporter.
 pub const DATA_FILE: &str = "onnx_model.data";

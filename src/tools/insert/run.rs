@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use super::ToolError;
-use super::export::{LORA_MODEL_FILE, MODEL_FILE};
-use super::insert_graph::insert_adapters;
-use super::onnx_weights::OnnxFiles;
+use super::graph::insert_adapters;
 use crate::format::onnx::Model;
 use crate::store::{AtomicFile, map_file};
+use crate::tools::ToolError;
+use crate::tools::export::run::{LORA_MODEL_FILE, MODEL_FILE};
+use crate::tools::weights::onnx::OnnxFiles;
 
 /// What to change.
 #[derive(Debug, Clone)]

@@ -1,14 +1,14 @@
 //! Weights that an ONNX graph keeps in few bits: as an engine stores them where it has such a kind, else as
 //! numbers, `(value - zero) * scale * input_scale`.
 
-use super::ToolError;
-use super::onnx_weights::OnnxFiles;
+use super::onnx::OnnxFiles;
 use super::quantized_rows::{CodeLayout, QuantizedRows, Scales, StoredZeros, ZeroLayout, int4_kind};
-use super::weights_source::{Encoded, PackRow, ReadRow, RowSource, decoder};
+use super::source::{Encoded, PackRow, ReadRow, RowSource, decoder};
 use crate::format::onnx::tensor::number_at;
 use crate::format::onnx::{ElementType, ScaledWeight, Spread, StoredTensor};
 use crate::format::storage::{MXFP8_GROUP, NVFP4_GROUP};
 use crate::format::{Kind, Storage, Tensor};
+use crate::tools::ToolError;
 
 /// The rows of a weight from `first` on.
 ///

@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::export_data::{ExportPlan, module_weight};
-use super::export_quantized::{Form, Part, part_name};
+use super::data::{ExportPlan, module_weight};
+use super::quantized::{Form, Part, part_name};
 use crate::format::architecture::{Architecture, Projection};
 use crate::format::engine::{EMBEDDING, FINAL_NORM, HEAD, projection_bias};
 use crate::format::naming::Module;

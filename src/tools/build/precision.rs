@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::ToolError;
-use super::quantized_source::PARTS;
 use crate::format::engine::HEAD;
 use crate::format::{Precision, Tensor};
 use crate::store::Checkpoint;
+use crate::tools::ToolError;
+use crate::tools::weights::quantized_source::PARTS;
 
 /// The precision of the engine: a quantized checkpoint stays as it is, or becomes numbers.
 ///

@@ -3,19 +3,19 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::build::beside_warnings;
-use super::build_quantized::{has_quantized_head, quantization_notes, resolve_precision};
-use super::export_data::{DATA_FILE, EMBEDDING_FILE, ExportPlan};
-use super::export_graph::export_graph;
-use super::export_template::processed_template;
-use super::staging::Staging;
-use super::{ToolError, WriteError};
+use super::data::{DATA_FILE, EMBEDDING_FILE, ExportPlan};
+use super::graph::export_graph;
+use super::template::processed_template;
 use crate::format::Precision;
 use crate::format::json::sorted_text;
 use crate::format::onnx::ElementType;
 use crate::format::onnx::config::onnx_config_json;
 use crate::store::{Checkpoint, StoreError, read_small_optional};
 use crate::text::template_source;
+use crate::tools::build::precision::{has_quantized_head, quantization_notes, resolve_precision};
+use crate::tools::build::run::beside_warnings;
+use crate::tools::staging::Staging;
+use crate::tools::{ToolError, WriteError};
 
 /// The graph; written last, so that a directory with it is whole.
 pub const MODEL_FILE: &str = "model.onnx";

@@ -1,0 +1,10 @@
+//! Engines, from checkpoints and from ONNX directories.
+
+pub mod engine_file;
+mod onnx;
+pub(crate) mod precision;
+pub mod rounding;
+pub(crate) mod run;
+
+pub use onnx::build_onnx;
+pub use run::{BuildOptions, BuildReport, Progress, build, find_sources};

@@ -1,0 +1,9 @@
+//! ONNX directories from checkpoints.
+
+pub(crate) mod data;
+mod graph;
+mod quantized;
+pub(crate) mod run;
+mod template;
+
+pub use run::{ExportOptions, ExportReport, export};

@@ -1,0 +1,8 @@
+//! Weights as rows, however a checkpoint or a graph stores them.
+
+pub(crate) mod onnx;
+mod onnx_scaled;
+mod plugin_nibbles;
+pub(crate) mod quantized_rows;
+pub(crate) mod quantized_source;
+pub mod source;
