@@ -112,7 +112,7 @@ fn check_family(checkpoint: &Checkpoint) -> Result<(), ToolError> {
     };
     let path = checkpoint.directory().to_owned();
     let advice =
-        "export qwen2, qwen3, llama or mistral with one kind of layer; build --modelDir takes this one";
+        "graphs are made of decoders with one kind of layer and plain MLPs; build --modelDir takes this one";
     Err(ToolError::Refused { path, what, advice })
 }
 
