@@ -237,18 +237,10 @@ impl OnnxFiles {
         }
         let kind = int4_kind(group, tensor.dtype(), None);
         let decode = self.decoder(scales.name, &tensor)?;
-        Ok(RowSource::of(QuantizedRows {
-            storage: Storage { has_input_scale: input_scale.is_some(), ..kind.into() },
-            n,
-            k,
-            codes,
-            layout,
-            scales: Scales::Groups { tensor, decode, is_group_first: true },
-            zeros: None,
-            input_scale,
-            order: None,
-            first_row: 0,
-        }))
+        let scales = Scales::Groups { tensor, decode, is_group_first: true };
+        let storage = Storage { has_input_scale: input_scale.is_some(), ..kind.into() };
+        let rows = QuantizedRows::new(kind, (n, k), (codes, layout, scales));
+        Ok(RowSource::of(QuantizedRows { storage, input_scale, ..rows }))
     }
 }
 

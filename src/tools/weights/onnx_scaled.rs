@@ -80,20 +80,9 @@ fn rows_of(
     (kind, layout, scales): (Kind, CodeLayout, Scales),
     zeros: Option<StoredZeros>,
 ) -> Result<QuantizedRows, ToolError> {
-    let (n, k) = weight.shape().unwrap_or((0, 0));
+    let shape = weight.shape().unwrap_or((0, 0));
     let codes = files.raw(&weight.values)?;
-    Ok(QuantizedRows {
-        storage: kind.into(),
-        n,
-        k,
-        codes,
-        layout,
-        scales,
-        zeros,
-        input_scale: None,
-        order: None,
-        first_row: 0,
-    })
+    Ok(QuantizedRows { zeros, ..QuantizedRows::new(kind, shape, (codes, layout, scales)) })
 }
 
 /// Whether all zeros are 0.

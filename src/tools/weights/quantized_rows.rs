@@ -110,6 +110,17 @@ fn nibble(data: &[u8], place: usize) -> u8 {
 }
 
 impl QuantizedRows {
+    /// All rows of `[n, k]`, zeros of 8, inputs as they come.
+    pub fn new(
+        kind: Kind,
+        (n, k): (usize, usize),
+        (codes, layout, scales): (Tensor, CodeLayout, Scales),
+    ) -> Self {
+        let (zeros, input_scale, order) = (None, None, None);
+        let storage = kind.into();
+        Self { storage, n, k, codes, layout, scales, zeros, input_scale, order, first_row: 0 }
+    }
+
     fn code(&self, row: usize, column: usize) -> u8 {
         let (data, n, k) = (self.codes.data(), self.n, self.k);
         match self.layout {

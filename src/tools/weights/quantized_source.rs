@@ -160,22 +160,9 @@ impl Layer<'_> {
         kind: Kind,
         parts: (Tensor, CodeLayout, Scales),
     ) -> Result<QuantizedRows, FormatError> {
-        let (codes, layout, scales) = parts;
         let input_scale = self.input_scale()?;
         let storage = Storage { has_input_scale: input_scale.is_some(), ..kind.into() };
-        let (n, k) = (self.n, self.k);
-        Ok(QuantizedRows {
-            storage,
-            n,
-            k,
-            codes,
-            layout,
-            scales,
-            zeros: None,
-            input_scale,
-            order: None,
-            first_row: 0,
-        })
+        Ok(QuantizedRows { storage, input_scale, ..QuantizedRows::new(kind, (self.n, self.k), parts) })
     }
 
     fn fp8(&self) -> Result<QuantizedRows, FormatError> {
@@ -252,20 +239,8 @@ impl Layer<'_> {
         self.whole_words()?;
         let (scales, dtype) = self.group_scales("scales", &[n_groups, n], true)?;
         let zeros = self.used_zeros(StoredZeros { words, layout: ZeroLayout::Awq, offset: 0 }, n_groups);
-        let storage = int4_kind(group, dtype, zeros.as_ref()).into();
-        let layout = CodeLayout::RowWords;
-        Ok(QuantizedRows {
-            storage,
-            n,
-            k,
-            codes,
-            layout,
-            scales,
-            zeros,
-            input_scale: None,
-            order: None,
-            first_row: 0,
-        })
+        let kind = int4_kind(group, dtype, zeros.as_ref());
+        Ok(QuantizedRows { zeros, ..QuantizedRows::new(kind, (n, k), (codes, CodeLayout::RowWords, scales)) })
     }
 
     fn gptq(&self, gptq: Gptq) -> Result<QuantizedRows, FormatError> {
@@ -278,19 +253,8 @@ impl Layer<'_> {
         let order = self.order(group, n_groups)?;
         let kind = int4_kind(group, dtype, zeros.as_ref());
         let storage = Storage { has_input_order: order.is_some(), ..kind.into() };
-        let layout = CodeLayout::ColumnWords;
-        Ok(QuantizedRows {
-            storage,
-            n,
-            k,
-            codes,
-            layout,
-            scales,
-            zeros,
-            input_scale: None,
-            order,
-            first_row: 0,
-        })
+        let parts = (codes, CodeLayout::ColumnWords, scales);
+        Ok(QuantizedRows { storage, zeros, order, ..QuantizedRows::new(kind, (n, k), parts) })
     }
 
     fn gptq_zeros(&self, gptq: Gptq, n_groups: usize) -> Result<Option<StoredZeros>, FormatError> {
