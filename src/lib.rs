@@ -3,6 +3,7 @@
 //! ```text
 //! cli      the words of each command; opens no file        config   checked once; alone reads the environment
 //! daemon   the loop: owns all, computes nothing            tools    the tool chain, from checkpoint to engine
+//! answer   one request to one answer; also `run`           operator submit, status, hold, ...: the spool's other end
 //! probe    a model without a queue: logits, bench          spool    a request on disk. Never a token or tensor
 //! compress quantize-llm: a checkpoint made smaller, judged by what the model then says
 //! doctor   what keeps the daemon from working; mends nothing
@@ -15,9 +16,11 @@
 //! Arrows (who may use whom), held by tests/architecture.rs:
 //!
 //! ```text
-//! main    -> cli compress config daemon doctor probe tools
-//! cli     -> compress config daemon doctor probe tools format (types of options, reports and errors only)
-//! daemon  -> spool store text infer model backend kernels config format
+//! main    -> cli answer compress config daemon doctor operator probe tools
+//! cli     -> answer compress config daemon doctor operator probe tools format (options, reports, errors only)
+//! daemon  -> answer spool store config
+//! answer  -> spool (its wire) store text infer model backend kernels format
+//! operator -> spool store
 //! doctor  -> spool store config format
 //! probe   -> store text infer model backend kernels format
 //! compress -> tools store text model backend kernels format
@@ -35,6 +38,7 @@
 //! Deliberately absent: a network port, an async runtime, a plug-in interface, a global, a second copy of
 //! the weights, any answer that depends on who else is in the batch.
 
+pub mod answer;
 pub mod backend;
 pub mod cli;
 pub mod compress;
@@ -45,6 +49,7 @@ pub mod format;
 pub mod infer;
 pub mod kernels;
 pub mod model;
+pub mod operator;
 pub mod probe;
 pub mod spool;
 pub mod store;

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use jetspool::cli::{self, Command, Invocation, Stop};
 use jetspool::config::{Config, LogSettings};
-use jetspool::daemon::Action;
-use jetspool::{compress, daemon, doctor, probe, tools};
+use jetspool::operator::Action;
+use jetspool::{answer, compress, daemon, doctor, operator, probe, tools};
 
 fn main() -> ExitCode {
     match cli::parse(std::env::args_os()).and_then(work) {
@@ -18,7 +18,7 @@ fn work(invocation: Invocation) -> Result<(), Stop> {
     cli::start_logging(LogSettings::from_environment()?, &invocation);
     match &invocation.command {
         Command::Serve(args) => Ok(daemon::serve(&args.config, Config::read(&args.config)?)?),
-        Command::Run(args) => Ok(daemon::run(&args.options())?),
+        Command::Run(args) => Ok(answer::run(&args.options())?),
         Command::Build(args) if args.is_onnx() => cli::show_build(&tools::build_onnx(&args.options())?),
         Command::Build(args) => cli::show_build(&tools::build(&args.options())?),
         Command::ProcessLora(args) => cli::show_process(&tools::process_lora(&args.options())?),
@@ -26,13 +26,13 @@ fn work(invocation: Invocation) -> Result<(), Stop> {
         Command::MergeLora(args) => cli::show_merge(&tools::merge_lora(&args.options())?),
         Command::ExportLlm(args) => cli::show_export(&tools::export(&args.options())?),
         Command::InsertLora(args) => cli::show_insert(&tools::insert_lora(&args.options())?),
-        Command::Submit(args) => Ok(daemon::submit(&args.options())?),
-        Command::Status(args) => Ok(daemon::status(&args.options())?),
-        Command::Hold(args) => Ok(daemon::operate(&args.options(Action::Hold))?),
-        Command::Release(args) => Ok(daemon::operate(&args.options(Action::Release))?),
-        Command::Requeue(args) => Ok(daemon::operate(&args.options(Action::Requeue))?),
-        Command::Delete(args) => Ok(daemon::operate(&args.options(Action::Delete))?),
-        Command::Flush(args) => Ok(daemon::flush(args.spool())?),
+        Command::Submit(args) => Ok(operator::submit(&args.options())?),
+        Command::Status(args) => Ok(operator::status(&args.options())?),
+        Command::Hold(args) => Ok(operator::operate(&args.options(Action::Hold))?),
+        Command::Release(args) => Ok(operator::operate(&args.options(Action::Release))?),
+        Command::Requeue(args) => Ok(operator::operate(&args.options(Action::Requeue))?),
+        Command::Delete(args) => Ok(operator::operate(&args.options(Action::Delete))?),
+        Command::Flush(args) => Ok(operator::flush(args.spool())?),
         Command::Doctor(args) => args.show(&doctor::examine(&args.options(), cli::reading)),
         Command::Inspect(args) => cli::show(&tools::inspect(&args.path)?),
         Command::Logits(args) => Ok(probe::logits(&args.options())?),

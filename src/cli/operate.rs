@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::config::DEFAULT_SPOOL;
-use crate::daemon::{Action, OperateOptions};
+use crate::operator::{Action, OperateOptions};
 
 pub const HOLD_HELP: &str = "\
 A job that waits is moved from new/ to hold/. One under way is stopped first; what it has answered is kept, \

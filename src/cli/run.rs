@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::numbers::count;
+use crate::answer::RunOptions;
 use crate::config::MAX_THREADS;
-use crate::daemon::RunOptions;
 
 const HELP: &str = "\
 Requests of one file may name different adapters and are computed together. A request that cannot be \

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::numbers::count;
 use crate::config::{DEFAULT_SPOOL, may_colour};
-use crate::daemon::{StatusOptions, SubmitOptions};
+use crate::operator::{StatusOptions, SubmitOptions};
 
 const SUBMIT_HELP: &str = "\
 The daemon sees the whole file or nothing. Prints the name that the job has; with --wait, waits for the \

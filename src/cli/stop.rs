@@ -5,8 +5,10 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 
+use crate::answer::AnswerError;
 use crate::config::ConfigError;
 use crate::daemon::DaemonError;
+use crate::operator::OperatorError;
 use crate::probe::ProbeError;
 use crate::tools::ToolError;
 
@@ -85,6 +87,18 @@ impl Stop {
 
 impl From<ConfigError> for Stop {
     fn from(error: ConfigError) -> Self {
+        Self::new(error.exit_code(), error.to_string())
+    }
+}
+
+impl From<AnswerError> for Stop {
+    fn from(error: AnswerError) -> Self {
+        Self::new(error.exit_code(), error.to_string())
+    }
+}
+
+impl From<OperatorError> for Stop {
+    fn from(error: OperatorError) -> Self {
         Self::new(error.exit_code(), error.to_string())
     }
 }

@@ -3,17 +3,16 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::engines::Engines;
 use super::intake::Intake;
 use super::metrics;
 use super::notify::Manager;
 use super::queue::{Published, Queue};
-use super::report::{
+use crate::answer::{Engines, Usage};
+use crate::config::Config;
+use crate::spool::report::{
     AdapterReport, EngineReport, ErrorReport, MemoryReport, QueueReport, REPORT_VERSION, Report, Speed,
     State, Totals, replace,
 };
-use super::usage::Usage;
-use crate::config::Config;
 
 /// How often it is told while requests run.
 const TELL_EVERY: Duration = Duration::from_secs(1);

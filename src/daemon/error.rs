@@ -1,43 +1,19 @@
-//! What ends a run or the daemon, with the exit code of each (sysexits.h).
+//! What keeps the daemon from starting, or ends it. Exit codes of sysexits.h.
 
-use std::path::PathBuf;
-
-use super::budget::TooLittle;
-use crate::format::FormatError;
+use crate::answer::AnswerError;
 use crate::spool::SpoolError;
-use crate::spool::wire::Fault;
-use crate::store::StoreError;
-use crate::text::TextError;
 
-/// Why `run`, `serve`, `submit` or `status` cannot go on.
+/// Why `serve` cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Answer(#[from] AnswerError),
     #[error(transparent)]
     Spool(#[from] SpoolError),
-    #[error("engine {}: {source}; build it again", directory.display())]
-    Engine { directory: PathBuf, source: FormatError },
-    #[error("{}: {source}", path.display())]
-    Text { path: PathBuf, source: TextError },
-    #[error("{} is missing; copy it from the checkpoint and build the engine again", path.display())]
-    NoTokenizer { path: PathBuf },
     #[error("the configuration's engine cannot be used: {source}")]
-    ConfiguredEngine { source: Box<DaemonError> },
-    #[error("{}: {source}", directory.display())]
-    Memory { directory: PathBuf, source: TooLittle },
-    #[error("the engine's self-test failed: {why}; build it again")]
-    SelfTest { why: String },
+    ConfiguredEngine { source: AnswerError },
     #[error("cannot {action}: {source}")]
     System { action: &'static str, source: std::io::Error },
-    #[error("{}: {fault}", path.display())]
-    Rejected { path: PathBuf, fault: Fault },
-    #[error("{n_failed} of {n_requests} requests failed; see `error` in {}", output.display())]
-    SomeFailed { n_failed: usize, n_requests: usize, output: PathBuf },
-    #[error("{} may be opened by root and the daemon's user only; try with sudo", path.display())]
-    NotOperator { path: PathBuf },
-    #[error("{value} is no value for --{flag}; wanted {wanted}")]
-    Flag { flag: &'static str, value: String, wanted: &'static str },
 }
 
 impl DaemonError {
@@ -49,20 +25,12 @@ impl DaemonError {
     /// The exit code of sysexits.h.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Store(error) => error.exit_code(),
+            Self::Answer(error) => error.exit_code(),
             Self::Spool(error) => error.exit_code(),
-            Self::Engine { .. } | Self::Text { .. } | Self::NoTokenizer { .. } => 65,
-            Self::Rejected { .. } | Self::SomeFailed { .. } => 65,
-            Self::SelfTest { .. } => 70,
-            // As with a wrong configuration; but what other programs hold may be free later.
-            Self::Memory { source, .. } if source.is_lasting() => 78,
-            Self::Memory { .. } => 71,
-            Self::NotOperator { .. } => 77,
             // A restart would not help: the configuration must change.
             Self::ConfiguredEngine { .. } => 78,
             Self::System { source, .. } if source.raw_os_error() == Some(libc::ENOSPC) => 74,
             Self::System { .. } => 71,
-            Self::Flag { .. } => 64,
         }
     }
 }

@@ -6,8 +6,8 @@ use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use super::engines::Engines;
 use super::queue::Queue;
+use crate::answer::Engines;
 use crate::config::Config;
 use crate::spool::{
     Arrival, Claimed, Durability, Inbox, Job, Keep, Opened, Place, Recovery, Retention, Spool, SpoolConfig,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::report::{Report, State};
+use crate::spool::report::{Report, State};
 
 /// One metric without labels.
 struct Metric {

@@ -6,10 +6,9 @@
 use std::cmp::Reverse;
 use std::ffi::OsStr;
 
-use super::engines::Engines;
-use super::executor::{self, Executor, Source, Ticket};
 use super::message;
-use super::report::JobReport;
+use crate::answer::{self, Engines, Executor, Source, Ticket};
+use crate::spool::report::JobReport;
 use crate::spool::wire::{Answer, Fault, RequestFile};
 use crate::spool::{Attempt, Destination, Job, Publication, SpoolError};
 
@@ -246,7 +245,7 @@ impl OpenJob {
         let request = file.request(request_idx);
         if *to == Destination::Failed {
             let gave_up = self.job.gave_up();
-            self.unrecorded.push(executor::refused(request_idx, file.batch_size, request, gave_up));
+            self.unrecorded.push(answer::refused(request_idx, file.batch_size, request, gave_up));
             return;
         }
         tracing::debug!("{}: request {request_idx} starts", self.job.name().display());

@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 
 use nix::poll::PollFd;
 
-use super::executor::Executor;
 use super::pressure::Pressure;
-use super::usage::{Usage, mib};
+use crate::answer::{Executor, Usage, mib};
 use crate::config::{Config, PressureSettings};
 
 /// Idle for so long, the daemon gives private memory back that the next job can do without.

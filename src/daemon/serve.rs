@@ -11,19 +11,16 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::activity::{Activity, Situation};
-use super::adapters::AdapterPlaces;
-use super::engine::EngineOptions;
-use super::engines::{Engines, Renewal};
 use super::error::DaemonError;
 use super::intake::Intake;
 use super::message;
 use super::notify::Manager;
 use super::queue::Queue;
 use super::relief::Relief;
-use super::report::Report;
 use super::signals::Signals;
-use super::usage::{Usage, mib};
+use crate::answer::{AdapterPlaces, AnswerError, EngineOptions, Engines, Renewal, Usage, mib};
 use crate::config::{Config, PressureSettings, ServiceSettings};
+use crate::spool::report::Report;
 use crate::spool::{Fate, SpoolError};
 use crate::store::AllowedRoots;
 
@@ -349,10 +346,10 @@ impl Daemon {
 }
 
 /// Why the engine that the configuration names cannot be used: a restart would not help.
-fn configured(error: DaemonError) -> DaemonError {
-    match error {
-        DaemonError::System { .. } | DaemonError::Memory { .. } => error,
-        _ => DaemonError::ConfiguredEngine { source: Box::new(error) },
+fn configured(source: AnswerError) -> DaemonError {
+    match source {
+        AnswerError::System { .. } | AnswerError::Memory { .. } => source.into(),
+        _ => DaemonError::ConfiguredEngine { source },
     }
 }
 

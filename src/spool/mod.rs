@@ -8,6 +8,7 @@ pub mod journal;
 pub mod operate;
 pub mod outbox;
 pub mod place;
+pub mod report;
 pub mod retention;
 pub mod root;
 pub mod states;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::budget::Need;
-use super::error::DaemonError;
+use super::error::AnswerError;
 use super::limits::Sources;
 use crate::backend::Cpu;
 use crate::format::{Bytes, Limits, Precision};
@@ -47,8 +47,8 @@ impl TextEngine {
     /// already somebody else's.
     ///
     /// # Errors
-    /// [`DaemonError`] with the file that is wrong, or with the limit that is too low.
-    pub fn open(options: &EngineOptions, promised: u64) -> Result<Self, DaemonError> {
+    /// [`AnswerError`] with the file that is wrong, or with the limit that is too low.
+    pub fn open(options: &EngineOptions, promised: u64) -> Result<Self, AnswerError> {
         let directory = &options.directory;
         let engine = store::Engine::open(directory)?;
         let tokenizer =
@@ -56,9 +56,9 @@ impl TextEngine {
         let source = read_source(directory, &engine)?;
         let stop_tokens = stop_tokens(&engine.config.eos_token_ids, &source, &tokenizer);
         let template = read_template(directory, &engine, source, tokenizer.special_tokens())?;
-        let broken = |source| DaemonError::Engine { directory: directory.clone(), source };
+        let broken = |source| AnswerError::Engine { directory: directory.clone(), source };
         let cpu =
-            Cpu::new(Kernels::detect(), options.n_threads).map_err(DaemonError::system("start threads"))?;
+            Cpu::new(Kernels::detect(), options.n_threads).map_err(AnswerError::system("start threads"))?;
         let decoder = Decoder::new(cpu, &engine.config, &engine.tensors).map_err(broken)?;
         let mut runner_options = RunnerOptions::of_engine(&engine.config.limits, options.max_step_rows);
         let need = Need {
@@ -70,10 +70,10 @@ impl TextEngine {
         };
         let budget = need
             .kv_budget(Sources::default().bounds(options.max_memory))
-            .map_err(|source| DaemonError::Memory { directory: directory.clone(), source })?;
+            .map_err(|source| AnswerError::Memory { directory: directory.clone(), source })?;
         runner_options.max_kv_bytes = usize::try_from(budget).unwrap_or(usize::MAX);
         let runner = Runner::new(decoder, runner_options)
-            .map_err(DaemonError::system("reserve the key-value cache"))?;
+            .map_err(AnswerError::system("reserve the key-value cache"))?;
         Ok(Self {
             runner,
             tokenizer,
@@ -157,8 +157,8 @@ impl TextEngine {
     /// Computes one token, so that a broken engine fails at start and not in a job; also `--warmup`.
     ///
     /// # Errors
-    /// [`DaemonError::SelfTest`] when no token comes out.
-    pub fn self_test(&mut self) -> Result<(), DaemonError> {
+    /// [`AnswerError::SelfTest`] when no token comes out.
+    pub fn self_test(&mut self) -> Result<(), AnswerError> {
         let sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: 1, seed: 0, logit_bias: Vec::new() };
         let submission = Submission {
             prompt: vec![0],
@@ -168,7 +168,7 @@ impl TextEngine {
             stop_tokens: self.stop_tokens(),
             num_logprobs: 1,
         };
-        let failed = |why: String| DaemonError::SelfTest { why };
+        let failed = |why: String| AnswerError::SelfTest { why };
         self.runner.add(submission).map_err(|error| failed(error.to_string()))?;
         let outputs = self.runner.step();
         match outputs.first().and_then(|output| output.logprobs.first()) {
@@ -192,9 +192,9 @@ fn read_tokenizer(
     directory: &Path,
     json: Option<&Bytes>,
     table: Option<&Bytes>,
-) -> Result<Tokenizer, DaemonError> {
+) -> Result<Tokenizer, AnswerError> {
     let path = directory.join(TOKENIZER_FILE);
-    let Some(json) = json else { return Err(DaemonError::NoTokenizer { path }) };
+    let Some(json) = json else { return Err(AnswerError::NoTokenizer { path }) };
     let json = (**json).as_ref();
     if let Some(table) = table {
         let path = directory.join(TOKENIZER_TABLE_FILE).display().to_string();
@@ -207,15 +207,15 @@ fn read_tokenizer(
             Err(error) => tracing::warn!("{path}: {error}; {TOKENIZER_FILE} is read instead"),
         }
     }
-    Tokenizer::parse(json).map_err(|source| DaemonError::Text { path, source })
+    Tokenizer::parse(json).map_err(|source| AnswerError::Text { path, source })
 }
 
 /// The checkpoint's Jinja and its named tokens.
-fn read_source(directory: &Path, engine: &store::Engine) -> Result<TemplateSource, DaemonError> {
+fn read_source(directory: &Path, engine: &store::Engine) -> Result<TemplateSource, AnswerError> {
     let tokenizer_config = engine.tokenizer_config.as_ref().map(|bytes| (**bytes).as_ref());
     let path = directory.join("tokenizer_config.json");
     template_source(tokenizer_config, engine.chat_template.as_deref())
-        .map_err(|source| DaemonError::Text { path, source })
+        .map_err(|source| AnswerError::Text { path, source })
 }
 
 /// The ids of the model's configuration, and the tokenizer's own end token.
@@ -232,10 +232,10 @@ fn read_template(
     engine: &store::Engine,
     source: TemplateSource,
     special: &SpecialTokens,
-) -> Result<Option<ChatTemplate>, DaemonError> {
+) -> Result<Option<ChatTemplate>, AnswerError> {
     let wrong = |name: &str| {
         let path = directory.join(name);
-        |source| DaemonError::Text { path, source }
+        |source| AnswerError::Text { path, source }
     };
     if let Some(bytes) = &engine.processed_chat_template {
         let template = ChatTemplate::from_processed((**bytes).as_ref(), special.clone())
@@ -284,7 +284,7 @@ mod tests {
         }
         assert!(matches!(
             read_tokenizer(Path::new("engine"), None, None),
-            Err(DaemonError::NoTokenizer { .. })
+            Err(AnswerError::NoTokenizer { .. })
         ));
     }
 }

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::adapters::AdapterPlaces;
 use super::engine::{EngineOptions, TextEngine};
-use super::error::DaemonError;
+use super::error::AnswerError;
 use super::executor::{Executor, Source, Ticket};
 use super::profile::Profile;
 use crate::spool::wire::{Answer, AnswerFile, BadRequest, Request, RequestFile};
@@ -43,8 +43,8 @@ pub struct RunOptions {
 /// Answers all requests of a file and writes the answers at once.
 ///
 /// # Errors
-/// [`DaemonError`]; [`DaemonError::SomeFailed`] when the file was written but some answers are faults.
-pub fn run(options: &RunOptions) -> Result<(), DaemonError> {
+/// [`AnswerError`]; [`AnswerError::SomeFailed`] when the file was written but some answers are faults.
+pub fn run(options: &RunOptions) -> Result<(), AnswerError> {
     check_paths(options)?;
     let file = read_requests(options)?;
     let engine_options = EngineOptions {
@@ -73,7 +73,7 @@ pub fn run(options: &RunOptions) -> Result<(), DaemonError> {
     if options.dump_output {
         match print_answers(&answers) {
             Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-                return Err(DaemonError::System { action: "print the answers", source: error });
+                return Err(AnswerError::System { action: "print the answers", source: error });
             }
             _ => {}
         }
@@ -81,7 +81,7 @@ pub fn run(options: &RunOptions) -> Result<(), DaemonError> {
     let n_failed = answers.iter().filter(|answer| answer.error.is_some()).count();
     match n_failed {
         0 => Ok(()),
-        _ => Err(DaemonError::SomeFailed {
+        _ => Err(AnswerError::SomeFailed {
             n_failed,
             n_requests: answers.len(),
             output: options.output_file.clone(),
@@ -90,7 +90,7 @@ pub fn run(options: &RunOptions) -> Result<(), DaemonError> {
 }
 
 /// No file is written over another one of the same run.
-fn check_paths(options: &RunOptions) -> Result<(), DaemonError> {
+fn check_paths(options: &RunOptions) -> Result<(), AnswerError> {
     let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let (input, output) = (real(&options.input_file), real(&options.output_file));
     let profile = options.profile_output_file.as_deref().map(real);
@@ -103,13 +103,13 @@ fn check_paths(options: &RunOptions) -> Result<(), DaemonError> {
     } else {
         return Ok(());
     };
-    Err(DaemonError::Flag { flag, value: value.display().to_string(), wanted })
+    Err(AnswerError::Flag { flag, value: value.display().to_string(), wanted })
 }
 
-fn read_requests(options: &RunOptions) -> Result<RequestFile, DaemonError> {
+fn read_requests(options: &RunOptions) -> Result<RequestFile, AnswerError> {
     let path = &options.input_file;
     let mut file = RequestFile::parse(read_small(path)?)
-        .map_err(|fault| DaemonError::Rejected { path: path.clone(), fault })?;
+        .map_err(|fault| AnswerError::Rejected { path: path.clone(), fault })?;
     if let Some(batch_size) = options.batch_size {
         file.batch_size = batch_size;
     }
@@ -183,7 +183,7 @@ fn print_answers(answers: &[Answer]) -> std::io::Result<()> {
     Ok(())
 }
 
-fn write_answers(options: &RunOptions, file: &RequestFile, answers: &[Answer]) -> Result<(), DaemonError> {
+fn write_answers(options: &RunOptions, file: &RequestFile, answers: &[Answer]) -> Result<(), AnswerError> {
     let path = &options.output_file;
     let failed = |source| StoreError::Io { path: path.clone(), action: "write", source };
     let output = AtomicFile::create(path)?;
@@ -197,7 +197,7 @@ fn write_answers(options: &RunOptions, file: &RequestFile, answers: &[Answer]) -
     Ok(output.commit()?)
 }
 
-fn write_profile(options: &RunOptions, profile: &Profile) -> Result<(), DaemonError> {
+fn write_profile(options: &RunOptions, profile: &Profile) -> Result<(), AnswerError> {
     if options.dump_profile {
         let (n_read, n_generated, time) = profile.totals();
         let seconds = time.as_secs_f64().max(1e-9);

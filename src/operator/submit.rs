@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::de::IgnoredAny;
 
-use super::error::DaemonError;
+use super::error::OperatorError;
 use super::output::print;
 use crate::spool::submit::{submit as drop_in, wait_for_answer};
 use crate::spool::wire::RequestFile;
@@ -26,11 +26,12 @@ pub struct SubmitOptions {
 /// Drops a request file into the spool under its own name and prints the name, or the answer's path.
 ///
 /// # Errors
-/// [`DaemonError::Rejected`] for a file that no daemon would take.
-pub fn submit(options: &SubmitOptions) -> Result<(), DaemonError> {
+/// [`OperatorError::Rejected`] for a file that no daemon would take.
+pub fn submit(options: &SubmitOptions) -> Result<(), OperatorError> {
     let path = &options.file;
     let bytes = read_small(path)?;
-    RequestFile::parse(bytes.clone()).map_err(|fault| DaemonError::Rejected { path: path.clone(), fault })?;
+    RequestFile::parse(bytes.clone())
+        .map_err(|fault| OperatorError::Rejected { path: path.clone(), fault })?;
     let name = path.file_name().unwrap_or(path.as_os_str());
     let name = drop_in(&options.spool, name, &bytes)?;
     if !options.wait {
@@ -53,8 +54,8 @@ struct Response {
     error: Option<IgnoredAny>,
 }
 
-fn check_answer(output: PathBuf) -> Result<(), DaemonError> {
-    let failed = DaemonError::system("read the answer");
+fn check_answer(output: PathBuf) -> Result<(), OperatorError> {
+    let failed = OperatorError::system("read the answer");
     let outcome: Outcome = match File::open(&output) {
         Ok(file) => serde_json::from_reader(BufReader::new(file)).map_err(|error| failed(error.into()))?,
         Err(error) => return Err(failed(error)),
@@ -63,6 +64,6 @@ fn check_answer(output: PathBuf) -> Result<(), DaemonError> {
     let n_failed = outcome.responses.iter().filter(|response| response.error.is_some()).count();
     match (outcome.error, n_failed) {
         (None, 0) => Ok(()),
-        _ => Err(DaemonError::SomeFailed { n_failed, n_requests, output }),
+        _ => Err(OperatorError::SomeFailed { n_failed, n_requests, output }),
     }
 }

@@ -7,10 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 
-use super::error::DaemonError;
+use super::error::OperatorError;
 use super::output::print;
-use super::report::{Report, State};
-use super::usage::mib;
+use crate::spool::report::{Report, State};
 use crate::spool::status::{Daemon, Snapshot, snapshot};
 
 /// The flags of `status`.
@@ -31,8 +30,8 @@ const BAR_WIDTH: usize = 16;
 /// Prints what the spool holds and what its daemon says, once or again and again.
 ///
 /// # Errors
-/// [`DaemonError`] when there is no spool.
-pub fn status(options: &StatusOptions) -> Result<(), DaemonError> {
+/// [`OperatorError`] when there is no spool.
+pub fn status(options: &StatusOptions) -> Result<(), OperatorError> {
     let is_terminal = std::io::stdout().is_terminal();
     let paint = Paint(is_terminal && options.may_colour && !options.json);
     loop {
@@ -257,6 +256,10 @@ fn shortened(name: &str, width: usize) -> String {
 fn since(time: f64) -> Duration {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Duration::try_from_secs_f64(now.as_secs_f64() - time).unwrap_or_default()
+}
+
+fn mib(n_bytes: u64) -> String {
+    format!("{:.1} MiB", n_bytes as f64 / f64::from(1 << 20))
 }
 
 fn size(n_bytes: u64) -> String {

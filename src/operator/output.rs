@@ -2,13 +2,13 @@
 
 use std::io::{ErrorKind, Write};
 
-use super::error::DaemonError;
+use super::error::OperatorError;
 
 /// Prints a line or more; says whether somebody still reads. A reader that has gone away is no error.
-pub fn print(text: &str) -> Result<bool, DaemonError> {
+pub fn print(text: &str) -> Result<bool, OperatorError> {
     match writeln!(std::io::stdout(), "{text}") {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(DaemonError::System { action: "print", source: error }),
+        Err(error) => Err(OperatorError::System { action: "print", source: error }),
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::adapters::AdapterPlaces;
 use super::engine::{EngineOptions, TextEngine};
-use super::error::DaemonError;
+use super::error::AnswerError;
 use super::executor::{Executor, Ticket};
 use super::usage::give_back_heap;
 use crate::infer::StepCounts;
@@ -37,8 +37,8 @@ impl Engines {
     /// Opens and tries the engine.
     ///
     /// # Errors
-    /// [`DaemonError`] with what is wrong with it.
-    pub fn open(options: EngineOptions, places: AdapterPlaces) -> Result<Self, DaemonError> {
+    /// [`AnswerError`] with what is wrong with it.
+    pub fn open(options: EngineOptions, places: AdapterPlaces) -> Result<Self, AnswerError> {
         let current = Executor::new(tried(&options, 0)?, places);
         Ok(Self { current, options, retired: Vec::new(), counts: StepCounts::default() })
     }
@@ -107,8 +107,8 @@ impl Engines {
     /// Opens the engine again if its files or its options are others than before.
     ///
     /// # Errors
-    /// [`DaemonError`] with what is wrong with the new one; the old one goes on then.
-    pub fn renew(&mut self, options: EngineOptions, places: AdapterPlaces) -> Result<Renewal, DaemonError> {
+    /// [`AnswerError`] with what is wrong with the new one; the old one goes on then.
+    pub fn renew(&mut self, options: EngineOptions, places: AdapterPlaces) -> Result<Renewal, AnswerError> {
         let now = EngineGeneration::of(&options.directory);
         self.current.adapters_mut().set_places(places.clone());
         if options == self.options && now == *self.current.engine().generation() {
@@ -138,7 +138,7 @@ impl Engines {
 }
 
 /// Opens an engine and computes a token with it.
-fn tried(options: &EngineOptions, promised: u64) -> Result<TextEngine, DaemonError> {
+fn tried(options: &EngineOptions, promised: u64) -> Result<TextEngine, AnswerError> {
     let mut engine = TextEngine::open(options, promised)?;
     engine.self_test()?;
     Ok(engine)

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::error::DaemonError;
+use super::error::OperatorError;
 use super::output::print;
 use crate::spool::SpoolError;
 use crate::spool::operate::{Action, Operator};
@@ -21,8 +21,8 @@ pub struct OperateOptions {
 /// Does it job by job and prints a line for each; one that fails does not keep the others from their turn.
 ///
 /// # Errors
-/// [`DaemonError`] of the last job that failed; those before it are told on stderr.
-pub fn operate(options: &OperateOptions) -> Result<(), DaemonError> {
+/// [`OperatorError`] of the last job that failed; those before it are told on stderr.
+pub fn operate(options: &OperateOptions) -> Result<(), OperatorError> {
     let operator = open(&options.spool)?;
     let names = match (&options.names, options.action.all_of()) {
         (Some(names), _) => names.clone(),
@@ -48,16 +48,16 @@ pub fn operate(options: &OperateOptions) -> Result<(), DaemonError> {
 /// Makes the daemon look at the spool now.
 ///
 /// # Errors
-/// [`DaemonError`] when none runs.
-pub fn flush(spool: &Path) -> Result<(), DaemonError> {
+/// [`OperatorError`] when none runs.
+pub fn flush(spool: &Path) -> Result<(), OperatorError> {
     open(spool)?.flush()?;
     print("the daemon has looked at the spool").map(drop)
 }
 
-fn open(spool: &Path) -> Result<Operator, DaemonError> {
+fn open(spool: &Path) -> Result<Operator, OperatorError> {
     Operator::new(spool).map_err(|error| match error {
         SpoolError::Io { path, source, .. } if source.kind() == ErrorKind::PermissionDenied => {
-            DaemonError::NotOperator { path }
+            OperatorError::NotOperator { path }
         }
         error => error.into(),
     })

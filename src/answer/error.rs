@@ -1,0 +1,57 @@
+//! Why requests cannot be answered at all: the engine, its text, its memory. Exit codes of sysexits.h.
+
+use std::path::PathBuf;
+
+use super::budget::TooLittle;
+use crate::format::FormatError;
+use crate::spool::wire::Fault;
+use crate::store::StoreError;
+use crate::text::TextError;
+
+/// Why an engine cannot be opened, or `run` cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("engine {}: {source}; build it again", directory.display())]
+    Engine { directory: PathBuf, source: FormatError },
+    #[error("{}: {source}", path.display())]
+    Text { path: PathBuf, source: TextError },
+    #[error("{} is missing; copy it from the checkpoint and build the engine again", path.display())]
+    NoTokenizer { path: PathBuf },
+    #[error("{}: {source}", directory.display())]
+    Memory { directory: PathBuf, source: TooLittle },
+    #[error("the engine's self-test failed: {why}; build it again")]
+    SelfTest { why: String },
+    #[error("cannot {action}: {source}")]
+    System { action: &'static str, source: std::io::Error },
+    #[error("{}: {fault}", path.display())]
+    Rejected { path: PathBuf, fault: Fault },
+    #[error("{n_failed} of {n_requests} requests failed; see `error` in {}", output.display())]
+    SomeFailed { n_failed: usize, n_requests: usize, output: PathBuf },
+    #[error("{value} is no value for --{flag}; wanted {wanted}")]
+    Flag { flag: &'static str, value: String, wanted: &'static str },
+}
+
+impl AnswerError {
+    /// Names the action that the system refused.
+    pub fn system(action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::System { action, source }
+    }
+
+    /// The exit code of sysexits.h.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Store(error) => error.exit_code(),
+            Self::Engine { .. } | Self::Text { .. } | Self::NoTokenizer { .. } => 65,
+            Self::Rejected { .. } | Self::SomeFailed { .. } => 65,
+            Self::SelfTest { .. } => 70,
+            // As with a wrong configuration; but what other programs hold may be free later.
+            Self::Memory { source, .. } if source.is_lasting() => 78,
+            Self::Memory { .. } => 71,
+            Self::System { source, .. } if source.raw_os_error() == Some(libc::ENOSPC) => 74,
+            Self::System { .. } => 71,
+            Self::Flag { .. } => 64,
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The configuration file and the environment, each read and checked once.
+
+mod environment;
+mod file;
+
+pub use environment::{
+    LogLevel, LogReader, LogSettings, PressureSettings, ServiceSettings, home_directory, may_colour,
+};
+pub use file::{Config, ConfigError, DEFAULT_FILE, DEFAULT_SPOOL, MAX_THREADS};

@@ -1,0 +1,43 @@
+//! Why a command on a spool ends early. Exit codes of sysexits.h.
+
+use std::path::PathBuf;
+
+use crate::spool::SpoolError;
+use crate::spool::wire::Fault;
+use crate::store::StoreError;
+
+/// Why `submit`, `status` or a command on jobs cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum OperatorError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    #[error("{}: {fault}", path.display())]
+    Rejected { path: PathBuf, fault: Fault },
+    #[error("{n_failed} of {n_requests} requests failed; see `error` in {}", output.display())]
+    SomeFailed { n_failed: usize, n_requests: usize, output: PathBuf },
+    #[error("{} may be opened by root and the daemon's user only; try with sudo", path.display())]
+    NotOperator { path: PathBuf },
+    #[error("cannot {action}: {source}")]
+    System { action: &'static str, source: std::io::Error },
+}
+
+impl OperatorError {
+    /// Names the action that the system refused.
+    pub fn system(action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::System { action, source }
+    }
+
+    /// The exit code of sysexits.h.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Store(error) => error.exit_code(),
+            Self::Spool(error) => error.exit_code(),
+            Self::Rejected { .. } | Self::SomeFailed { .. } => 65,
+            Self::NotOperator { .. } => 77,
+            Self::System { source, .. } if source.raw_os_error() == Some(libc::ENOSPC) => 74,
+            Self::System { .. } => 71,
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! The other end of the spool: `submit`, `status`, and the commands on jobs.
+
+mod error;
+mod operate;
+mod output;
+mod screen;
+mod submit;
+
+pub use error::OperatorError;
+pub use operate::{OperateOptions, flush, operate};
+pub use screen::{StatusOptions, status};
+pub use submit::{SubmitOptions, submit};
+
+pub use crate::spool::operate::Action;
