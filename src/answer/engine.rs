@@ -22,7 +22,7 @@ use crate::text::{
 /// Everything that one engine directory gives.
 pub struct TextEngine {
     pub runner: Runner<Cpu>,
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
     limits: Limits,
     precision: Precision,
@@ -76,7 +76,7 @@ impl TextEngine {
             .map_err(AnswerError::system("reserve the key-value cache"))?;
         Ok(Self {
             runner,
-            tokenizer,
+            tokenizer: Arc::new(tokenizer),
             template,
             limits: engine.config.limits,
             precision: engine.config.precision,

@@ -2,16 +2,16 @@
 //! is answered at once with its fault; it never disturbs another one.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::adapters::{AdapterPlaces, Adapters};
 use super::engine::TextEngine;
 use super::usage::give_back_heap;
 use crate::backend::Cpu;
-use crate::infer::{
-    Finish, InferError, KvMemory, Output, Sampling, SequenceId, StepCounts, Submission, TokenLogprob,
-};
+use crate::infer::{Finish, InferError, KvMemory, Output, Sampling, SequenceId, StepCounts, Submission};
 use crate::spool::wire::{
-    self, Answer, BadRequest, Fault, FaultCode, FinishReason, Request, RequestFile, Usage,
+    self, Answer, BadRequest, Fault, FaultCode, FinishReason, Logprobs, Request, RequestFile, TokenBytes,
+    Usage,
 };
 use crate::text::{AnswerDecoder, Rendered, StopStrings, Tokenizer};
 
@@ -104,7 +104,8 @@ impl Executor {
             Err(bad) => return Some(Answer::failed(ticket.request_idx, batch_size, bad)),
         };
         let mut answer = begun(ticket.request_idx, batch_size, &request);
-        answer.logprobs = (request.sampling.num_logprobs > 0).then(Vec::new);
+        let names = || Arc::clone(&self.engine.tokenizer) as Arc<dyn TokenBytes>;
+        answer.logprobs = (request.sampling.num_logprobs > 0).then(|| Logprobs::new(names()));
         match self.start(&request, source, &mut answer) {
             Ok(id) => {
                 let decoder = AnswerDecoder::new(&self.engine.tokenizer);
@@ -230,7 +231,7 @@ impl Active {
         }
         self.answer.token_ids.push(output.token);
         if let Some(logprobs) = &mut self.answer.logprobs {
-            logprobs.push(output.logprobs.iter().map(|entry| wire_logprob(entry, tokenizer)).collect());
+            logprobs.push(output.logprobs.iter().map(|entry| (entry.token, entry.logprob)));
         }
         let new_text = self.decoder.push(tokenizer, output.token);
         if let Some(cut) = self.stops.push(new_text) {
@@ -293,13 +294,9 @@ fn sampling(wire: &wire::Sampling) -> Sampling {
     }
 }
 
-fn wire_logprob(entry: &TokenLogprob, tokenizer: &Tokenizer) -> wire::TokenLogprob {
-    let bytes = tokenizer.token_bytes(entry.token);
-    wire::TokenLogprob {
-        token: String::from_utf8_lossy(&bytes).into_owned(),
-        bytes,
-        logprob: entry.logprob,
-        token_id: entry.token,
+impl TokenBytes for Tokenizer {
+    fn token_bytes(&self, token: u32) -> Vec<u8> {
+        Tokenizer::token_bytes(self, token)
     }
 }
 

@@ -190,7 +190,7 @@ fn write_answers(options: &RunOptions, file: &RequestFile, answers: &[Answer]) -
     let input_file = options.input_file.to_string_lossy();
     let mut writer = AnswerFile::begin(BufWriter::new(output), &input_file).map_err(failed)?;
     for answer in answers {
-        writer.entry(&answer.to_json()).map_err(failed)?;
+        writer.entry(|out| answer.write_json(out)).map_err(failed)?;
     }
     let writer = writer.finish(&file.warnings).map_err(failed)?;
     let output = writer.into_inner().map_err(|error| failed(error.into_error()))?;

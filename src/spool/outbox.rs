@@ -97,7 +97,7 @@ impl Job {
         for index in 0..n_requests {
             let answer = self.journal.answer(index)?;
             let answer = answer.ok_or_else(|| SpoolError::Unanswered { name: self.name.clone(), index })?;
-            file.entry(&answer).map_err(fail)?;
+            file.entry(|out| out.write_all(answer.as_bytes())).map_err(fail)?;
         }
         file.finish(warnings).and_then(|mut out| out.flush()).map_err(fail)
     }
