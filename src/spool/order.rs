@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::sync::Arc;
 
 use super::destination::Destination;
 use super::error::SpoolError;
@@ -64,10 +65,11 @@ pub enum Outcome {
         job: JobId,
         name: OsString,
     },
-    /// The order may be given again; what of it was done before is not done twice.
+    /// The order may be given again; what of it was done before is not done twice. Orders of one job often
+    /// share an error.
     Failed {
         order: Order,
-        error: SpoolError,
+        error: Arc<SpoolError>,
     },
 }
 
