@@ -3,6 +3,8 @@
 pub mod claim;
 pub mod clock;
 pub mod commit;
+#[cfg(test)]
+mod crash_tests;
 pub mod destination;
 pub mod disk;
 pub mod error;
@@ -26,6 +28,8 @@ pub mod states;
 pub mod status;
 pub mod submit;
 mod takeover;
+#[cfg(test)]
+mod trial;
 pub mod watch;
 pub mod wire;
 
