@@ -19,6 +19,10 @@ pub mod operate;
 pub mod order;
 pub mod outbox;
 pub mod place;
+#[cfg(test)]
+mod power;
+#[cfg(test)]
+mod power_tests;
 mod probe;
 pub mod report;
 pub mod retention;

@@ -13,7 +13,7 @@ use super::error::{Fate, SpoolError};
 use super::id::JobId;
 use super::inbox::Inbox;
 use super::job::{Claimed, Opened};
-use super::operate::Found;
+use super::operate::{Action, Found};
 use super::order::{Order, Outcome, Progress};
 use super::place::Place;
 use super::root::Spool;
@@ -27,11 +27,11 @@ pub type Halt = Arc<SpoolError>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Told {
     Recorded(OsString, usize),
-    Published(OsString),
-    Held(OsString),
-    Released(OsString),
-    Requeued(OsString),
-    Deleted(OsString),
+    /// The job's name and that of its answer in out/.
+    Published(OsString, OsString),
+    /// What an operator asks for and what is done; the name is the job's.
+    Asked(Action, OsString),
+    Done(Action, OsString),
 }
 
 pub struct Trial<'t> {
@@ -214,7 +214,7 @@ impl<'t> Trial<'t> {
                 match outcome {
                     Outcome::Begun { job, progress } => begun.push((job, progress)),
                     Outcome::Recorded { job, index } => (self.tell)(Told::Recorded(name(job), index)),
-                    Outcome::Published { job, .. } => (self.tell)(Told::Published(name(job))),
+                    Outcome::Published { job, name: out } => (self.tell)(Told::Published(name(job), out)),
                     Outcome::Marked { .. } | Outcome::Paused { .. } => {}
                     Outcome::Failed { order, error } => {
                         assert_eq!(error.fate(), Fate::Later, "{error}");
@@ -230,6 +230,28 @@ impl<'t> Trial<'t> {
             }
         }
         Ok(begun)
+    }
+
+    /// What an operator does with a job, by its name and the place it is in.
+    pub fn operate(
+        &mut self,
+        spool: &mut Spool,
+        action: Action,
+        name: &str,
+        from: Place,
+    ) -> Result<Option<Claimed>, Halt> {
+        let Some(job) = spool.find(OsStr::new(name))?.into_iter().find(|job| job.place == from) else {
+            return Ok(None);
+        };
+        (self.tell)(Told::Asked(action, name.into()));
+        let claimed = match action {
+            Action::Hold => spool.hold(&job).map(|_| None)?,
+            Action::Release => Some(spool.release(&job)?),
+            Action::Requeue => Some(spool.requeue(&job)?),
+            Action::Delete => spool.delete(&job).map(|()| None)?,
+        };
+        (self.tell)(Told::Done(action, name.into()));
+        Ok(claimed)
     }
 
     fn patiently<T>(&self, mut call: impl FnMut() -> Result<T, SpoolError>) -> Result<T, Halt> {
