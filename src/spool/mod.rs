@@ -15,6 +15,8 @@ pub mod job;
 pub mod journal;
 pub mod lines;
 pub mod name;
+#[cfg(test)]
+mod old_layout;
 pub mod operate;
 pub mod order;
 pub mod outbox;
