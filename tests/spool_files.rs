@@ -8,12 +8,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use jetspool::spool::operate::{Action, Operator};
 use jetspool::spool::status::{self, Daemon};
 use jetspool::spool::wire::{Answer, FaultCode, RequestFile};
 use jetspool::spool::{
-    Arrival, Destination, Inbox, Keep, Opened, Place, Publication, Retention, Spool, SpoolConfig, SpoolError,
-    Watch, submit,
+    Arrival, Claimed, Destination, Found, Inbox, Keep, Now, Opened, Order, Outcome, Place, Retention, Spool,
+    SpoolConfig, SpoolError, Watch, submit,
 };
 
 const GOOD: &str = r#"{"requests":[{"messages":[{"role":"user","content":"hi"}]}]}"#;
@@ -56,35 +55,45 @@ fn quick() -> SpoolConfig {
 }
 
 /// Takes what the inbox offers, to its end; tells the code of a refusal by name.
-fn work_off(spool: &Spool, inbox: &mut Inbox) -> Vec<(OsString, Option<FaultCode>)> {
+fn work_off(spool: &mut Spool, inbox: &mut Inbox) -> Vec<(OsString, Option<FaultCode>)> {
     let mut seen = Vec::new();
     while let Some(candidate) = inbox.next(spool).unwrap() {
         let Some(claimed) = spool.claim(&candidate).unwrap() else { continue };
-        let mut job = match spool.open_job(&claimed).unwrap() {
-            Opened::Job(job) => job,
-            Opened::Refused(mut job, fault) => {
-                seen.push((job.name().to_owned(), Some(fault.code)));
-                job.publish(Publication::Rejection(&fault)).unwrap();
-                continue;
-            }
-            Opened::Gone => continue,
-        };
-        job.start().unwrap();
-        match RequestFile::parse(std::mem::take(&mut job.input)) {
-            Ok(file) => {
-                let answers: Vec<Answer> = (0..file.n_requests()).map(|i| Answer::empty(i, 1)).collect();
-                job.record(&answers).unwrap();
-                let (n_requests, to) = (answers.len(), Destination::Done);
-                job.publish(Publication::Answers { n_requests, warnings: &[], to }).unwrap();
-                seen.push((job.name().to_owned(), None));
-            }
-            Err(fault) => {
-                job.publish(Publication::Rejection(&fault)).unwrap();
-                seen.push((job.name().to_owned(), Some(fault.code)));
-            }
-        }
+        seen.extend(finish(spool, &claimed).map(|(_, code)| (claimed.name, code)));
     }
     seen
+}
+
+/// Answers a job and tells the name of its answer.
+fn finish(spool: &mut Spool, claimed: &Claimed) -> Option<(OsString, Option<FaultCode>)> {
+    let job = claimed.id;
+    let parsed = match spool.open_job(claimed).unwrap() {
+        Opened::Gone => return None,
+        Opened::Refused(fault) => Err(fault),
+        Opened::Job(open) => {
+            let (parsed, crc) = RequestFile::read(open.input, open.size).unwrap();
+            parsed.map(|file| (file.n_requests(), open.size, crc))
+        }
+    };
+    let code = parsed.as_ref().err().map(|fault| fault.code);
+    let orders = match parsed {
+        Err(fault) => vec![Order::Reject { job, fault }],
+        Ok((n_requests, size, crc)) => {
+            let begun = spool.commit(vec![Order::Begin { job, size, crc }]);
+            assert!(matches!(begun[..], [Outcome::Begun { .. }]), "{begun:?}");
+            let record = |index| {
+                let answer = Answer::empty(index, 1).to_json();
+                Order::Record { job, index, is_failed: false, answer }
+            };
+            let (warnings, to) = (Vec::new(), Destination::Done);
+            let publish = Order::Publish { job, n_requests, warnings, to };
+            (0..n_requests).map(record).chain([publish]).collect()
+        }
+    };
+    match spool.commit(orders).pop() {
+        Some(Outcome::Published { name, .. }) => Some((name, code)),
+        other => panic!("{other:?}"),
+    }
 }
 
 fn age(path: &Path, by: Duration) {
@@ -96,19 +105,25 @@ fn age(path: &Path, by: Duration) {
 fn makes_its_directories_with_their_modes_and_locks() {
     let scratch = Scratch::new();
     let spool = scratch.open(quick());
-    for place in Place::ALL {
-        let found = fs::metadata(scratch.root.join(place.name())).unwrap();
-        assert_eq!(found.mode() & 0o7777, if place == Place::New { 0o2770 } else { 0o750 }, "{place:?}");
+    let mode = |name: &str| fs::metadata(scratch.root.join(name)).unwrap().mode() & 0o7777;
+    let modes = [("new", 0o3770), ("out", 0o750), ("done", 0o750), ("failed", 0o750), ("hold", 0o750)];
+    for (name, wanted) in modes.into_iter().chain([("work", 0o700), ("tmp", 0o700), ("lock", 0o600)]) {
+        assert_eq!(mode(name), wanted, "{name}");
     }
     assert!(matches!(Spool::open(&scratch.root, quick()), Err(SpoolError::Locked { .. })));
     let own = Daemon::Running(Some(std::process::id()));
     assert_eq!(status::snapshot(&scratch.root).unwrap().daemon, own);
     drop(spool);
     assert_eq!(status::snapshot(&scratch.root).unwrap().daemon, Daemon::Stopped);
-    // A mode that an administrator chose stays.
-    fs::set_permissions(scratch.new_dir(), fs::Permissions::from_mode(0o1777)).unwrap();
+    // A mode that an administrator chose stays; what is the spool's own is closed to others.
+    for (name, mode) in [("new", 0o1777), ("out", 0o755), ("work", 0o755), ("tmp", 0o770), ("lock", 0o644)] {
+        fs::set_permissions(scratch.root.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
     drop(scratch.open(quick()));
-    assert_eq!(fs::metadata(scratch.new_dir()).unwrap().mode() & 0o7777, 0o1777);
+    for (name, wanted) in [("new", 0o1777), ("out", 0o755), ("work", 0o700), ("tmp", 0o700), ("lock", 0o600)]
+    {
+        assert_eq!(mode(name), wanted, "{name}");
+    }
     fs::remove_dir(scratch.root.join("out")).unwrap();
     fs::write(scratch.root.join("out"), "").unwrap();
     assert!(matches!(Spool::open(&scratch.root, quick()), Err(SpoolError::NotADirectory { .. })));
@@ -117,7 +132,7 @@ fn makes_its_directories_with_their_modes_and_locks() {
 #[test]
 fn everything_that_is_no_request_file_is_answered_and_put_away() {
     let scratch = Scratch::new();
-    let spool = scratch.open(SpoolConfig { max_input_bytes: 100, ..quick() });
+    let mut spool = scratch.open(SpoolConfig { max_input_bytes: 100, ..quick() });
     let new = scratch.new_dir();
     let secret = scratch.root.join("secret");
     fs::write(&secret, GOOD).unwrap();
@@ -134,7 +149,7 @@ fn everything_that_is_no_request_file_is_answered_and_put_away() {
     huge.set_len(2 << 30).unwrap();
     let mut inbox = Inbox::default();
     inbox.scan(&spool).unwrap();
-    let mut seen = work_off(&spool, &mut inbox);
+    let mut seen = work_off(&mut spool, &mut inbox);
     seen.sort_by(|a, b| a.0.cmp(&b.0));
     drop(socket);
     let refused = |name: &str, code| (OsString::from(name), Some(code));
@@ -165,7 +180,7 @@ fn everything_that_is_no_request_file_is_answered_and_put_away() {
 #[test]
 fn a_file_that_may_not_be_read_is_refused() {
     let scratch = Scratch::new();
-    let spool = scratch.open(quick());
+    let mut spool = scratch.open(quick());
     let path = scratch.new_dir().join("x.json");
     fs::write(&path, GOOD).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o0)).unwrap();
@@ -173,67 +188,70 @@ fn a_file_that_may_not_be_read_is_refused() {
     inbox.scan(&spool).unwrap();
     // Root may read everything.
     let wanted = if File::open(&path).is_ok() { None } else { Some(FaultCode::NotAFile) };
-    assert_eq!(work_off(&spool, &mut inbox), [(OsString::from("x.json"), wanted)]);
+    assert_eq!(work_off(&mut spool, &mut inbox), [(OsString::from("x.json"), wanted)]);
 }
 
 #[test]
-fn names_are_kept_unless_they_are_taken_or_too_long() {
+fn names_are_kept_unless_they_are_taken() {
     let scratch = Scratch::new();
-    let spool = scratch.open(quick());
-    let long = format!("{}.json", "n".repeat(250));
-    let odd = OsStr::from_bytes(b"a\nb\xff.json");
+    let mut spool = scratch.open(quick());
+    let longest = OsString::from(format!("{}.json", "n".repeat(231)));
+    let odd = OsStr::from_bytes(b"a\x1b[2J\nb\xff.json");
     let mut inbox = Inbox::default();
-    for name in [OsStr::new("x.json"), OsStr::new("x.json"), OsStr::new(&long), odd] {
+    let mut before = Vec::new();
+    for name in [OsStr::new("x.json"), OsStr::new("x.json"), &longest, &longest, odd] {
         fs::write(scratch.new_dir().join(name), GOOD).unwrap();
         inbox.scan(&spool).unwrap();
-        assert_eq!(work_off(&spool, &mut inbox).len(), 1);
+        let claimed = spool.claim(&inbox.next(&spool).unwrap().unwrap()).unwrap().unwrap();
+        assert_eq!(claimed.name, name);
+        let (out, _) = finish(&mut spool, &claimed).unwrap();
+        let with_id = format!("{}.{}.json", name.to_string_lossy().trim_end_matches(".json"), claimed.id);
+        assert_eq!(out, if before.contains(&name) { OsStr::new(&with_id) } else { name });
+        before.push(name);
     }
-    for place in [Place::Out, Place::Done] {
-        let names = scratch.names(place);
-        assert_eq!(
-            (names.len(), names[0].as_os_str(), names[3].to_str()),
-            (4, odd, Some("x.json")),
-            "{place:?}"
-        );
-        let with_id = |name: &OsString, start: &str, n: usize| {
-            let name = name.to_str().unwrap();
-            name.starts_with(start) && name.ends_with(".json") && name.len() > start.len() + n
-        };
-        assert!(with_id(&names[1], &format!("{}.", "n".repeat(120)), 20), "{names:?}");
-        assert!(with_id(&names[2], "x.", 20), "{names:?}");
-    }
-    assert_eq!(scratch.names(Place::Out)[1..3], scratch.names(Place::Done)[1..3]);
+    assert_eq!(scratch.names(Place::Out), scratch.names(Place::Done));
+    assert_eq!(scratch.names(Place::Out).len(), 5);
+}
+
+#[test]
+fn a_name_that_is_too_long_is_never_claimed() {
+    let scratch = Scratch::new();
+    let mut spool = scratch.open(quick());
+    let name = format!("{}.json", "n".repeat(232));
+    fs::write(scratch.new_dir().join(&name), GOOD).unwrap();
+    let mut inbox = Inbox::default();
+    inbox.scan(&spool).unwrap();
+    let result = spool.claim(&inbox.next(&spool).unwrap().unwrap());
+    assert!(matches!(&result, Err(SpoolError::Name { why, .. }) if why.contains("236 bytes")), "{result:?}");
+    assert_eq!(scratch.names(Place::New), [OsString::from(name)]);
 }
 
 #[test]
 fn two_jobs_of_one_name_may_be_under_way() {
     let scratch = Scratch::new();
-    let spool = scratch.open(quick());
+    let mut spool = scratch.open(quick());
     let mut inbox = Inbox::default();
     let mut jobs = Vec::new();
     for _ in 0..2 {
         fs::write(scratch.new_dir().join("x.json"), GOOD).unwrap();
         inbox.scan(&spool).unwrap();
-        let claimed = spool.claim(&inbox.next(&spool).unwrap().unwrap()).unwrap().unwrap();
-        let Opened::Job(mut job) = spool.open_job(&claimed).unwrap() else { panic!() };
-        job.start().unwrap();
-        job.record(&[Answer::empty(0, 1)]).unwrap();
-        jobs.push(job);
+        jobs.push(spool.claim(&inbox.next(&spool).unwrap().unwrap()).unwrap().unwrap());
     }
-    assert_ne!(jobs[0].id(), jobs[1].id());
-    for job in jobs.iter_mut().rev() {
-        let (warnings, to) = (&[], Destination::Done);
-        job.publish(Publication::Answers { n_requests: 1, warnings, to }).unwrap();
+    assert!(jobs[0].id < jobs[1].id);
+    assert_eq!(jobs[0].owner, fs::metadata(&scratch.root).unwrap().uid());
+    for claimed in jobs.iter().rev() {
+        finish(&mut spool, claimed).unwrap();
     }
+    let later = OsString::from(format!("x.{}.json", jobs[0].id));
+    assert_eq!(scratch.names(Place::Out), [later, "x.json".into()]);
     assert_eq!(scratch.names(Place::Out), scratch.names(Place::Done));
-    assert_eq!(scratch.names(Place::Out).len(), 2);
     assert!(scratch.names(Place::Work).is_empty());
 }
 
 #[test]
 fn a_scan_waits_for_files_to_settle_and_takes_the_oldest_first() {
     let scratch = Scratch::new();
-    let spool = scratch.open(SpoolConfig { settle: Duration::from_secs(3600), ..quick() });
+    let mut spool = scratch.open(SpoolConfig { settle: Duration::from_secs(3600), ..quick() });
     let new = scratch.new_dir();
     for name in
         ["c.json", "b.json", "a.json", "young.json", ".dot.json", "x.tmp", "y.json.part", "stranger.txt"]
@@ -250,7 +268,7 @@ fn a_scan_waits_for_files_to_settle_and_takes_the_oldest_first() {
         inbox.scan(&spool).unwrap();
     }
     assert_eq!(inbox.take_strangers(), ["stranger.txt"]);
-    let order: Vec<OsString> = work_off(&spool, &mut inbox).into_iter().map(|(name, _)| name).collect();
+    let order: Vec<OsString> = work_off(&mut spool, &mut inbox).into_iter().map(|(name, _)| name).collect();
     assert_eq!(order, ["c.json", "a.json", "b.json"]);
     assert_eq!((inbox.n_waiting(), inbox.scan_in(&spool)), (1, Some(Duration::from_secs(3600))));
     // A writer that goes on after the scan: what the scan saw no longer holds.
@@ -270,7 +288,7 @@ fn a_scan_waits_for_files_to_settle_and_takes_the_oldest_first() {
     for name in ["gone.json", ".dot.json", "stranger.txt"] {
         inbox.note(&spool, &Arrival::Renamed(name.into())).unwrap();
     }
-    assert_eq!(work_off(&spool, &mut inbox), [(OsString::from("young.json"), None)]);
+    assert_eq!(work_off(&mut spool, &mut inbox), [(OsString::from("young.json"), None)]);
     assert!(inbox.take_strangers().is_empty() && inbox.scan_in(&spool).is_none());
     assert_eq!(scratch.names(Place::New), [".dot.json", "stranger.txt", "x.tmp", "y.json.part"]);
 }
@@ -296,7 +314,7 @@ fn what_is_set_aside_is_not_offered_until_another_takes_its_name() {
 #[test]
 fn no_job_is_taken_without_room() {
     let scratch = Scratch::new();
-    let spool = scratch.open(SpoolConfig { min_free_bytes: u64::MAX, ..quick() });
+    let mut spool = scratch.open(SpoolConfig { min_free_bytes: u64::MAX, ..quick() });
     fs::write(scratch.new_dir().join("x.json"), GOOD).unwrap();
     let mut inbox = Inbox::default();
     inbox.scan(&spool).unwrap();
@@ -328,7 +346,7 @@ fn the_watch_tells_of_renames_and_closed_files_only() {
 fn submit_drops_whole_files_under_free_names_and_waits() {
     let scratch = Scratch::new();
     let mut inbox = Inbox::default();
-    let spool = scratch.open(quick());
+    let mut spool = scratch.open(quick());
     let watch = Watch::new(&spool.path(Place::New)).unwrap();
     let first = submit::submit(&scratch.root, OsStr::new("x.json"), GOOD.as_bytes()).unwrap();
     assert_eq!(first, "x.json");
@@ -337,12 +355,12 @@ fn submit_drops_whole_files_under_free_names_and_waits() {
     assert!(matches!(early, Err(SpoolError::NoAnswerYet { .. })));
     let second = submit::submit(&scratch.root, OsStr::new("x"), GOOD.as_bytes()).unwrap();
     inbox.scan(&spool).unwrap();
-    assert_eq!(work_off(&spool, &mut inbox).len(), 2);
+    assert_eq!(work_off(&mut spool, &mut inbox).len(), 2);
     // An answer of that name is out, so the name is not free.
     let third = submit::submit(&scratch.root, OsStr::new("x.json"), GOOD.as_bytes()).unwrap();
     assert!(second != first && third != first && second != third);
     inbox.scan(&spool).unwrap();
-    assert_eq!(work_off(&spool, &mut inbox).len(), 1);
+    assert_eq!(work_off(&mut spool, &mut inbox).len(), 1);
     for name in [first, second, third] {
         let path = submit::wait_for_answer(&scratch.root, &name, Duration::from_secs(60)).unwrap();
         assert_eq!(path, scratch.root.join("out").join(name));
@@ -388,50 +406,61 @@ fn a_file_is_taken_when_its_producer_is_done_with_it() {
 }
 
 #[test]
-fn operators_move_jobs_that_wait() {
+fn operators_move_jobs_by_any_of_their_names() {
     let scratch = Scratch::new();
-    let spool = scratch.open(quick());
-    let operator = Operator::new(&scratch.root).unwrap();
-    let act = |action, name: &str| operator.act(action, OsStr::new(name));
+    let mut spool = scratch.open(quick());
     let drop_in = |place: &str, name: &str| fs::write(scratch.root.join(place).join(name), GOOD).unwrap();
+    let only = |spool: &Spool, name: &str| -> Found {
+        let mut found = spool.find(OsStr::new(name)).unwrap();
+        assert_eq!(found.len(), 1, "{name}: {found:?}");
+        found.remove(0)
+    };
     for name in ["a.json", "b.json", "c.json"] {
         drop_in("new", name);
     }
-    assert_eq!(act(Action::Hold, "a").unwrap(), Place::New);
-    assert_eq!(act(Action::Hold, "b.json").unwrap(), Place::New);
-    assert_eq!(scratch.names(Place::Hold), ["a.json", "b.json"]);
-    assert_eq!(operator.jobs(Place::Hold).unwrap(), ["a.json", "b.json"]);
-    assert_eq!(act(Action::Release, "a.json").unwrap(), Place::Hold);
-    assert_eq!(act(Action::Delete, "b.json").unwrap(), Place::Hold);
-    assert_eq!(act(Action::Delete, "c.json").unwrap(), Place::New);
-    assert_eq!((scratch.names(Place::New), scratch.names(Place::Hold)), (vec!["a.json".into()], vec![]));
-    assert!(scratch.names(Place::Tmp).is_empty());
+    let a = spool.hold(&only(&spool, "a")).unwrap();
+    let b = spool.hold(&only(&spool, "b.json")).unwrap();
+    let held = [OsString::from(format!("{a}.a.json")), OsString::from(format!("{b}.b.json"))];
+    assert_eq!(scratch.names(Place::Hold), held);
+    assert_eq!(only(&spool, &a.to_string()), only(&spool, &format!("{a}.a")));
+    let released = spool.release(&only(&spool, &a.to_string())).unwrap();
+    assert_eq!((released.id, released.name.as_os_str()), (a, OsStr::new("a.json")));
+    spool.delete(&only(&spool, &format!("{b}.b.json"))).unwrap();
+    spool.delete(&only(&spool, "c.json")).unwrap();
+    assert_eq!(scratch.names(Place::Work), [format!("{a}.a.json").as_str()]);
+    for place in [Place::New, Place::Hold, Place::Tmp] {
+        assert!(scratch.names(place).is_empty(), "{place:?}");
+    }
     // An answered job goes through once more, beside its first answer.
-    let mut inbox = Inbox::default();
-    for n_answers in 1..3 {
-        inbox.scan(&spool).unwrap();
-        assert_eq!(work_off(&spool, &mut inbox), [(OsString::from("a.json"), None)]);
-        assert_eq!(scratch.names(Place::Out).len(), n_answers);
-        assert_eq!(act(Action::Requeue, "a.json").unwrap(), Place::Done);
+    assert_eq!(finish(&mut spool, &released).unwrap().0, "a.json");
+    let again = spool.requeue(&only(&spool, "a")).unwrap();
+    assert_eq!(finish(&mut spool, &again).unwrap().0, format!("a.{}.json", again.id).as_str());
+    // Put away under its plain name, since the first input is this one.
+    assert_eq!(scratch.names(Place::Done), ["a.json"]);
+    // Several jobs of one name, and one that was put into hold/ by hand.
+    for (place, name) in [("new", "a.json"), ("hold", "a.json"), ("failed", "a.json")] {
+        drop_in(place, name);
     }
-    // Nothing is ever moved over another, and what is not there is told.
-    drop_in("hold", "a.json");
-    for action in [Action::Hold, Action::Release] {
-        assert!(matches!(act(action, "a.json"), Err(SpoolError::Io { .. })), "{action:?}");
-    }
-    let absent = act(Action::Release, "z.json").unwrap_err();
-    assert_eq!(absent.to_string(), "z.json: there is no job of that name");
-    fs::rename(scratch.new_dir().join("a.json"), scratch.root.join("done/d.json")).unwrap();
-    let answered = act(Action::Delete, "d.json").unwrap_err();
-    assert_eq!(
-        (answered.to_string().as_str(), answered.exit_code()),
-        ("d.json: the job stands in done/", 66)
-    );
+    let places: Vec<Place> = spool.find(OsStr::new("a")).unwrap().iter().map(|job| job.place).collect();
+    assert_eq!(places, [Place::New, Place::Hold, Place::Failed, Place::Done]);
+    let by_hand = spool.release(&spool.jobs(Place::Hold).unwrap()[0]).unwrap();
+    assert_eq!(finish(&mut spool, &by_hand).unwrap().0, format!("a.{}.json", by_hand.id).as_str());
+    assert_eq!(only(&spool, &by_hand.id.to_string()).place, Place::Done);
+    // What is not there, or not for that, is told.
+    let answered = spool.find(OsStr::new("a.json")).unwrap().pop().unwrap();
+    let error = spool.delete(&answered).unwrap_err();
+    assert_eq!((error.to_string().as_str(), error.exit_code()), ("a.json: the job stands in done/", 66));
+    fs::remove_file(scratch.root.join("done/a.json")).unwrap();
+    let error = spool.requeue(&answered).unwrap_err();
+    assert_eq!(error.to_string(), "a.json: there is no job of that name");
     for name in ["../x", ".x.json", ""] {
-        assert!(matches!(act(Action::Delete, name), Err(SpoolError::Name { .. })), "{name:?}");
+        let result = spool.find(OsStr::new(name));
+        assert!(matches!(result, Err(SpoolError::Name { .. })), "{name:?}");
     }
-    drop(spool);
-    assert!(matches!(operator.flush(), Err(SpoolError::NoDaemon { .. })));
+    // Whatever was dropped can be deleted.
+    fs::create_dir_all(scratch.new_dir().join("dir.json/inner")).unwrap();
+    spool.delete(&only(&spool, "dir")).unwrap();
+    assert!(scratch.names(Place::Tmp).is_empty());
 }
 
 #[test]
@@ -443,6 +472,7 @@ fn old_files_go_by_age_and_size_the_oldest_first() {
         let retention = Retention { done, ..Retention::default() };
         scratch.open(SpoolConfig { retention, ..quick() })
     };
+    let set = || Now { is_synchronised: true, ..Now::read() };
     drop(spool(Keep::default()));
     let done = scratch.root.join("done");
     for name in ["c.json", "a.json", "b.json"] {
@@ -455,13 +485,16 @@ fn old_files_go_by_age_and_size_the_oldest_first() {
     fs::create_dir(done.join("dir.json")).unwrap();
     symlink("/etc/passwd", done.join("link.json")).unwrap();
     let jobs = || scratch.names(Place::Done).into_iter().filter(|name| name.len() == 6).collect::<Vec<_>>();
-    assert_eq!(spool(keep(Some(3600), Some(300))).prune().unwrap(), 0);
-    assert_eq!(spool(keep(None, Some(299))).prune().unwrap(), 1);
+    assert_eq!(spool(keep(Some(3600), Some(300))).prune(set()).unwrap(), 0);
+    assert_eq!(spool(keep(None, Some(299))).prune(set()).unwrap(), 1);
     assert_eq!(jobs(), ["a.json", "b.json"]);
-    assert_eq!(spool(keep(None, Some(0))).prune().unwrap(), 2);
+    assert_eq!(spool(keep(None, Some(0))).prune(set()).unwrap(), 2);
     assert_eq!(scratch.names(Place::Done), ["dir.json", "link.json", "note.txt"]);
     assert_eq!(scratch.names(Place::Out).len(), 3);
     fs::write(done.join("a.json"), "x").unwrap();
     std::thread::sleep(Duration::from_millis(2100));
-    assert_eq!(spool(keep(Some(1), None)).prune().unwrap(), 1);
+    // A clock that will still jump says nothing of ages.
+    let unset = Now { is_synchronised: false, ..Now::read() };
+    assert_eq!(spool(keep(Some(1), None)).prune(unset).unwrap(), 0);
+    assert_eq!(spool(keep(Some(1), None)).prune(set()).unwrap(), 1);
 }
