@@ -128,7 +128,8 @@ impl Found {
         }
         for name in std::mem::take(&mut self.inputs) {
             let stat = disk.stat(Place::Work, &name)?;
-            let micros = stat.map_or(0, |stat| u64::try_from(stat.st_ctime).unwrap_or(0) * 1_000_000);
+            let micros =
+                stat.map_or(0, |stat| u64::try_from(stat.st_mtime).unwrap_or(0).saturating_mul(1_000_000));
             let id = self.new_id(micros);
             self.rename(disk, Place::Work, &name, id)?;
         }
@@ -264,6 +265,7 @@ fn remove_orders(disk: &Disk) {
 mod tests {
     use std::collections::BTreeMap;
     use std::fs;
+    use std::os::unix::fs::MetadataExt;
     use std::path::Path;
 
     use super::super::old_layout;
@@ -284,7 +286,7 @@ mod tests {
             jobs.iter().map(|(name, n)| (name.into(), undisturbed(&root, name, &input(*n)))).collect();
         drop(Spool::open(&root, config()).unwrap());
         jobs.iter().for_each(|(name, n)| drop_file(&root, name, &input(*n)));
-        old_layout::lay_out(&root, &answers);
+        old_layout::lay_out(&root, &answers, |path| fs::metadata(path).unwrap().ino());
         fs::create_dir(root.join(CONTROL)).unwrap();
         fs::write(root.join("control/0001"), "hold x.json").unwrap();
         // Left over of a job of that name.
