@@ -1,0 +1,342 @@
+//! The one thread that changes the spool. What has come together while it was busy goes to the disk at once,
+//! so that many jobs share the syncs.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::event::{Event, Events, Peer};
+use crate::spool::control::{Acted, Action, JobName, Refusal};
+use crate::spool::{
+    Candidate, Claimed, Fate, Found, JobId, Opened, Order, Outcome, Place, Spool, SpoolConfig, SpoolError,
+};
+
+/// After trouble with the disk the next try waits this long.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Commands that are done in one go.
+const MAX_BATCH: usize = 256;
+/// How often old files are looked for.
+const PRUNE_EVERY: Duration = Duration::from_secs(600);
+
+/// What the writer is told.
+pub enum Write {
+    Claim(Vec<Candidate>),
+    Open(Claimed),
+    Commit(Order),
+    Act(Act),
+    /// Try again now what failed.
+    Retry,
+    Config(SpoolConfig),
+    /// Everything before this is on the disk when the event comes.
+    Barrier,
+}
+
+/// An order of an operator. Nobody works on the jobs of `withdrawn` any more.
+pub struct Act {
+    pub action: Action,
+    pub names: Option<Vec<JobName>>,
+    pub withdrawn: BTreeSet<JobId>,
+    pub by: Peer,
+    pub reply: oneshot::Sender<Vec<Acted>>,
+}
+
+/// What the writer did.
+pub enum Written {
+    /// In work/ now: by a claim, a release or an order that was not carried out.
+    Taken(Claimed),
+    CannotClaim(Candidate),
+    /// All candidates of the oldest [`Write::Claim`] were tried.
+    ClaimsDone,
+    Opened(JobId, Opened),
+    Done(Outcome),
+    /// The requests may run: if the daemon ends now, the next one knows of them.
+    Marked(Vec<(JobId, usize)>),
+    Trouble(SpoolError),
+    Well,
+    Broken(SpoolError),
+    Barrier,
+}
+
+pub struct Writer {
+    spool: Spool,
+    events: Events,
+    /// Orders that failed, in their order.
+    failed: Vec<Order>,
+    /// Claims that wait for space.
+    claims: Vec<Candidate>,
+    openings: Vec<Claimed>,
+    retry_at: Option<Instant>,
+    next_prune: Instant,
+}
+
+impl Writer {
+    pub fn new(spool: Spool, events: Events) -> Self {
+        Self {
+            spool,
+            events,
+            failed: Vec::new(),
+            claims: Vec::new(),
+            openings: Vec::new(),
+            retry_at: None,
+            next_prune: Instant::now(),
+        }
+    }
+
+    /// Works until nobody sends any more.
+    pub fn run(mut self, commands: &Receiver<Write>) {
+        loop {
+            let due = self.retry_at.map_or(self.next_prune, |at| at.min(self.next_prune));
+            let mut batch = Vec::new();
+            match commands.recv_timeout(due.saturating_duration_since(Instant::now())) {
+                Ok(command) => batch.push(command),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            batch.extend(commands.try_iter().take(MAX_BATCH));
+            self.work(batch);
+        }
+    }
+
+    fn work(&mut self, batch: Vec<Write>) {
+        let mut orders = Vec::new();
+        let mut is_pressed = false;
+        for command in batch {
+            match command {
+                Write::Commit(order) => {
+                    orders.push(order);
+                    continue;
+                }
+                // Marks and answers of before an order about their job go first.
+                _ => self.commit(std::mem::take(&mut orders)),
+            }
+            match command {
+                Write::Commit(_) => {}
+                Write::Claim(candidates) => {
+                    self.claims.extend(candidates);
+                    if self.retry_at.is_none() {
+                        self.claim();
+                    }
+                }
+                Write::Open(claimed) => self.open(claimed),
+                Write::Act(act) => self.act(act),
+                Write::Retry => is_pressed = true,
+                Write::Config(config) => self.spool.set_config(config),
+                Write::Barrier => self.events.send(Event::Written(Written::Barrier)),
+            }
+        }
+        if is_pressed || self.retry_at.is_some_and(|at| at <= Instant::now()) {
+            self.retry(orders);
+        } else {
+            self.commit(orders);
+        }
+        self.prune();
+    }
+
+    fn retry(&mut self, orders: Vec<Order>) {
+        let was_in_trouble = self.retry_at.take().is_some();
+        let openings = std::mem::take(&mut self.openings);
+        for claimed in openings {
+            self.open(claimed);
+        }
+        self.commit(orders);
+        self.claim();
+        if was_in_trouble && self.retry_at.is_none() {
+            self.events.send(Event::Written(Written::Well));
+        }
+    }
+
+    fn commit(&mut self, orders: Vec<Order>) {
+        let n_failed = self.failed.len();
+        self.failed.extend(orders);
+        if self.failed.is_empty() || (n_failed > 0 && self.retry_at.is_some()) {
+            return;
+        }
+        let orders = std::mem::take(&mut self.failed);
+        let mut marks: Vec<(JobId, usize)> = Vec::new();
+        for order in &orders {
+            if let Order::Run { job, index, .. } = order {
+                marks.push((*job, *index));
+            }
+        }
+        for outcome in self.spool.commit(orders) {
+            match outcome {
+                Outcome::Failed { order, error } => {
+                    if let Order::Run { job, index, .. } = &order {
+                        marks.retain(|mark| mark != &(*job, *index));
+                    }
+                    let waits = matches!(error, SpoolError::Unanswered { .. });
+                    if !waits && !self.trouble(error) {
+                        continue;
+                    }
+                    self.failed.push(order);
+                    if waits && self.retry_at.is_none() {
+                        self.retry_at = Some(Instant::now() + RETRY_AFTER);
+                    }
+                }
+                done => self.events.send(Event::Written(Written::Done(done))),
+            }
+        }
+        if !marks.is_empty() {
+            self.events.send(Event::Written(Written::Marked(marks)));
+        }
+    }
+
+    fn claim(&mut self) {
+        let mut candidates = std::mem::take(&mut self.claims).into_iter();
+        while let Some(candidate) = candidates.next() {
+            match self.spool.claim(&candidate) {
+                Ok(Some(claimed)) => self.events.send(Event::Written(Written::Taken(claimed))),
+                Ok(None) => {}
+                // Not a matter of the disk but of this one file: a directory of somebody else, say.
+                Err(SpoolError::Io { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {
+                    self.events.send(Event::Written(Written::CannotClaim(candidate)));
+                }
+                Err(SpoolError::Name { .. }) => {
+                    self.events.send(Event::Written(Written::CannotClaim(candidate)));
+                }
+                Err(error) => {
+                    self.claims.push(candidate);
+                    self.claims.extend(candidates);
+                    self.trouble(error);
+                    return;
+                }
+            }
+        }
+        self.events.send(Event::Written(Written::ClaimsDone));
+    }
+
+    fn open(&mut self, claimed: Claimed) {
+        match self.spool.open_job(&claimed) {
+            Ok(opened) => self.events.send(Event::Written(Written::Opened(claimed.id, opened))),
+            Err(error) => {
+                self.openings.push(claimed);
+                self.trouble(error);
+            }
+        }
+    }
+
+    /// Whether it is to be tried again.
+    fn trouble(&mut self, error: SpoolError) -> bool {
+        if error.fate() == Fate::Broken {
+            self.events.send(Event::Written(Written::Broken(error)));
+            return false;
+        }
+        if self.retry_at.is_none() {
+            self.retry_at = Some(Instant::now() + RETRY_AFTER);
+        }
+        self.events.send(Event::Written(Written::Trouble(error)));
+        true
+    }
+
+    fn prune(&mut self) {
+        if Instant::now() < self.next_prune {
+            return;
+        }
+        self.next_prune = Instant::now() + PRUNE_EVERY;
+        match self.spool.prune() {
+            Ok(0) => {}
+            Ok(n_removed) => tracing::info!("{n_removed} old files were removed"),
+            Err(error) => tracing::warn!("old files cannot be removed: {error}"),
+        }
+    }
+
+    fn act(&mut self, act: Act) {
+        let Act { action, names, mut withdrawn, by, reply } = act;
+        let mut results = Vec::new();
+        let found = match &names {
+            Some(names) => {
+                let mut all = Vec::new();
+                for name in names {
+                    match self.spool.find(name.as_os_str(), action.places()) {
+                        Ok(found) if found.is_empty() => results.push(self.absent(name)),
+                        Ok(found) => all.extend(found),
+                        Err(error) => results.push(refused(name.clone(), None, &error)),
+                    }
+                }
+                all
+            }
+            None => self.all_of(action, by, &mut results),
+        };
+        for found in found {
+            let (name, id) = (JobName(found.name.clone()), found.id);
+            let result = match self.do_one(action, &found, &mut withdrawn, by) {
+                Ok(place) => Ok(place.name().to_owned()),
+                Err(refusal) => Err(refusal),
+            };
+            results.push(Acted { name, id: id.map(|id| id.to_string()), result });
+        }
+        // What was stopped and could not be moved goes on.
+        for id in withdrawn {
+            if let Ok(Some(claimed)) = self.spool.claimed(id) {
+                self.events.send(Event::Written(Written::Taken(claimed)));
+            }
+        }
+        let _ = reply.send(results);
+    }
+
+    /// The jobs of all places of the action that are this person's to act on.
+    fn all_of(&mut self, action: Action, by: Peer, results: &mut Vec<Acted>) -> Vec<Found> {
+        let mut all = Vec::new();
+        for &place in action.all_of() {
+            match self.spool.list(place) {
+                Ok(found) => all.extend(found.into_iter().filter(|f| by.is_operator || f.owner == by.user)),
+                Err(error) => results.push(refused(JobName(place.name().into()), None, &error)),
+            }
+        }
+        all
+    }
+
+    fn do_one(
+        &mut self,
+        action: Action,
+        found: &Found,
+        withdrawn: &mut BTreeSet<JobId>,
+        by: Peer,
+    ) -> Result<Place, Refusal> {
+        if !by.is_operator && found.owner != by.user {
+            let message = "the job is another user's; only its owner, root and the service's user may do this";
+            return Err(Refusal { code: 77, message: message.into() });
+        }
+        let refused = |error: SpoolError| Refusal { code: error.exit_code(), message: error.to_string() };
+        if found.place == Place::Work {
+            let Some(id) = found.id.filter(|id| withdrawn.contains(id)) else {
+                let message = "too late, its answer is being brought out";
+                return Err(Refusal { code: 75, message: message.into() });
+            };
+            // The runs that were stopped are nobody's fault.
+            self.commit(vec![Order::Pause { job: id }]);
+            let moved = match action {
+                Action::Hold => self.spool.hold(found),
+                _ => self.spool.delete(found),
+            };
+            moved.map_err(refused)?;
+            withdrawn.remove(&id);
+            return Ok(found.place);
+        }
+        let taken = match action {
+            Action::Hold => self.spool.hold(found).map(|()| None),
+            Action::Delete => self.spool.delete(found).map(|()| None),
+            Action::Release => self.spool.release(found).map(Some),
+            Action::Requeue => self.spool.requeue(found).map(Some),
+        };
+        if let Some(claimed) = taken.map_err(refused)? {
+            self.events.send(Event::Written(Written::Taken(claimed)));
+        }
+        Ok(found.place)
+    }
+
+    /// Says where the job is instead.
+    fn absent(&self, name: &JobName) -> Acted {
+        let places = self.spool.find(name.as_os_str(), &Place::JOBS).unwrap_or_default();
+        let place = places.first().map(|found| found.place);
+        let error = SpoolError::NoJob { name: name.0.clone(), place };
+        refused(name.clone(), None, &error)
+    }
+}
+
+fn refused(name: JobName, id: Option<String>, error: &SpoolError) -> Acted {
+    Acted { name, id, result: Err(Refusal { code: error.exit_code(), message: error.to_string() }) }
+}
