@@ -96,6 +96,7 @@ fn state(root: &Path) -> Finding {
             format!("a daemon runs{}", pid.map_or(String::new(), |pid| format!(" (pid {pid})")))
         }
         Ok(Daemon::Stopped) => "no daemon runs".to_owned(),
+        Ok(Daemon::Unknown) => "whether a daemon runs, this user may not see".to_owned(),
         Err(error) => return Finding::note("jobs", error.to_string(), "run doctor as root"),
     };
     let counts = snapshot(root).map(|snapshot| snapshot.counts).unwrap_or_default();

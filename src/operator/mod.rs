@@ -11,4 +11,4 @@ pub use operate::{OperateOptions, flush, operate};
 pub use screen::{StatusOptions, status};
 pub use submit::{SubmitOptions, submit};
 
-pub use crate::spool::operate::Action;
+pub use crate::spool::Action;

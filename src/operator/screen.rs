@@ -79,6 +79,7 @@ fn daemon_words(snapshot: &Snapshot) -> (&'static str, Option<u32>) {
     match snapshot.daemon {
         Daemon::Running(pid) => ("running", pid),
         Daemon::Stopped => ("stopped", None),
+        Daemon::Unknown => ("unknown", None),
     }
 }
 
