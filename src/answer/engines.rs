@@ -140,6 +140,7 @@ impl Engines {
 /// Opens an engine and computes a token with it.
 fn tried(options: &EngineOptions, promised: u64) -> Result<TextEngine, AnswerError> {
     let mut engine = TextEngine::open(options, promised)?;
+    engine.open_prompter(&options.directory)?;
     engine.self_test()?;
     Ok(engine)
 }

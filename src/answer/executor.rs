@@ -2,18 +2,21 @@
 //! is answered at once with its fault; it never disturbs another one.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::adapters::{AdapterPlaces, Adapters};
 use super::engine::TextEngine;
+use super::prompter::{Prepared, PromptRequest};
 use super::usage::give_back_heap;
 use crate::backend::Cpu;
 use crate::infer::{
     Finish, InferError, KvMemory, Output, Sampling, SequenceId, StepCounts, Submission, TokenLogprob,
 };
+use crate::model::Lora;
 use crate::spool::wire::{
     self, Answer, BadRequest, Fault, FaultCode, FinishReason, Request, RequestFile, Usage,
 };
-use crate::text::{AnswerDecoder, Rendered, StopStrings, Tokenizer};
+use crate::text::{AnswerDecoder, StopStrings, Tokenizer};
 
 /// Seed of requests that name none. Fixed, so that a run can be repeated.
 const DEFAULT_SEED: u64 = 42;
@@ -91,21 +94,37 @@ impl Executor {
         self.engine.runner.last_step()
     }
 
-    /// Starts a request of a file. Returns its answer if it cannot run.
+    /// Prepares a request of a file and starts it. Returns its answer if it cannot run.
     pub fn submit(
         &mut self,
         ticket: Ticket,
         request: Result<Request, BadRequest>,
         source: Source<'_>,
     ) -> Option<Answer> {
-        let batch_size = source.file.batch_size;
         let request = match request {
             Ok(request) => request,
-            Err(bad) => return Some(Answer::failed(ticket.request_idx, batch_size, bad)),
+            Err(bad) => return Some(Answer::failed(ticket.request_idx, source.file.batch_size, bad)),
         };
-        let mut answer = begun(ticket.request_idx, batch_size, &request);
+        // First what fails at little cost.
+        let prepared = self.find_adapter(&request, source).and_then(|_| {
+            let no_prompter = || Fault::new(FaultCode::Internal, "prompts are not prepared here");
+            let prompter = self.engine.prompter.as_ref().ok_or_else(no_prompter)?;
+            prompter.prepare(&PromptRequest::new(&request, source.unix_time))
+        });
+        self.add(ticket, request, prepared, source)
+    }
+
+    /// Starts a request whose prompt is prepared. Returns its answer if it cannot run.
+    pub fn add(
+        &mut self,
+        ticket: Ticket,
+        request: Request,
+        prepared: Result<Prepared, Fault>,
+        source: Source<'_>,
+    ) -> Option<Answer> {
+        let mut answer = begun(ticket.request_idx, source.file.batch_size, &request);
         answer.logprobs = (request.sampling.num_logprobs > 0).then(Vec::new);
-        match self.start(&request, source, &mut answer) {
+        match prepared.and_then(|prepared| self.start(&request, prepared, source, &mut answer)) {
             Ok(id) => {
                 let decoder = AnswerDecoder::new(&self.engine.tokenizer);
                 let stops = StopStrings::new(request.stop);
@@ -175,25 +194,27 @@ impl Executor {
         self.engine.runner.limit_batch(n_requests);
     }
 
-    fn start(
+    fn find_adapter(
         &mut self,
         request: &Request,
         source: Source<'_>,
+    ) -> Result<Option<(Arc<Lora<Cpu>>, f32)>, Fault> {
+        let Some(name) = &request.lora_name else { return Ok(None) };
+        let lora = self.adapters.find(self.engine.runner.decoder(), source.file, name)?;
+        Ok(Some((lora, request.lora_scale)))
+    }
+
+    fn start(
+        &mut self,
+        request: &Request,
+        prepared: Prepared,
+        source: Source<'_>,
         answer: &mut Answer,
     ) -> Result<SequenceId, Fault> {
-        // First what fails at little cost.
-        let lora = match &request.lora_name {
-            Some(name) => Some((
-                self.adapters.find(self.engine.runner.decoder(), source.file, name)?,
-                request.lora_scale,
-            )),
-            None => None,
-        };
-        let Rendered { system_prompt, prompt } =
-            self.engine.render(&request.messages, &request.chat, source.unix_time)?;
+        let Prepared { system_prompt, prompt_text, tokens } = prepared;
+        let lora = self.find_adapter(request, source)?;
         answer.formatted_system_prompt = system_prompt;
-        answer.formatted_complete_request = prompt.text().to_owned();
-        let tokens = self.engine.encode(&prompt)?;
+        answer.formatted_complete_request = prompt_text;
         answer.usage = Usage { prompt_tokens: tokens.len(), ..Usage::default() };
         self.warn_if_clamped(request, tokens.len(), answer);
         let submission = Submission::<Cpu> {

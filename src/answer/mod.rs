@@ -9,7 +9,9 @@ mod error;
 mod executor;
 mod limits;
 mod profile;
+mod prompter;
 mod run;
+mod text_files;
 mod usage;
 
 pub use adapters::AdapterPlaces;
@@ -17,5 +19,7 @@ pub use engine::EngineOptions;
 pub use engines::{Engines, Renewal};
 pub use error::AnswerError;
 pub use executor::{Executor, Source, Ticket, refused};
+pub use prompter::{Prepared, PromptRequest, Prompter};
 pub use run::{RunOptions, run};
+pub use text_files::TextFiles;
 pub use usage::{Usage, give_back_heap, mib};

@@ -62,6 +62,7 @@ pub fn run(options: &RunOptions) -> Result<(), AnswerError> {
         roots => roots.to_vec(),
     };
     let places = AdapterPlaces { roots: AllowedRoots::new(roots), directory: None };
+    engine.open_prompter(&options.engine_dir)?;
     let mut executor = Executor::new(engine, places);
     let mut profile = Profile::default();
     let answers = answer_all(&mut executor, &file, options, &mut profile);
@@ -143,7 +144,8 @@ fn answer_all(
     while next < n_requests || executor.n_active() > 0 {
         while next < n_requests && executor.has_room() {
             let ticket = Ticket { job: 0, request_idx: next };
-            if let Some(answer) = executor.submit(ticket, read_request(file, next, options), source) {
+            let request = read_request(file, next, options);
+            if let Some(answer) = executor.submit(ticket, request, source) {
                 answers[next] = Some(answer);
                 progress.inc(1);
             }
