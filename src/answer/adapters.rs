@@ -45,6 +45,10 @@ impl Adapters {
         Self { places, loaded: Catalog::new(), max_rank }
     }
 
+    pub fn places(&self) -> &AdapterPlaces {
+        &self.places
+    }
+
     /// Takes other places; adapters in use stay as they are.
     pub fn set_places(&mut self, places: AdapterPlaces) {
         self.places = places;

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use super::adapters::{AdapterPlaces, Adapters};
 use super::engine::TextEngine;
+use super::prompter::Prepared;
+use super::ready::Runnable;
 use super::usage::give_back_heap;
 use crate::backend::Cpu;
 use crate::infer::{Finish, InferError, KvMemory, Output, Sampling, SequenceId, StepCounts, Submission};
@@ -13,7 +15,7 @@ use crate::spool::wire::{
     self, Answer, BadRequest, Fault, FaultCode, FinishReason, Logprobs, Request, RequestFile, TokenBytes,
     Usage,
 };
-use crate::text::{AnswerDecoder, Rendered, StopStrings, Tokenizer};
+use crate::text::{AnswerDecoder, StopStrings, Tokenizer};
 
 /// Seed of requests that name none. Fixed, so that a run can be repeated.
 const DEFAULT_SEED: u64 = 42;
@@ -23,14 +25,6 @@ const DEFAULT_SEED: u64 = 42;
 pub struct Ticket {
     pub job: u64,
     pub request_idx: usize,
-}
-
-/// The file that a request comes from.
-#[derive(Clone, Copy)]
-pub struct Source<'a> {
-    pub file: &'a RequestFile,
-    /// When the file was taken; what its templates print as the date, also after a restart.
-    pub unix_time: i64,
 }
 
 /// The engine, its adapters and the requests under way.
@@ -91,22 +85,13 @@ impl Executor {
         self.engine.runner.last_step()
     }
 
-    /// Starts a request of a file. Returns its answer if it cannot run.
-    pub fn submit(
-        &mut self,
-        ticket: Ticket,
-        request: Result<Request, BadRequest>,
-        source: Source<'_>,
-    ) -> Option<Answer> {
-        let batch_size = source.file.batch_size;
-        let request = match request {
-            Ok(request) => request,
-            Err(bad) => return Some(Answer::failed(ticket.request_idx, batch_size, bad)),
-        };
-        let mut answer = begun(ticket.request_idx, batch_size, &request);
+    /// Starts a request. Returns its answer if it cannot run.
+    pub fn add(&mut self, ticket: Ticket, runnable: Runnable) -> Option<Answer> {
+        let Runnable { request, prepared, file } = runnable;
+        let mut answer = begun(ticket.request_idx, file.batch_size, &request);
         let names = || Arc::clone(&self.engine.tokenizer) as Arc<dyn TokenBytes>;
         answer.logprobs = (request.sampling.num_logprobs > 0).then(|| Logprobs::new(names()));
-        match self.start(&request, source, &mut answer) {
+        match self.start(&request, prepared, &file, &mut answer) {
             Ok(id) => {
                 let decoder = AnswerDecoder::new(&self.engine.tokenizer);
                 let stops = StopStrings::new(request.stop);
@@ -179,24 +164,22 @@ impl Executor {
     fn start(
         &mut self,
         request: &Request,
-        source: Source<'_>,
+        prepared: Prepared,
+        file: &RequestFile,
         answer: &mut Answer,
     ) -> Result<SequenceId, Fault> {
-        // First what fails at little cost.
+        let Prepared { system_prompt, prompt_text, tokens } = prepared;
+        answer.formatted_system_prompt = system_prompt;
+        answer.formatted_complete_request = prompt_text;
+        answer.usage = Usage { prompt_tokens: tokens.len(), ..Usage::default() };
+        self.warn_if_clamped(request, tokens.len(), answer);
         let lora = match &request.lora_name {
             Some(name) => Some((
-                self.adapters.find(self.engine.runner.decoder(), source.file, name)?,
+                self.adapters.find(self.engine.runner.decoder(), file, name)?,
                 request.lora_scale,
             )),
             None => None,
         };
-        let Rendered { system_prompt, prompt } =
-            self.engine.render(&request.messages, &request.chat, source.unix_time)?;
-        answer.formatted_system_prompt = system_prompt;
-        answer.formatted_complete_request = prompt.text().to_owned();
-        let tokens = self.engine.encode(&prompt)?;
-        answer.usage = Usage { prompt_tokens: tokens.len(), ..Usage::default() };
-        self.warn_if_clamped(request, tokens.len(), answer);
         let submission = Submission::<Cpu> {
             prompt: tokens,
             lora,

@@ -24,6 +24,8 @@ pub enum FaultCode {
     AdapterRefused,
     /// The prompt is longer than the limit or than the engine takes.
     PromptTooLong,
+    /// The template or the tokenizer takes more time or memory for the prompt than it is given.
+    PromptTooCostly,
     /// The job was started too often without reaching its end.
     GaveUp,
     /// A person or a limit of time ended the request.

@@ -1,0 +1,111 @@
+//! How the daemon starts: the spool, the engine, the threads, and then the loop.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use super::compute::{Progress, Worker};
+use super::control::{self, Rights};
+use super::error::DaemonError;
+use super::event::Events;
+use super::link::Link;
+use super::main_loop::{MainLoop, Threads};
+use super::notify::Manager;
+use super::relief::Relief;
+use super::scout::Scout;
+use super::settings::{adapter_places, engine_options, inbox_config, scan_every, spool_config, unload_after};
+use super::signals::Signals;
+use super::writer::Writer;
+use crate::answer::{AnswerError, Engines, TextEngine};
+use crate::config::{Config, ServiceSettings};
+use crate::spool::{Inbox, NewDir, Place, Spool, Watch};
+
+/// Opening the spool and the engine, and trying it, may take so long on a cold disk.
+const LOADING: Duration = Duration::from_secs(300);
+/// What the runtime keeps of threads for blocking work: the lanes of texts, and a file that is read.
+const MAX_BLOCKING_THREADS: usize = 8;
+const BLOCKING_KEEP_ALIVE: Duration = Duration::from_secs(2);
+
+/// Runs the daemon until SIGTERM.
+///
+/// # Errors
+/// [`DaemonError`] when it cannot start, or when going on would harm the spool.
+pub fn serve(config_path: &Path, config: Config) -> Result<(), DaemonError> {
+    let signals = Signals::install().map_err(DaemonError::system("install signal handlers"))?;
+    let mut manager = Manager::new(&ServiceSettings::from_environment());
+    manager.extend_timeout(LOADING);
+    manager.status("opening the spool and the engine");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .thread_keep_alive(BLOCKING_KEEP_ALIVE)
+        .build()
+        .map_err(DaemonError::system("start the runtime"))?;
+    let result = runtime.block_on(run(config_path, config, signals, manager));
+    // Texts that are still worked on are nobody's any more.
+    runtime.shutdown_background();
+    result
+}
+
+async fn run(
+    config_path: &Path,
+    config: Config,
+    signals: Signals,
+    manager: Manager,
+) -> Result<(), DaemonError> {
+    let (spool, recovery) = Spool::open(&config.spool, spool_config(&config))?;
+    let engine = TextEngine::open_tried(&engine_options(&config), 0).map_err(configured)?;
+    if !config.adapters.is_dir() {
+        tracing::warn!("the adapters directory {} is not there (yet)", config.adapters.display());
+    }
+    let (events, received) = Events::channel();
+    // The watch first, then the scan: what arrives between the two is seen by both.
+    let watch = Watch::new(&spool.path(Place::New))?;
+    let new_dir = NewDir::open(&config.spool)?;
+    let rights = rights(&spool)?;
+    let listener = control::listen(&config.spool).map_err(DaemonError::system("listen for orders"))?;
+    tokio::spawn(control::serve(listener, rights, events.clone()));
+
+    let scout = Scout::new(new_dir, Inbox::new(inbox_config(&config)), scan_every(&config), events.clone());
+    let scout = start("jetspool-scout", |looks: Receiver<_>| scout.run(&looks))?;
+    let writer = Writer::new(spool, events.clone());
+    let writer = start("jetspool-writer", |commands: Receiver<_>| writer.run(&commands))?;
+    let progress = Progress::default();
+    let facts = engine.facts();
+    let engines = Engines::new(engine, adapter_places(&config));
+    let relief = Relief::new(unload_after(&config));
+    let worker = Worker::new(engines, relief, events.clone(), Arc::clone(&progress));
+    let state = worker.state();
+    let compute = start("jetspool-compute", |commands: Receiver<_>| worker.run(&commands))?;
+
+    let threads = Threads { scout, writer, compute, progress };
+    let main_loop = MainLoop::new(config_path, config, threads, events, manager, recovery, (facts, state));
+    main_loop.run(received, signals, watch).await
+}
+
+/// Starts a thread that ends when its link goes.
+fn start<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce(Receiver<T>) + Send + 'static,
+) -> Result<Link<T>, DaemonError> {
+    let (link, receiver) = Link::new();
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || work(receiver));
+    thread.map(|_| link).map_err(DaemonError::system("start a thread"))
+}
+
+/// Who may do what: this process's user, and the group of new/.
+fn rights(spool: &Spool) -> Result<Rights, DaemonError> {
+    use std::os::unix::fs::MetadataExt;
+    let found = std::fs::metadata(spool.path(Place::New)).map_err(DaemonError::system("look at new/"))?;
+    Ok(Rights { own_user: nix::unistd::geteuid().as_raw(), group: found.gid() })
+}
+
+/// Why the engine that the configuration names cannot be used: a restart would not help.
+fn configured(source: AnswerError) -> DaemonError {
+    match source {
+        AnswerError::System { .. } | AnswerError::Memory { .. } => source.into(),
+        _ => DaemonError::ConfiguredEngine { source },
+    }
+}
