@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::spool::report::{JobReport, JobStage};
 use crate::spool::wire::RequestFile;
-use crate::spool::{Claimed, Destination, JobId, Progress};
+use crate::spool::{Claimed, Destination, JobId, Progress, printable};
 
 /// Jobs open at once; each has an open journal, and may have an open input.
 const MAX_OPEN: usize = 256;
@@ -28,7 +28,7 @@ pub struct Jobs {
     open: BTreeMap<JobId, OpenJob>,
     backlog: VecDeque<Claimed>,
     /// Owner and job whose turn it is to start a request.
-    turn: (u32, JobId),
+    turn: (u32, Option<JobId>),
     /// Requests that are prepared or run.
     n_in_flight: usize,
     /// A suspect is in flight, and nothing else may be.
@@ -100,7 +100,7 @@ impl Jobs {
         Self {
             open: BTreeMap::new(),
             backlog: unfinished.into_iter().collect(),
-            turn: (0, JobId::default()),
+            turn: (0, None),
             n_in_flight: 0,
             is_alone: false,
             is_patient: false,
@@ -179,7 +179,7 @@ impl Jobs {
         let suspects = progress.suspects.into_iter().filter(|(i, _)| *i < n_requests && !answered.contains(i));
         job.stage = Stage::Answering(Answering {
             file: Arc::clone(file),
-            n_failed: progress.n_failed,
+            n_failed: progress.failed.len(),
             in_flight: BTreeSet::new(),
             suspects: suspects.collect(),
             next: (0..n_requests).find(|index| !answered.contains(index)).unwrap_or(n_requests),
@@ -264,6 +264,18 @@ impl Jobs {
         (self.n_in_flight, self.is_alone) = (0, false);
     }
 
+    /// Whether the request is prepared or runs.
+    pub fn is_in_flight(&self, id: JobId, index: usize) -> bool {
+        let stage = self.open.get(&id).map(|job| &job.stage);
+        matches!(stage, Some(Stage::Answering(work)) if work.in_flight.contains(&index))
+    }
+
+    /// Requests that are known and have no answer yet.
+    pub fn n_left(&self) -> usize {
+        let (n_requests, n_answered) = self.counts();
+        n_requests - n_answered
+    }
+
     pub fn get(&self, id: JobId) -> Option<&OpenJob> {
         self.open.get(&id)
     }
@@ -322,7 +334,7 @@ impl Jobs {
             let (id, of) = (open.claimed.id, open.claimed.owner);
             let priority = open.file().map_or(0, |file| file.priority);
             // A circle that begins behind whoever was last.
-            (Reverse(priority), of <= owner, of, id <= job, id)
+            (Reverse(priority), of <= owner, of, Some(id) <= job, id)
         };
         let waiting = self.open.values().filter(|open| open.peek_index().is_some());
         // Jobs of one owner share its turn; only one priority is looked at.
@@ -340,7 +352,7 @@ impl Jobs {
         self.n_in_flight += 1;
         match how {
             How::Alone => self.is_alone = true,
-            How::Shared => self.turn = (owner, id),
+            How::Shared => self.turn = (owner, Some(id)),
             How::GiveUp(_) => {}
         }
         Some(Start { job: id, index, file, how })
@@ -354,6 +366,12 @@ impl OpenJob {
             Stage::Publishing { n_requests, n_failed } => Some((n_requests, n_failed)),
             _ => None,
         }
+    }
+
+    /// Requests whose answer is an error.
+    pub fn n_failed(&self) -> usize {
+        let [_, _, n_failed, _] = self.counts();
+        n_failed
     }
 
     fn file(&self) -> Option<&Arc<RequestFile>> {
@@ -410,7 +428,7 @@ impl OpenJob {
         let [n_requests, n_answered, n_failed, n_running] = self.counts();
         JobReport {
             id: self.claimed.id.to_string(),
-            name: crate::spool::name::display(&self.claimed.name).to_string(),
+            name: printable(&self.claimed.name).to_string(),
             owner: self.claimed.owner,
             priority: self.file().map_or(0, |file| file.priority),
             stage: match &self.stage {

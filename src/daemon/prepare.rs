@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::event::{Event, Events};
-use super::jobs::Start;
-use crate::answer::{Ready, TextLimits, TextProcess, prepare};
-use crate::spool::wire::{Fault, RequestFile};
+use super::jobs::{How, Start};
+use crate::answer::{Ready, TextLimits, TextProcess};
+use crate::spool::wire::{Fault, FaultCode, RequestFile};
 use crate::spool::{JobId, OpenJob};
 
 /// What most texts take is a thousandth of this.
@@ -78,13 +78,13 @@ impl Lanes {
     }
 
     /// Makes a request ready, and sends it.
-    pub fn prepare(&self, start: Start, is_alone: bool) {
+    pub fn prepare(&self, start: Start) {
         let lanes = self.clone();
         tokio::spawn(async move {
-            let (job, index) = (start.job, start.index);
+            let (job, index, is_alone) = (start.job, start.index, start.how == How::Alone);
             let start = Arc::new(start);
             let mut ready = lanes.fast.prepare(&start).await;
-            if ready.is_too_slow() {
+            if ready.is_too_costly() {
                 ready = lanes.slow.prepare(&start).await;
             }
             lanes.events.send_async(Event::Prepared(Prepared { job, index, is_alone, ready })).await;
@@ -107,10 +107,15 @@ impl Lane {
         let _turn = self.turn.lock().await;
         let (process, begun) = (Arc::clone(&self.process), Arc::clone(start));
         let done = tokio::task::spawn_blocking(move || {
-            let mut process: MutexGuard<'_, TextProcess> =
-                process.lock().unwrap_or_else(PoisonError::into_inner);
-            prepare(&mut *process, &begun.file, begun.index, begun.job.unix_time() as i64)
+            let Start { job, index, file, .. } = &*begun;
+            Ready::new(file.request(*index), (file, *index), job.unix_time() as i64, |prompt| {
+                let mut process: MutexGuard<'_, TextProcess> =
+                    process.lock().unwrap_or_else(PoisonError::into_inner);
+                process.prepare(prompt)
+            })
         });
-        done.await.unwrap_or_else(|error| Ready::broken(&start.file, start.index, &error.to_string()))
+        done.await.unwrap_or_else(|error| {
+            Ready::refused(&start.file, start.index, Fault::new(FaultCode::Internal, error.to_string()))
+        })
     }
 }

@@ -3,15 +3,20 @@
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::event::{Event, Events, Peer};
-use crate::spool::control::{Acted, Action, JobName, Refusal};
+use super::metrics;
+use super::totals::{TOTALS_FILE, replace};
+use crate::spool::control::{Acted, JobName, Refusal};
+use crate::spool::report::Report;
 use crate::spool::{
-    Candidate, Claimed, Fate, Found, JobId, Opened, Order, Outcome, Place, Spool, SpoolConfig, SpoolError,
+    Action, Candidate, Claimed, Fate, Found, JobId, Now, Opened, Order, Outcome, Place, Spool, SpoolConfig,
+    SpoolError,
 };
 
 /// After trouble with the disk the next try waits this long.
@@ -30,6 +35,8 @@ pub enum Write {
     /// Try again now what failed.
     Retry,
     Config(SpoolConfig),
+    /// Totals and metrics, which nobody waits for.
+    Save(Box<Save>),
     /// Everything before this is on the disk when the event comes.
     Barrier,
 }
@@ -46,18 +53,31 @@ pub struct Act {
 /// What the writer did.
 pub enum Written {
     /// In work/ now: by a claim, a release or an order that was not carried out.
-    Taken(Claimed),
-    CannotClaim(Candidate),
-    /// All candidates of the oldest [`Write::Claim`] were tried.
-    ClaimsDone,
+    Taken(Claimed, Option<u64>),
+    CannotClaim(Candidate, SpoolError),
+    /// So many candidates were tried.
+    ClaimsDone(usize),
     Opened(JobId, Opened),
     Done(Outcome),
-    /// The requests may run: if the daemon ends now, the next one knows of them.
-    Marked(Vec<(JobId, usize)>),
     Trouble(SpoolError),
     Well,
     Broken(SpoolError),
     Barrier,
+}
+
+/// Files that other programs look at.
+pub struct Save {
+    totals: Vec<u8>,
+    metrics: Option<(PathBuf, String)>,
+}
+
+impl Save {
+    /// The totals of a report, and its metrics if there is a file for them.
+    pub fn new(report: &Report, metrics_file: Option<&Path>, spool: &Path) -> Self {
+        let metrics = metrics_file
+            .map(|path| (path.to_owned(), metrics::text(report, &spool.to_string_lossy())));
+        Self { totals: serde_json::to_vec(&report.totals).unwrap_or_default(), metrics }
+    }
 }
 
 pub struct Writer {
@@ -70,6 +90,7 @@ pub struct Writer {
     openings: Vec<Claimed>,
     retry_at: Option<Instant>,
     next_prune: Instant,
+    has_complained: bool,
 }
 
 impl Writer {
@@ -82,6 +103,7 @@ impl Writer {
             openings: Vec::new(),
             retry_at: None,
             next_prune: Instant::now(),
+            has_complained: false,
         }
     }
 
@@ -124,6 +146,7 @@ impl Writer {
                 Write::Act(act) => self.act(act),
                 Write::Retry => is_pressed = true,
                 Write::Config(config) => self.spool.set_config(config),
+                Write::Save(save) => self.save(*save),
                 Write::Barrier => self.events.send(Event::Written(Written::Barrier)),
             }
         }
@@ -155,18 +178,9 @@ impl Writer {
             return;
         }
         let orders = std::mem::take(&mut self.failed);
-        let mut marks: Vec<(JobId, usize)> = Vec::new();
-        for order in &orders {
-            if let Order::Run { job, index, .. } = order {
-                marks.push((*job, *index));
-            }
-        }
         for outcome in self.spool.commit(orders) {
             match outcome {
                 Outcome::Failed { order, error } => {
-                    if let Order::Run { job, index, .. } = &order {
-                        marks.retain(|mark| mark != &(*job, *index));
-                    }
                     let waits = matches!(error, SpoolError::Unanswered { .. });
                     if !waits && !self.trouble(error) {
                         continue;
@@ -179,33 +193,32 @@ impl Writer {
                 done => self.events.send(Event::Written(Written::Done(done))),
             }
         }
-        if !marks.is_empty() {
-            self.events.send(Event::Written(Written::Marked(marks)));
-        }
     }
 
     fn claim(&mut self) {
+        let n_claims = self.claims.len();
         let mut candidates = std::mem::take(&mut self.claims).into_iter();
         while let Some(candidate) = candidates.next() {
             match self.spool.claim(&candidate) {
-                Ok(Some(claimed)) => self.events.send(Event::Written(Written::Taken(claimed))),
+                Ok(Some(claimed)) => self.tell(Written::Taken(claimed, Some(candidate.inode()))),
                 Ok(None) => {}
-                // Not a matter of the disk but of this one file: a directory of somebody else, say.
-                Err(SpoolError::Io { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {
-                    self.events.send(Event::Written(Written::CannotClaim(candidate)));
-                }
-                Err(SpoolError::Name { .. }) => {
-                    self.events.send(Event::Written(Written::CannotClaim(candidate)));
-                }
+                Err(error) if is_of_this_file(&error) => self.tell(Written::CannotClaim(candidate, error)),
                 Err(error) => {
                     self.claims.push(candidate);
                     self.claims.extend(candidates);
                     self.trouble(error);
-                    return;
+                    break;
                 }
             }
         }
-        self.events.send(Event::Written(Written::ClaimsDone));
+        let n_done = n_claims - self.claims.len();
+        if n_done > 0 {
+            self.tell(Written::ClaimsDone(n_done));
+        }
+    }
+
+    fn tell(&self, written: Written) {
+        self.events.send(Event::Written(written));
     }
 
     fn open(&mut self, claimed: Claimed) {
@@ -231,12 +244,26 @@ impl Writer {
         true
     }
 
+    fn save(&mut self, save: Save) {
+        let root = self.spool.root().to_owned();
+        let written = replace(&root.join(TOTALS_FILE), &save.totals)
+            .and_then(|()| save.metrics.map_or(Ok(()), |(path, text)| replace(&path, text.as_bytes())));
+        match written {
+            Err(error) if !self.has_complained => {
+                self.has_complained = true;
+                tracing::warn!("cannot write the totals or the metrics: {error}; not told again");
+            }
+            // A view that cannot be written costs nobody an answer.
+            _ => {}
+        }
+    }
+
     fn prune(&mut self) {
         if Instant::now() < self.next_prune {
             return;
         }
         self.next_prune = Instant::now() + PRUNE_EVERY;
-        match self.spool.prune() {
+        match self.spool.prune(Now::read()) {
             Ok(0) => {}
             Ok(n_removed) => tracing::info!("{n_removed} old files were removed"),
             Err(error) => tracing::warn!("old files cannot be removed: {error}"),
@@ -334,6 +361,14 @@ impl Writer {
         let place = places.first().map(|found| found.place);
         let error = SpoolError::NoJob { name: name.0.clone(), place };
         refused(name.clone(), None, &error)
+    }
+}
+
+/// Not a matter of the disk: a directory of somebody else, say, or a name that is too long.
+fn is_of_this_file(error: &SpoolError) -> bool {
+    match error {
+        SpoolError::Io { source, .. } => source.kind() == ErrorKind::PermissionDenied,
+        error => matches!(error, SpoolError::Name { .. }),
     }
 }
 

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::name::display;
-use super::place::Place;
+use super::name::printable;
+use super::operate::Action;
 use super::report::{JobReport, Report};
 
 /// The socket's name in the spool.
@@ -21,52 +21,6 @@ pub const SOCKET_NAME: &str = "control.sock";
 pub const MAX_LINE_BYTES: usize = 1 << 20;
 /// Paths of sockets are shorter than this (unix(7)).
 const MAX_SOCKET_PATH: usize = 100;
-
-/// What is done with jobs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Action {
-    /// From new/ or work/ to hold/; what is answered is kept.
-    Hold,
-    /// From hold/ to work/; requests that were answered are not run again.
-    Release,
-    /// From failed/ or done/ to work/, to be run anew.
-    Requeue,
-    /// Removed from new/, hold/ or work/; there will be no answer.
-    Delete,
-}
-
-impl Action {
-    /// The places that `--all` takes jobs from; none where there is no `--all`.
-    pub fn all_of(self) -> &'static [Place] {
-        match self {
-            Action::Hold => &[Place::New, Place::Work],
-            Action::Release => &[Place::Hold],
-            Action::Requeue => &[Place::Failed],
-            Action::Delete => &[],
-        }
-    }
-
-    /// The places that a job of a name is looked for in.
-    pub fn places(self) -> &'static [Place] {
-        match self {
-            Action::Hold => &[Place::New, Place::Work],
-            Action::Release => &[Place::Hold],
-            Action::Requeue => &[Place::Failed, Place::Done],
-            Action::Delete => &[Place::New, Place::Work, Place::Hold],
-        }
-    }
-
-    /// What was done, for a person.
-    pub fn past(self) -> &'static str {
-        match self {
-            Action::Hold => "held",
-            Action::Release => "released",
-            Action::Requeue => "requeued",
-            Action::Delete => "deleted",
-        }
-    }
-}
 
 /// A file name or a job's id as it was given; any bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -130,7 +84,7 @@ impl JobName {
 /// Fit for a terminal.
 impl fmt::Display for JobName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        display(&self.0).fmt(f)
+        printable(&self.0).fmt(f)
     }
 }
 

@@ -37,6 +37,10 @@ pub struct Candidate {
 }
 
 impl Candidate {
+    pub fn inode(&self) -> u64 {
+        self.inode
+    }
+
     pub fn name(&self) -> &OsStr {
         &self.name
     }

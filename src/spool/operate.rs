@@ -3,6 +3,8 @@
 
 use std::ffi::{OsStr, OsString};
 
+use serde::{Deserialize, Serialize};
+
 use super::error::SpoolError;
 use super::id::JobId;
 use super::job::Claimed;
@@ -10,7 +12,8 @@ use super::place::Place;
 use super::root::Spool;
 
 /// What is done with a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Action {
     /// From new/ or work/ to hold/.
     Hold,
@@ -33,6 +36,16 @@ impl Action {
         }
     }
 
+    /// What was done, for a person.
+    pub fn past(self) -> &'static str {
+        match self {
+            Action::Hold => "held",
+            Action::Release => "released",
+            Action::Requeue => "requeued",
+            Action::Delete => "deleted",
+        }
+    }
+
     /// Whether it can be done with a job in this place.
     pub fn is_from(self, place: Place) -> bool {
         match self {
@@ -52,6 +65,8 @@ pub struct Found {
     pub id: Option<JobId>,
     /// The name that was dropped; in done/ and failed/ the file's.
     pub name: OsString,
+    /// The user whose file it is.
+    pub owner: u32,
 }
 
 impl Spool {
