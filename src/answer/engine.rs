@@ -30,6 +30,7 @@ pub struct TextEngine {
     stop_tokens: Arc<[u32]>,
     maps: Vec<Arc<FileMap>>,
     generation: EngineGeneration,
+    directory: PathBuf,
 }
 
 /// How an engine is run.
@@ -41,6 +42,26 @@ pub struct EngineOptions {
     pub max_step_rows: usize,
     /// Bytes that all of it may take; none leaves it to the machine.
     pub max_memory: Option<u64>,
+}
+
+/// What people are told of an engine.
+#[derive(Debug, Clone)]
+pub struct EngineFacts {
+    pub precision: &'static str,
+    pub max_batch_size: usize,
+    pub max_lora_rank: usize,
+    /// Instruction set of its kernels.
+    pub kernels: &'static str,
+    pub n_threads: usize,
+    directory: PathBuf,
+    generation: EngineGeneration,
+}
+
+impl EngineFacts {
+    /// Whether the files in its directory are still those that it was opened from.
+    pub fn is_current(&self) -> bool {
+        self.generation == EngineGeneration::of(&self.directory)
+    }
 }
 
 impl TextEngine {
@@ -82,6 +103,7 @@ impl TextEngine {
             stop_tokens,
             maps: engine.maps,
             generation: engine.generation,
+            directory: directory.clone(),
         })
     }
 
@@ -113,6 +135,19 @@ impl TextEngine {
     pub fn prepare(&self, request: &PromptRequest) -> Result<Prepared, Fault> {
         let no_prompter = || Fault::new(FaultCode::Internal, "prompts are not prepared here");
         self.prompter.as_ref().ok_or_else(no_prompter)?.prepare(request)
+    }
+
+    pub fn facts(&self) -> EngineFacts {
+        let backend = self.runner.decoder().backend();
+        EngineFacts {
+            precision: self.precision.name(),
+            max_batch_size: self.limits.max_batch_size,
+            max_lora_rank: self.limits.max_lora_rank,
+            kernels: backend.kernels().name,
+            n_threads: backend.n_threads(),
+            directory: self.directory.clone(),
+            generation: self.generation.clone(),
+        }
     }
 
     /// Which files it was opened from.

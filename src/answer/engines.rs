@@ -109,3 +109,17 @@ impl Engines {
         std::iter::once(&self.current).chain(&self.retired)
     }
 }
+
+/// The files of an engine changed under it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{what}")]
+pub struct Damage {
+    pub what: String,
+}
+
+impl Engines {
+    /// None.
+    pub fn damage(&self) -> Option<Damage> {
+        None
+    }
+}

@@ -174,10 +174,9 @@ impl Executor {
         answer.usage = Usage { prompt_tokens: tokens.len(), ..Usage::default() };
         self.warn_if_clamped(request, tokens.len(), answer);
         let lora = match &request.lora_name {
-            Some(name) => Some((
-                self.adapters.find(self.engine.runner.decoder(), file, name)?,
-                request.lora_scale,
-            )),
+            Some(name) => {
+                Some((self.adapters.find(self.engine.runner.decoder(), file, name)?, request.lora_scale))
+            }
             None => None,
         };
         let submission = Submission::<Cpu> {

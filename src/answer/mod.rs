@@ -17,8 +17,8 @@ mod text_process;
 mod usage;
 
 pub use adapters::AdapterPlaces;
-pub use engine::{EngineOptions, TextEngine};
-pub use engines::Engines;
+pub use engine::{EngineFacts, EngineOptions, TextEngine};
+pub use engines::{Damage, Engines};
 pub use error::AnswerError;
 pub use executor::{Executor, Ticket};
 pub use prompter::{Prepared, PromptRequest, Prompter};

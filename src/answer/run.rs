@@ -146,7 +146,8 @@ fn answer_all(
         while next < n_requests && executor.has_room() {
             let ticket = Ticket { job: 0, request_idx: next };
             let request = read_request(file, next, options);
-            let ready = Ready::new(request, (file, next), unix_time, |prompt| executor.engine().prepare(prompt));
+            let ready =
+                Ready::new(request, (file, next), unix_time, |prompt| executor.engine().prepare(prompt));
             let answer = match ready {
                 Ready::Run(runnable) => executor.add(ticket, *runnable),
                 Ready::Answered(answer) => Some(*answer),

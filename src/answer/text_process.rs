@@ -12,6 +12,12 @@ pub struct TextLimits {
     pub memory: u64,
 }
 
+impl Default for TextLimits {
+    fn default() -> Self {
+        Self { time: Duration::from_secs(10), memory: 256 << 20 }
+    }
+}
+
 pub struct TextProcess {
     directory: PathBuf,
     prompter: Option<super::engine::TextEngine>,
@@ -24,15 +30,23 @@ impl TextProcess {
 
     pub fn prepare(&mut self, request: &PromptRequest) -> Result<Prepared, Fault> {
         if self.prompter.is_none() {
-            let options = super::EngineOptions { directory: self.directory.clone(), n_threads: 1, max_step_rows: 1, max_memory: None };
-            let mut engine = super::engine::TextEngine::open(&options, 0).map_err(|e| Fault::new(crate::spool::wire::FaultCode::Internal, e.to_string()))?;
-            engine.open_prompter(&self.directory).map_err(|e| Fault::new(crate::spool::wire::FaultCode::Internal, e.to_string()))?;
+            let options = super::EngineOptions {
+                directory: self.directory.clone(),
+                n_threads: 1,
+                max_step_rows: 1,
+                max_memory: None,
+            };
+            let mut engine = super::engine::TextEngine::open(&options, 0)
+                .map_err(|e| Fault::new(crate::spool::wire::FaultCode::Internal, e.to_string()))?;
+            engine
+                .open_prompter(&self.directory)
+                .map_err(|e| Fault::new(crate::spool::wire::FaultCode::Internal, e.to_string()))?;
             self.prompter = Some(engine);
         }
-        self.prompter.as_ref().and_then(|e| e.prompter.as_ref()).expect("made above").prepare(request)
+        self.prompter.as_ref().expect("made above").prepare(request)
     }
 
-    pub fn check(&mut self) -> Result<(), String> {
+    pub fn check(&mut self) -> Result<(), super::error::AnswerError> {
         Ok(())
     }
 

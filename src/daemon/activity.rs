@@ -128,7 +128,9 @@ impl Activity {
             speed,
             eta_seconds: (n_left > 0 && speed.requests > 0.0).then(|| n_left as f64 / speed.requests),
             totals: self.totals,
-            adapters: adapters.map(|(name, n)| AdapterReport { name: name.clone(), n_requests: *n }).collect(),
+            adapters: adapters
+                .map(|(name, n)| AdapterReport { name: name.clone(), n_requests: *n })
+                .collect(),
             n_adapters_mapped: compute.n_mapped,
             memory: self.memory(compute, state),
             trouble: situation.trouble.map(str::to_owned),

@@ -50,7 +50,10 @@ enum Stage {
     Reading(Option<Arc<RequestFile>>),
     Answering(Answering),
     /// Nothing is left to start.
-    Publishing { n_requests: usize, n_failed: usize },
+    Publishing {
+        n_requests: usize,
+        n_failed: usize,
+    },
 }
 
 struct Answering {
@@ -176,7 +179,8 @@ impl Jobs {
         let Stage::Reading(Some(file)) = &job.stage else { return None };
         let n_requests = file.n_requests();
         let answered: BTreeSet<usize> = progress.answered.into_iter().filter(|i| *i < n_requests).collect();
-        let suspects = progress.suspects.into_iter().filter(|(i, _)| *i < n_requests && !answered.contains(i));
+        let suspects =
+            progress.suspects.into_iter().filter(|(i, _)| *i < n_requests && !answered.contains(i));
         job.stage = Stage::Answering(Answering {
             file: Arc::clone(file),
             n_failed: progress.failed.len(),

@@ -150,11 +150,9 @@ impl MainLoop {
         signals: Signals,
         watch: Watch,
     ) -> Result<(), DaemonError> {
-        let failed = DaemonError::system("watch a descriptor");
-        let registered = |error| failed(error);
-        let mut signals = AsyncFd::with_interest(signals, Interest::READABLE).map_err(registered)?;
-        let watch = AsyncFd::with_interest(watch, Interest::READABLE)
-            .map_err(DaemonError::system("watch new/"))?;
+        let mut signals = AsyncFd::register_with_interest(signals, Interest::READABLE).map_err(DaemonError::system("watch signals"))?;
+        let watch =
+            AsyncFd::register_with_interest(watch, Interest::READABLE).map_err(DaemonError::system("watch new/"))?;
         let mut pressure = pressure();
         self.tell_ready();
         let mut deadline = None;
@@ -236,7 +234,8 @@ impl MainLoop {
         } else if self.last_work.elapsed() >= LANES_REST_AFTER {
             self.lanes.rest();
         }
-        for result in [self.threads.scout.flush(), self.threads.writer.flush(), self.threads.compute.flush()] {
+        for result in [self.threads.scout.flush(), self.threads.writer.flush(), self.threads.compute.flush()]
+        {
             // A thread that has ended has told why, or the process ends with it.
             let () = result;
         }
@@ -399,7 +398,7 @@ type PressureFd = Option<AsyncFd<Pressure>>;
 fn pressure() -> PressureFd {
     let pressure = Pressure::open(&PressureSettings::from_environment())?;
     let interest = pressure.interest();
-    AsyncFd::with_interest(pressure, interest)
+    AsyncFd::register_with_interest(pressure, interest)
         .inspect_err(|error| tracing::info!("memory pressure is not watched: {error}"))
         .ok()
 }

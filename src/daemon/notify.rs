@@ -57,7 +57,8 @@ impl Manager {
                 .inspect_err(|error| tracing::warn!("cannot notify the service manager: {error}"))
                 .ok()
         });
-        let watchdog = settings.watchdog.map(|limit| Watchdog { every: limit / 4, last: None, progress: None });
+        let watchdog =
+            settings.watchdog.map(|limit| Watchdog { every: limit / 4, last: None, progress: None });
         Self { line, owed: VecDeque::new(), owed_status: None, watchdog, extended: None, is_lost: false }
     }
 

@@ -46,13 +46,7 @@ impl MainLoop {
     }
 
     /// Stops what runs of the jobs, then lets the writer move them.
-    fn act(
-        &mut self,
-        action: Action,
-        names: Option<Vec<JobName>>,
-        by: Peer,
-        reply: oneshot::Sender<Reply>,
-    ) {
+    fn act(&mut self, action: Action, names: Option<Vec<JobName>>, by: Peer, reply: oneshot::Sender<Reply>) {
         let mut withdrawn = BTreeSet::new();
         if matches!(action, Action::Hold | Action::Delete) {
             let meant = match &names {

@@ -21,10 +21,8 @@ impl MainLoop {
                 if config.spool != self.config.spool {
                     tracing::warn!("the spool is changed by a restart, not by a reload");
                 }
-                let old = std::mem::replace(
-                    &mut self.config,
-                    Config { spool: self.config.spool.clone(), ..config },
-                );
+                let config = Config { spool: self.config.spool.clone(), ..config };
+                let old = std::mem::replace(&mut self.config, config);
                 self.spread();
                 let is_other = engine_options(&old) != engine_options(&self.config);
                 if is_other || !self.engine.is_current() {

@@ -130,7 +130,9 @@ impl Scout {
 
     fn offer(&mut self) -> Result<Seen, SpoolError> {
         let mut candidates = Vec::new();
-        while candidates.len() < self.wanted.min(PORTION) && self.inbox.due_in(&self.closed) == Some(Duration::ZERO) {
+        while candidates.len() < self.wanted.min(PORTION)
+            && self.inbox.due_in(&self.closed) == Some(Duration::ZERO)
+        {
             let n_before = self.inbox.n_partial();
             match self.inbox.next(&self.dir, &self.closed)? {
                 Some(candidate) => candidates.push(candidate),

@@ -57,8 +57,8 @@ async fn run(
 ) -> Result<(), DaemonError> {
     let (spool, recovery) = Spool::open(&config.spool, spool_config(&config))?;
     let engine = TextEngine::open_tried(&engine_options(&config), 0).map_err(configured)?;
-    if !config.adapters.is_dir() {
-        tracing::warn!("the adapters directory {} is not there (yet)", config.adapters.display());
+    if let Some(directory) = config.adapters.as_ref().filter(|directory| !directory.is_dir()) {
+        tracing::warn!("the adapters directory {} is not there (yet)", directory.display());
     }
     let (events, received) = Events::channel();
     // The watch first, then the scan: what arrives between the two is seen by both.

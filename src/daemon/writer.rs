@@ -74,8 +74,8 @@ pub struct Save {
 impl Save {
     /// The totals of a report, and its metrics if there is a file for them.
     pub fn new(report: &Report, metrics_file: Option<&Path>, spool: &Path) -> Self {
-        let metrics = metrics_file
-            .map(|path| (path.to_owned(), metrics::text(report, &spool.to_string_lossy())));
+        let metrics =
+            metrics_file.map(|path| (path.to_owned(), metrics::text(report, &spool.to_string_lossy())));
         Self { totals: serde_json::to_vec(&report.totals).unwrap_or_default(), metrics }
     }
 }
@@ -277,9 +277,16 @@ impl Writer {
             Some(names) => {
                 let mut all = Vec::new();
                 for name in names {
-                    match self.spool.find(name.as_os_str(), action.places()) {
-                        Ok(found) if found.is_empty() => results.push(self.absent(name)),
-                        Ok(found) => all.extend(found),
+                    match self.spool.find(name.as_os_str()) {
+                        Ok(found) => {
+                            let n_before = all.len();
+                            let elsewhere = found.first().map(|found| found.place);
+                            all.extend(found.into_iter().filter(|found| action.is_from(found.place)));
+                            if all.len() == n_before {
+                                let error = SpoolError::NoJob { name: name.0.clone(), place: elsewhere };
+                                results.push(refused(name.clone(), None, &error));
+                            }
+                        }
                         Err(error) => results.push(refused(name.clone(), None, &error)),
                     }
                 }
@@ -298,7 +305,7 @@ impl Writer {
         // What was stopped and could not be moved goes on.
         for id in withdrawn {
             if let Ok(Some(claimed)) = self.spool.claimed(id) {
-                self.events.send(Event::Written(Written::Taken(claimed)));
+                self.events.send(Event::Written(Written::Taken(claimed, None)));
             }
         }
         let _ = reply.send(results);
@@ -308,7 +315,7 @@ impl Writer {
     fn all_of(&mut self, action: Action, by: Peer, results: &mut Vec<Acted>) -> Vec<Found> {
         let mut all = Vec::new();
         for &place in action.all_of() {
-            match self.spool.list(place) {
+            match self.spool.jobs(place) {
                 Ok(found) => all.extend(found.into_iter().filter(|f| by.is_operator || f.owner == by.user)),
                 Err(error) => results.push(refused(JobName(place.name().into()), None, &error)),
             }
@@ -324,7 +331,8 @@ impl Writer {
         by: Peer,
     ) -> Result<Place, Refusal> {
         if !by.is_operator && found.owner != by.user {
-            let message = "the job is another user's; only its owner, root and the service's user may do this";
+            let message =
+                "the job is another user's; only its owner, root and the service's user may do this";
             return Err(Refusal { code: 77, message: message.into() });
         }
         let refused = |error: SpoolError| Refusal { code: error.exit_code(), message: error.to_string() };
@@ -336,7 +344,7 @@ impl Writer {
             // The runs that were stopped are nobody's fault.
             self.commit(vec![Order::Pause { job: id }]);
             let moved = match action {
-                Action::Hold => self.spool.hold(found),
+                Action::Hold => self.spool.hold(found).map(drop),
                 _ => self.spool.delete(found),
             };
             moved.map_err(refused)?;
@@ -344,23 +352,15 @@ impl Writer {
             return Ok(found.place);
         }
         let taken = match action {
-            Action::Hold => self.spool.hold(found).map(|()| None),
+            Action::Hold => self.spool.hold(found).map(|_| None),
             Action::Delete => self.spool.delete(found).map(|()| None),
             Action::Release => self.spool.release(found).map(Some),
             Action::Requeue => self.spool.requeue(found).map(Some),
         };
         if let Some(claimed) = taken.map_err(refused)? {
-            self.events.send(Event::Written(Written::Taken(claimed)));
+            self.events.send(Event::Written(Written::Taken(claimed, None)));
         }
         Ok(found.place)
-    }
-
-    /// Says where the job is instead.
-    fn absent(&self, name: &JobName) -> Acted {
-        let places = self.spool.find(name.as_os_str(), &Place::JOBS).unwrap_or_default();
-        let place = places.first().map(|found| found.place);
-        let error = SpoolError::NoJob { name: name.0.clone(), place };
-        refused(name.clone(), None, &error)
     }
 }
 

@@ -64,15 +64,25 @@ pub struct Refusal {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "kebab-case")]
 pub enum Reply {
-    Status { report: Box<Report> },
-    Jobs { jobs: Vec<JobReport> },
+    Status {
+        report: Box<Report>,
+    },
+    Jobs {
+        jobs: Vec<JobReport>,
+    },
     Flushed,
-    Acted { jobs: Vec<Acted> },
+    Acted {
+        jobs: Vec<Acted>,
+    },
     /// The answer stands in out/ under this name.
-    Answered { name: JobName },
+    Answered {
+        name: JobName,
+    },
     /// The daemon knows nothing of the file.
     Unknown,
-    Refused { refusal: Refusal },
+    Refused {
+        refusal: Refusal,
+    },
 }
 
 impl JobName {

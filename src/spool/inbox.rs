@@ -221,8 +221,7 @@ impl Inbox {
                 let now = Instant::now();
                 let not_before = now + (now - begin) * PAUSE_FACTOR;
                 let (scan, until) = (waiting.scan, now + longer);
-                let parked =
-                    Parked { mark, owner: stat.st_uid, until, not_before, is_changed: false, scan };
+                let parked = Parked { mark, owner: stat.st_uid, until, not_before, is_changed: false, scan };
                 if self.parked.len() < MAX_WAITING {
                     self.parked.insert(name, parked);
                 } else {

@@ -35,7 +35,12 @@ impl Watch {
     /// Watches `dir`.
     pub fn new(dir: &Path) -> Result<Self, SpoolError> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).map_err(failed(dir))?;
-        add(&inotify, dir)?;
+        let events = AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_MOVE_SELF
+            | AddWatchFlags::IN_DELETE_SELF
+            | AddWatchFlags::IN_ONLYDIR;
+        inotify.add_watch(dir, events).map_err(failed(dir))?;
         Ok(Self { inotify })
     }
 
@@ -69,15 +74,6 @@ impl Watch {
         }
         Ok(arrivals)
     }
-}
-
-fn add(inotify: &Inotify, dir: &Path) -> Result<WatchDescriptor, SpoolError> {
-    let events = AddWatchFlags::IN_CLOSE_WRITE
-        | AddWatchFlags::IN_MOVED_TO
-        | AddWatchFlags::IN_MOVE_SELF
-        | AddWatchFlags::IN_DELETE_SELF
-        | AddWatchFlags::IN_ONLYDIR;
-    inotify.add_watch(dir, events).map_err(failed(dir))
 }
 
 fn failed(dir: &Path) -> impl Fn(Errno) -> SpoolError + '_ {
