@@ -2,6 +2,7 @@
 //! thread whose work it is, and comes back as an event.
 
 use std::collections::VecDeque;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -150,9 +151,9 @@ impl MainLoop {
         signals: Signals,
         watch: Watch,
     ) -> Result<(), DaemonError> {
-        let mut signals = AsyncFd::register_with_interest(signals, Interest::READABLE).map_err(DaemonError::system("watch signals"))?;
-        let watch =
-            AsyncFd::register_with_interest(watch, Interest::READABLE).map_err(DaemonError::system("watch new/"))?;
+        let mut signals =
+            watched(signals, Interest::READABLE).map_err(DaemonError::system("watch signals"))?;
+        let watch = watched(watch, Interest::READABLE).map_err(DaemonError::system("watch new/"))?;
         let mut pressure = pressure();
         self.tell_ready();
         let mut deadline = None;
@@ -392,13 +393,19 @@ impl MainLoop {
     }
 }
 
+fn watched<T: AsRawFd>(of: T, interest: Interest) -> std::io::Result<AsyncFd<T>> {
+    // SAFETY: signals, watch and pressure own their descriptors, never exchange them, and close them when they
+    // are dropped, with the registration.
+    unsafe { AsyncFd::register_with_interest(of, interest) }.map_err(std::io::Error::from)
+}
+
 type PressureFd = Option<AsyncFd<Pressure>>;
 
 /// Word of memory pressure, where there is any to be had.
 fn pressure() -> PressureFd {
     let pressure = Pressure::open(&PressureSettings::from_environment())?;
     let interest = pressure.interest();
-    AsyncFd::register_with_interest(pressure, interest)
+    watched(pressure, interest)
         .inspect_err(|error| tracing::info!("memory pressure is not watched: {error}"))
         .ok()
 }

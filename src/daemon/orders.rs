@@ -1,6 +1,6 @@
 //! What the loop does about the orders of operators.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt;
 
 use tokio::sync::oneshot;
@@ -47,21 +47,22 @@ impl MainLoop {
 
     /// Stops what runs of the jobs, then lets the writer move them.
     fn act(&mut self, action: Action, names: Option<Vec<JobName>>, by: Peer, reply: oneshot::Sender<Reply>) {
-        let mut withdrawn = BTreeSet::new();
+        let mut withdrawn = BTreeMap::new();
         if matches!(action, Action::Hold | Action::Delete) {
             let meant = match &names {
                 Some(names) => self.meant(names),
                 None => self.jobs.all().map(|job| job.id).collect(),
             };
             let may = |job: &Claimed| by.is_operator || job.owner == by.user;
-            let may: Vec<JobId> =
-                self.jobs.all().filter(|job| meant.contains(&job.id) && may(job)).map(|job| job.id).collect();
-            for id in may {
+            let may: Vec<Claimed> =
+                self.jobs.all().filter(|job| meant.contains(&job.id) && may(job)).cloned().collect();
+            for job in may {
+                let id = job.id;
                 if self.jobs.withdraw(id) {
                     self.marking.retain(|marking| !marking.is_of(id));
                     self.threads.compute.send(Compute::Cancel(id.micros()));
                     self.followers.forget(id);
-                    withdrawn.insert(id);
+                    withdrawn.insert(id, job);
                 }
             }
         }

@@ -216,7 +216,7 @@ impl MainLoop {
             job,
             index,
             is_failed,
-            answer: Box::new(answer),
+            answer: answer.to_json(),
         }));
         self.publish(job, complete);
     }

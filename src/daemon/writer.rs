@@ -1,9 +1,11 @@
 //! The one thread that changes the spool. What has come together while it was busy goes to the disk at once,
 //! so that many jobs share the syncs.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -45,7 +47,7 @@ pub enum Write {
 pub struct Act {
     pub action: Action,
     pub names: Option<Vec<JobName>>,
-    pub withdrawn: BTreeSet<JobId>,
+    pub withdrawn: BTreeMap<JobId, Claimed>,
     pub by: Peer,
     pub reply: oneshot::Sender<Vec<Acted>>,
 }
@@ -181,8 +183,8 @@ impl Writer {
         for outcome in self.spool.commit(orders) {
             match outcome {
                 Outcome::Failed { order, error } => {
-                    let waits = matches!(error, SpoolError::Unanswered { .. });
-                    if !waits && !self.trouble(error) {
+                    let waits = matches!(*error, SpoolError::Unanswered { .. });
+                    if !waits && !self.shared_trouble(error) {
                         continue;
                     }
                     self.failed.push(order);
@@ -231,6 +233,15 @@ impl Writer {
         }
     }
 
+    /// The same of an error that several orders share.
+    fn shared_trouble(&mut self, error: Arc<SpoolError>) -> bool {
+        match Arc::try_unwrap(error) {
+            Ok(error) => self.trouble(error),
+            // One of those that share it tells.
+            Err(error) => error.fate() != Fate::Broken,
+        }
+    }
+
     /// Whether it is to be tried again.
     fn trouble(&mut self, error: SpoolError) -> bool {
         if error.fate() == Fate::Broken {
@@ -272,95 +283,53 @@ impl Writer {
 
     fn act(&mut self, act: Act) {
         let Act { action, names, mut withdrawn, by, reply } = act;
+        let named: Option<Vec<&OsStr>> =
+            names.as_ref().map(|names| names.iter().map(JobName::as_os_str).collect());
         let mut results = Vec::new();
-        let found = match &names {
-            Some(names) => {
-                let mut all = Vec::new();
-                for name in names {
-                    match self.spool.find(name.as_os_str()) {
-                        Ok(found) => {
-                            let n_before = all.len();
-                            let elsewhere = found.first().map(|found| found.place);
-                            all.extend(found.into_iter().filter(|found| action.is_from(found.place)));
-                            if all.len() == n_before {
-                                let error = SpoolError::NoJob { name: name.0.clone(), place: elsewhere };
-                                results.push(refused(name.clone(), None, &error));
-                            }
-                        }
-                        Err(error) => results.push(refused(name.clone(), None, &error)),
+        match self.spool.chosen(action, named.as_deref()) {
+            Ok((jobs, missing)) => {
+                results.extend(missing.iter().map(|(name, error)| Acted::failed(name, error)));
+                for job in jobs {
+                    let is_his = by.is_operator || self.spool.owner(&job) == Some(by.user);
+                    if is_his || names.is_some() {
+                        let result = self.act_on(action, &job, &mut withdrawn, is_his);
+                        results.push(Acted::of(&job, result));
                     }
                 }
-                all
             }
-            None => self.all_of(action, by, &mut results),
-        };
-        for found in found {
-            let (name, id) = (JobName(found.name.clone()), found.id);
-            let result = match self.do_one(action, &found, &mut withdrawn, by) {
-                Ok(place) => Ok(place.name().to_owned()),
-                Err(refusal) => Err(refusal),
-            };
-            results.push(Acted { name, id: id.map(|id| id.to_string()), result });
+            Err(error) => results.push(Acted::failed(self.spool.root().as_os_str(), &error)),
         }
         // What was stopped and could not be moved goes on.
-        for id in withdrawn {
-            if let Ok(Some(claimed)) = self.spool.claimed(id) {
-                self.events.send(Event::Written(Written::Taken(claimed, None)));
-            }
+        for claimed in withdrawn.into_values() {
+            self.tell(Written::Taken(claimed, None));
         }
         let _ = reply.send(results);
     }
 
-    /// The jobs of all places of the action that are this person's to act on.
-    fn all_of(&mut self, action: Action, by: Peer, results: &mut Vec<Acted>) -> Vec<Found> {
-        let mut all = Vec::new();
-        for &place in action.all_of() {
-            match self.spool.jobs(place) {
-                Ok(found) => all.extend(found.into_iter().filter(|f| by.is_operator || f.owner == by.user)),
-                Err(error) => results.push(refused(JobName(place.name().into()), None, &error)),
-            }
-        }
-        all
-    }
-
-    fn do_one(
+    fn act_on(
         &mut self,
         action: Action,
-        found: &Found,
-        withdrawn: &mut BTreeSet<JobId>,
-        by: Peer,
-    ) -> Result<Place, Refusal> {
-        if !by.is_operator && found.owner != by.user {
+        job: &Found,
+        withdrawn: &mut BTreeMap<JobId, Claimed>,
+        is_his: bool,
+    ) -> Result<(), Refusal> {
+        if !is_his {
             let message =
                 "the job is another user's; only its owner, root and the service's user may do this";
             return Err(Refusal { code: 77, message: message.into() });
         }
-        let refused = |error: SpoolError| Refusal { code: error.exit_code(), message: error.to_string() };
-        if found.place == Place::Work {
-            let Some(id) = found.id.filter(|id| withdrawn.contains(id)) else {
-                let message = "too late, its answer is being brought out";
-                return Err(Refusal { code: 75, message: message.into() });
-            };
-            // The runs that were stopped are nobody's fault.
-            self.commit(vec![Order::Pause { job: id }]);
-            let moved = match action {
-                Action::Hold => self.spool.hold(found).map(drop),
-                _ => self.spool.delete(found),
-            };
-            moved.map_err(refused)?;
+        let stopped = job.id.filter(|id| withdrawn.contains_key(id));
+        if job.place == Place::Work && stopped.is_none() {
+            let message = "too late, its answer is being brought out";
+            return Err(Refusal { code: 75, message: message.into() });
+        }
+        if let Some(claimed) = self.spool.act(action, job).map_err(|error| Refusal::of(&error))? {
+            self.tell(Written::Taken(claimed, None));
+        }
+        if let Some(id) = stopped {
             withdrawn.remove(&id);
-            return Ok(found.place);
         }
-        let taken = match action {
-            Action::Hold => self.spool.hold(found).map(|_| None),
-            Action::Delete => self.spool.delete(found).map(|()| None),
-            Action::Release => self.spool.release(found).map(Some),
-            Action::Requeue => self.spool.requeue(found).map(Some),
-        };
-        if let Some(claimed) = taken.map_err(refused)? {
-            self.events.send(Event::Written(Written::Taken(claimed, None)));
-        }
-        Ok(found.place)
+        Ok(())
     }
 }
 
@@ -370,8 +339,4 @@ fn is_of_this_file(error: &SpoolError) -> bool {
         SpoolError::Io { source, .. } => source.kind() == ErrorKind::PermissionDenied,
         error => matches!(error, SpoolError::Name { .. }),
     }
-}
-
-fn refused(name: JobName, id: Option<String>, error: &SpoolError) -> Acted {
-    Acted { name, id, result: Err(Refusal { code: error.exit_code(), message: error.to_string() }) }
 }

@@ -1,5 +1,6 @@
 //! The other end of the spool: `submit`, `status`, and the commands on jobs.
 
+mod client;
 mod error;
 mod operate;
 mod output;

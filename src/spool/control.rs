@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::error::SpoolError;
 use super::name::printable;
-use super::operate::Action;
+use super::operate::{Action, Found};
 use super::report::{JobReport, Report};
 
 /// The socket's name in the spool.
@@ -49,6 +50,25 @@ pub struct Acted {
     pub id: Option<String>,
     /// Where the job was taken from, or why it was not.
     pub result: Result<String, Refusal>,
+}
+
+impl Acted {
+    /// What became of a job that was found.
+    pub fn of(job: &Found, result: Result<(), Refusal>) -> Self {
+        let result = result.map(|()| job.place.name().to_owned());
+        Self { name: JobName(job.name.clone()), id: job.id.map(|id| id.to_string()), result }
+    }
+
+    /// Nothing was found under a name.
+    pub fn failed(name: &OsStr, error: &SpoolError) -> Self {
+        Self { name: JobName(name.to_owned()), id: None, result: Err(Refusal::of(error)) }
+    }
+}
+
+impl Refusal {
+    pub fn of(error: &SpoolError) -> Self {
+        Self { code: error.exit_code(), message: error.to_string() }
+    }
 }
 
 /// Why an order was not carried out.

@@ -151,7 +151,7 @@ impl Disk {
     /// kernel could not write it may have dropped, and the next sync would say that all is well.
     #[track_caller]
     pub fn sync_file(&self, file: &File) -> io::Result<()> {
-        if self.durability == Durability::Unsynced || self.probe.is_left_out(Location::caller()) {
+        if self.durability == Durability::Unsynced || self.probe.is_left_out(Location::caller(), None) {
             return Ok(());
         }
         self.probe.step()?;
@@ -165,7 +165,10 @@ impl Disk {
     #[track_caller]
     pub fn sync_dir(&mut self, place: Place) -> Result<(), SpoolError> {
         let is_clean = !self.dirs[place as usize].is_dirty;
-        if is_clean || self.durability == Durability::Unsynced || self.probe.is_left_out(Location::caller()) {
+        if is_clean
+            || self.durability == Durability::Unsynced
+            || self.probe.is_left_out(Location::caller(), Some(place))
+        {
             return Ok(());
         }
         let synced = self.probe.step().and_then(|()| Ok(nix::unistd::fsync(self.dir(place))?));

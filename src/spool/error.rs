@@ -101,6 +101,7 @@ impl SpoolError {
             SpoolError::Io { .. }
             | SpoolError::NoSpace { .. }
             | SpoolError::NoInodes { .. }
+            | SpoolError::AnswerLost { .. }
             | SpoolError::NoAnswerYet { .. } => Fate::Later,
             _ => Fate::Broken,
         }

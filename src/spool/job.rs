@@ -3,7 +3,9 @@
 use std::ffi::OsString;
 use std::fs::File;
 
+use super::destination::Destination;
 use super::id::JobId;
+use super::journal::Journal;
 use super::wire::Fault;
 
 /// A job in work/ that is to be opened.
@@ -36,4 +38,22 @@ pub struct OpenJob {
     pub size: u64,
     /// Crashes since the machine was started while this job was being opened.
     pub n_opens: u32,
+}
+
+/// A job in work/ that was opened.
+#[derive(Debug)]
+pub struct Job {
+    /// The name that was dropped.
+    pub name: OsString,
+    pub journal: Journal,
+    /// Its answer stands ready and nothing stops its publication any more.
+    pub ready: Option<Ready>,
+}
+
+/// How far a ready answer came.
+#[derive(Debug)]
+pub struct Ready {
+    pub to: Destination,
+    /// Its name in out/, once it was moved there.
+    pub out_name: Option<OsString>,
 }

@@ -98,6 +98,22 @@ pub fn with_id(name: &OsStr, id: &str) -> OsString {
     longer
 }
 
+/// The id in `STEM.ID.json`.
+pub fn id_before_suffix(name: &OsStr) -> Option<JobId> {
+    let stem = name.as_bytes().strip_suffix(SUFFIX.as_bytes())?;
+    let (before, id) = stem.split_at_checked(stem.len().checked_sub(ID_LEN + 1)?)?;
+    JobId::from_bytes(id.strip_prefix(b".")?).filter(|_| !before.is_empty())
+}
+
+/// `STEM.json` of `STEM.ID.json`.
+pub fn without_id(name: &OsStr) -> Option<OsString> {
+    id_before_suffix(name)?;
+    let stem = &name.as_bytes()[..name.len() - SUFFIX.len() - ID_LEN - 1];
+    let mut shorter = OsStr::from_bytes(stem).to_owned();
+    shorter.push(SUFFIX);
+    Some(shorter)
+}
+
 /// True for a plain name of a request file.
 pub fn is_job_name(name: &OsStr) -> bool {
     let bytes = name.as_bytes();
@@ -214,6 +230,12 @@ mod tests {
         assert_eq!(completed(OsStr::new("x")).unwrap(), "x.json");
         assert_eq!(completed(OsStr::new("x.json")).unwrap(), "x.json");
         assert_eq!(with_id(OsStr::new("x.json"), ID), "x.1kvzb7c8m0a.json");
+        assert_eq!(without_id(OsStr::new("x.1kvzb7c8m0a.json")).unwrap(), "x.json");
+        assert_eq!(id_before_suffix(OsStr::new("x.1kvzb7c8m0a.json")), ID.parse().ok());
+        for name in ["x.json", ".1kvzb7c8m0a.json", "1kvzb7c8m0a.json", "x.1kvzb7c8m0.json", "x.1kvzb7c8m0a"]
+        {
+            assert_eq!(without_id(OsStr::new(name)), None, "{name}");
+        }
     }
 
     #[test]

@@ -2,12 +2,19 @@
 //! or, where none runs, the operator's own command.
 
 use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
 
 use serde::{Deserialize, Serialize};
 
+use super::destination::Destination;
+use super::disk::Renamed;
 use super::error::SpoolError;
+use super::history::Event;
 use super::id::JobId;
 use super::job::Claimed;
+use super::journal::NewLine;
+use super::name::{self, WorkName};
 use super::place::Place;
 use super::root::Spool;
 
@@ -65,39 +72,257 @@ pub struct Found {
     pub id: Option<JobId>,
     /// The name that was dropped; in done/ and failed/ the file's.
     pub name: OsString,
-    /// The user whose file it is.
-    pub owner: u32,
+}
+
+/// How a person names a job.
+struct Wanted {
+    /// The name alone.
+    name: Option<OsString>,
+    id: Option<JobId>,
+    /// `ID.NAME`.
+    both: Option<(JobId, OsString)>,
+}
+
+impl Wanted {
+    fn parse(name: &OsStr) -> Result<Self, SpoolError> {
+        let id = JobId::from_bytes(name.as_bytes());
+        let full = name::completed(name).map_err(|why| SpoolError::Name { name: name.to_owned(), why });
+        let both = full.as_ref().ok().and_then(|full| {
+            let (id, rest) = name::split_id(full)?;
+            name::is_job_name(rest).then(|| (id, rest.to_owned()))
+        });
+        let name = if id.is_some() { full.ok() } else { Some(full?) };
+        Ok(Self { name, id, both })
+    }
+
+    fn fits(&self, id: Option<JobId>, name: &OsStr) -> bool {
+        let is = |wanted: &OsString| wanted == name;
+        let is_both = self.both.as_ref().is_some_and(|(both, wanted)| Some(*both) == id && is(wanted));
+        self.name.as_ref().is_some_and(is) || (id.is_some() && id == self.id) || is_both
+    }
 }
 
 impl Spool {
     /// The jobs of this name, in new/, work/, hold/, failed/ and done/, in this order, the oldest first. A job is
     /// named by the name that was dropped (`.json` may be left out), by its id, or by both as `ID.NAME`.
     pub fn find(&self, name: &OsStr) -> Result<Vec<Found>, SpoolError> {
-        todo!("{name:?}")
+        let wanted = Wanted::parse(name)?;
+        let mut found = Vec::new();
+        for place in [Place::New, Place::Work, Place::Hold, Place::Failed, Place::Done] {
+            // Many files may stand there: a name is looked up, only an id is looked for.
+            let is_kept_by_name = !matches!(place, Place::Work | Place::Hold);
+            if is_kept_by_name && (place == Place::New || wanted.id.is_none()) {
+                if let Some(name) = wanted.name.clone()
+                    && self.disk.stat(place, &name)?.is_some()
+                {
+                    found.push(Found { place, id: None, name });
+                }
+                continue;
+            }
+            let jobs = self.jobs(place)?;
+            found.extend(jobs.into_iter().filter(|job| {
+                let put_away = name::id_before_suffix(&job.name).filter(|_| is_kept_by_name);
+                wanted.fits(job.id.or(put_away), &job.name)
+            }));
+        }
+        Ok(found)
     }
 
-    /// All jobs of a place.
+    /// All jobs of a place, the oldest first where they have ids.
     pub fn jobs(&self, place: Place) -> Result<Vec<Found>, SpoolError> {
-        todo!("{place:?}")
+        let mut jobs = Vec::new();
+        self.disk.list(place, |file| {
+            let (id, name) = match (place, WorkName::parse(file)) {
+                (Place::Work, Some(WorkName::Input(id, name))) => (Some(id), name),
+                (Place::Work, _) => return,
+                (Place::Hold, _) => {
+                    let (id, name) = name::split_held(file);
+                    (id, name.to_owned())
+                }
+                _ => (None, file.to_owned()),
+            };
+            // In done/ and failed/ a name may have become longer than that of a job.
+            if name::is_job_name(&name) || (name.as_bytes().ends_with(b".json") && place != Place::New) {
+                jobs.push(Found { place, id, name });
+            }
+        })?;
+        jobs.sort_by(|a, b| (a.id, &a.name).cmp(&(b.id, &b.name)));
+        Ok(jobs)
     }
 
-    /// Moves a job from new/ or work/ to hold/. It is not open any more.
+    /// The jobs that an order is about: those of the names, or without names all that the action is for. The
+    /// second list is of names without such a job, with where it stands instead.
+    ///
+    /// # Errors
+    /// [`SpoolError`] when a place cannot be read.
+    #[expect(clippy::type_complexity, reason = "two lists, and whether they could be made")]
+    pub fn chosen(
+        &self,
+        action: Action,
+        names: Option<&[&OsStr]>,
+    ) -> Result<(Vec<Found>, Vec<(OsString, SpoolError)>), SpoolError> {
+        let (mut jobs, mut missing) = (Vec::new(), Vec::new());
+        let Some(names) = names else {
+            for place in action.all_of() {
+                jobs.extend(self.jobs(*place)?);
+            }
+            return Ok((jobs, missing));
+        };
+        for &name in names {
+            let found = match self.find(name) {
+                Ok(found) => found,
+                Err(error) => {
+                    missing.push((name.to_owned(), error));
+                    continue;
+                }
+            };
+            let (n_before, place) = (jobs.len(), found.first().map(|job| job.place));
+            jobs.extend(found.into_iter().filter(|job| action.is_from(job.place)));
+            if jobs.len() == n_before {
+                missing.push((name.to_owned(), SpoolError::NoJob { name: name.to_owned(), place }));
+            }
+        }
+        Ok((jobs, missing))
+    }
+
+    /// Does it with one job; one that comes back to work/ is returned.
+    ///
+    /// # Errors
+    /// As the action's own.
+    pub fn act(&mut self, action: Action, job: &Found) -> Result<Option<Claimed>, SpoolError> {
+        match action {
+            Action::Hold => self.hold(job).map(|_| None),
+            Action::Release => self.release(job).map(Some),
+            Action::Requeue => self.requeue(job).map(Some),
+            Action::Delete => self.delete(job).map(|()| None),
+        }
+    }
+
+    /// The user whose file a job is; none if it is gone.
+    pub fn owner(&self, job: &Found) -> Option<u32> {
+        let stat = self.disk.stat(job.place, &file_name(job)).ok().flatten();
+        stat.map(|stat| stat.st_uid)
+    }
+
+    /// Moves a job from new/ or work/ to hold/; returns its id. It is not open any more.
+    ///
+    /// # Errors
+    /// [`SpoolError::TooLate`] when its answer is being brought out.
     pub fn hold(&mut self, job: &Found) -> Result<JobId, SpoolError> {
-        todo!("{job:?}")
+        let id = match (job.place, job.id) {
+            (Place::New, _) => self.next_id(),
+            (Place::Work, Some(id)) => id,
+            _ => return Err(no_job(job, Some(job.place))),
+        };
+        if !name::is_job_name(&job.name) {
+            return Err(SpoolError::Name { name: job.name.clone(), why: "it is too long" });
+        }
+        if job.place == Place::Work {
+            self.check_in_time(id, &job.name)?;
+            if let Some(open) = self.jobs.get_mut(&id).filter(|open| open.journal.history().is_alive()) {
+                // On a full disk the job must still be held: then what runs now looks as if it had crashed.
+                let pause = [NewLine::Event(Event::Pause)];
+                let _ = open.journal.append(&mut self.disk, &self.config.boot_id, &pause);
+            }
+        }
+        let held = name::input_name(id, &job.name);
+        self.take(job, &file_name(job), (Place::Hold, &held))?;
+        self.jobs.remove(&id);
+        self.disk.sync_dir(job.place)?;
+        Ok(id)
     }
 
-    /// Moves a job from hold/ to work/.
+    /// Moves a job from hold/ to work/; what was answered is not run again.
     pub fn release(&mut self, job: &Found) -> Result<Claimed, SpoolError> {
-        todo!("{job:?}")
+        if job.place != Place::Hold {
+            return Err(no_job(job, Some(job.place)));
+        }
+        let id = job.id.unwrap_or_else(|| self.next_id());
+        self.bring_back(job, id, &job.name)
     }
 
     /// Makes a new job in work/ of an input in failed/ or done/.
     pub fn requeue(&mut self, job: &Found) -> Result<Claimed, SpoolError> {
-        todo!("{job:?}")
+        if !matches!(job.place, Place::Failed | Place::Done) {
+            return Err(no_job(job, Some(job.place)));
+        }
+        let id = self.next_id();
+        // A name that got longer when it was put away gets its length back.
+        let name = if name::is_job_name(&job.name) { None } else { name::without_id(&job.name) };
+        self.bring_back(job, id, name.as_ref().unwrap_or(&job.name))
     }
 
-    /// Removes a job from new/, hold/ or work/.
+    /// Removes a job from new/, hold/ or work/; there will be no answer.
+    ///
+    /// # Errors
+    /// [`SpoolError::TooLate`] when its answer is being brought out.
     pub fn delete(&mut self, job: &Found) -> Result<(), SpoolError> {
-        todo!("{job:?}")
+        let id = match (job.place, job.id) {
+            (Place::New, _) | (Place::Hold, None) => None,
+            (Place::Work | Place::Hold, Some(id)) => Some(id),
+            _ => return Err(no_job(job, Some(job.place))),
+        };
+        if let Some(id) = id {
+            self.check_in_time(id, &job.name)?;
+        }
+        // By way of tmp/: this tells whether the producer was faster, and takes a directory too.
+        let trash = name::trash_name(self.next_id());
+        self.take(job, &file_name(job), (Place::Tmp, &trash))?;
+        if let Some(id) = id {
+            self.jobs.remove(&id);
+        }
+        // It must not come back, from where it is or was.
+        for source in [Place::New, Place::Hold, Place::Work] {
+            self.disk.sync_dir(source)?;
+        }
+        // From here on what fails is a left-over, which goes with the next start.
+        let _ = self.disk.remove(Place::Tmp, &trash);
+        if let Some(id) = id {
+            let _ = self.disk.remove(Place::Work, &name::journal_name(id));
+        }
+        Ok(())
     }
+
+    /// Moves a file to work/ as a job.
+    fn bring_back(&mut self, job: &Found, id: JobId, name: &OsStr) -> Result<Claimed, SpoolError> {
+        if !name::is_job_name(name) {
+            return Err(SpoolError::Name { name: name.to_owned(), why: "it is too long" });
+        }
+        let (file, input) = (file_name(job), name::input_name(id, name));
+        self.take(job, &file, (Place::Work, &input))?;
+        if let Err(error) = self.disk.sync_dir(job.place) {
+            // Nobody is told of the job: it must not stay in work/.
+            let _ = self.disk.rename((Place::Work, &input), (job.place, &file));
+            return Err(error);
+        }
+        Ok(self.claimed(id, name))
+    }
+
+    fn take(&mut self, job: &Found, file: &OsStr, to: (Place, &OsStr)) -> Result<(), SpoolError> {
+        match self.disk.rename((job.place, file), to)? {
+            Renamed::Done => Ok(()),
+            Renamed::Missing => Err(no_job(job, None)),
+            Renamed::Taken => Err(self.disk.error("move to", to.0, to.1, ErrorKind::AlreadyExists.into())),
+        }
+    }
+
+    /// An answer that is ready is brought out, whatever an operator wants.
+    fn check_in_time(&self, id: JobId, name: &OsStr) -> Result<(), SpoolError> {
+        for to in Destination::ALL {
+            if self.disk.stat(Place::Work, &name::ready_name(id, name, to))?.is_some() {
+                let why = "its answer is being brought out";
+                return Err(SpoolError::TooLate { name: name.to_owned(), why });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn no_job(job: &Found, place: Option<Place>) -> SpoolError {
+    SpoolError::NoJob { name: job.name.clone(), place }
+}
+
+/// The name of the file.
+fn file_name(job: &Found) -> OsString {
+    job.id.map_or_else(|| job.name.clone(), |id| name::input_name(id, &job.name))
 }

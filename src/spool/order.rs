@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::sync::Arc;
 
 use super::destination::Destination;
 use super::error::SpoolError;
 use super::id::JobId;
-use super::wire::{Answer, Fault};
+use super::wire::Fault;
 
 /// One thing to be written for an open job.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,7 +18,7 @@ pub enum Order {
     /// A request is about to enter its first step.
     Run { job: JobId, index: usize, is_alone: bool },
     /// A request has its answer, One that is there already stays as it is.
-    Record { job: JobId, index: usize, is_failed: bool, answer: Box<Answer> },
+    Record { job: JobId, index: usize, is_failed: bool, answer: String },
     /// The daemon lets the job go in good order: what runs did not crash.
     Pause { job: JobId },
     /// The answers to the requests 0..n_requests are all recorded, or are in the same batch: brings them out.
@@ -65,10 +66,11 @@ pub enum Outcome {
         job: JobId,
         name: OsString,
     },
-    /// The order may be given again; what of it was done before is not done twice.
+    /// The order may be given again; what of it was done before is not done twice. Orders of one job often
+    /// share an error.
     Failed {
         order: Order,
-        error: SpoolError,
+        error: Arc<SpoolError>,
     },
 }
 

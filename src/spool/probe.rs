@@ -6,12 +6,13 @@ use std::fs::File;
 use super::place::Place;
 
 #[cfg(test)]
-pub use active::Probe;
+pub use active::{Probe, Site};
 #[cfg(not(test))]
 pub use idle::Probe;
 
 /// A change that was made.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(test), expect(dead_code, reason = "only tests look at it"))]
 pub enum Change<'a> {
     Create { place: Place, name: &'a OsStr, file: &'a File },
     Write { file: &'a File, bytes: &'a [u8] },
@@ -27,7 +28,7 @@ mod idle {
     use std::io;
     use std::panic::Location;
 
-    use super::Change;
+    use super::{Change, Place};
 
     /// Does nothing.
     #[derive(Debug, Default)]
@@ -43,7 +44,7 @@ mod idle {
         pub fn did(&self, _: Change) {}
 
         #[inline]
-        pub fn is_left_out(&self, _: &'static Location) -> bool {
+        pub fn is_left_out(&self, _: &'static Location, _: Option<Place>) -> bool {
             false
         }
     }
@@ -55,7 +56,7 @@ mod active {
     use std::panic::Location;
     use std::sync::{Arc, Mutex};
 
-    use super::Change;
+    use super::{Change, Place};
 
     /// Ends the world after a number of steps, tells a listener of each change, and leaves a sync out.
     #[derive(Default)]
@@ -72,8 +73,8 @@ mod active {
         sites: Vec<Site>,
     }
 
-    /// File and line of a call that syncs.
-    pub type Site = (&'static str, u32);
+    /// File and line of a call that syncs, and the directory that it syncs.
+    pub type Site = (&'static str, u32, Option<Place>);
 
     #[derive(Debug, Clone, Copy)]
     struct Burn {
@@ -127,9 +128,9 @@ mod active {
             }
         }
 
-        pub fn is_left_out(&self, caller: &'static Location) -> bool {
+        pub fn is_left_out(&self, caller: &'static Location, place: Option<Place>) -> bool {
             let mut state = self.0.lock().unwrap();
-            let site = (caller.file(), caller.line());
+            let site = (caller.file(), caller.line(), place);
             if !state.sites.contains(&site) {
                 state.sites.push(site);
             }

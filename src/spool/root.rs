@@ -1,8 +1,9 @@
 //! A spool that this process alone works on.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions, Permissions};
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,13 +12,14 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::FileStat;
 
 use super::clock::Now;
-use super::disk::{Disk, Free};
+use super::disk::{Disk, Free, Renamed};
 use super::error::SpoolError;
 use super::id::JobId;
+use super::job::Job;
 use super::place::Place;
 use super::probe::Probe;
 use super::settings::SpoolConfig;
-use super::states::Recovery;
+use super::states::{Recovery, recover};
 use super::wire::{Completeness, completeness};
 
 /// The file under the root that is locked; it holds the daemon's process id.
@@ -28,6 +30,8 @@ pub const LOCK_NAME: &str = "lock";
 pub struct Spool {
     pub(super) disk: Disk,
     pub(super) config: SpoolConfig,
+    /// Jobs in work/ that were opened.
+    pub(super) jobs: BTreeMap<JobId, Job>,
     /// The greatest id so far.
     pub(super) last_id: Option<JobId>,
     _lock: Flock<File>,
@@ -55,9 +59,11 @@ impl Spool {
             narrow(&root.join(private.name()), private.mode());
         }
         check_one_file_system(root)?;
-        let disk = Disk::open(root, config.durability)?;
+        let mut disk = Disk::open(root, config.durability)?;
         prepare(&disk.probe);
-        todo!("{disk:?} {lock:?}")
+        check_renames(&mut disk)?;
+        let (recovery, last_id) = recover(&mut disk)?;
+        Ok((Self { disk, config, jobs: BTreeMap::new(), last_id, _lock: lock }, recovery))
     }
 
     pub fn config(&self) -> &SpoolConfig {
@@ -68,6 +74,11 @@ impl Spool {
     pub fn set_config(&mut self, config: SpoolConfig) {
         self.disk.durability = config.durability;
         self.config = config;
+    }
+
+    /// The directory of the whole spool.
+    pub fn root(&self) -> &Path {
+        self.disk.root()
     }
 
     /// The path of one of the directories.
@@ -159,4 +170,30 @@ fn check_one_file_system(root: &Path) -> Result<(), SpoolError> {
         }
     }
     Ok(())
+}
+
+/// The spool's promises rest on renames that replace nothing. A full disk is no reason to refuse the spool.
+fn check_renames(disk: &mut Disk) -> Result<(), SpoolError> {
+    let [from, to] = ["probe", "probe.renamed"].map(OsStr::new);
+    disk.remove(Place::Tmp, to)?;
+    let is_full = |e: &std::io::Error| {
+        matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
+    };
+    match disk.create(Place::Tmp, from) {
+        Ok(_) => {}
+        Err(SpoolError::Io { source, .. }) if is_full(&source) => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    let renamed = disk.rename((Place::Tmp, from), (Place::Tmp, to));
+    disk.remove(Place::Tmp, from)?;
+    disk.remove(Place::Tmp, to)?;
+    match renamed {
+        Ok(Renamed::Done) => Ok(()),
+        Err(SpoolError::Io { source, .. })
+            if !matches!(source.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP)) =>
+        {
+            Err(disk.error("move", Place::Tmp, from, source))
+        }
+        _ => Err(SpoolError::NoExclusiveRename { root: disk.root().to_owned() }),
+    }
 }
