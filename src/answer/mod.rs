@@ -12,6 +12,7 @@ mod profile;
 mod prompter;
 mod run;
 mod text_files;
+mod text_process;
 mod usage;
 
 pub use adapters::AdapterPlaces;
@@ -22,4 +23,7 @@ pub use executor::{Executor, Source, Ticket, refused};
 pub use prompter::{Prepared, PromptRequest, Prompter};
 pub use run::{RunOptions, run};
 pub use text_files::TextFiles;
+pub use text_process::{
+    Canceller, Launch, NotPrepared, TextLimits, TextProcess, TextProcessOptions, text_worker,
+};
 pub use usage::{Usage, give_back_heap, mib};

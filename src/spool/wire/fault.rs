@@ -24,6 +24,8 @@ pub enum FaultCode {
     AdapterRefused,
     /// The prompt is longer than the limit or than the engine takes.
     PromptTooLong,
+    /// Rendering or tokenizing the prompt takes more time or memory than one request may.
+    PromptTooCostly,
     /// The job was started too often without reaching its end.
     GaveUp,
     /// A person or a limit of time ended the request.
