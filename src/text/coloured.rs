@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use minijinja::value::{Rest, ValueKind};
+use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, Output, State, Value};
 
 use super::jinja::{method, print};
@@ -40,20 +40,23 @@ pub(super) fn coloured_environment(plain: &Environment<'static>, colours: &Colou
     let mut environment = (*plain).clone();
     for name in MAPPING {
         let filter = Painted::new(&plain, colours);
-        environment.add_filter(name, move |value: &Value, args: Rest<Value>| {
+        environment.add_filter(name, move |value: &Value, args: Rest<ValueOrKwargs>| {
+            let args = args.into_values();
             filter.map(value, |value| filter.filter(name, value, &args))
         });
     }
     for name in SPELLING {
         let filter = Painted::new(&plain, colours);
-        environment.add_filter(name, move |value: &Value, args: Rest<Value>| {
+        environment.add_filter(name, move |value: &Value, args: Rest<ValueOrKwargs>| {
+            let args = args.into_values();
             let written = filter.filter(name, &filter.strip(value), &args)?;
             Ok(if filter.has_colours(value) { filter.paint(&written) } else { filter.repaint(written) })
         });
     }
     for (name, method_name) in CUTTING {
         let filter = Painted::new(&plain, colours);
-        environment.add_filter(name, move |state: &mut State, value: &Value, args: Rest<Value>| {
+        environment.add_filter(name, move |state: &mut State, value: &Value, args: Rest<ValueOrKwargs>| {
+            let args = args.into_values();
             if filter.has_colours(value) {
                 filter.cut(state, value, method_name, &args)
             } else {

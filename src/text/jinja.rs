@@ -29,6 +29,8 @@ const COLOURED_FUEL: u64 = 5 * FUEL;
 const STACK_BYTES: usize = 64 << 20;
 /// Widest field of `'{:20}'.format(…)`.
 const MAX_FORMAT_WIDTH: u64 = 1_000;
+/// Roles of templates that do not compare them with anything.
+const ROLES: [&str; 5] = ["system", "user", "assistant", "tool", "developer"];
 /// A message that no conversation holds: it finds where the first user's block begins.
 const PROBE: &str = "jetspool-probe-3f1c";
 
@@ -113,7 +115,8 @@ impl JinjaTemplate {
         let coloured: Vec<(Cow<str>, Cow<str>)> = turns
             .iter()
             .map(|turn| {
-                let role = if turn.has_known_role() { turn.role.into() } else { colours.paint(turn.role) };
+                let role =
+                    if self.knows_role(turn.role) { turn.role.into() } else { colours.paint(turn.role) };
                 (role, colours.paint(turn.content))
             })
             .collect();
@@ -138,6 +141,13 @@ impl JinjaTemplate {
         Err(TextError::Unclear)
     }
 
+    /// Roles are as trusted as the template's own text if they are words that it names, or that all know:
+    /// `'<|' ~ role ~ '|>'` is a token.
+    fn knows_role(&self, role: &str) -> bool {
+        let is_named = || is_word(role) && self.literals.iter().any(|literal| literal.value == role);
+        ROLES.contains(&role) || is_named()
+    }
+
     fn painted_source(
         &self,
         painting: Painting,
@@ -145,8 +155,8 @@ impl JinjaTemplate {
         special: &SpecialTokens,
         colours: &Colours,
     ) -> String {
-        let is_word = |text: &str| text.chars().all(|c| c.is_alphanumeric() || c == '_');
-        let is_key = |text: &str| ["role", "content"].contains(&text) || Turn::knows_role(text);
+        let is_role = |text: &str| ROLES.contains(&text) || turns.iter().any(|turn| turn.role == text);
+        let is_key = |text: &str| ["role", "content"].contains(&text) || is_role(text);
         let is_painted = |literal: &Literal| {
             let value = literal.value.as_str();
             let occurs = || turns.iter().any(|turn| turn.content.contains(value));
@@ -213,6 +223,10 @@ impl JinjaTemplate {
         }
         Ok(text)
     }
+}
+
+fn is_word(text: &str) -> bool {
+    text.chars().all(|character| character.is_alphanumeric() || character == '_')
 }
 
 /// Runs on a stack that is large enough for what a template can nest.

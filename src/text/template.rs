@@ -50,19 +50,6 @@ pub(super) struct Turn<'a> {
     pub content: &'a str,
 }
 
-/// Roles that templates know. They are as trusted as the template's own text: `'<|' ~ role ~ '|>'` is a token.
-const ROLES: [&str; 6] = ["system", "user", "assistant", "tool", "developer", "model"];
-
-impl Turn<'_> {
-    pub fn has_known_role(&self) -> bool {
-        Self::knows_role(self.role)
-    }
-
-    pub fn knows_role(role: &str) -> bool {
-        ROLES.contains(&role)
-    }
-}
-
 impl ChatTemplate {
     /// A template in Jinja, as transformers runs it. `special` comes from the tokenizer that will read the prompts.
     ///
