@@ -19,6 +19,7 @@ fn work(invocation: Invocation) -> Result<(), Stop> {
     match &invocation.command {
         Command::Serve(args) => Ok(daemon::serve(&args.config, Config::read(&args.config)?)?),
         Command::Run(args) => Ok(answer::run(&args.options())?),
+        Command::TextWorker => Ok(answer::text_worker()?),
         Command::Build(args) if args.is_onnx() => cli::show_build(&tools::build_onnx(&args.options())?),
         Command::Build(args) => cli::show_build(&tools::build(&args.options())?),
         Command::ProcessLora(args) => cli::show_process(&tools::process_lora(&args.options())?),

@@ -49,6 +49,7 @@ pub struct EngineOptions {
 pub struct EngineFacts {
     pub precision: &'static str,
     pub max_batch_size: usize,
+    pub max_input_len: usize,
     pub max_lora_rank: usize,
     /// Instruction set of its kernels.
     pub kernels: &'static str,
@@ -142,6 +143,7 @@ impl TextEngine {
         EngineFacts {
             precision: self.precision.name(),
             max_batch_size: self.limits.max_batch_size,
+            max_input_len: self.limits.max_input_len,
             max_lora_rank: self.limits.max_lora_rank,
             kernels: backend.kernels().name,
             n_threads: backend.n_threads(),

@@ -25,5 +25,7 @@ pub use prompter::{Prepared, PromptRequest, Prompter};
 pub use ready::{Ready, Runnable};
 pub use run::{RunOptions, run};
 pub use text_files::TextFiles;
-pub use text_process::{TextLimits, TextProcess};
+pub use text_process::{
+    Canceller, Launch, NotPrepared, TextLimits, TextProcess, TextProcessOptions, text_worker,
+};
 pub use usage::{Usage, give_back_heap, mib};

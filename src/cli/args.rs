@@ -74,6 +74,9 @@ pub enum Command {
     Inspect(InspectArgs),
     Logits(LogitsArgs),
     Bench(BenchArgs),
+    /// The daemon's own helper; no command for people.
+    #[command(skip)]
+    TextWorker,
 }
 
 /// A command line that was understood.

@@ -5,7 +5,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::oneshot;
 
 use super::compute::Computed;
-use super::prepare::{Prepared, Read};
+use super::prepare::{Done, Read};
 use super::scout::Seen;
 use super::writer::Written;
 use crate::answer::{AnswerError, TextEngine};
@@ -22,7 +22,7 @@ pub enum Event {
     /// A request file was read.
     Read(Read),
     /// A request is ready to run, or answered already.
-    Prepared(Prepared),
+    Prepared(Done),
     Computed(Computed),
     /// The engine of a new configuration was opened, or cannot be.
     Opened(Box<Result<TextEngine, AnswerError>>),

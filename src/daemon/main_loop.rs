@@ -44,8 +44,6 @@ const SAVE_EVERY: Duration = Duration::from_secs(2);
 const TURN_EVERY: Duration = Duration::from_millis(500);
 /// Suspects that have ended the daemon before let others go first for so long.
 const SUSPECTS_WAIT: Duration = Duration::from_secs(60);
-/// Idle for so long, the processes for texts are ended.
-const LANES_REST_AFTER: Duration = Duration::from_secs(3);
 /// A step of the drain, and writing what is left, may take so long each.
 const DRAIN_STEP: Duration = Duration::from_secs(30);
 
@@ -93,7 +91,6 @@ pub struct MainLoop {
     told: Instant,
     saved: Instant,
     started: Instant,
-    last_work: Instant,
 }
 
 impl MainLoop {
@@ -105,6 +102,7 @@ impl MainLoop {
         manager: Manager,
         recovery: Recovery,
         (engine, compute): (EngineFacts, ComputeState),
+        lanes: Lanes,
     ) -> Self {
         let now = Instant::now();
         tell_recovery(&recovery);
@@ -115,7 +113,7 @@ impl MainLoop {
         let max_crashes = u32::try_from(config.max_attempts).unwrap_or(u32::MAX);
         Self {
             config_path: config_path.to_owned(),
-            lanes: Lanes::new(&config.engine, events.clone()),
+            lanes,
             activity: Activity::new(totals::read(&config.spool)),
             jobs: Jobs::new(recovery.unfinished, max_crashes),
             config,
@@ -140,7 +138,6 @@ impl MainLoop {
             told: now - TELL_EVERY,
             saved: now - SAVE_EVERY,
             started: now,
-            last_work: now,
         }
     }
 
@@ -230,11 +227,6 @@ impl MainLoop {
             self.ask_scout();
         }
         let is_busy = self.is_busy();
-        if is_busy {
-            self.last_work = Instant::now();
-        } else if self.last_work.elapsed() >= LANES_REST_AFTER {
-            self.lanes.rest();
-        }
         for result in [self.threads.scout.flush(), self.threads.writer.flush(), self.threads.compute.flush()]
         {
             // A thread that has ended has told why, or the process ends with it.
@@ -257,8 +249,6 @@ impl MainLoop {
         let mut pauses: Vec<Duration> = self.manager.due_in().into_iter().collect();
         if self.is_busy() || self.is_ending {
             pauses.push(TURN_EVERY);
-        } else if self.last_work.elapsed() < LANES_REST_AFTER {
-            pauses.push(LANES_REST_AFTER.saturating_sub(self.last_work.elapsed()));
         }
         if self.is_news {
             pauses.push(TELL_AT_MOST_EVERY.saturating_sub(self.told.elapsed()));

@@ -1,22 +1,28 @@
 //! What is done off the loop before a request runs: its file is read, it is rendered and tokenized. A text
 //! that takes long moves to a lane of its own, so that it costs nobody else his turn.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex, oneshot};
 
 use super::event::{Event, Events};
 use super::jobs::{How, Start};
-use crate::answer::{Ready, TextLimits, TextProcess};
+use crate::answer::{
+    Launch, NotPrepared, Prepared, PromptRequest, Ready, TextLimits, TextProcess, TextProcessOptions,
+};
 use crate::spool::wire::{Fault, FaultCode, RequestFile};
 use crate::spool::{JobId, OpenJob};
 
 /// What most texts take is a thousandth of this.
 const FAST: Duration = Duration::from_millis(250);
-const SLOW: Duration = Duration::from_secs(10);
-/// Memory of the process that works on texts.
-const MEMORY: u64 = 256 << 20;
+/// An idle lane ends its process after so long.
+const REST_AFTER: Duration = Duration::from_secs(3);
+/// A process that cannot be started is tried again after this, so many times.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+const N_TRIES: usize = 10;
 
 /// A request file that was read.
 pub struct Read {
@@ -27,38 +33,63 @@ pub struct Read {
 }
 
 /// A request that is ready.
-pub struct Prepared {
+pub struct Done {
     pub job: JobId,
     pub index: usize,
     pub is_alone: bool,
     pub ready: Ready,
 }
 
+/// Whose texts.
+#[derive(Debug, Clone)]
+pub struct TextSource {
+    pub directory: PathBuf,
+    /// Longest prompt, in tokens.
+    pub max_input_len: usize,
+    pub launch: Launch,
+}
+
 /// The lanes of one engine's texts; cheap to clone.
 #[derive(Clone)]
 pub struct Lanes {
-    fast: Lane,
-    slow: Lane,
+    fast: Sender<Wanted>,
+    slow: Sender<Wanted>,
     /// Files are read one at a time: a large one is in memory as a whole meanwhile.
-    reading: Arc<AsyncMutex<()>>,
+    reading: Arc<Mutex<()>>,
     events: Events,
 }
 
-#[derive(Clone)]
+/// A request for a lane, and who waits for it.
+type Wanted = (Arc<Start>, oneshot::Sender<Ready>);
+
+/// A thread with a process of its own: the process ends with the thread.
 struct Lane {
-    /// Whose turn it is.
-    turn: Arc<AsyncMutex<()>>,
-    process: Arc<Mutex<TextProcess>>,
+    source: TextSource,
+    limits: TextLimits,
+    process: Option<TextProcess>,
+}
+
+impl TextSource {
+    pub fn options(&self, limits: TextLimits) -> TextProcessOptions {
+        let Self { directory, max_input_len, launch } = self.clone();
+        TextProcessOptions { directory, max_input_len, limits, launch }
+    }
 }
 
 impl Lanes {
-    /// Lanes for the texts of the engine in `directory`. No process is started before it is needed.
-    pub fn new(directory: &std::path::Path, events: Events) -> Self {
-        let lane = |time| Lane {
-            turn: Arc::default(),
-            process: Arc::new(Mutex::new(TextProcess::new(directory, TextLimits { time, memory: MEMORY }))),
-        };
-        Self { fast: lane(FAST), slow: lane(SLOW), reading: Arc::default(), events }
+    /// Lanes for the texts of an engine. No process is started before it is needed.
+    ///
+    /// # Errors
+    /// The system's, when a thread cannot be started.
+    pub fn new(source: &TextSource, events: Events) -> std::io::Result<Self> {
+        let slow = TextLimits::default();
+        let fast = TextLimits { time: FAST, ..slow };
+        Ok(Self {
+            fast: Lane::start("jetspool-text", source.clone(), fast)?,
+            slow: Lane::start("jetspool-slow", source.clone(), slow)?,
+            reading: Arc::default(),
+            events,
+        })
     }
 
     /// Reads the file of a job, and sends it.
@@ -83,39 +114,72 @@ impl Lanes {
         tokio::spawn(async move {
             let (job, index, is_alone) = (start.job, start.index, start.how == How::Alone);
             let start = Arc::new(start);
-            let mut ready = lanes.fast.prepare(&start).await;
+            let mut ready = prepare_in(&lanes.fast, &start).await;
             if ready.is_too_costly() {
-                ready = lanes.slow.prepare(&start).await;
+                ready = prepare_in(&lanes.slow, &start).await;
             }
-            lanes.events.send_async(Event::Prepared(Prepared { job, index, is_alone, ready })).await;
+            lanes.events.send_async(Event::Prepared(Done { job, index, is_alone, ready })).await;
         });
-    }
-
-    /// Ends the processes; the next text starts them again.
-    pub fn rest(&self) {
-        for lane in [&self.fast, &self.slow] {
-            // One that works is left alone.
-            if let Ok(mut process) = lane.process.try_lock() {
-                process.stop();
-            }
-        }
     }
 }
 
+async fn prepare_in(lane: &Sender<Wanted>, start: &Arc<Start>) -> Ready {
+    let (sender, receiver) = oneshot::channel();
+    // A lane that has ended drops the sender.
+    let _ = lane.send((Arc::clone(start), sender));
+    receiver.await.unwrap_or_else(|_| {
+        let fault = Fault::new(FaultCode::Internal, "the thread that prepares prompts has ended");
+        Ready::refused(&start.file, start.index, fault)
+    })
+}
+
 impl Lane {
-    async fn prepare(&self, start: &Arc<Start>) -> Ready {
-        let _turn = self.turn.lock().await;
-        let (process, begun) = (Arc::clone(&self.process), Arc::clone(start));
-        let done = tokio::task::spawn_blocking(move || {
-            let Start { job, index, file, .. } = &*begun;
-            Ready::new(file.request(*index), (file, *index), job.unix_time() as i64, |prompt| {
-                let mut process: MutexGuard<'_, TextProcess> =
-                    process.lock().unwrap_or_else(PoisonError::into_inner);
-                process.prepare(prompt)
-            })
-        });
-        done.await.unwrap_or_else(|error| {
-            Ready::refused(&start.file, start.index, Fault::new(FaultCode::Internal, error.to_string()))
-        })
+    fn start(name: &str, source: TextSource, limits: TextLimits) -> std::io::Result<Sender<Wanted>> {
+        let (sender, receiver) = channel();
+        let lane = Lane { source, limits, process: None };
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || lane.run(&receiver))?;
+        Ok(sender)
+    }
+
+    /// Works until nobody asks any more.
+    fn run(mut self, wanted: &Receiver<Wanted>) {
+        loop {
+            let next = match &self.process {
+                Some(_) => wanted.recv_timeout(REST_AFTER),
+                None => wanted.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match next {
+                Ok((start, sender)) => {
+                    let Start { job, index, file, .. } = &*start;
+                    let date = job.unix_time() as i64;
+                    let ready = Ready::new(file.request(*index), (file, *index), date, |p| self.prepare(p));
+                    // Whoever asked may have gone: the job was held.
+                    let _ = sender.send(ready);
+                }
+                Err(RecvTimeoutError::Timeout) => self.process = None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn prepare(&mut self, request: &PromptRequest) -> Result<Prepared, Fault> {
+        let mut why = String::new();
+        for _ in 0..N_TRIES {
+            match self.try_prepare(request) {
+                Ok(prepared) => return Ok(prepared),
+                Err(NotPrepared::Refused(fault)) => return Err(fault),
+                Err(error) => why = error.to_string(),
+            }
+            std::thread::sleep(RETRY_AFTER);
+        }
+        Err(Fault::new(FaultCode::Internal, why))
+    }
+
+    fn try_prepare(&mut self, request: &PromptRequest) -> Result<Prepared, NotPrepared> {
+        let process = match &mut self.process {
+            Some(process) => process,
+            none => none.insert(TextProcess::new(self.source.options(self.limits))?),
+        };
+        process.prepare(request)
     }
 }

@@ -1,16 +1,19 @@
 //! What the loop does about a new configuration, a new engine, and one whose files broke.
 
 use super::compute::Compute;
+use super::error::DaemonError;
+use super::event::Event;
 use super::main_loop::MainLoop;
 use super::message;
+use super::opening::open_engine;
 use super::prepare::Lanes;
 use super::scout::Look;
-use super::settings::{adapter_places, engine_options, inbox_config, scan_every, spool_config, unload_after};
+use super::settings::{
+    adapter_places, engine_options, inbox_config, scan_every, spool_config, text_source, unload_after,
+};
 use super::writer::Write;
-use crate::answer::{AnswerError, Damage, TextEngine, TextLimits, TextProcess};
+use crate::answer::{AnswerError, Damage, TextEngine};
 use crate::config::Config;
-
-use super::event::Event;
 
 impl MainLoop {
     /// Takes the configuration anew; a bad one changes nothing.
@@ -26,7 +29,7 @@ impl MainLoop {
                 self.spread();
                 let is_other = engine_options(&old) != engine_options(&self.config);
                 if is_other || !self.engine.is_current() {
-                    self.open_engine(true);
+                    self.renew_engine();
                 } else {
                     self.reloaded();
                 }
@@ -56,24 +59,19 @@ impl MainLoop {
     }
 
     /// Opens the engine of the configuration beside the loop; [`Event::Opened`] brings it.
-    pub(super) fn open_engine(&mut self, is_reload: bool) {
+    pub(super) fn renew_engine(&mut self) {
         self.is_renewing = true;
         let options = engine_options(&self.config);
         let kv = self.compute.kv;
         let promised = kv.reserved.saturating_sub(kv.in_use);
         let events = self.events.clone();
         tokio::spawn(async move {
-            let opened = tokio::task::spawn_blocking(move || {
-                // What the template and the tokenizer do when they are opened, they do to another process.
-                TextProcess::new(&options.directory, TextLimits::default()).check()?;
-                TextEngine::open_tried(&options, promised)
-            });
+            let opened = tokio::task::spawn_blocking(move || open_engine(&options, promised));
             let opened = opened.await.unwrap_or_else(|error| {
                 Err(AnswerError::System { action: "open the engine", source: std::io::Error::other(error) })
             });
             events.send_async(Event::Opened(Box::new(opened))).await;
         });
-        let _ = is_reload;
     }
 
     pub(super) fn engine_opened(&mut self, opened: Result<TextEngine, AnswerError>) {
@@ -81,7 +79,14 @@ impl MainLoop {
         match opened {
             Ok(engine) => {
                 self.engine = engine.facts();
-                self.lanes = Lanes::new(&self.config.engine, self.events.clone());
+                let lanes = text_source(&self.config, &self.engine).and_then(|source| {
+                    let failed = DaemonError::system("start a thread");
+                    Lanes::new(&source, self.events.clone()).map_err(failed)
+                });
+                match lanes {
+                    Ok(lanes) => self.lanes = lanes,
+                    Err(error) => self.tell_error(None, error.to_string()),
+                }
                 self.threads.compute.send(Compute::Replace(Box::new(engine)));
             }
             Err(error) => {
@@ -98,7 +103,7 @@ impl MainLoop {
         self.jobs.take_back();
         self.marking.clear();
         if !self.is_renewing {
-            self.open_engine(false);
+            self.renew_engine();
         }
     }
 }

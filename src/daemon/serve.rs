@@ -12,12 +12,16 @@ use super::event::Events;
 use super::link::Link;
 use super::main_loop::{MainLoop, Threads};
 use super::notify::Manager;
+use super::opening::open_engine;
+use super::prepare::Lanes;
 use super::relief::Relief;
 use super::scout::Scout;
-use super::settings::{adapter_places, engine_options, inbox_config, scan_every, spool_config, unload_after};
+use super::settings::{
+    adapter_places, engine_options, inbox_config, scan_every, spool_config, text_source, unload_after,
+};
 use super::signals::Signals;
 use super::writer::Writer;
-use crate::answer::{AnswerError, Engines, TextEngine};
+use crate::answer::{AnswerError, Engines};
 use crate::config::{Config, ServiceSettings};
 use crate::spool::{Inbox, NewDir, Place, Spool, Watch};
 
@@ -56,7 +60,7 @@ async fn run(
     manager: Manager,
 ) -> Result<(), DaemonError> {
     let (spool, recovery) = Spool::open(&config.spool, spool_config(&config))?;
-    let engine = TextEngine::open_tried(&engine_options(&config), 0).map_err(configured)?;
+    let engine = open_engine(&engine_options(&config), 0).map_err(configured)?;
     if let Some(directory) = config.adapters.as_ref().filter(|directory| !directory.is_dir()) {
         tracing::warn!("the adapters directory {} is not there (yet)", directory.display());
     }
@@ -81,7 +85,10 @@ async fn run(
     let compute = start("jetspool-compute", |commands: Receiver<_>| worker.run(&commands))?;
 
     let threads = Threads { scout, writer, compute, progress };
-    let main_loop = MainLoop::new(config_path, config, threads, events, manager, recovery, (facts, state));
+    let lanes = Lanes::new(&text_source(&config, &facts)?, events.clone())
+        .map_err(DaemonError::system("start a thread"))?;
+    let main_loop =
+        MainLoop::new(config_path, config, threads, events, manager, recovery, (facts, state), lanes);
     main_loop.run(received, signals, watch).await
 }
 

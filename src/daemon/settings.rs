@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::answer::{AdapterPlaces, EngineOptions};
+use super::error::DaemonError;
+use super::prepare::TextSource;
+use crate::answer::{AdapterPlaces, EngineFacts, EngineOptions, Launch};
 use crate::config::Config;
 use crate::spool::name::MAX_NAME_BYTES;
 use crate::spool::{Durability, InboxConfig, Keep, Retention, SpoolConfig, clock};
@@ -22,6 +24,16 @@ pub fn adapter_places(config: &Config) -> AdapterPlaces {
         roots: AllowedRoots::new(config.allowed_roots.clone()),
         directory: config.adapters.clone(),
     }
+}
+
+/// Where the texts of an engine are worked on.
+///
+/// # Errors
+/// [`DaemonError`] when this program cannot be started again.
+pub fn text_source(config: &Config, engine: &EngineFacts) -> Result<TextSource, DaemonError> {
+    let launch = Launch::own_program(&[]).map_err(DaemonError::system("find this program"))?;
+    let (directory, max_input_len) = (config.engine.clone(), engine.max_input_len);
+    Ok(TextSource { directory, max_input_len, launch })
 }
 
 pub fn scan_every(config: &Config) -> Duration {

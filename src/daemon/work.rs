@@ -7,7 +7,7 @@ use super::error::DaemonError;
 use super::jobs::{Complete, How, Start};
 use super::main_loop::MainLoop;
 use super::message;
-use super::prepare::{Prepared, Read};
+use super::prepare::{Done, Read};
 use super::scout::{Look, Seen};
 use super::writer::{Write, Written};
 use crate::answer::{Ready, Runnable, Ticket};
@@ -166,8 +166,8 @@ impl MainLoop {
         self.threads.writer.send(Write::Commit(Order::Reject { job, fault }));
     }
 
-    pub(super) fn prepared(&mut self, prepared: Prepared) {
-        let Prepared { job, index, is_alone, ready } = prepared;
+    pub(super) fn prepared(&mut self, done: Done) {
+        let Done { job, index, is_alone, ready } = done;
         match ready {
             Ready::Answered(answer) => self.answered(job, index, *answer),
             Ready::Run(runnable) if self.jobs.is_in_flight(job, index) && !self.is_ending => {

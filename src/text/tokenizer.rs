@@ -168,18 +168,19 @@ impl Tokenizer {
     fn cut(&self, prompt: &Prompt) -> tokenizers::Result<PreTokenizedString> {
         let mut pieces = PreTokenizedString::from(prompt.text());
         pieces.split(|_, text: NormalizedString| {
-            let splits =
-                self.raw_patterns.split(text.get(), |range| prompt.breaks_token(range.start, range.end));
+            let splits = self.raw_patterns.split(text.get(), |range| prompt.is_foreign(&range));
             Ok(slices(&text, splits).into_iter().map(into_split))
         })?;
         pieces.split(|_, mut text: NormalizedString| {
             if let Some(normalizer) = &self.normalizer {
                 normalizer.normalize(&mut text)?;
             }
+            let (offset, _) = text.offsets_original();
             let splits = self.normalized_patterns.split(text.get(), |range| {
-                let (offset, _) = text.offsets_original();
-                let original = text.convert_offsets(Range::Normalized(range)).unwrap_or_default();
-                prompt.breaks_token(offset + original.start, offset + original.end)
+                let original = text.convert_offsets(Range::Normalized(range));
+                !prompt.is_trusted()
+                    && original
+                        .is_none_or(|range| self.is_foreign(prompt, offset + range.start..offset + range.end))
             });
             Ok(slices(&text, splits).into_iter().map(into_split))
         })?;
@@ -187,6 +188,13 @@ impl Tokenizer {
             pre_tokenizer.pre_tokenize(&mut pieces)?;
         }
         Ok(pieces)
+    }
+
+    /// Whether what normalization made a special token is not the template's own. A character that no special token has
+    /// carries no colour, so that it cannot be told whose it is.
+    fn is_foreign(&self, prompt: &Prompt, original: std::ops::Range<usize>) -> bool {
+        let text = prompt.text().get(original.clone());
+        prompt.is_foreign(&original) || !text.is_some_and(|text| self.special.spells(text))
     }
 
     /// Tokens of a piece that no added token is in. Where the model has a special token's text in its vocabulary, a

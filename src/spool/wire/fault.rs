@@ -24,7 +24,7 @@ pub enum FaultCode {
     AdapterRefused,
     /// The prompt is longer than the limit or than the engine takes.
     PromptTooLong,
-    /// The template or the tokenizer takes more time or memory for the prompt than it is given.
+    /// Rendering or tokenizing the prompt takes more time or memory than one request may.
     PromptTooCostly,
     /// The job was started too often without reaching its end.
     GaveUp,
