@@ -29,6 +29,7 @@ pub struct TextEngine {
     stop_tokens: Arc<[u32]>,
     maps: Vec<Arc<FileMap>>,
     generation: EngineGeneration,
+    need: Need,
 }
 
 /// How an engine is run.
@@ -83,12 +84,18 @@ impl TextEngine {
             stop_tokens,
             maps: engine.maps,
             generation: engine.generation,
+            need,
         })
     }
 
     /// Which files it was opened from.
     pub fn generation(&self) -> &EngineGeneration {
         &self.generation
+    }
+
+    /// What it takes of the machine's memory.
+    pub fn need(&self) -> &Need {
+        &self.need
     }
 
     /// Gives the pages of its files back; the next step brings them in again.

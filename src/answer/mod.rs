@@ -13,9 +13,11 @@ mod run;
 mod usage;
 
 pub use adapters::AdapterPlaces;
+pub use budget::{Need, TooLittle};
 pub use engine::EngineOptions;
 pub use engines::{Engines, Renewal};
 pub use error::AnswerError;
 pub use executor::{Executor, Source, Ticket, refused};
+pub use limits::{Bound, Covers};
 pub use run::{RunOptions, run};
 pub use usage::{Usage, give_back_heap, mib};

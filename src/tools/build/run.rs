@@ -17,8 +17,8 @@ use crate::format::engine::{EMBEDDING, FORMAT_VERSION, HEAD, Item, checkpoint_na
 use crate::format::naming::{Beside, beside, places};
 use crate::format::storage::kinds_text;
 use crate::format::{EngineConfig, FormatError, Limits, Precision, Target, Tensor};
-use crate::store::engine::{CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_TABLE_FILE, WEIGHTS_FILE};
 use crate::store::digest::{Sha256Writer, sha256};
+use crate::store::engine::{CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_TABLE_FILE, WEIGHTS_FILE};
 use crate::store::{Checkpoint, read_small_optional};
 use crate::text::{ChatTemplate, SpecialTokens, Tokenizer, template_source};
 use crate::tools::staging::Staging;
