@@ -173,7 +173,7 @@ fn a_healthy_machine_needs_nothing_and_each_fault_is_named_with_its_remedy() {
         Case {
             topic: "engine",
             verdict: "problem",
-            words: ["tokenizer.json is missing", "jetspool build"],
+            words: ["tokenizer.json (missing)", "jetspool build"],
             spoil: |folder| fs::remove_file(folder.join("engine/tokenizer.json")).unwrap(),
         },
         Case {

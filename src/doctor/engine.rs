@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::access::closed;
-use super::finding::{Finding, word};
+use super::finding::{Finding, Verdict, word};
 use super::unit::Unit;
 use crate::answer::{AdapterPlaces, AnswerError, Bound, Covers, EngineOptions, Engines, TooLittle, mib};
 use crate::config::Config;
@@ -28,7 +28,7 @@ pub fn examine(
     progress: &mut dyn FnMut(&Path),
 ) -> Vec<Finding> {
     let mut findings = digests(&config.engine, progress);
-    let is_damaged = findings.iter().any(|finding| finding.fix.is_some());
+    let is_damaged = findings.iter().any(|finding| finding.verdict == Verdict::Problem);
     match Engines::open(options(config), places(config)) {
         Ok(engines) => {
             findings.push(opened(&engines, &config.engine));
@@ -37,7 +37,7 @@ pub fn examine(
         }
         Err(AnswerError::Memory { source, .. }) => findings.push(too_little(config, config_path, &source)),
         // A damaged file has been told.
-        Err(_) if is_damaged && findings.iter().any(|f| f.found.contains("damaged")) => {}
+        Err(_) if is_damaged => {}
         Err(error) => findings.push(refused(&error, &config.engine)),
     }
     findings
@@ -102,8 +102,12 @@ fn digests(directory: &Path, progress: &mut dyn FnMut(&Path)) -> Vec<Finding> {
     for (name, wanted) in &config.sha256 {
         let path = directory.join(name);
         progress(&path);
-        if sha256_of_file(&path).is_ok_and(|found| found != *wanted) {
-            damaged.push(name.as_str());
+        match sha256_of_file(&path) {
+            Ok(found) if found == *wanted => {}
+            Ok(_) => damaged.push(name.clone()),
+            Err(error) if error.is_not_found() => damaged.push(format!("{name} (missing)")),
+            // Opening it tells why.
+            Err(_) => return Vec::new(),
         }
     }
     if damaged.is_empty() {
