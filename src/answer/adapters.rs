@@ -76,13 +76,22 @@ impl Adapters {
         file: &RequestFile,
         name: &str,
     ) -> Result<Arc<Lora<Cpu>>, Fault> {
-        let path = self.path(file, name)?;
+        self.open(decoder, name, &self.path(file, name)?)
+    }
+
+    /// The adapter that a request would get by its name alone.
+    pub fn find_by_name(&self, decoder: &Decoder<Cpu>, name: &str) -> Result<Arc<Lora<Cpu>>, Fault> {
+        let path = self.path_of_name(AdapterName::try_from(name)?.as_str(), name)?;
+        self.open(decoder, name, &path)
+    }
+
+    fn open(&self, decoder: &Decoder<Cpu>, name: &str, path: &Path) -> Result<Arc<Lora<Cpu>>, Fault> {
         let load = |bytes| -> Result<Lora<Cpu>, LoadError> {
             let tensors = TensorFile::parse(bytes)?;
             let adapter = Adapter::bind(tensors, decoder.architecture(), self.max_rank)?;
             Ok(decoder.lora(&adapter)?)
         };
-        self.loaded.get(&path, load).map_err(|error| {
+        self.loaded.get(path, load).map_err(|error| {
             let code = match &error {
                 LoadError::Store(_) => FaultCode::AdapterRefused,
                 LoadError::Format(_) | LoadError::Adapter(_) => FaultCode::AdapterMismatch,
@@ -101,6 +110,12 @@ impl Adapters {
             let path = self.places.roots.resolve(&path).map_err(refused)?;
             return if path.is_dir() { self.resolve_file(&path).map_err(refused) } else { Ok(path) };
         }
+        self.path_of_name(plain.as_str(), name)
+    }
+
+    fn path_of_name(&self, plain: &str, name: &str) -> Result<PathBuf, Fault> {
+        let refused =
+            |error: StoreError| Fault::new(FaultCode::AdapterRefused, format!("adapter \"{name}\": {error}"));
         let unknown = |place: &str| {
             Fault::new(
                 FaultCode::UnknownAdapter,
@@ -108,10 +123,8 @@ impl Adapters {
             )
         };
         let Some(directory) = &self.places.directory else { return Err(unknown("")) };
-        let candidates = [
-            directory.join(format!("{}.safetensors", plain.as_str())),
-            directory.join(plain.as_str()).join(PROCESSED_FILE),
-        ];
+        let candidates =
+            [directory.join(format!("{plain}.safetensors")), directory.join(plain).join(PROCESSED_FILE)];
         match candidates.iter().find(|path| path.exists()) {
             Some(path) => self.places.roots.resolve(path).map_err(refused),
             None => Err(unknown(&format!(" and not in {}", directory.display()))),

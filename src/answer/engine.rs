@@ -31,6 +31,7 @@ pub struct TextEngine {
     maps: Vec<Arc<FileMap>>,
     generation: EngineGeneration,
     directory: PathBuf,
+    need: Need,
 }
 
 /// How an engine is run.
@@ -105,6 +106,7 @@ impl TextEngine {
             maps: engine.maps,
             generation: engine.generation,
             directory: directory.clone(),
+            need,
         })
     }
 
@@ -155,6 +157,11 @@ impl TextEngine {
     /// Which files it was opened from.
     pub fn generation(&self) -> &EngineGeneration {
         &self.generation
+    }
+
+    /// What it takes of the machine's memory.
+    pub fn need(&self) -> &Need {
+        &self.need
     }
 
     /// Gives the pages of its files back; the next step brings them in again.

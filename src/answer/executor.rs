@@ -60,6 +60,14 @@ impl Executor {
         &mut self.adapters
     }
 
+    /// Opens an adapter as for a request that names it.
+    ///
+    /// # Errors
+    /// The [`Fault`] that the request would get.
+    pub fn try_adapter(&self, name: &str) -> Result<(), Fault> {
+        self.adapters.find_by_name(self.engine.runner.decoder(), name).map(drop)
+    }
+
     /// The adapter's name of each request under way that has one.
     pub fn adapters_in_use(&self) -> impl Iterator<Item = &str> {
         self.active.values().filter_map(|active| active.answer.lora_name.as_deref())

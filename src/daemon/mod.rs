@@ -12,7 +12,6 @@ mod main_loop;
 mod message;
 mod metrics;
 mod notify;
-mod opening;
 mod orders;
 mod prepare;
 mod pressure;

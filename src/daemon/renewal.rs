@@ -5,14 +5,13 @@ use super::error::DaemonError;
 use super::event::Event;
 use super::main_loop::MainLoop;
 use super::message;
-use super::opening::open_engine;
 use super::prepare::Lanes;
 use super::scout::Look;
 use super::settings::{
     adapter_places, engine_options, inbox_config, scan_every, spool_config, text_source, unload_after,
 };
 use super::writer::Write;
-use crate::answer::{AnswerError, Damage, TextEngine};
+use crate::answer::{AnswerError, Damage, TextEngine, open_engine};
 use crate::config::Config;
 
 impl MainLoop {

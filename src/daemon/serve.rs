@@ -12,7 +12,6 @@ use super::event::Events;
 use super::link::Link;
 use super::main_loop::{MainLoop, Threads};
 use super::notify::Manager;
-use super::opening::open_engine;
 use super::prepare::Lanes;
 use super::relief::Relief;
 use super::scout::Scout;
@@ -21,7 +20,7 @@ use super::settings::{
 };
 use super::signals::Signals;
 use super::writer::Writer;
-use crate::answer::{AnswerError, Engines};
+use crate::answer::{AnswerError, Engines, open_engine};
 use crate::config::{Config, ServiceSettings};
 use crate::spool::{Inbox, NewDir, Place, Spool, Watch};
 

@@ -144,7 +144,7 @@ pub fn read_small_optional(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
 }
 
 /// Opens without waiting for a writer on a pipe, then looks at what was opened.
-fn open_regular(path: &Path) -> Result<(File, Metadata), StoreError> {
+pub(super) fn open_regular(path: &Path) -> Result<(File, Metadata), StoreError> {
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)

@@ -3,6 +3,7 @@
 pub mod atomic_file;
 pub mod catalog;
 pub mod checkpoint;
+pub mod digest;
 pub mod engine;
 pub mod error;
 pub mod map;
