@@ -12,6 +12,7 @@ use super::executor::{Executor, Ticket};
 use super::usage::give_back_heap;
 use crate::infer::StepCounts;
 use crate::spool::wire::Answer;
+use crate::store::Damage;
 use crate::store::engine::EngineGeneration;
 
 /// All engines of the daemon.
@@ -84,6 +85,11 @@ impl Engines {
             tracing::info!("the replaced engine has answered its last request and is closed");
         }
         finished
+    }
+
+    /// What happened to the files of an engine that has requests or gets new ones.
+    pub fn damage(&self) -> Option<Damage> {
+        self.all().find_map(Executor::damage)
     }
 
     /// What the last step computed.
