@@ -208,6 +208,33 @@ fn a_changed_adapter_fails_its_own_requests_and_no_other() {
 }
 
 #[test]
+fn an_adapter_with_a_value_that_is_no_number_is_refused_by_name() {
+    let site = Site::new();
+    let file = requests();
+    let wanted = run(&mut site.open(), &file, |_| {});
+    let tensors = support::tensors(&site.adapter("german"));
+    let names: Vec<&str> = tensors.names().collect();
+    for (name, bits) in [(names[0], 0x7e00_u16), (names[7], 0xfc00), (names[names.len() - 1], 0x7c01)] {
+        let mut bytes = tensors.as_bytes().to_vec();
+        let data = tensors.get(name).unwrap();
+        let end = data.data().as_ptr_range().end as usize - tensors.as_bytes().as_ptr() as usize;
+        bytes[end - 2..end].copy_from_slice(&bits.to_le_bytes());
+        fs::write(site.path("new"), &bytes).unwrap();
+        fs::rename(site.path("new"), site.adapter("german")).unwrap();
+        for (index, answer) in run(&mut site.open(), &file, |_| {}) {
+            match index % 4 {
+                1 => {
+                    assert_eq!(code(&answer), Some(FaultCode::AdapterMismatch), "{:?}", answer.error);
+                    let message = &answer.error.unwrap().message;
+                    assert!(message.contains(name) && message.contains("finite"), "{message}");
+                }
+                _ => assert_eq!(answer, wanted[&index], "request {index}"),
+            }
+        }
+    }
+}
+
+#[test]
 fn a_new_file_by_rename_changes_nothing_for_who_has_begun() {
     let site = Site::new();
     let file = requests();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::error::ProbeError;
 use crate::backend::{Backend, Cpu};
-use crate::format::{Adapter, AdapterError, TensorFile};
+use crate::format::{Adapter, AdapterError, FiniteCheck, TensorFile};
 use crate::kernels::Kernels;
 use crate::model::{BLOCK_LEN, Decoder, LogitRows, Lora, Segment};
 use crate::store::{AtomicFile, Engine, Losses, StoreError, map_file};
@@ -94,7 +94,8 @@ pub fn open_lora<B: Backend>(
     let wrong = |source: AdapterError| ProbeError::Adapter { path: path.to_owned(), source };
     let tensors = TensorFile::parse(map_file(path)?).map_err(|error| wrong(error.into()))?;
     let max_rank = engine.config.limits.max_lora_rank;
-    let adapter = Adapter::bind(tensors, decoder.architecture(), max_rank).map_err(wrong)?;
+    let adapter = Adapter::bind(tensors.clone(), decoder.architecture(), max_rank).map_err(wrong)?;
+    FiniteCheck::new(&tensors).look(0, tensors.as_bytes()).map_err(|error| wrong(error.into()))?;
     Ok(Arc::new(decoder.lora(&adapter).map_err(|error| wrong(error.into()))?))
 }
 
