@@ -16,7 +16,7 @@ use crate::kernels::Kernels;
 use crate::model::{BLOCK_LEN, Decoder};
 use crate::spool::wire::{Fault, FaultCode};
 use crate::store::engine::EngineGeneration;
-use crate::store::{self, FileMap};
+use crate::store::{self, Damage, FileMap, StoreError};
 use crate::text::Tokenizer;
 
 /// Everything that one engine directory gives.
@@ -164,6 +164,11 @@ impl TextEngine {
         &self.need
     }
 
+    /// What happened to the files that it reads, if their bytes may be others than when it was opened.
+    pub fn damage(&self) -> Option<Damage> {
+        self.maps.iter().find_map(|map| map.damage())
+    }
+
     /// Gives the pages of its files back; the next step brings them in again.
     pub fn release(&self) {
         self.maps.iter().for_each(|map| map.release());
@@ -191,7 +196,7 @@ impl TextEngine {
     /// Computes one token, so that a broken engine fails at start and not in a job; also `--warmup`.
     ///
     /// # Errors
-    /// [`AnswerError::SelfTest`] when no token comes out.
+    /// [`AnswerError::SelfTest`] when no token comes out; [`AnswerError::Store`] when the files change meanwhile.
     pub fn self_test(&mut self) -> Result<(), AnswerError> {
         let sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: 1, seed: 0, logit_bias: Vec::new() };
         let submission = Submission {
@@ -205,6 +210,9 @@ impl TextEngine {
         let failed = |why: String| AnswerError::SelfTest { why };
         self.runner.add(submission).map_err(|error| failed(error.to_string()))?;
         let outputs = self.runner.step();
+        if let Some(damage) = self.damage() {
+            return Err(StoreError::from(damage).into());
+        }
         match outputs.first().and_then(|output| output.logprobs.first()) {
             Some(best) if best.logprob.is_finite() => Ok(()),
             Some(_) => Err(failed("the logits are not finite numbers".into())),

@@ -11,6 +11,7 @@ use super::executor::{Executor, Ticket};
 use super::usage::give_back_heap;
 use crate::infer::StepCounts;
 use crate::spool::wire::Answer;
+use crate::store::Damage;
 
 /// All engines of the daemon.
 pub struct Engines {
@@ -71,6 +72,11 @@ impl Engines {
         finished
     }
 
+    /// What happened to the files of an engine that has requests or gets new ones.
+    pub fn damage(&self) -> Option<Damage> {
+        self.all().find_map(Executor::damage)
+    }
+
     /// What the last step computed.
     pub fn last_step(&self) -> StepCounts {
         self.counts
@@ -107,19 +113,5 @@ impl Engines {
 
     fn all(&self) -> impl Iterator<Item = &Executor> {
         std::iter::once(&self.current).chain(&self.retired)
-    }
-}
-
-/// The files of an engine changed under it.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{what}")]
-pub struct Damage {
-    pub what: String,
-}
-
-impl Engines {
-    /// None.
-    pub fn damage(&self) -> Option<Damage> {
-        None
     }
 }

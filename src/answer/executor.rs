@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::adapters::{AdapterPlaces, Adapters};
+use super::adapters::{AdapterPlaces, Adapters, LoadedAdapter};
 use super::engine::TextEngine;
 use super::prompter::Prepared;
 use super::ready::Runnable;
@@ -15,6 +15,7 @@ use crate::spool::wire::{
     self, Answer, BadRequest, Fault, FaultCode, FinishReason, Logprobs, Request, RequestFile, TokenBytes,
     Usage,
 };
+use crate::store::Damage;
 use crate::text::{AnswerDecoder, StopStrings, Tokenizer};
 
 /// Seed of requests that name none. Fixed, so that a run can be repeated.
@@ -38,6 +39,7 @@ pub struct Executor {
 struct Active {
     ticket: Ticket,
     answer: Answer,
+    adapter: Option<Arc<LoadedAdapter>>,
     decoder: AnswerDecoder,
     stops: StopStrings,
 }
@@ -88,6 +90,12 @@ impl Executor {
         self.engine.runner.kv_memory()
     }
 
+    /// What happened to the engine's files, if they are others than those it opened: all that is under way is
+    /// to be computed again on an engine that is opened anew.
+    pub fn damage(&self) -> Option<Damage> {
+        self.engine.damage()
+    }
+
     /// What the last step computed.
     pub fn last_step(&self) -> StepCounts {
         self.engine.runner.last_step()
@@ -100,20 +108,25 @@ impl Executor {
         let names = || Arc::clone(&self.engine.tokenizer) as Arc<dyn TokenBytes>;
         answer.logprobs = (request.sampling.num_logprobs > 0).then(|| Logprobs::new(names()));
         match self.start(&request, prepared, &file, &mut answer) {
-            Ok(id) => {
+            Ok((id, adapter)) => {
                 let decoder = AnswerDecoder::new(&self.engine.tokenizer);
                 let stops = StopStrings::new(request.stop);
-                self.active.insert(id, Active { ticket, answer, decoder, stops });
+                self.active.insert(id, Active { ticket, answer, adapter, decoder, stops });
                 None
             }
             Err(fault) => Some(failed(answer, fault)),
         }
     }
 
-    /// Computes one step; returns the answers that it finished.
+    /// Computes one step; returns the answers that it finished. Of a damaged engine there are none from then on.
     pub fn step(&mut self) -> Vec<(Ticket, Answer)> {
-        let mut finished = Vec::new();
-        for output in self.engine.runner.step() {
+        let outputs = self.engine.runner.step();
+        // Files are asked after they were read and before a result is kept.
+        if self.damage().is_some() {
+            return Vec::new();
+        }
+        let mut finished = self.fail_changed();
+        for output in outputs {
             let Some(active) = self.active.get_mut(&output.id) else { continue };
             let Some(reason) = active.take(&output, &self.engine.tokenizer) else { continue };
             if output.finish.is_none() {
@@ -121,6 +134,32 @@ impl Executor {
             }
             if let Some(active) = self.active.remove(&output.id) {
                 finished.push(active.finish(reason));
+            }
+        }
+        // Once more, for the answers' texts come from a mapped table.
+        match self.damage() {
+            Some(_) => Vec::new(),
+            None => finished,
+        }
+    }
+
+    /// Ends the requests whose adapters changed while the last step read them; the others are not touched.
+    fn fail_changed(&mut self) -> Vec<(Ticket, Answer)> {
+        let mut asked: HashMap<*const LoadedAdapter, Option<Fault>> = HashMap::new();
+        let mut faults: Vec<(SequenceId, Fault)> = Vec::new();
+        for (id, active) in &self.active {
+            let Some(adapter) = &active.adapter else { continue };
+            let name = active.answer.lora_name.as_deref().unwrap_or_default();
+            let fault =
+                asked.entry(Arc::as_ptr(adapter)).or_insert_with(|| self.adapters.change(adapter, name));
+            faults.extend(fault.clone().map(|fault| (*id, fault)));
+        }
+        let mut finished = Vec::new();
+        for (id, fault) in faults {
+            self.engine.runner.cancel(id);
+            if let Some(mut active) = self.active.remove(&id) {
+                active.answer.error = Some(fault);
+                finished.push(active.finish(FinishReason::Error));
             }
         }
         finished
@@ -175,27 +214,24 @@ impl Executor {
         prepared: Prepared,
         file: &RequestFile,
         answer: &mut Answer,
-    ) -> Result<SequenceId, Fault> {
+    ) -> Result<(SequenceId, Option<Arc<LoadedAdapter>>), Fault> {
         let Prepared { system_prompt, prompt_text, tokens } = prepared;
+        let find = |name: &String| self.adapters.find(self.engine.runner.decoder(), file, name);
+        let adapter = request.lora_name.as_ref().map(find).transpose()?;
         answer.formatted_system_prompt = system_prompt;
         answer.formatted_complete_request = prompt_text;
         answer.usage = Usage { prompt_tokens: tokens.len(), ..Usage::default() };
         self.warn_if_clamped(request, tokens.len(), answer);
-        let lora = match &request.lora_name {
-            Some(name) => {
-                Some((self.adapters.find(self.engine.runner.decoder(), file, name)?, request.lora_scale))
-            }
-            None => None,
-        };
         let submission = Submission::<Cpu> {
             prompt: tokens,
-            lora,
+            lora: adapter.as_ref().map(|adapter| (Arc::clone(adapter.lora()), request.lora_scale)),
             sampling: sampling(&request.sampling),
             max_new_tokens: request.sampling.max_generate_length,
             stop_tokens: self.engine.stop_tokens(),
             num_logprobs: request.sampling.num_logprobs,
         };
-        self.engine.runner.add(submission).map_err(infer_fault)
+        let id = self.engine.runner.add(submission).map_err(infer_fault)?;
+        Ok((id, adapter))
     }
 
     fn warn_if_clamped(&self, request: &Request, n_prompt: usize, answer: &mut Answer) {

@@ -20,7 +20,7 @@ mod usage;
 pub use adapters::AdapterPlaces;
 pub use budget::{Need, TooLittle};
 pub use engine::{EngineFacts, EngineOptions, TextEngine};
-pub use engines::{Damage, Engines};
+pub use engines::Engines;
 pub use error::AnswerError;
 pub use executor::{Executor, Ticket};
 pub use limits::{Bound, Covers};

@@ -10,10 +10,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::adapters::AdapterPlaces;
 use super::engine::{EngineOptions, TextEngine};
 use super::error::AnswerError;
-use super::executor::{Executor, Ticket};
+use super::executor::{Executor, Ticket, refused};
 use super::profile::Profile;
 use super::ready::Ready;
-use crate::spool::wire::{Answer, AnswerFile, BadRequest, Request, RequestFile};
+use crate::spool::wire::{Answer, AnswerFile, BadRequest, Fault, FaultCode, Request, RequestFile};
 use crate::store::{AllowedRoots, AtomicFile, StoreError, read_small};
 
 /// The flags of `run`.
@@ -164,6 +164,16 @@ fn answer_all(
         progress.inc(finished.len() as u64);
         for (ticket, answer) in finished {
             answers[ticket.request_idx] = Some(answer);
+        }
+        if let Some(damage) = executor.damage() {
+            // What was finished before is kept.
+            for (request_idx, answer) in answers.iter_mut().enumerate().filter(|(_, answer)| answer.is_none())
+            {
+                let fault = Fault::new(FaultCode::Internal, format!("the engine's {damage}"));
+                let request = read_request(file, request_idx, options);
+                *answer = Some(refused(request_idx, file.batch_size, request, fault));
+            }
+            break;
         }
         let (n_read, n_generated, _) = profile.totals();
         progress.set_message(format!("{n_read} tokens read, {n_generated} generated"));

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use super::event::{Event, Events};
 use super::relief::Relief;
-use crate::answer::{AdapterPlaces, Damage, Engines, Runnable, TextEngine, Ticket};
+use crate::answer::{AdapterPlaces, Engines, Runnable, TextEngine, Ticket};
 use crate::infer::{KvMemory, StepCounts};
 use crate::spool::wire::Answer;
+use crate::store::Damage;
 
 /// With more adapters mapped, those that no request uses are let go without waiting for a quiet moment.
 const MANY_ADAPTERS: usize = 64;

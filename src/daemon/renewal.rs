@@ -11,8 +11,9 @@ use super::settings::{
     adapter_places, engine_options, inbox_config, scan_every, spool_config, text_source, unload_after,
 };
 use super::writer::Write;
-use crate::answer::{AnswerError, Damage, TextEngine, open_engine};
+use crate::answer::{AnswerError, TextEngine, open_engine};
 use crate::config::Config;
+use crate::store::Damage;
 
 impl MainLoop {
     /// Takes the configuration anew; a bad one changes nothing.
