@@ -9,8 +9,8 @@ use super::prepare::{Done, Read};
 use super::scout::Seen;
 use super::writer::Written;
 use crate::answer::{AnswerError, TextEngine};
-use crate::spool::SpoolError;
 use crate::spool::control::{Order, Reply};
+use crate::spool::{JobId, SpoolError};
 
 /// Events under way.
 const CAPACITY: usize = 256;
@@ -21,6 +21,8 @@ pub enum Event {
     Written(Written),
     /// A request file was read.
     Read(Read),
+    /// The text of a request takes long.
+    Slow(JobId, usize),
     /// A request is ready to run, or answered already.
     Prepared(Done),
     Computed(Computed),

@@ -31,6 +31,8 @@ pub struct Jobs {
     turn: (u32, Option<JobId>),
     /// Requests that are prepared or run.
     n_in_flight: usize,
+    /// Of them, those whose text takes long: they keep no place from others.
+    n_slow: usize,
     /// A suspect is in flight, and nothing else may be.
     is_alone: bool,
     /// Suspects that may wait have waited long enough.
@@ -63,6 +65,8 @@ struct Answering {
     /// Of them with an error.
     n_failed: usize,
     in_flight: BTreeSet<usize>,
+    /// Of those in flight, the ones whose text takes long.
+    slow: BTreeSet<usize>,
     /// By request: how often the daemon ended while it ran alone.
     suspects: BTreeMap<usize, u32>,
     /// All before it have started.
@@ -105,6 +109,7 @@ impl Jobs {
             backlog: unfinished.into_iter().collect(),
             turn: (0, None),
             n_in_flight: 0,
+            n_slow: 0,
             is_alone: false,
             is_patient: false,
             max_crashes: max_crashes.max(1),
@@ -129,9 +134,24 @@ impl Jobs {
         self.len() == 0
     }
 
-    /// Requests that are prepared or run.
-    pub fn n_in_flight(&self) -> usize {
-        self.n_in_flight
+    /// Requests that run, or soon will.
+    pub fn n_on_their_way(&self) -> usize {
+        self.n_in_flight - self.n_slow
+    }
+
+    /// Requests whose text takes long.
+    pub fn n_slow(&self) -> usize {
+        self.n_slow
+    }
+
+    /// The text of a request in flight takes long, or is ready after all.
+    pub fn set_slow(&mut self, id: JobId, index: usize, is_slow: bool) {
+        let Some(Stage::Answering(work)) = self.open.get_mut(&id).map(|job| &mut job.stage) else { return };
+        if is_slow && work.in_flight.contains(&index) && work.slow.insert(index) {
+            self.n_slow += 1;
+        } else if !is_slow && work.slow.remove(&index) {
+            self.n_slow -= 1;
+        }
     }
 
     /// Takes a job that is in work/ now.
@@ -185,6 +205,7 @@ impl Jobs {
             file: Arc::clone(file),
             n_failed: progress.failed.len(),
             in_flight: BTreeSet::new(),
+            slow: BTreeSet::new(),
             suspects: suspects.collect(),
             next: (0..n_requests).find(|index| !answered.contains(index)).unwrap_or(n_requests),
             answered,
@@ -222,6 +243,7 @@ impl Jobs {
             return (None, false);
         }
         self.n_in_flight -= 1;
+        self.n_slow -= usize::from(work.slow.remove(&index));
         self.is_alone &= self.n_in_flight > 0;
         work.answered.insert(index);
         work.n_failed += usize::from(is_failed);
@@ -245,6 +267,7 @@ impl Jobs {
         let job = self.open.remove(&id)?;
         if let Stage::Answering(work) = &job.stage {
             self.n_in_flight -= work.in_flight.len();
+            self.n_slow -= work.slow.len();
             self.is_alone &= self.n_in_flight > 0;
         }
         Some(job)
@@ -263,9 +286,10 @@ impl Jobs {
             if let Stage::Answering(work) = &mut job.stage {
                 work.next = work.in_flight.first().map_or(work.next, |first| work.next.min(*first));
                 work.in_flight.clear();
+                work.slow.clear();
             }
         }
-        (self.n_in_flight, self.is_alone) = (0, false);
+        (self.n_in_flight, self.n_slow, self.is_alone) = (0, 0, false);
     }
 
     /// Whether the request is prepared or runs.

@@ -208,6 +208,7 @@ impl MainLoop {
             }
             Event::Written(written) => return self.written(written),
             Event::Read(read) => self.read(read),
+            Event::Slow(job, index) => self.jobs.set_slow(job, index, true),
             Event::Prepared(prepared) => self.prepared(prepared),
             Event::Computed(computed) => self.computed(computed),
             Event::Opened(engine) => self.engine_opened(*engine),

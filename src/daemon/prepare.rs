@@ -16,6 +16,8 @@ use crate::answer::{
 use crate::spool::wire::{Fault, FaultCode, RequestFile};
 use crate::spool::{JobId, OpenJob};
 
+/// Larger files are read one at a time: each is in memory as a whole meanwhile.
+const LARGE: u64 = 1 << 20;
 /// What most texts take is a thousandth of this.
 const FAST: Duration = Duration::from_millis(250);
 /// An idle lane ends its process after so long.
@@ -54,7 +56,7 @@ pub struct TextSource {
 pub struct Lanes {
     fast: Sender<Wanted>,
     slow: Sender<Wanted>,
-    /// Files are read one at a time: a large one is in memory as a whole meanwhile.
+    /// Whose turn it is to read a large file.
     reading: Arc<Mutex<()>>,
     events: Events,
 }
@@ -96,8 +98,8 @@ impl Lanes {
     pub fn read(&self, job: JobId, opened: OpenJob) {
         let lanes = self.clone();
         tokio::spawn(async move {
-            let _turn = lanes.reading.lock().await;
             let OpenJob { input, size, .. } = opened;
+            let _turn = if size > LARGE { Some(lanes.reading.lock().await) } else { None };
             let read = tokio::task::spawn_blocking(move || RequestFile::read(input, size)).await;
             let (file, crc) = match read {
                 Ok(Ok((file, crc))) => (Ok(file), crc),
@@ -116,6 +118,7 @@ impl Lanes {
             let start = Arc::new(start);
             let mut ready = prepare_in(&lanes.fast, &start).await;
             if ready.is_too_costly() {
+                lanes.events.send_async(Event::Slow(job, index)).await;
                 ready = prepare_in(&lanes.slow, &start).await;
             }
             lanes.events.send_async(Event::Prepared(Done { job, index, is_alone, ready })).await;

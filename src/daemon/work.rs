@@ -17,6 +17,8 @@ use crate::spool::{Arrival, Claimed, JobId, Opened, Order, Outcome, Place, Spool
 
 /// Requests that are prepared while the batch is full, so that a place is never empty for long.
 const AHEAD: usize = 2;
+/// Requests whose text takes long, and that wait for their turn beside the others.
+const MAX_SLOW: usize = 128;
 /// Failed requests of a job that the log tells of.
 const MAX_TOLD: usize = 10;
 /// Failed requests of a job that are kept to be shown.
@@ -84,7 +86,10 @@ impl MainLoop {
 
     /// Starts requests while there are places for them.
     pub(super) fn feed(&mut self) {
-        while self.jobs.n_in_flight() < self.compute.batch_limit + AHEAD && !self.threads.writer.is_full() {
+        while self.jobs.n_on_their_way() < self.compute.batch_limit + AHEAD
+            && self.jobs.n_slow() < MAX_SLOW
+            && !self.threads.writer.is_full()
+        {
             let Some(start) = self.jobs.start_next() else { return };
             match start.how {
                 How::GiveUp(n) => self.give_up(&start, n),
@@ -171,6 +176,7 @@ impl MainLoop {
         match ready {
             Ready::Answered(answer) => self.answered(job, index, *answer),
             Ready::Run(runnable) if self.jobs.is_in_flight(job, index) && !self.is_ending => {
+                self.jobs.set_slow(job, index, false);
                 self.threads.writer.send(Write::Commit(Order::Run { job, index, is_alone }));
                 self.marking.push_back(Marking { job, index, runnable });
             }
