@@ -55,9 +55,13 @@ fn a_thousand_added_tokens_cost_no_more_than_none() {
             .map(|i| added(&format!("{}{i}", names[i % names.len()]), special, normalized))
             .collect();
         let tokenizer = byte_level(&tokens, &[], &[]);
-        let special = tokenizer.special_tokens().clone();
         let source = "{{ messages[0].content }}";
-        let template = ChatTemplate::from_jinja(source, TemplateVariables::default(), special).unwrap();
+        let template = ChatTemplate::from_jinja(
+            source,
+            TemplateVariables::default(),
+            tokenizer.special_tokens().clone(),
+        )
+        .unwrap();
         for text in ["[".repeat(LONG), "[x1".repeat(LONG / 3), "a[x".repeat(LONG / 3)] {
             let (ids, plain) =
                 time(|| tokenizer.encode(&Prompt::trusted(text.as_str()).unwrap()).unwrap().len());
@@ -66,14 +70,10 @@ fn a_thousand_added_tokens_cost_no_more_than_none() {
             let (prompt, rendered) =
                 time(|| template.render(&messages, &RenderOptions::default()).unwrap().prompt);
             let (_, encoded) = time(|| tokenizer.encode(&prompt).unwrap());
-            println!("{special_is} {normalized} {:.9}: {plain:?} {rendered:?} {encoded:?}", text, special_is = special_name(&tokens));
+            println!("{special} {normalized} {:.9}: {plain:?} {rendered:?} {encoded:?}", text);
             assert!(rendered + encoded < patience(2.0), "{:.9}: {rendered:?} {encoded:?}", text);
         }
     }
-}
-
-fn special_name(tokens: &[Value]) -> bool {
-    tokens[0]["special"] == true
 }
 
 #[test]
@@ -92,5 +92,30 @@ fn one_long_word_is_merged_in_time() {
         time(|| tokenizer.encode(&Prompt::trusted("a".repeat(LONG)).unwrap()).unwrap().len());
     println!("{ids} tokens: {elapsed:?}");
     assert!(elapsed < patience(2.0), "{elapsed:?}");
-    let _ = TextError::NoColours;
+}
+
+#[test]
+fn tokenizers_that_blow_text_up_are_refused() {
+    let whole: Value = serde_json::from_slice(&byte_level_json(&[], &[], &[])).unwrap();
+    let with = |part: &str, value: Value| {
+        let mut whole = whole.clone();
+        whole[part] = value;
+        Tokenizer::parse(&serde_json::to_vec(&whole).unwrap()).map(|_| ())
+    };
+    let replace = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"});
+    let byte_level =
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+    let sequence = |key: &str, step: Value| json!({"type": "Sequence", key: vec![step; 30]});
+    for (part, value) in [
+        ("normalizer", sequence("normalizers", replace.clone())),
+        ("normalizer", json!({"type": "Prepend", "prepend": "x".repeat(50 << 20)})),
+        ("pre_tokenizer", sequence("pretokenizers", byte_level)),
+        ("decoder", sequence("decoders", replace)),
+        ("added_tokens", json!([added(&"x".repeat(1 << 20), true, false)])),
+    ] {
+        let (found, elapsed) = time(|| with(part, value));
+        let Err(TextError::Damaged { why, .. }) = found else { panic!("{part}: {found:?}") };
+        assert!(why.len() < 200 && why.contains("more than"), "{part}: {why}");
+        assert!(elapsed < patience(2.0), "{part}: {elapsed:?}");
+    }
 }

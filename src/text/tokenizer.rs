@@ -2,7 +2,7 @@
 //!
 //! The library normalizes and cuts text into pieces; vocabulary, added tokens, merges and decoding are ours.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokenizers::pre_tokenizer::Split;
 use tokenizers::tokenizer::normalizer::Range;
@@ -13,6 +13,7 @@ use tokenizers::{
 
 use super::added::{AddedPatterns, Foreign, slices};
 use super::answer::AnswerDecoder;
+use super::bound::{Bounded, ByteBound};
 use super::bpe::{Bpe, PieceEncoder};
 use super::compile::compile;
 use super::decoding::{Decoding, Place};
@@ -39,6 +40,8 @@ pub struct Tokenizer {
     /// Added tokens looked for in the normalized text.
     normalized_patterns: AddedPatterns,
     vocab_size: usize,
+    /// Found when it is first asked for: it takes a look at the whole vocabulary.
+    bound: OnceLock<Option<ByteBound>>,
 }
 
 impl Tokenizer {
@@ -83,6 +86,7 @@ impl Tokenizer {
             normalized_patterns: normalized,
             vocab_size: vocabulary.size(),
             vocabulary,
+            bound: OnceLock::new(),
         })
     }
 
@@ -118,6 +122,43 @@ impl Tokenizer {
             }
         }
         Ok(ids)
+    }
+
+    /// Bytes of text that one token stands for at most; none where that has no bound.
+    pub fn longest_token_bytes(&self) -> Option<usize> {
+        self.bound().map(ByteBound::longest_token_bytes)
+    }
+
+    /// Whether a prompt may have no more than `max_tokens` tokens, as far as its bytes tell: what this refuses has more.
+    ///
+    /// # Errors
+    /// `TooManyBytes`.
+    pub fn check_bytes(&self, prompt: &Prompt, max_tokens: usize) -> Result<(), TextError> {
+        let Some(bound) = self.bound() else { return Ok(()) };
+        match bound.compare(prompt.text(), max_tokens) {
+            (found, max_bytes) if found > max_bytes => {
+                Err(TextError::TooManyBytes { found, max_bytes, max_tokens })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn bound(&self) -> Option<&ByteBound> {
+        let find = || {
+            let table = &self.vocabulary.table;
+            // Read once already, when it was opened.
+            let parts: PartsWire = serde_json::from_slice(table.parts()).ok()?;
+            let added = parts.added_tokens();
+            ByteBound::of(&Bounded {
+                normalizer: parts.normalizer_wire(),
+                pre_tokenizer: parts.pre_tokenizer_wire(),
+                model: &parts.model,
+                table: table.view(),
+                added: added.iter().map(|token| token.content.as_str()).collect(),
+                strips: added.iter().any(|token| token.lstrip || token.rstrip),
+            })
+        };
+        self.bound.get_or_init(find).as_ref()
     }
 
     /// The id of a token by its text in the vocabulary.
