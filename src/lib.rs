@@ -21,7 +21,7 @@
 //! daemon  -> answer spool store config
 //! answer  -> spool (its wire) store text infer model backend kernels format
 //! operator -> spool store
-//! doctor  -> spool store config format
+//! doctor  -> answer spool store config format
 //! probe   -> store text infer model backend kernels format
 //! compress -> tools store text model backend kernels format
 //! tools   -> store text kernels format

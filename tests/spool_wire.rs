@@ -1,9 +1,11 @@
 //! The request file and the answer file: every field, every limit, every wrong type, and damage.
 
+use std::sync::Arc;
+
 use jetspool::spool::wire::request_file::{CacheCommit, CacheLookup};
 use jetspool::spool::wire::{
-    Answer, AnswerFile, BadRequest, ContentPart, Fault, FaultCode, FinishReason, Message, Request,
-    RequestFile, Role, TokenLogprob, Usage,
+    Answer, AnswerFile, BadRequest, ContentPart, Fault, FaultCode, FinishReason, Logprobs, Message, Request,
+    RequestFile, Role, TokenBytes, Usage,
 };
 
 fn parse(text: &str) -> Result<RequestFile, Fault> {
@@ -375,18 +377,26 @@ fn limits_hold_to_the_last_one_and_are_named() {
     assert_eq!((warnings.len(), warnings[8].as_str()), (9, "…: 12 more unknown fields, ignored"));
 }
 
+/// Every token is the first byte of a character of two.
+struct HalfCharacters;
+
+impl TokenBytes for HalfCharacters {
+    fn token_bytes(&self, _token: u32) -> Vec<u8> {
+        vec![195]
+    }
+}
+
 fn full_answer() -> Answer {
     Answer {
         finish_reason: FinishReason::StopWords,
         formatted_complete_request: "<s>hi".into(),
         formatted_system_prompt: "<s>".into(),
         id: Some(serde_json::json!({"a": [], "b": 1})),
-        logprobs: Some(vec![vec![TokenLogprob {
-            bytes: vec![195],
-            logprob: -0.5,
-            token: "\u{fffd}".into(),
-            token_id: 9,
-        }]]),
+        logprobs: Some({
+            let mut logprobs = Logprobs::new(Arc::new(HalfCharacters));
+            logprobs.push([(9, -0.5)]);
+            logprobs
+        }),
         lora_name: Some("french".into()),
         messages: vec![Message { role: Role::User, content: vec![ContentPart::Text("hi \"you\"\n".into())] }],
         output_text: "né\u{7f}\u{1}".into(),
@@ -401,8 +411,8 @@ fn full_answer() -> Answer {
 fn answers_have_the_documented_bytes() {
     let bad = BadRequest { fault: Fault::new(FaultCode::UnknownAdapter, "no"), id: None, lora_name: None };
     let mut file = AnswerFile::begin(Vec::new(), "/spool/new/ä.json").unwrap();
-    file.entry(&full_answer().to_json()).unwrap();
-    file.entry(&Answer::failed(4, 2, bad).to_json()).unwrap();
+    file.entry(|out| full_answer().write_json(out)).unwrap();
+    file.entry(|out| Answer::failed(4, 2, bad).write_json(out)).unwrap();
     let bytes = file.finish(&["top".into()]).unwrap();
     assert_eq!(String::from_utf8(bytes).unwrap(), include_str!("data/spool/answer.json"));
     let bytes = AnswerFile::begin(Vec::new(), "x").unwrap().finish(&[]).unwrap();
@@ -414,6 +424,33 @@ fn answers_have_the_documented_bytes() {
     let fault = Fault::new(FaultCode::BadFile, "not JSON");
     jetspool::spool::wire::answer_file::write_rejection(&mut bytes, "x", &fault).unwrap();
     assert_eq!(String::from_utf8(bytes).unwrap(), include_str!("data/spool/rejection.json"));
+}
+
+/// A large file is read again for each request, and one that was written into meanwhile is noticed.
+#[test]
+fn large_files_are_read_again_and_checked() {
+    use std::io::{Seek, SeekFrom, Write};
+    let request = |i: usize| {
+        format!(r#"{{"messages":[{{"role":"user","content":"question {i} {}"}}]}}"#, "x".repeat(1000))
+    };
+    let requests: Vec<String> = (0..100).map(request).collect();
+    let text = format!("{{\"requests\": [{}]}}", requests.join(", "));
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file.seek(SeekFrom::Start(0)).unwrap();
+    let (parsed, crc) = RequestFile::read(file.try_clone().unwrap(), text.len() as u64).unwrap();
+    let (parsed, wanted) = (parsed.unwrap(), parse(&text).unwrap());
+    assert_eq!(crc, crc32fast::hash(text.as_bytes()));
+    assert!(parsed.n_bytes() < 2000, "{} bytes for 100 requests", parsed.n_bytes());
+    assert!(parsed.requests().eq(wanted.requests()));
+    let at = text.find("question 50").unwrap() as u64;
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.write_all(b"Q").unwrap();
+    let faults: Vec<usize> = (0..100).filter(|&i| parsed.request(i).is_err()).collect();
+    assert_eq!(faults, [50]);
+    assert!(parsed.request(50).unwrap_err().fault.message.contains("changed while it was answered"));
+    file.set_len(at).unwrap();
+    assert!(parsed.request(49).is_ok() && parsed.request(99).is_err());
 }
 
 /// Reads all there is to read; the result may be anything but a panic.

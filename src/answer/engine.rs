@@ -7,15 +7,16 @@ use std::sync::Arc;
 use super::budget::Need;
 use super::error::AnswerError;
 use super::limits::Sources;
-use super::prompter::Prompter;
+use super::prompter::{Prepared, PromptRequest, Prompter};
 use super::text_files::TextFiles;
 use crate::backend::Cpu;
 use crate::format::{Bytes, Limits, Precision};
 use crate::infer::{Runner, RunnerOptions, Sampling, Submission};
 use crate::kernels::Kernels;
 use crate::model::{BLOCK_LEN, Decoder};
+use crate::spool::wire::{Fault, FaultCode};
 use crate::store::engine::EngineGeneration;
-use crate::store::{self, FileMap};
+use crate::store::{self, Damage, FileMap, StoreError};
 use crate::text::Tokenizer;
 
 /// Everything that one engine directory gives.
@@ -23,12 +24,14 @@ pub struct TextEngine {
     pub runner: Runner<Cpu>,
     pub tokenizer: Arc<Tokenizer>,
     /// For requests that are prepared here; none where that happens in another process.
-    pub prompter: Option<Arc<Prompter>>,
+    prompter: Option<Arc<Prompter>>,
     limits: Limits,
     precision: Precision,
     stop_tokens: Arc<[u32]>,
     maps: Vec<Arc<FileMap>>,
     generation: EngineGeneration,
+    directory: PathBuf,
+    need: Need,
 }
 
 /// How an engine is run.
@@ -40,6 +43,27 @@ pub struct EngineOptions {
     pub max_step_rows: usize,
     /// Bytes that all of it may take; none leaves it to the machine.
     pub max_memory: Option<u64>,
+}
+
+/// What people are told of an engine.
+#[derive(Debug, Clone)]
+pub struct EngineFacts {
+    pub precision: &'static str,
+    pub max_batch_size: usize,
+    pub max_input_len: usize,
+    pub max_lora_rank: usize,
+    /// Instruction set of its kernels.
+    pub kernels: &'static str,
+    pub n_threads: usize,
+    directory: PathBuf,
+    generation: EngineGeneration,
+}
+
+impl EngineFacts {
+    /// Whether the files in its directory are still those that it was opened from.
+    pub fn is_current(&self) -> bool {
+        self.generation == EngineGeneration::of(&self.directory)
+    }
 }
 
 impl TextEngine {
@@ -81,7 +105,19 @@ impl TextEngine {
             stop_tokens,
             maps: engine.maps,
             generation: engine.generation,
+            directory: directory.clone(),
+            need,
         })
+    }
+
+    /// The same, and computes a token with it, so that a broken engine fails now and not in a job.
+    ///
+    /// # Errors
+    /// As [`TextEngine::open`], and [`AnswerError::SelfTest`].
+    pub fn open_tried(options: &EngineOptions, promised: u64) -> Result<Self, AnswerError> {
+        let mut engine = Self::open(options, promised)?;
+        engine.self_test()?;
+        Ok(engine)
     }
 
     /// Compiles the template, so that prompts can be prepared here.
@@ -95,9 +131,42 @@ impl TextEngine {
         Ok(())
     }
 
+    /// Makes a prompt ready.
+    ///
+    /// # Errors
+    /// A [`Fault`] with what the template or the tokenizer says.
+    pub fn prepare(&self, request: &PromptRequest) -> Result<Prepared, Fault> {
+        let no_prompter = || Fault::new(FaultCode::Internal, "prompts are not prepared here");
+        self.prompter.as_ref().ok_or_else(no_prompter)?.prepare(request)
+    }
+
+    pub fn facts(&self) -> EngineFacts {
+        let backend = self.runner.decoder().backend();
+        EngineFacts {
+            precision: self.precision.name(),
+            max_batch_size: self.limits.max_batch_size,
+            max_input_len: self.limits.max_input_len,
+            max_lora_rank: self.limits.max_lora_rank,
+            kernels: backend.kernels().name,
+            n_threads: backend.n_threads(),
+            directory: self.directory.clone(),
+            generation: self.generation.clone(),
+        }
+    }
+
     /// Which files it was opened from.
     pub fn generation(&self) -> &EngineGeneration {
         &self.generation
+    }
+
+    /// What it takes of the machine's memory.
+    pub fn need(&self) -> &Need {
+        &self.need
+    }
+
+    /// What happened to the files that it reads, if their bytes may be others than when it was opened.
+    pub fn damage(&self) -> Option<Damage> {
+        self.maps.iter().find_map(|map| map.damage())
     }
 
     /// Gives the pages of its files back; the next step brings them in again.
@@ -127,7 +196,7 @@ impl TextEngine {
     /// Computes one token, so that a broken engine fails at start and not in a job; also `--warmup`.
     ///
     /// # Errors
-    /// [`AnswerError::SelfTest`] when no token comes out.
+    /// [`AnswerError::SelfTest`] when no token comes out; [`AnswerError::Store`] when the files change meanwhile.
     pub fn self_test(&mut self) -> Result<(), AnswerError> {
         let sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: 1, seed: 0, logit_bias: Vec::new() };
         let submission = Submission {
@@ -141,6 +210,9 @@ impl TextEngine {
         let failed = |why: String| AnswerError::SelfTest { why };
         self.runner.add(submission).map_err(|error| failed(error.to_string()))?;
         let outputs = self.runner.step();
+        if let Some(damage) = self.damage() {
+            return Err(StoreError::from(damage).into());
+        }
         match outputs.first().and_then(|output| output.logprobs.first()) {
             Some(best) if best.logprob.is_finite() => Ok(()),
             Some(_) => Err(failed("the logits are not finite numbers".into())),

@@ -1,16 +1,29 @@
-//! The daemon: owns the spool, the engines and their adapters; it computes nothing itself.
+//! The daemon: a loop that waits, and a thread each for what arrives, for the disk and for computing.
 
 mod activity;
+mod compute;
+mod control;
 mod error;
-mod intake;
+mod event;
+mod followers;
+mod jobs;
+mod link;
+mod main_loop;
 mod message;
 mod metrics;
 mod notify;
+mod orders;
+mod prepare;
 mod pressure;
-mod queue;
 mod relief;
+mod renewal;
+mod scout;
 mod serve;
+mod settings;
 mod signals;
+mod totals;
+mod work;
+mod writer;
 
 pub use error::DaemonError;
 pub use serve::serve;

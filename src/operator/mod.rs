@@ -1,5 +1,6 @@
 //! The other end of the spool: `submit`, `status`, and the commands on jobs.
 
+mod client;
 mod error;
 mod operate;
 mod output;
@@ -11,4 +12,4 @@ pub use operate::{OperateOptions, flush, operate};
 pub use screen::{StatusOptions, status};
 pub use submit::{SubmitOptions, submit};
 
-pub use crate::spool::operate::Action;
+pub use crate::spool::Action;

@@ -1,13 +1,18 @@
-//! `hold`, `release`, `requeue`, `delete`, `flush`: what was asked for, job by job, and what became of it.
+//! `hold`, `release`, `requeue`, `delete`, `flush`: what was asked for, job by job, and what became of it. The
+//! daemon does it where one runs; otherwise this process takes the lock and does it itself.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::unistd::{Gid, Uid, geteuid, setegid, seteuid};
+
+use super::client::ask;
 use super::error::OperatorError;
 use super::output::print;
-use crate::spool::SpoolError;
-use crate::spool::operate::{Action, Operator};
+use crate::spool::control::{Acted, JobName, Order, Refusal, Reply};
+use crate::spool::{Action, Spool, SpoolConfig, SpoolError};
 
 /// The flags of a command on jobs.
 #[derive(Debug, Clone)]
@@ -23,26 +28,44 @@ pub struct OperateOptions {
 /// # Errors
 /// [`OperatorError`] of the last job that failed; those before it are told on stderr.
 pub fn operate(options: &OperateOptions) -> Result<(), OperatorError> {
-    let operator = open(&options.spool)?;
-    let names = match (&options.names, options.action.all_of()) {
-        (Some(names), _) => names.clone(),
-        (None, Some(place)) => operator.jobs(place)?,
-        (None, None) => Vec::new(),
+    let names = options.names.clone().map(|names| names.into_iter().map(JobName).collect());
+    let order = Order::Act { action: options.action, names };
+    let jobs = match ask(&options.spool, &order)? {
+        Some(Reply::Acted { jobs }) => jobs,
+        Some(_) => return Err(OperatorError::other_version()),
+        None => alone(options)?,
     };
-    let mut failed: Option<SpoolError> = None;
-    for name in names {
-        match operator.act(options.action, &name) {
-            Ok(from) => {
-                print(&format!("{}: {} from {}/", name.display(), past(options.action), from.name()))?;
-            }
-            Err(error) => {
-                if let Some(earlier) = failed.replace(error) {
+    if jobs.is_empty() {
+        print("there is no such job")?;
+    }
+    let mut failed: Option<Refusal> = None;
+    for job in jobs {
+        match job.result {
+            Ok(from) => drop(print(&format!("{}: {} from {from}/", job.name, options.action.past()))?),
+            Err(Refusal { code, message }) => {
+                let name = job.name.to_string();
+                let message = if message.starts_with(&name) { message } else { format!("{name}: {message}") };
+                if let Some(earlier) = failed.replace(Refusal { code, message }) {
                     tracing::error!("{earlier}");
                 }
             }
         }
     }
-    failed.map_or(Ok(()), |error| Err(error.into()))
+    failed.map_or(Ok(()), |refusal| Err(refusal.into()))
+}
+
+/// Without a daemon: under the lock, as the user whose spool it is.
+fn alone(options: &OperateOptions) -> Result<Vec<Acted>, OperatorError> {
+    let mut spool = open(&options.spool)?;
+    let names: Option<Vec<&OsStr>> =
+        options.names.as_ref().map(|names| names.iter().map(OsString::as_os_str).collect());
+    let (jobs, missing) = spool.chosen(options.action, names.as_deref())?;
+    let mut acted: Vec<Acted> = missing.iter().map(|(name, error)| Acted::failed(name, error)).collect();
+    for job in jobs {
+        let result = spool.act(options.action, &job).map(drop).map_err(|error| Refusal::of(&error));
+        acted.push(Acted::of(&job, result));
+    }
+    Ok(acted)
 }
 
 /// Makes the daemon look at the spool now.
@@ -50,24 +73,28 @@ pub fn operate(options: &OperateOptions) -> Result<(), OperatorError> {
 /// # Errors
 /// [`OperatorError`] when none runs.
 pub fn flush(spool: &Path) -> Result<(), OperatorError> {
-    open(spool)?.flush()?;
-    print("the daemon has looked at the spool").map(drop)
+    match ask(spool, &Order::Flush)? {
+        Some(Reply::Flushed) => print("the daemon has looked at the spool").map(drop),
+        Some(_) => Err(OperatorError::other_version()),
+        None => Err(SpoolError::NoDaemon { root: spool.to_owned() }.into()),
+    }
 }
 
-fn open(spool: &Path) -> Result<Operator, OperatorError> {
-    Operator::new(spool).map_err(|error| match error {
-        SpoolError::Io { path, source, .. } if source.kind() == ErrorKind::PermissionDenied => {
-            OperatorError::NotOperator { path }
+fn open(root: &Path) -> Result<Spool, OperatorError> {
+    let not_there = |source| OperatorError::NoSpool { root: root.to_owned(), source };
+    let found = std::fs::metadata(root).map_err(not_there)?;
+    if geteuid().is_root() && found.uid() != 0 {
+        // What is made here must be the service's, the lock above all.
+        let refused =
+            |errno: nix::errno::Errno| OperatorError::system("become the spool's user")(errno.into());
+        setegid(Gid::from_raw(found.gid())).map_err(refused)?;
+        seteuid(Uid::from_raw(found.uid())).map_err(refused)?;
+    }
+    match Spool::open(root, SpoolConfig::default()) {
+        Ok((spool, _)) => Ok(spool),
+        Err(SpoolError::Io { path, source, .. }) if source.kind() == ErrorKind::PermissionDenied => {
+            Err(OperatorError::NotOperator { path })
         }
-        error => error.into(),
-    })
-}
-
-fn past(action: Action) -> &'static str {
-    match action {
-        Action::Hold => "held",
-        Action::Release => "released",
-        Action::Requeue => "requeued",
-        Action::Delete => "deleted",
+        Err(error) => Err(error.into()),
     }
 }

@@ -7,8 +7,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 
+use super::client::ask;
 use super::error::OperatorError;
 use super::output::print;
+use crate::spool::control::{Order, Reply};
 use crate::spool::report::{Report, State};
 use crate::spool::status::{Daemon, Snapshot, snapshot};
 
@@ -36,8 +38,11 @@ pub fn status(options: &StatusOptions) -> Result<(), OperatorError> {
     let paint = Paint(is_terminal && options.may_colour && !options.json);
     loop {
         let snapshot = snapshot(&options.spool)?;
-        let running = snapshot.daemon != Daemon::Stopped;
-        let report = Report::read(&options.spool).filter(|_| running);
+        let report = match ask(&options.spool, &Order::Status)? {
+            Some(Reply::Status { report }) => Some(*report),
+            Some(_) => return Err(OperatorError::other_version()),
+            None => None,
+        };
         let text = match options.json {
             true => as_json(options, &snapshot, report.as_ref()),
             false => as_screen(options, &snapshot, report.as_ref(), paint),
@@ -79,6 +84,7 @@ fn daemon_words(snapshot: &Snapshot) -> (&'static str, Option<u32>) {
     match snapshot.daemon {
         Daemon::Running(pid) => ("running", pid),
         Daemon::Stopped => ("stopped", None),
+        Daemon::Unknown => ("unknown", None),
     }
 }
 

@@ -1,39 +1,49 @@
 //! The few file operations that a job's life consists of, on open directories, by name.
-//! Every change goes through here, one function per operation, so that a test can end the world after any of them.
+//!
+//! Every change goes through here, one function per operation, so that a test can fail or end the world at any
+//! of them, and record them to find out what a power cut leaves. A directory is synced by whoever needs it; one
+//! that did not change since its last sync costs nothing.
 
-use std::ffi::{CStr, OsStr, OsString};
+use std::ffi::{CStr, OsStr};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::panic::Location;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags};
 use nix::sys::stat::{FileStat, Mode};
 use nix::unistd::UnlinkatFlags;
 
 use super::error::SpoolError;
 use super::place::Place;
-
-/// Whether changes reach the disk before the next step is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Durability {
-    /// A power cut loses nothing.
-    #[default]
-    Synced,
-    /// Only the program may crash, not the machine: no fsync at all.
-    Unsynced,
-}
+use super::probe::{Change, Probe};
+use super::settings::Durability;
 
 /// The open directories of a spool.
 #[derive(Debug)]
 pub struct Disk {
     root: PathBuf,
-    dirs: Vec<OwnedFd>,
-    durability: Durability,
-    #[cfg(test)]
-    pub(super) fuse: fuse::Fuse,
+    dirs: [Dir; Place::ALL.len()],
+    pub durability: Durability,
+    pub(super) probe: Probe,
+}
+
+#[derive(Debug)]
+struct Dir {
+    fd: OwnedFd,
+    /// Names changed since the last sync, or before this process came.
+    is_dirty: bool,
+}
+
+/// What may still be written to the spool's file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Free {
+    pub n_bytes: u64,
+    /// None where the file system makes inodes as they are needed.
+    pub n_inodes: Option<u64>,
 }
 
 /// How [`Disk::rename`] ended where it did not fail.
@@ -52,17 +62,12 @@ impl Disk {
         let mut dirs = Vec::with_capacity(Place::ALL.len());
         for place in Place::ALL {
             let path = root.join(place.name());
-            let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-            let dir = nix::fcntl::open(&path, flags, Mode::empty());
-            dirs.push(dir.map_err(|e| SpoolError::Io { doing: "open", path, source: e.into() })?);
+            let fd = open_dir(AT_FDCWD, path.as_os_str());
+            let fd = fd.map_err(|e| SpoolError::Io { doing: "open", path, source: e.into() })?;
+            dirs.push(Dir { fd, is_dirty: true });
         }
-        Ok(Self {
-            root: root.to_owned(),
-            dirs,
-            durability,
-            #[cfg(test)]
-            fuse: fuse::Fuse::default(),
-        })
+        let dirs = dirs.try_into().expect("there is one for each place");
+        Ok(Self { root: root.to_owned(), dirs, durability, probe: Probe::default() })
     }
 
     /// The path of a name, for messages and for the answer's `input_file`.
@@ -72,10 +77,6 @@ impl Disk {
 
     pub fn root(&self) -> &Path {
         &self.root
-    }
-
-    pub fn dir(&self, place: Place) -> BorrowedFd<'_> {
-        self.dirs[place as usize].as_fd()
     }
 
     /// What stands under a name, a link itself and not its target; none if nothing does.
@@ -109,25 +110,28 @@ impl Disk {
         nix::fcntl::openat(self.dir(place), name, flags, Mode::empty()).map(File::from)
     }
 
-    /// Opens a file that must be there, for reading and appending.
-    pub fn open_for_append(&self, place: Place, name: &OsStr) -> Result<File, SpoolError> {
+    /// Opens for reading and appending.
+    pub fn open_for_append(&self, place: Place, name: &OsStr) -> Result<File, Errno> {
         let flags = OFlag::O_RDWR | OFlag::O_APPEND | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file = nix::fcntl::openat(self.dir(place), name, flags, Mode::empty());
-        file.map(File::from).map_err(|e| self.error("open", place, name, e.into()))
+        nix::fcntl::openat(self.dir(place), name, flags, Mode::empty()).map(File::from)
     }
 
     /// Makes an empty file for reading and appending in the place of whatever had the name.
-    pub fn create(&self, place: Place, name: &OsStr) -> Result<File, SpoolError> {
+    pub fn create(&mut self, place: Place, name: &OsStr) -> Result<File, SpoolError> {
         self.remove(place, name)?;
-        self.step().map_err(|e| self.error("create", place, name, e))?;
         let flags = OFlag::O_RDWR
             | OFlag::O_APPEND
             | OFlag::O_CREAT
             | OFlag::O_EXCL
             | OFlag::O_NOFOLLOW
             | OFlag::O_CLOEXEC;
-        let file = nix::fcntl::openat(self.dir(place), name, flags, Mode::from_bits_truncate(0o640));
-        file.map(File::from).map_err(|e| self.error("create", place, name, e.into()))
+        let made = self.probe.step().and_then(|()| {
+            Ok(nix::fcntl::openat(self.dir(place), name, flags, Mode::from_bits_truncate(0o640))?)
+        });
+        let file = File::from(made.map_err(|e| self.error("create", place, name, e))?);
+        self.dirs[place as usize].is_dirty = true;
+        self.probe.did(Change::Create { place, name, file: &file });
+        Ok(file)
     }
 
     /// A writer whose writes count as steps.
@@ -135,84 +139,115 @@ impl Disk {
         DiskWriter { disk: self, file }
     }
 
-    /// Brings a file's content to the disk.
-    pub fn sync_file(&self, file: &File) -> io::Result<()> {
-        if self.durability == Durability::Unsynced {
-            return Ok(());
+    /// Lets the kernel begin to write a file, so that several syncs wait together. A hint: it has no errors.
+    pub fn start_writing_back(&self, file: &File) {
+        if self.durability == Durability::Synced {
+            // SAFETY: the descriptor is open; the call touches no memory of ours.
+            unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
         }
-        self.step()?;
-        Ok(nix::unistd::fdatasync(file)?)
     }
 
-    /// Brings a directory's names to the disk.
-    pub fn sync_dir(&self, place: Place) -> Result<(), SpoolError> {
-        if self.durability == Durability::Unsynced {
+    /// Brings a file's content to the disk. After an error nothing more may be asked of the file: what the
+    /// kernel could not write it may have dropped, and the next sync would say that all is well.
+    #[track_caller]
+    pub fn sync_file(&self, file: &File) -> io::Result<()> {
+        if self.durability == Durability::Unsynced || self.probe.is_left_out(Location::caller(), None) {
             return Ok(());
         }
-        let fail = |e| self.error("bring to the disk", place, OsStr::new(""), e);
-        self.step().map_err(fail)?;
-        nix::unistd::fsync(self.dir(place)).map_err(|e| fail(e.into()))
+        self.probe.step()?;
+        nix::unistd::fdatasync(file)?;
+        self.probe.did(Change::SyncFile { file });
+        Ok(())
+    }
+
+    /// Brings a directory's names to the disk. After an error it stays dirty, and the next sync goes through
+    /// another descriptor, since the old one has told its error and would tell it no more.
+    #[track_caller]
+    pub fn sync_dir(&mut self, place: Place) -> Result<(), SpoolError> {
+        let is_clean = !self.dirs[place as usize].is_dirty;
+        if is_clean
+            || self.durability == Durability::Unsynced
+            || self.probe.is_left_out(Location::caller(), Some(place))
+        {
+            return Ok(());
+        }
+        let synced = self.probe.step().and_then(|()| Ok(nix::unistd::fsync(self.dir(place))?));
+        if let Err(e) = synced {
+            if let Ok(fd) = open_dir(self.dir(place), OsStr::new(".")) {
+                self.dirs[place as usize].fd = fd;
+            }
+            return Err(self.error("bring to the disk", place, OsStr::new(""), e));
+        }
+        self.dirs[place as usize].is_dirty = false;
+        self.probe.did(Change::SyncDir { place });
+        Ok(())
     }
 
     /// Cuts a file to `n_bytes`.
     pub fn truncate(&self, file: &File, n_bytes: u64) -> io::Result<()> {
-        self.step()?;
-        file.set_len(n_bytes)
+        self.probe.step()?;
+        file.set_len(n_bytes)?;
+        self.probe.did(Change::Truncate { file, n_bytes });
+        Ok(())
     }
 
     /// Removes a name; one that is missing is as good.
-    pub fn remove(&self, place: Place, name: &OsStr) -> Result<(), SpoolError> {
-        self.step().map_err(|e| self.error("remove", place, name, e))?;
-        match nix::unistd::unlinkat(self.dir(place), name, UnlinkatFlags::NoRemoveDir) {
-            Ok(()) | Err(Errno::ENOENT) => Ok(()),
-            Err(e) => Err(self.error("remove", place, name, e.into())),
+    pub fn remove(&mut self, place: Place, name: &OsStr) -> Result<(), SpoolError> {
+        let removed = self.probe.step().and_then(|()| {
+            match nix::unistd::unlinkat(self.dir(place), name, UnlinkatFlags::NoRemoveDir) {
+                Err(Errno::EISDIR) => std::fs::remove_dir_all(self.path(place, name)),
+                other => Ok(other?),
+            }
+        });
+        match removed {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(self.error("remove", place, name, e)),
         }
+        self.dirs[place as usize].is_dirty = true;
+        self.probe.did(Change::Remove { place, name });
+        Ok(())
     }
 
     /// Moves a name without ever replacing another.
-    pub fn rename(&self, from: (Place, &OsStr), to: (Place, &OsStr)) -> Result<Renamed, SpoolError> {
-        let fail = |e| self.error("move", from.0, from.1, e);
-        self.step().map_err(fail)?;
-        let (from_dir, to_dir) = (self.dir(from.0), self.dir(to.0));
-        match nix::fcntl::renameat2(from_dir, from.1, to_dir, to.1, RenameFlags::RENAME_NOREPLACE) {
+    pub fn rename(&mut self, from: (Place, &OsStr), to: (Place, &OsStr)) -> Result<Renamed, SpoolError> {
+        match self.rename_with(from, to, RenameFlags::RENAME_NOREPLACE) {
             Ok(()) => Ok(Renamed::Done),
-            Err(Errno::ENOENT) => Ok(Renamed::Missing),
-            Err(Errno::EEXIST) => Ok(Renamed::Taken),
-            Err(Errno::EINVAL | Errno::ENOSYS) => self.rename_by_link(from, to),
-            Err(e) => Err(fail(e.into())),
+            Err(e) => match e.raw_os_error() {
+                Some(libc::ENOENT) => Ok(Renamed::Missing),
+                Some(libc::EEXIST) => Ok(Renamed::Taken),
+                _ => Err(self.error("move", from.0, from.1, e)),
+            },
         }
     }
 
-    /// Moves a name over another of the same place.
-    pub fn replace(&self, from: (Place, &OsStr), to: (Place, &OsStr)) -> Result<(), SpoolError> {
-        let fail = |e| self.error("move", from.0, from.1, e);
-        self.step().map_err(fail)?;
-        let renamed = nix::fcntl::renameat(self.dir(from.0), from.1, self.dir(to.0), to.1);
-        renamed.map_err(|e| fail(e.into()))
+    /// Moves a name over another.
+    pub fn replace(&mut self, from: (Place, &OsStr), to: (Place, &OsStr)) -> Result<(), SpoolError> {
+        let replaced = self.rename_with(from, to, RenameFlags::empty());
+        replaced.map_err(|e| self.error("move", from.0, from.1, e))
     }
 
-    /// For file systems that cannot refuse to replace: a second link, then the first goes. What cannot be
-    /// linked (a directory, or no links at all) is moved after a look; only the daemon writes to the targets.
-    fn rename_by_link(&self, from: (Place, &OsStr), to: (Place, &OsStr)) -> Result<Renamed, SpoolError> {
-        match nix::unistd::linkat(self.dir(from.0), from.1, self.dir(to.0), to.1, AtFlags::empty()) {
-            Ok(()) => self.remove(from.0, from.1).map(|()| Renamed::Done),
-            Err(Errno::ENOENT) => Ok(Renamed::Missing),
-            Err(Errno::EEXIST) => Ok(Renamed::Taken),
-            Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS) => {
-                if self.stat(to.0, to.1)?.is_some() {
-                    return Ok(Renamed::Taken);
-                }
-                self.replace(from, to).map(|()| Renamed::Done)
-            }
-            Err(e) => Err(self.error("move", from.0, from.1, e.into())),
-        }
+    fn rename_with(
+        &mut self,
+        from: (Place, &OsStr),
+        to: (Place, &OsStr),
+        flags: RenameFlags,
+    ) -> io::Result<()> {
+        self.probe.step()?;
+        nix::fcntl::renameat2(self.dir(from.0), from.1, self.dir(to.0), to.1, flags)?;
+        self.dirs[from.0 as usize].is_dirty = true;
+        self.dirs[to.0 as usize].is_dirty = true;
+        self.probe.did(Change::Rename { from, to });
+        Ok(())
     }
 
-    /// Bytes that the daemon may still write to the spool's file system.
-    pub fn free_bytes(&self) -> Result<u64, SpoolError> {
+    /// What may still be written.
+    pub fn free(&self) -> Result<Free, SpoolError> {
         let stat = nix::sys::statvfs::fstatvfs(self.dir(Place::New));
         let stat = stat.map_err(|e| self.error("look at", Place::New, OsStr::new(""), e.into()))?;
-        Ok((stat.blocks_available() as u64).saturating_mul(stat.fragment_size() as u64))
+        let n_bytes = (stat.blocks_available() as u64).saturating_mul(stat.fragment_size() as u64);
+        let n_inodes = (stat.files() > 0).then(|| stat.files_available() as u64);
+        Ok(Free { n_bytes, n_inodes })
     }
 
     /// An error of an operation on a name.
@@ -220,16 +255,14 @@ impl Disk {
         SpoolError::Io { doing, path: self.path(place, name), source }
     }
 
-    #[cfg(test)]
-    fn step(&self) -> io::Result<()> {
-        self.fuse.step()
+    fn dir(&self, place: Place) -> BorrowedFd<'_> {
+        self.dirs[place as usize].fd.as_fd()
     }
+}
 
-    #[cfg(not(test))]
-    #[inline]
-    fn step(&self) -> io::Result<()> {
-        Ok(())
-    }
+fn open_dir(at: BorrowedFd, path: &OsStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    nix::fcntl::openat(at, path, flags, Mode::empty())
 }
 
 /// See [`Disk::writer`].
@@ -240,70 +273,17 @@ pub struct DiskWriter<'d> {
 
 impl Write for DiskWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if let Err(e) = self.disk.step() {
+        let (written, bytes) = match self.disk.probe.step() {
+            Ok(()) => (self.file.write(bytes), bytes),
             // A write may be cut anywhere: half of it is on the disk when the world ends.
-            let _ = self.file.write(&bytes[..bytes.len() / 2]);
-            return Err(e);
-        }
-        self.file.write(bytes)
+            Err(e) => (self.file.write(&bytes[..bytes.len() / 2]).and(Err(e)), &bytes[..bytes.len() / 2]),
+        };
+        let n_written = *written.as_ref().unwrap_or(&bytes.len());
+        self.disk.probe.did(Change::Write { file: self.file, bytes: &bytes[..n_written] });
+        written
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// A name that two files of the same name can both have: `x.json` becomes `x.ID.json`.
-pub fn name_with_id(name: &OsStr, id: &str) -> OsString {
-    let bytes = name.as_bytes();
-    let stem = bytes.strip_suffix(b".json").unwrap_or(bytes);
-    let mut longer = OsStr::from_bytes(stem).to_owned();
-    longer.push(format!(".{id}.json"));
-    longer
-}
-
-#[cfg(test)]
-pub(super) mod fuse {
-    //! Ends the world after a number of steps: the tests' stand-in for a crash, a full or a failing disk.
-
-    use std::io;
-    use std::sync::Mutex;
-
-    #[derive(Debug, Default)]
-    pub struct Fuse(Mutex<State>);
-
-    #[derive(Debug, Default)]
-    struct State {
-        n_taken: usize,
-        burns: Vec<Burn>,
-    }
-
-    #[derive(Debug, Clone, Copy)]
-    struct Burn {
-        at: usize,
-        n_failing: usize,
-        errno: i32,
-    }
-
-    impl Fuse {
-        /// From now on, `n_good` steps succeed, then `n_failing` fail with `errno`. May be called again for
-        /// further failures, all counted from their call.
-        pub fn set(&self, n_good: usize, n_failing: usize, errno: i32) {
-            let mut state = self.0.lock().unwrap();
-            let at = state.n_taken + n_good;
-            state.burns.push(Burn { at, n_failing, errno });
-        }
-
-        pub fn n_taken(&self) -> usize {
-            self.0.lock().unwrap().n_taken
-        }
-
-        pub fn step(&self) -> io::Result<()> {
-            let mut state = self.0.lock().unwrap();
-            let step = state.n_taken;
-            state.n_taken += 1;
-            let burning = state.burns.iter().find(|burn| step >= burn.at && step - burn.at < burn.n_failing);
-            burning.map_or(Ok(()), |burn| Err(io::Error::from_raw_os_error(burn.errno)))
-        }
     }
 }

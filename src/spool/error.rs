@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
+use super::id::JobId;
+use super::name::printable;
 use super::place::Place;
 
 /// What the daemon does about an error.
@@ -25,34 +27,47 @@ fn absent(place: Option<Place>) -> String {
 /// An operation on the spool that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
-    #[error("cannot {doing} {}: {source}", path.display())]
+    #[error("cannot {doing} {}: {source}", printable(path))]
     Io { doing: &'static str, path: PathBuf, source: io::Error },
-    #[error("{} is in use by another daemon; stop that one, or give this one a spool of its own", root.display())]
+    #[error(
+        "{} is in use by another daemon; stop that one, or give this one a spool of its own",
+        printable(root)
+    )]
     Locked { root: PathBuf },
-    #[error("{} is on another file system than the spool; a job moves by rename, so all directories must share one", dir.display())]
+    #[error(
+        "{} is on another file system than the spool; a job moves by rename, so all directories must share one",
+        printable(dir)
+    )]
     OtherFileSystem { dir: PathBuf },
-    #[error("{} is not a directory; move it away", dir.display())]
+    #[error("{} is not a directory; move it away", printable(dir))]
     NotADirectory { dir: PathBuf },
-    #[error("{} was moved or removed while in use; start the daemon again", dir.display())]
+    #[error("{} was moved or removed while in use; start the daemon again", printable(dir))]
     Moved { dir: PathBuf },
+    #[error(
+        "the file system of {} cannot rename without replacing; put the spool on ext4, xfs, btrfs, f2fs or tmpfs",
+        printable(root)
+    )]
+    NoExclusiveRename { root: PathBuf },
     #[error("{free} bytes are free, wanted at least {wanted} before a job is taken; make room")]
     NoSpace { free: u64, wanted: u64 },
-    #[error("job {}: request {index} has no answer yet and cannot be published", name.display())]
+    #[error("{free} inodes are free, wanted at least {wanted} before a job is taken; remove small files")]
+    NoInodes { free: u64, wanted: u64 },
+    #[error("job {id} is not open")]
+    NotOpen { id: JobId },
+    #[error("job {}: request {index} has no answer yet and cannot be published", printable(name))]
     Unanswered { name: OsString, index: usize },
-    #[error("job {}: the journal no longer holds the answer to request {index}", name.display())]
+    #[error("job {}: the journal no longer holds the answer to request {index}", printable(name))]
     AnswerLost { name: OsString, index: usize },
-    #[error("{} is not a name for a job: {why}", name.display())]
+    #[error("{} is not a name for a job: {why}", printable(name))]
     Name { name: OsString, why: &'static str },
-    #[error("no answer to {} after {seconds} s; it may still come", name.display())]
+    #[error("no answer to {} after {seconds} s; it may still come", printable(name))]
     NoAnswerYet { name: OsString, seconds: u64 },
-    #[error("{}: {}", name.display(), absent(*place))]
+    #[error("{}: {}", printable(name), absent(*place))]
     NoJob { name: OsString, place: Option<Place> },
-    #[error("{}: too late, {why}", name.display())]
+    #[error("{}: too late, {why}", printable(name))]
     TooLate { name: OsString, why: &'static str },
-    #[error("no daemon runs on {}; its next start looks at everything", root.display())]
+    #[error("no daemon runs on {}; its next start looks at everything", printable(root))]
     NoDaemon { root: PathBuf },
-    #[error("the daemon has not taken the wish up within {seconds} s; it will when it can")]
-    NotTakenUp { seconds: u64 },
 }
 
 impl SpoolError {
@@ -67,23 +82,27 @@ impl SpoolError {
             SpoolError::Locked { .. }
             | SpoolError::Moved { .. }
             | SpoolError::NoSpace { .. }
+            | SpoolError::NoInodes { .. }
             | SpoolError::TooLate { .. }
             | SpoolError::NoDaemon { .. }
-            | SpoolError::NotTakenUp { .. }
             | SpoolError::NoAnswerYet { .. } => 75,
             SpoolError::NoJob { .. } => 66,
-            SpoolError::OtherFileSystem { .. } | SpoolError::NotADirectory { .. } => 78,
+            SpoolError::OtherFileSystem { .. }
+            | SpoolError::NotADirectory { .. }
+            | SpoolError::NoExclusiveRename { .. } => 78,
             SpoolError::Name { .. } => 64,
-            SpoolError::Unanswered { .. } | SpoolError::AnswerLost { .. } => 70,
+            SpoolError::Unanswered { .. } | SpoolError::AnswerLost { .. } | SpoolError::NotOpen { .. } => 70,
         }
     }
 
     /// What to do about it.
     pub fn fate(&self) -> Fate {
         match self {
-            SpoolError::Io { .. } | SpoolError::NoSpace { .. } | SpoolError::NoAnswerYet { .. } => {
-                Fate::Later
-            }
+            SpoolError::Io { .. }
+            | SpoolError::NoSpace { .. }
+            | SpoolError::NoInodes { .. }
+            | SpoolError::AnswerLost { .. }
+            | SpoolError::NoAnswerYet { .. } => Fate::Later,
             _ => Fate::Broken,
         }
     }

@@ -1,34 +1,49 @@
 //! A request on disk: the request and answer files, the spool's directories, the journal. Never tokens or tensors.
 
+pub mod claim;
+pub mod clock;
+pub mod commit;
+pub mod control;
+pub mod destination;
 pub mod disk;
 pub mod error;
+pub mod history;
+pub mod id;
 pub mod inbox;
 pub mod job;
 pub mod journal;
+pub mod lines;
+pub mod name;
+pub mod new_dir;
 pub mod operate;
+pub mod order;
 pub mod outbox;
 pub mod place;
+mod probe;
 pub mod report;
 pub mod retention;
 pub mod root;
+pub mod settings;
 pub mod states;
 pub mod status;
 pub mod submit;
+mod takeover;
 pub mod watch;
 pub mod wire;
-pub mod wish;
 
-#[cfg(test)]
-mod crash_tests;
-
-pub use disk::Durability;
+pub use clock::Now;
+pub use destination::Destination;
+pub use disk::Free;
 pub use error::{Fate, SpoolError};
-pub use inbox::{Candidate, Inbox};
-pub use job::{Attempt, Claimed, Job, JobId, Opened};
-pub use outbox::{Destination, Publication};
+pub use id::JobId;
+pub use inbox::{Candidate, Inbox, InboxConfig};
+pub use job::{Claimed, OpenJob, Opened};
+pub use name::printable;
+pub use new_dir::NewDir;
+pub use operate::{Action, Found};
+pub use order::{Order, Outcome, Progress};
 pub use place::Place;
-pub use retention::{Keep, Retention};
-pub use root::{Spool, SpoolConfig};
+pub use root::Spool;
+pub use settings::{Durability, Keep, Retention, SpoolConfig};
 pub use states::Recovery;
 pub use watch::{Arrival, Watch};
-pub use wish::{Wish, WishFile};

@@ -1,32 +1,32 @@
-//! The operator's side: hold, release, requeue, delete and flush, safe while a daemon works on the spool.
-//!
-//! What waits is moved by one rename from here. A job in work/ belongs to the daemon: it is asked by a
-//! [`Wish`]; where none runs, this process takes the lock and does it itself.
+//! What an operator does with jobs: hold, release, requeue, delete. Whoever has the spool does it: the daemon,
+//! or, where none runs, the operator's own command.
 
 use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::disk::{Disk, Durability, Renamed};
+use serde::{Deserialize, Serialize};
+
+use super::destination::Destination;
+use super::disk::Renamed;
 use super::error::SpoolError;
-use super::journal::journal_name;
+use super::history::Event;
+use super::id::JobId;
+use super::job::Claimed;
+use super::journal::NewLine;
+use super::name::{self, WorkName};
 use super::place::Place;
-use super::root::{Spool, SpoolConfig};
-use super::status::{self, Daemon};
-use super::wish::{Wish, is_job_name};
-
-/// How long the daemon may take; its longest step is shorter by far.
-const PATIENCE: Duration = Duration::from_secs(30);
+use super::root::Spool;
 
 /// What is done with a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Action {
     /// From new/ or work/ to hold/.
     Hold,
-    /// From hold/ to new/; requests that were answered are not run again.
+    /// From hold/ to work/; requests that were answered are not run again.
     Release,
-    /// From failed/ or done/ to new/, to be run anew.
+    /// From failed/ or done/ to work/, to be run anew.
     Requeue,
     /// Removed from new/, hold/ or work/; there will be no answer.
     Delete,
@@ -34,160 +34,295 @@ pub enum Action {
 
 impl Action {
     /// What `--all` means.
-    pub fn all_of(self) -> Option<Place> {
+    pub fn all_of(self) -> &'static [Place] {
         match self {
-            Action::Hold => Some(Place::New),
-            Action::Release => Some(Place::Hold),
-            Action::Requeue => Some(Place::Failed),
-            Action::Delete => None,
+            Action::Hold => &[Place::New, Place::Work],
+            Action::Release => &[Place::Hold],
+            Action::Requeue => &[Place::Failed],
+            Action::Delete => &[],
+        }
+    }
+
+    /// What was done, for a person.
+    pub fn past(self) -> &'static str {
+        match self {
+            Action::Hold => "held",
+            Action::Release => "released",
+            Action::Requeue => "requeued",
+            Action::Delete => "deleted",
+        }
+    }
+
+    /// Whether it can be done with a job in this place.
+    pub fn is_from(self, place: Place) -> bool {
+        match self {
+            Action::Hold => matches!(place, Place::New | Place::Work),
+            Action::Release => place == Place::Hold,
+            Action::Requeue => matches!(place, Place::Failed | Place::Done),
+            Action::Delete => matches!(place, Place::New | Place::Work | Place::Hold),
         }
     }
 }
 
-/// A spool as an operator sees it.
-#[derive(Debug)]
-pub struct Operator {
-    disk: Disk,
+/// A job that an operator named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub place: Place,
+    /// Known for jobs in work/, and in hold/ unless they were put there by hand.
+    pub id: Option<JobId>,
+    /// The name that was dropped; in done/ and failed/ the file's.
+    pub name: OsString,
 }
 
-impl Operator {
-    /// Opens the directories of the spool at `root`; for that the operator must be root or the daemon's user.
-    pub fn new(root: &Path) -> Result<Self, SpoolError> {
-        Ok(Self { disk: Disk::open(root, Durability::Synced)? })
+/// How a person names a job.
+struct Wanted {
+    /// The name alone.
+    name: Option<OsString>,
+    id: Option<JobId>,
+    /// `ID.NAME`.
+    both: Option<(JobId, OsString)>,
+}
+
+impl Wanted {
+    fn parse(name: &OsStr) -> Result<Self, SpoolError> {
+        let id = JobId::from_bytes(name.as_bytes());
+        let full = name::completed(name).map_err(|why| SpoolError::Name { name: name.to_owned(), why });
+        let both = full.as_ref().ok().and_then(|full| {
+            let (id, rest) = name::split_id(full)?;
+            name::is_job_name(rest).then(|| (id, rest.to_owned()))
+        });
+        let name = if id.is_some() { full.ok() } else { Some(full?) };
+        Ok(Self { name, id, both })
     }
 
-    /// The jobs in a place, by name.
-    pub fn jobs(&self, place: Place) -> Result<Vec<OsString>, SpoolError> {
-        let mut names = Vec::new();
-        self.disk.list(place, |name| {
-            if is_job_name(name.as_bytes()) {
-                names.push(name.to_owned());
+    fn fits(&self, id: Option<JobId>, name: &OsStr) -> bool {
+        let is = |wanted: &OsString| wanted == name;
+        let is_both = self.both.as_ref().is_some_and(|(both, wanted)| Some(*both) == id && is(wanted));
+        self.name.as_ref().is_some_and(is) || (id.is_some() && id == self.id) || is_both
+    }
+}
+
+impl Spool {
+    /// The jobs of this name, in new/, work/, hold/, failed/ and done/, in this order, the oldest first. A job is
+    /// named by the name that was dropped (`.json` may be left out), by its id, or by both as `ID.NAME`.
+    pub fn find(&self, name: &OsStr) -> Result<Vec<Found>, SpoolError> {
+        let wanted = Wanted::parse(name)?;
+        let mut found = Vec::new();
+        for place in [Place::New, Place::Work, Place::Hold, Place::Failed, Place::Done] {
+            // Many files may stand there: a name is looked up, only an id is looked for.
+            let is_kept_by_name = !matches!(place, Place::Work | Place::Hold);
+            if is_kept_by_name && (place == Place::New || wanted.id.is_none()) {
+                if let Some(name) = wanted.name.clone()
+                    && self.disk.stat(place, &name)?.is_some()
+                {
+                    found.push(Found { place, id: None, name });
+                }
+                continue;
+            }
+            let jobs = self.jobs(place)?;
+            found.extend(jobs.into_iter().filter(|job| {
+                let put_away = name::id_before_suffix(&job.name).filter(|_| is_kept_by_name);
+                wanted.fits(job.id.or(put_away), &job.name)
+            }));
+        }
+        Ok(found)
+    }
+
+    /// All jobs of a place, the oldest first where they have ids.
+    pub fn jobs(&self, place: Place) -> Result<Vec<Found>, SpoolError> {
+        let mut jobs = Vec::new();
+        self.disk.list(place, |file| {
+            let (id, name) = match (place, WorkName::parse(file)) {
+                (Place::Work, Some(WorkName::Input(id, name))) => (Some(id), name),
+                (Place::Work, _) => return,
+                (Place::Hold, _) => {
+                    let (id, name) = name::split_held(file);
+                    (id, name.to_owned())
+                }
+                _ => (None, file.to_owned()),
+            };
+            // In done/ and failed/ a name may have become longer than that of a job.
+            if name::is_job_name(&name) || (name.as_bytes().ends_with(b".json") && place != Place::New) {
+                jobs.push(Found { place, id, name });
             }
         })?;
-        names.sort();
-        Ok(names)
+        jobs.sort_by(|a, b| (a.id, &a.name).cmp(&(b.id, &b.name)));
+        Ok(jobs)
     }
 
-    /// Does it with one job and returns the place that it was taken from. `.json` may be left out.
-    pub fn act(&self, action: Action, name: &OsStr) -> Result<Place, SpoolError> {
-        let mut name = name.to_owned();
-        if !name.as_bytes().ends_with(b".json") {
-            name.push(".json");
-        }
-        if !is_job_name(name.as_bytes()) {
-            return Err(SpoolError::Name { name, why: "it is not a plain file name" });
-        }
-        match action {
-            Action::Hold => self.hold(&name),
-            Action::Release => self.put_back(&name, &[Place::Hold]),
-            Action::Requeue => self.put_back(&name, &[Place::Failed, Place::Done]),
-            Action::Delete => self.delete(&name),
-        }
-    }
-
-    /// Asks the daemon to look at new/ and to try again now.
-    pub fn flush(&self) -> Result<(), SpoolError> {
-        if status::daemon(self.disk.root())? == Daemon::Stopped {
-            return Err(SpoolError::NoDaemon { root: self.disk.root().to_owned() });
-        }
-        self.ask(&Wish::Flush)
-    }
-
-    fn hold(&self, name: &OsStr) -> Result<Place, SpoolError> {
-        match self.disk.rename((Place::New, name), (Place::Hold, name))? {
-            Renamed::Done => return self.synced([Place::Hold, Place::New]).map(|()| Place::New),
-            Renamed::Taken => return Err(self.taken(Place::Hold, name)),
-            Renamed::Missing => {}
-        }
-        self.stop_job(name, Wish::Hold(name.to_owned()), |spool| spool.set_aside(name))
-    }
-
-    fn delete(&self, name: &OsStr) -> Result<Place, SpoolError> {
-        for place in [Place::New, Place::Hold] {
-            // By way of tmp/: a rename tells whether the daemon was faster.
-            let trash = mark();
-            if self.disk.rename((place, name), (Place::Tmp, &trash))? == Renamed::Done {
-                self.disk.remove(Place::Hold, &journal_name(name))?;
-                self.disk.remove(Place::Tmp, &trash)?;
-                return self.synced([place]).map(|()| place);
-            }
-        }
-        self.stop_job(name, Wish::Delete(name.to_owned()), |spool| spool.discard(name))
-    }
-
-    fn put_back(&self, name: &OsStr, from: &[Place]) -> Result<Place, SpoolError> {
-        for &place in from {
-            match self.disk.rename((place, name), (Place::New, name))? {
-                Renamed::Done => return self.synced([Place::New, place]).map(|()| place),
-                Renamed::Taken => return Err(self.taken(Place::New, name)),
-                Renamed::Missing => {}
-            }
-        }
-        Err(self.absent(name))
-    }
-
-    /// For a job in work/: by the daemon, or by ourselves where none runs.
-    fn stop_job(
+    /// The jobs that an order is about: those of the names, or without names all that the action is for. The
+    /// second list is of names without such a job, with where it stands instead.
+    ///
+    /// # Errors
+    /// [`SpoolError`] when a place cannot be read.
+    #[expect(clippy::type_complexity, reason = "two lists, and whether they could be made")]
+    pub fn chosen(
         &self,
-        name: &OsStr,
-        wish: Wish,
-        alone: impl Fn(&Spool) -> Result<(), SpoolError>,
-    ) -> Result<Place, SpoolError> {
-        let is_there = |disk: &Disk| Ok(disk.stat(Place::Work, name)?.is_some());
-        if !is_there(&self.disk)? {
-            return Err(self.absent(name));
+        action: Action,
+        names: Option<&[&OsStr]>,
+    ) -> Result<(Vec<Found>, Vec<(OsString, SpoolError)>), SpoolError> {
+        let (mut jobs, mut missing) = (Vec::new(), Vec::new());
+        let Some(names) = names else {
+            for place in action.all_of() {
+                jobs.extend(self.jobs(*place)?);
+            }
+            return Ok((jobs, missing));
+        };
+        for &name in names {
+            let found = match self.find(name) {
+                Ok(found) => found,
+                Err(error) => {
+                    missing.push((name.to_owned(), error));
+                    continue;
+                }
+            };
+            let (n_before, place) = (jobs.len(), found.first().map(|job| job.place));
+            jobs.extend(found.into_iter().filter(|job| action.is_from(job.place)));
+            if jobs.len() == n_before {
+                missing.push((name.to_owned(), SpoolError::NoJob { name: name.to_owned(), place }));
+            }
         }
-        match Spool::open(self.disk.root(), SpoolConfig::default()) {
-            Ok((spool, _)) if is_there(&self.disk)? => alone(&spool)?,
-            Ok(_) => {}
-            Err(SpoolError::Locked { .. }) => self.ask(&wish)?,
-            Err(error) => return Err(error),
-        }
-        let is_held = matches!(wish, Wish::Hold(_)) && self.disk.stat(Place::Hold, name)?.is_some();
-        if is_there(&self.disk)? {
-            return Err(SpoolError::TooLate {
-                name: name.to_owned(),
-                why: "its answer is being brought out",
-            });
-        }
-        match wish {
-            Wish::Hold(_) if !is_held => Err(self.absent(name)),
-            _ => Ok(Place::Work),
+        Ok((jobs, missing))
+    }
+
+    /// Does it with one job; one that comes back to work/ is returned.
+    ///
+    /// # Errors
+    /// As the action's own.
+    pub fn act(&mut self, action: Action, job: &Found) -> Result<Option<Claimed>, SpoolError> {
+        match action {
+            Action::Hold => self.hold(job).map(|_| None),
+            Action::Release => self.release(job).map(Some),
+            Action::Requeue => self.requeue(job).map(Some),
+            Action::Delete => self.delete(job).map(|()| None),
         }
     }
 
-    /// Leaves the wish and waits until the daemon has taken it up.
-    fn ask(&self, wish: &Wish) -> Result<(), SpoolError> {
-        let mark = mark();
-        wish.leave(&self.disk, &mark)?;
-        let start = Instant::now();
-        while self.disk.stat(Place::Control, &mark)?.is_some() {
-            if start.elapsed() > PATIENCE {
-                return Err(SpoolError::NotTakenUp { seconds: PATIENCE.as_secs() });
+    /// The user whose file a job is; none if it is gone.
+    pub fn owner(&self, job: &Found) -> Option<u32> {
+        let stat = self.disk.stat(job.place, &file_name(job)).ok().flatten();
+        stat.map(|stat| stat.st_uid)
+    }
+
+    /// Moves a job from new/ or work/ to hold/; returns its id. It is not open any more.
+    ///
+    /// # Errors
+    /// [`SpoolError::TooLate`] when its answer is being brought out.
+    pub fn hold(&mut self, job: &Found) -> Result<JobId, SpoolError> {
+        let id = match (job.place, job.id) {
+            (Place::New, _) => self.next_id(),
+            (Place::Work, Some(id)) => id,
+            _ => return Err(no_job(job, Some(job.place))),
+        };
+        if !name::is_job_name(&job.name) {
+            return Err(SpoolError::Name { name: job.name.clone(), why: "it is too long" });
+        }
+        if job.place == Place::Work {
+            self.check_in_time(id, &job.name)?;
+            if let Some(open) = self.jobs.get_mut(&id).filter(|open| open.journal.history().is_alive()) {
+                // On a full disk the job must still be held: then what runs now looks as if it had crashed.
+                let pause = [NewLine::Event(Event::Pause)];
+                let _ = open.journal.append(&mut self.disk, &self.config.boot_id, &pause);
             }
-            std::thread::sleep(Duration::from_millis(10));
+        }
+        let held = name::input_name(id, &job.name);
+        self.take(job, &file_name(job), (Place::Hold, &held))?;
+        self.jobs.remove(&id);
+        self.disk.sync_dir(job.place)?;
+        Ok(id)
+    }
+
+    /// Moves a job from hold/ to work/; what was answered is not run again.
+    pub fn release(&mut self, job: &Found) -> Result<Claimed, SpoolError> {
+        if job.place != Place::Hold {
+            return Err(no_job(job, Some(job.place)));
+        }
+        let id = job.id.unwrap_or_else(|| self.next_id());
+        self.bring_back(job, id, &job.name)
+    }
+
+    /// Makes a new job in work/ of an input in failed/ or done/.
+    pub fn requeue(&mut self, job: &Found) -> Result<Claimed, SpoolError> {
+        if !matches!(job.place, Place::Failed | Place::Done) {
+            return Err(no_job(job, Some(job.place)));
+        }
+        let id = self.next_id();
+        // A name that got longer when it was put away gets its length back.
+        let name = if name::is_job_name(&job.name) { None } else { name::without_id(&job.name) };
+        self.bring_back(job, id, name.as_ref().unwrap_or(&job.name))
+    }
+
+    /// Removes a job from new/, hold/ or work/; there will be no answer.
+    ///
+    /// # Errors
+    /// [`SpoolError::TooLate`] when its answer is being brought out.
+    pub fn delete(&mut self, job: &Found) -> Result<(), SpoolError> {
+        let id = match (job.place, job.id) {
+            (Place::New, _) | (Place::Hold, None) => None,
+            (Place::Work | Place::Hold, Some(id)) => Some(id),
+            _ => return Err(no_job(job, Some(job.place))),
+        };
+        if let Some(id) = id {
+            self.check_in_time(id, &job.name)?;
+        }
+        // By way of tmp/: this tells whether the producer was faster, and takes a directory too.
+        let trash = name::trash_name(self.next_id());
+        self.take(job, &file_name(job), (Place::Tmp, &trash))?;
+        if let Some(id) = id {
+            self.jobs.remove(&id);
+        }
+        // It must not come back, from where it is or was.
+        for source in [Place::New, Place::Hold, Place::Work] {
+            self.disk.sync_dir(source)?;
+        }
+        // From here on what fails is a left-over, which goes with the next start.
+        let _ = self.disk.remove(Place::Tmp, &trash);
+        if let Some(id) = id {
+            let _ = self.disk.remove(Place::Work, &name::journal_name(id));
         }
         Ok(())
     }
 
-    fn synced<const N: usize>(&self, places: [Place; N]) -> Result<(), SpoolError> {
-        places.into_iter().try_for_each(|place| self.disk.sync_dir(place))
+    /// Moves a file to work/ as a job.
+    fn bring_back(&mut self, job: &Found, id: JobId, name: &OsStr) -> Result<Claimed, SpoolError> {
+        if !name::is_job_name(name) {
+            return Err(SpoolError::Name { name: name.to_owned(), why: "it is too long" });
+        }
+        let (file, input) = (file_name(job), name::input_name(id, name));
+        self.take(job, &file, (Place::Work, &input))?;
+        if let Err(error) = self.disk.sync_dir(job.place) {
+            // Nobody is told of the job: it must not stay in work/.
+            let _ = self.disk.rename((Place::Work, &input), (job.place, &file));
+            return Err(error);
+        }
+        Ok(self.claimed(id, name))
     }
 
-    fn taken(&self, place: Place, name: &OsStr) -> SpoolError {
-        self.disk.error("move to", place, name, std::io::ErrorKind::AlreadyExists.into())
+    fn take(&mut self, job: &Found, file: &OsStr, to: (Place, &OsStr)) -> Result<(), SpoolError> {
+        match self.disk.rename((job.place, file), to)? {
+            Renamed::Done => Ok(()),
+            Renamed::Missing => Err(no_job(job, None)),
+            Renamed::Taken => Err(self.disk.error("move to", to.0, to.1, ErrorKind::AlreadyExists.into())),
+        }
     }
 
-    /// Says where the job is instead.
-    fn absent(&self, name: &OsStr) -> SpoolError {
-        let is_in = |place: &Place| matches!(self.disk.stat(*place, name), Ok(Some(_)));
-        let place = Place::JOBS.into_iter().find(is_in);
-        SpoolError::NoJob { name: name.to_owned(), place }
+    /// An answer that is ready is brought out, whatever an operator wants.
+    fn check_in_time(&self, id: JobId, name: &OsStr) -> Result<(), SpoolError> {
+        for to in Destination::ALL {
+            if self.disk.stat(Place::Work, &name::ready_name(id, name, to))?.is_some() {
+                let why = "its answer is being brought out";
+                return Err(SpoolError::TooLate { name: name.to_owned(), why });
+            }
+        }
+        Ok(())
     }
 }
 
-/// A name that no other process uses; it sorts by time.
-fn mark() -> OsString {
-    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    format!("{time:032x}-{:x}", std::process::id()).into()
+fn no_job(job: &Found, place: Option<Place>) -> SpoolError {
+    SpoolError::NoJob { name: job.name.clone(), place }
+}
+
+/// The name of the file.
+fn file_name(job: &Found) -> OsString {
+    job.id.map_or_else(|| job.name.clone(), |id| name::input_name(id, &job.name))
 }

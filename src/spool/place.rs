@@ -10,22 +10,12 @@ pub enum Place {
     Failed,
     Hold,
     Tmp,
-    /// Wishes of operators to the running daemon; see [`crate::spool::wish`].
-    Control,
 }
 
 impl Place {
     /// Every place, in the order of the enum.
-    pub const ALL: [Place; 8] = [
-        Place::New,
-        Place::Work,
-        Place::Out,
-        Place::Done,
-        Place::Failed,
-        Place::Hold,
-        Place::Tmp,
-        Place::Control,
-    ];
+    pub const ALL: [Place; 7] =
+        [Place::New, Place::Work, Place::Out, Place::Done, Place::Failed, Place::Hold, Place::Tmp];
 
     /// The places that hold jobs and answers, for people to look at.
     pub const JOBS: [Place; 6] =
@@ -41,13 +31,16 @@ impl Place {
             Place::Failed => "failed",
             Place::Hold => "hold",
             Place::Tmp => "tmp",
-            Place::Control => "control",
         }
     }
 
-    /// The mode that a missing directory is made with: `new` is for producers of the group, with setgid so
-    /// that what they drop belongs to it.
+    /// The mode that a missing directory is made with. `new` is for producers of the group: setgid, so that what
+    /// they drop belongs to it, and sticky, so that nobody removes what another has dropped.
     pub fn mode(self) -> u32 {
-        if self == Place::New { 0o2770 } else { 0o750 }
+        match self {
+            Place::New => 0o3770,
+            Place::Out | Place::Done | Place::Failed | Place::Hold => 0o750,
+            Place::Work | Place::Tmp => 0o700,
+        }
     }
 }

@@ -1,29 +1,15 @@
 //! Old inputs and answers are removed, oldest first, by age and by size.
+//! Ages wait for a clock that is set, sizes do not.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use super::clock::Now;
 use super::disk::Disk;
 use super::error::SpoolError;
 use super::place::Place;
-
-/// How long files of a place are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Keep {
-    /// Since the file came to the place; none keeps it for ever.
-    pub at_most: Option<Duration>,
-    /// Bytes of all files of the place; none sets no limit.
-    pub max_bytes: Option<u64>,
-}
-
-/// What is kept where. The default keeps everything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Retention {
-    pub out: Keep,
-    pub done: Keep,
-    pub failed: Keep,
-}
+use super::settings::{Keep, Retention};
 
 /// A file that may go.
 struct Old {
@@ -35,8 +21,7 @@ struct Old {
 
 impl Retention {
     /// Removes what is over the limits; returns how many files.
-    pub(super) fn prune(&self, disk: &Disk) -> Result<usize, SpoolError> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    pub(super) fn prune(&self, disk: &mut Disk, now: Now) -> Result<usize, SpoolError> {
         let places = [(Place::Out, self.out), (Place::Done, self.done), (Place::Failed, self.failed)];
         let mut n_removed = 0;
         for (place, keep) in places {
@@ -47,7 +32,7 @@ impl Retention {
 }
 
 impl Keep {
-    fn prune(&self, disk: &Disk, place: Place, now: Duration) -> Result<usize, SpoolError> {
+    fn prune(&self, disk: &mut Disk, place: Place, now: Now) -> Result<usize, SpoolError> {
         if *self == Self::default() {
             return Ok(0);
         }
@@ -57,7 +42,9 @@ impl Keep {
         let mut n_removed = 0;
         for file in files {
             let since = Duration::from_secs(u64::try_from(file.changed.0).unwrap_or(0));
-            let is_old = self.at_most.is_some_and(|limit| now.saturating_sub(since) > limit);
+            // By a clock that jumps after the start, a file of yesterday is decades old.
+            let is_old = now.is_synchronised
+                && self.at_most.is_some_and(|limit| now.time.saturating_sub(since) > limit);
             if !is_old && self.max_bytes.is_none_or(|limit| n_bytes <= limit) {
                 break;
             }

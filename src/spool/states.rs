@@ -1,65 +1,76 @@
 //! The legal states of a job, and the clean-up for a crash in each.
 //!
-//! `x` stands for the input `x.json`, `j` for its journal, `A` for its answer. Each line is one step from the
-//! one above: one rename, one journal line, one removal.
+//! `x` stands for the input, `j` for its journal, `A` for its answer; ID.x in work/ and hold/ is x, ID.journal
+//! in work/ is j, ID.x.done or ID.x.failed in work/ is "A ready". Each line is one step from the one above.
 //!
-//! | state     | new | work | journal says     | tmp     | out | done or failed | at start                         |
-//! |-----------|-----|------|------------------|---------|-----|----------------|----------------------------------|
-//! | dropped   | x   |      |                  |         |     |                | the scan finds it                |
-//! | claimed   |     | x    | (no journal)     |         |     |                | offered again                    |
-//! | started   |     | x j  | claim, start     |         |     |                | offered again, attempts + 1      |
-//! | answering |     | x j  | … done, done     |         |     |                | offered again without the done   |
-//! | staging   |     | x j  | … all done       | A, part |     |                | A removed; offered, staged anew  |
-//! | staged    |     | x j  | … all done       | A       |     |                | the same                         |
-//! | announced |     | x j  | … publish        | A       |     |                | A renamed to out, and so on down |
-//! | out       |     | x j  | … publish        |         | A   |                | x renamed to done                |
-//! | put away  |     | j    | … publish        |         | A   | x              | j removed                        |
-//! | finished  |     |      |                  |         | A   | x              | nothing                          |
+//! | state     | new | work        | tmp  | out | done or failed | at start                                |
+//! |-----------|-----|-------------|------|-----|----------------|-----------------------------------------|
+//! | dropped   | x   |             |      |     |                | the scan finds it                       |
+//! | claimed   |     | x           |      |     |                | offered again                           |
+//! | opened    |     | x j         |      |     |                | offered again; marks in j tell who ran  |
+//! | answering |     | x j         |      |     |                | offered again without what j has        |
+//! | staging   |     | x j         | part |     |                | part removed, offered again             |
+//! | ready     |     | x j A ready |      |     |                | x renamed to done, and so on down       |
+//! | put away  |     | j A ready   |      |     | x              | A renamed to out, and so on down        |
+//! | out       |     | j           |      | A   | x              | j removed                               |
+//! | finished  |     |             |      | A   | x              | nothing                                 |
 //!
-//! What an operator does takes these steps beside; h stands for hold/. Only the daemon, or who has its lock,
-//! moves what is in work/.
+//! What an operator does takes these steps beside. j stays in work/ while x is held.
 //!
-//! | state     | new | work | hold | at start                                                                |
-//! |-----------|-----|------|------|-------------------------------------------------------------------------|
-//! | held, new |     |      | x    | nothing                                                                 |
-//! | holding   |     | j    | x    | j renamed to hold                                                       |
-//! | held      |     |      | x j  | nothing                                                                 |
-//! | released  | x   |      | j    | nothing; a claim of x renames j to work after it                        |
-//! | reclaimed |     | x    | j    | j renamed to work                                                       |
-//! | deleting  |     | j    |      | j removed                                                               |
-//! | deleted   |     |      | j    | j removed, x being in no place                                          |
+//! | state     | new | work | hold | tmp   | at start                                                        |
+//! |-----------|-----|------|------|-------|-----------------------------------------------------------------|
+//! | held      |     | (j)  | x    |       | nothing                                                         |
+//! | released  |     | x (j)|      |       | as claimed or answering                                         |
+//! | requeued  |     | x    |      |       | as claimed: a new job with a new id                             |
+//! | deleting  |     | (j)  |      | trash | trash removed; j belongs to no x and no A: removed              |
 //!
-//! A journal in hold/ belongs to the x of its name that has the inode it names. `requeue` renames x from
-//! failed/ or done/ to new/: it has no journal there and is a new job. `delete` leaves no answer.
+//! Exactly one answer, while only the program can crash: each step is one rename, and the place of x and A says
+//! all. An x in work/ or hold/ without A ready never had an answer in out/, even if a reader has taken it away
+//! since, because A goes to out/ only from "put away", where x has left work/ for good. A goes to out/ once,
+//! because its own rename takes the ready name away. j says only what need not run again.
 //!
-//! Exactly one answer: the journal says "publish" only after A is whole on the disk in tmp/, name included.
-//! From there on A is in tmp/ or was renamed to out/; nothing else removes it from tmp/, since a job without
-//! "publish" is the only one whose A is swept. So "publish and no A in tmp/" means "out", even if a reader has
-//! taken A away from out/ since. Before "publish", no A of the job was ever in out/. The journal goes after x
-//! has left work/ for good, so an x in work/ that was answered always has a journal that says so.
+//! A power cut may undo what was not synced. What is assumed: a file's content is what it was at its last sync,
+//! or any part of what was written since; of the names added to and removed from directories any subset is
+//! kept, except that a rename never loses the file: where the old name is gone the new one is there. A synced
+//! directory keeps its changes, so to sync where a file left is enough for both ends of the rename. Therefore:
 //!
-//! A journal counts only for the file that it names by device and inode, and for resuming only if size and
-//! checksum are still the same; any other is a left-over and is removed. Jobs stay in work/ over a restart:
-//! nothing needs to move for them to be offered again, first.
+//! | before                      | is synced           | since otherwise a power cut may leave                    |
+//! |-----------------------------|---------------------|----------------------------------------------------------|
+//! | an answer counts as kept    | journal, then work/ | a request that runs again                                |
+//! | A is made ready             | part                | half an answer                                           |
+//! | A is made ready             | new/ and hold/      | A ready, and x where it came from: it would run again    |
+//! | x is put away               | work/               | neither x nor A: no answer                               |
+//! | A goes to out/              | work/               | A in out/ and x in work/: it would run again             |
+//! | anybody is told of A        | work/               | A ready again, after its reader took it from out/        |
+//! | an operator is told         | where the file left | what was done undone                                     |
+//! | deletion is told            | new/, hold/, work/  | x where it came from before                              |
+//!
+//! A power cut may also leave a file under both names of a rename. One id in work/ and hold/: hold/ is dropped.
+//! One file (by inode) as ID.x in work/ or hold/ and as x in new/: new/ is dropped. One file ready and in out/, or
+//! in work/ and put away: the name in work/ is dropped. Nobody was told of the rename then, so either would do.
+//!
+//! The order of the clean-up: old layouts first ([`crate::spool::takeover`]), then double names, then ready
+//! answers are brought out, then what belongs to no job goes. It may be cut at any point and repeated.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
-use nix::sys::stat::FileStat;
-
-use super::disk::{Disk, Renamed};
+use super::disk::Disk;
 use super::error::SpoolError;
+use super::id::JobId;
 use super::job::Claimed;
-use super::journal::{Journal, journal_name};
-use super::outbox;
+use super::name::{self, WorkName};
+use super::outbox::{Ending, bring_out};
 use super::place::Place;
+use super::takeover::take_over;
 
 /// What was found at start.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Recovery {
-    /// Jobs in work/ that have no answer out, oldest first.
+    /// Jobs in work/ that have no answer, oldest first.
     pub unfinished: Vec<Claimed>,
-    /// Jobs whose publication was brought to its end.
+    /// Jobs whose answer was brought out.
     pub n_finished: usize,
     /// Left-overs that were removed from tmp/ and work/.
     pub n_removed: usize,
@@ -67,107 +78,107 @@ pub struct Recovery {
     pub strangers: Vec<OsString>,
 }
 
-/// Brings every job to a state from which it goes on, by the table above. Safe to repeat at any point.
-pub(super) fn recover(disk: &Disk) -> Result<Recovery, SpoolError> {
-    let mut recovery = Recovery::default();
-    let (mut jobs, mut journals) = (Vec::new(), Vec::new());
-    disk.list(Place::Work, |name| match name.as_bytes() {
-        bytes if bytes.ends_with(b".json") => jobs.push(name.to_owned()),
-        bytes if bytes.ends_with(b".json.journal") => journals.push(name.to_owned()),
-        _ => recovery.strangers.push(name.to_owned()),
-    })?;
-    let mut unfinished = Vec::new();
-    for name in jobs {
-        let Some(stat) = disk.stat(Place::Work, &name)? else { continue };
-        let mut journal = Journal::peek(disk, Place::Work, &name)?;
-        if journal.is_none() && is_journal_of(disk, Place::Hold, &name, &stat)? {
-            bring_journal(disk, &name, Place::Hold, Place::Work)?;
-            journal = Journal::peek(disk, Place::Work, &name)?;
-        }
-        let claim =
-            journal.as_ref().and_then(|journal| journal.claim()).filter(|claim| claim.id.is_of(&stat));
-        match (claim, journal.and_then(|journal| journal.announced())) {
-            (Some(claim), Some(to)) => {
-                outbox::finish(disk, &name, claim.id, to)?;
-                recovery.n_finished += 1;
-            }
-            _ => unfinished.push(((stat.st_mtime, stat.st_mtime_nsec), name)),
+/// What stands in the spool's own directories.
+#[derive(Default)]
+struct Inventory {
+    inputs: BTreeMap<JobId, OsString>,
+    held: BTreeMap<JobId, OsString>,
+    endings: Vec<Ending>,
+    journals: Vec<JobId>,
+    strangers: Vec<OsString>,
+    /// Names in tmp/.
+    left_overs: Vec<OsString>,
+    last_id: Option<JobId>,
+}
+
+/// Brings every job to a state from which it goes on, by the table above; also returns the greatest id. Safe to
+/// repeat at any point.
+pub(super) fn recover(disk: &mut Disk) -> Result<(Recovery, Option<JobId>), SpoolError> {
+    take_over(disk)?;
+    let mut found = Inventory::take(disk)?;
+    let mut recovery = Recovery { n_finished: found.endings.len(), ..Recovery::default() };
+    remove_double_names(disk, &found)?;
+    bring_out(disk, &mut found.endings);
+    let ready: Vec<JobId> = found.endings.iter().map(|ending| ending.id).collect();
+    let error = found.endings.into_iter().find_map(|ending| ending.error);
+    if let Some(error) = error {
+        return Err(Arc::into_inner(error).expect("the endings that shared it are gone"));
+    }
+    for (id, name) in &found.inputs {
+        let stat = disk.stat(Place::Work, &name::input_name(*id, name))?;
+        if let Some(stat) = stat.filter(|_| !ready.contains(id)) {
+            recovery.unfinished.push(Claimed { id: *id, name: name.clone(), owner: stat.st_uid });
         }
     }
-    for journal in journals {
-        let job = job_of(&journal);
-        if disk.stat(Place::Work, job)?.is_some() || disk.stat(Place::Work, &journal)?.is_none() {
-            continue;
-        }
-        let held = disk.stat(Place::Hold, job)?;
-        match held {
-            Some(held) if is_journal_of(disk, Place::Work, job, &held)? => {
-                bring_journal(disk, job, Place::Work, Place::Hold)?;
-            }
-            _ => {
-                disk.remove(Place::Work, &journal)?;
-                recovery.n_removed += 1;
-            }
+    for id in found.journals {
+        if !found.inputs.contains_key(&id) && !found.held.contains_key(&id) && !ready.contains(&id) {
+            disk.remove(Place::Work, &name::journal_name(id))?;
+            recovery.n_removed += 1;
         }
     }
-    recovery.n_removed += sweep_hold(disk)?;
-    // Only now: every announced answer has left tmp/.
-    let mut left_over = Vec::new();
-    disk.list(Place::Tmp, |name| left_over.push(name.to_owned()))?;
-    for name in left_over {
+    for name in found.left_overs {
         disk.remove(Place::Tmp, &name)?;
         recovery.n_removed += 1;
     }
-    unfinished.sort();
-    recovery.unfinished = unfinished.into_iter().map(|(_, name)| Claimed { name, id: None }).collect();
-    Ok(recovery)
+    recovery.strangers = found.strangers;
+    Ok((recovery, found.last_id))
 }
 
-/// Removes journals from hold/ whose job is neither held nor released.
-fn sweep_hold(disk: &Disk) -> Result<usize, SpoolError> {
-    let mut journals = Vec::new();
-    disk.list(Place::Hold, |name| {
-        if name.as_bytes().ends_with(b".json.journal") {
-            journals.push(name.to_owned());
-        }
-    })?;
-    let mut n_removed = 0;
-    for journal in journals {
-        let job = job_of(&journal);
-        let mut has_job = false;
-        for place in [Place::Hold, Place::New] {
-            if let Some(stat) = disk.stat(place, job)? {
-                has_job |= is_journal_of(disk, Place::Hold, job, &stat)?;
+impl Inventory {
+    fn take(disk: &Disk) -> Result<Self, SpoolError> {
+        let mut found = Self::default();
+        disk.list(Place::Work, |file| match WorkName::parse(file) {
+            Some(WorkName::Input(id, name)) if !found.inputs.contains_key(&id) => {
+                found.note(id);
+                found.inputs.insert(id, name);
             }
-        }
-        if !has_job {
-            disk.remove(Place::Hold, &journal)?;
-            n_removed += 1;
+            Some(WorkName::Ready(id, name, to)) => {
+                found.note(id);
+                let (is_ready, out_name, error) = (true, None, None);
+                found.endings.push(Ending { id, name, to, is_ready, out_name, error });
+            }
+            Some(WorkName::Journal(id)) => {
+                found.note(id);
+                found.journals.push(id);
+            }
+            _ => found.strangers.push(file.to_owned()),
+        })?;
+        disk.list(Place::Hold, |file| {
+            if let (Some(id), name) = name::split_held(file) {
+                found.note(id);
+                found.held.insert(id, name.to_owned());
+            }
+        })?;
+        disk.list(Place::Tmp, |file| {
+            if let Some((id, _)) = name::split_id(file) {
+                found.note(id);
+            }
+            found.left_overs.push(file.to_owned());
+        })?;
+        Ok(found)
+    }
+
+    fn note(&mut self, id: JobId) {
+        self.last_id = self.last_id.max(Some(id));
+    }
+}
+
+/// Drops the second names that a power cut may leave of a rename.
+fn remove_double_names(disk: &mut Disk, found: &Inventory) -> Result<(), SpoolError> {
+    for (id, name) in &found.held {
+        if found.inputs.get(id) == Some(name) {
+            disk.remove(Place::Hold, &name::input_name(*id, name))?;
         }
     }
-    Ok(n_removed)
-}
-
-/// True if the journal of the name `job` in `place` was begun for the very file of `stat`.
-pub(super) fn is_journal_of(
-    disk: &Disk,
-    place: Place,
-    job: &OsStr,
-    stat: &FileStat,
-) -> Result<bool, SpoolError> {
-    let journal = Journal::peek(disk, place, job)?;
-    Ok(journal.and_then(|journal| journal.claim()).is_some_and(|claim| claim.id.is_of(stat)))
-}
-
-/// Lets a job's journal follow it; one that is missing is as good.
-pub(super) fn bring_journal(disk: &Disk, job: &OsStr, from: Place, to: Place) -> Result<(), SpoolError> {
-    let journal = journal_name(job);
-    match disk.rename((from, &journal), (to, &journal))? {
-        Renamed::Done | Renamed::Missing => Ok(()),
-        Renamed::Taken => Err(disk.error("move", from, &journal, std::io::ErrorKind::AlreadyExists.into())),
+    let claimed = found.inputs.iter().map(|job| (Place::Work, job));
+    for (place, (id, name)) in claimed.chain(found.held.iter().map(|job| (Place::Hold, job))) {
+        let inode = |place: Place, name: &OsStr| -> Result<Option<(u64, u64)>, SpoolError> {
+            Ok(disk.stat(place, name)?.map(|stat| (stat.st_dev, stat.st_ino)))
+        };
+        let dropped = inode(Place::New, name)?;
+        if dropped.is_some() && dropped == inode(place, &name::input_name(*id, name))? {
+            disk.remove(Place::New, name)?;
+        }
     }
-}
-
-fn job_of(journal: &OsStr) -> &OsStr {
-    OsStr::from_bytes(journal.as_bytes().strip_suffix(b".journal").unwrap_or_default())
+    Ok(())
 }

@@ -28,6 +28,8 @@ pub enum Daemon {
     /// Its process id, if it could be read.
     Running(Option<u32>),
     Stopped,
+    /// This user may not look at the lock.
+    Unknown,
 }
 
 /// What a spool holds at this moment.
@@ -51,6 +53,7 @@ pub fn daemon(root: &Path) -> Result<Daemon, SpoolError> {
     let file = match File::open(&path) {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && root.is_dir() => return Ok(Daemon::Stopped),
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => return Ok(Daemon::Unknown),
         Err(source) => return Err(SpoolError::Io { doing: "open", path, source }),
     };
     match Flock::lock(file, FlockArg::LockSharedNonblock) {

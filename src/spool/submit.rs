@@ -4,7 +4,6 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -13,22 +12,22 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
-use super::disk::name_with_id;
 use super::error::SpoolError;
+use super::name;
 use super::place::Place;
 use super::watch::Watch;
 
 /// Drops `bytes` into the spool at `root` as `name`, or, where a job or an answer has that name, as
 /// `NAME.TIME-PID.json`. Returns the name that it has: its answer will have the same.
 pub fn submit(root: &Path, name: &OsStr, bytes: &[u8]) -> Result<OsString, SpoolError> {
-    let name = checked_name(name)?;
+    let name = name::completed(name).map_err(|why| SpoolError::Name { name: name.to_owned(), why })?;
     let new = root.join(Place::New.name());
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     let mark = format!("{time:x}-{:x}", std::process::id());
     // A producer need not have access to tmp/; the daemon does not look at dot names.
     let unready = new.join(format!(".{mark}.part"));
     let dropped = write_whole(&unready, bytes)
-        .and_then(|()| drop_as(root, &unready, [&name, &name_with_id(&name, &mark)]));
+        .and_then(|()| drop_as(root, &unready, [&name, &name::with_id(&name, &mark)]));
     if dropped.is_err() {
         // If it cannot be removed either, the daemon does not look at it.
         let _ = fs::remove_file(&unready);
@@ -63,22 +62,6 @@ pub fn wait_for_answer(root: &Path, name: &OsStr, limit: Duration) -> Result<Pat
         }
         watch.arrivals()?;
     }
-}
-
-/// A plain file name that the inbox takes; `.json` is added where it is missing.
-fn checked_name(name: &OsStr) -> Result<OsString, SpoolError> {
-    let mut full = name.to_owned();
-    if !name.as_bytes().ends_with(b".json") {
-        full.push(".json");
-    }
-    let why = match full.as_bytes() {
-        b".json" => "it is empty",
-        bytes if bytes.starts_with(b".") => "it begins with a dot",
-        bytes if bytes.contains(&b'/') || bytes.contains(&0) => "it is not a plain file name",
-        bytes if bytes.len() > 180 => "it is longer than 180 bytes",
-        _ => return Ok(full),
-    };
-    Err(SpoolError::Name { name: name.to_owned(), why })
 }
 
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -1,8 +1,11 @@
 //! One answer. The order of the fields is the order of the keys in the file: by the alphabet.
 
+use std::io::{self, Write};
+
 use serde::Serialize;
 
 use super::fault::Fault;
+use super::logprobs::Logprobs;
 use super::message::Message;
 use super::request::BadRequest;
 
@@ -16,18 +19,6 @@ pub enum FinishReason {
     Cancelled,
     Error,
     NotFinished,
-}
-
-/// One candidate of one step.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct TokenLogprob {
-    /// The token's bytes, which need not be UTF-8 by themselves.
-    pub bytes: Vec<u8>,
-    /// Natural logarithm of the probability at temperature 1.
-    pub logprob: f32,
-    /// The bytes as text, U+FFFD where they are not UTF-8.
-    pub token: String,
-    pub token_id: u32,
 }
 
 /// Tokens read and written.
@@ -52,7 +43,7 @@ pub struct Answer {
     pub id: Option<serde_json::Value>,
     /// By step, each by falling probability; only if asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub logprobs: Option<Vec<Vec<TokenLogprob>>>,
+    pub logprobs: Option<Logprobs>,
     /// The adapter that was used, or asked for if the request failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora_name: Option<String>,
@@ -94,9 +85,16 @@ impl Answer {
         Self { error, finish_reason, id, lora_name, ..Self::empty(request_idx, batch_size) }
     }
 
-    /// The answer as one line of JSON, which the journal keeps and [`super::AnswerFile`] writes.
+    /// Writes the answer as one line of JSON, which the journal keeps and [`super::AnswerFile`] takes.
+    ///
+    /// # Errors
+    /// The writer's; a number that is not finite becomes null.
+    pub fn write_json(&self, out: impl Write) -> io::Result<()> {
+        Ok(serde_json::to_writer(out, self)?)
+    }
+
+    /// The same as a text.
     pub fn to_json(&self) -> String {
-        // A number that is not finite becomes null; nothing else can go wrong on plain data.
         serde_json::to_string(self).expect("an answer holds no map with keys that are not strings")
     }
 }

@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 
 use super::fault::Fault;
-use super::json::{Value, write_indented};
+use super::indent::Indent;
 
 /// A file of answers that is being written.
 pub struct AnswerFile<W: Write> {
@@ -19,20 +19,22 @@ impl<W: Write> AnswerFile<W> {
         Ok(Self { out, n_written: 0 })
     }
 
-    /// Adds the next answer, given as [`super::Answer::to_json`] made it.
-    pub fn entry(&mut self, answer: &str) -> io::Result<()> {
+    /// Adds the next answer, which `write` writes as [`super::Answer::write_json`] does.
+    pub fn entry<E: From<io::Error>>(
+        &mut self,
+        write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
+    ) -> Result<(), E> {
         self.out.write_all(if self.n_written == 0 { b"\n        " } else { b",\n        " })?;
         self.n_written += 1;
-        write_indented(&mut self.out, Value::from_checked(answer), 2)
+        write(&mut Indent::new(&mut self.out, 2))
     }
 
     /// Ends the file and gives the writer back, not flushed.
     pub fn finish(mut self, warnings: &[String]) -> io::Result<W> {
         self.out.write_all(if self.n_written == 0 { b"]" } else { b"\n    ]" })?;
         if !warnings.is_empty() {
-            let json = serde_json::to_string(warnings)?;
             self.out.write_all(b",\n    \"warnings\": ")?;
-            write_indented(&mut self.out, Value::from_checked(&json), 1)?;
+            serde_json::to_writer(Indent::new(&mut self.out, 1), warnings)?;
         }
         self.out.write_all(b"\n}\n")?;
         Ok(self.out)
@@ -41,9 +43,8 @@ impl<W: Write> AnswerFile<W> {
 
 /// Writes the answer to a file that was rejected as a whole.
 pub fn write_rejection(out: &mut impl Write, input_file: &str, fault: &Fault) -> io::Result<()> {
-    let json = serde_json::to_string(fault)?;
     out.write_all(b"{\n    \"error\": ")?;
-    write_indented(out, Value::from_checked(&json), 1)?;
+    serde_json::to_writer(Indent::new(&mut *out, 1), fault)?;
     write!(out, ",\n    \"input_file\": {},\n    \"responses\": []\n}}\n", quoted(input_file))
 }
 

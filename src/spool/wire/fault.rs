@@ -18,8 +18,10 @@ pub enum FaultCode {
     UnsupportedContent,
     /// `lora_name` names no adapter.
     UnknownAdapter,
-    /// The adapter does not fit the engine.
+    /// The adapter does not fit the engine, or makes no finite numbers with it.
     AdapterMismatch,
+    /// The adapter's file was written into while the request used it; the request may be sent again.
+    AdapterChanged,
     /// The adapter's path lies outside the allowed roots, or its file cannot be read.
     AdapterRefused,
     /// The prompt is longer than the limit or than the engine takes.

@@ -221,41 +221,6 @@ fn check_depth(text: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Writes checked JSON with an indent of 4, as the original's writer does: `"key": value`, `[]`, `{}`.
-/// The first line is not indented; the others stand `level` steps in.
-pub fn write_indented(out: &mut impl std::io::Write, value: Value<'_>, level: usize) -> std::io::Result<()> {
-    if value.is_object() {
-        let mut n = 0;
-        for (key, child) in value.entries() {
-            out.write_all(if n == 0 { b"{\n" } else { b",\n" })?;
-            write!(out, "{:1$}", "", (level + 1) * 4)?;
-            out.write_all(key.text().as_bytes())?;
-            out.write_all(b": ")?;
-            write_indented(out, child, level + 1)?;
-            n += 1;
-        }
-        return close(out, n, level, ["{}", "}"]);
-    }
-    if value.is_array() {
-        let mut n = 0;
-        for child in value.elements() {
-            out.write_all(if n == 0 { b"[\n" } else { b",\n" })?;
-            write!(out, "{:1$}", "", (level + 1) * 4)?;
-            write_indented(out, child, level + 1)?;
-            n += 1;
-        }
-        return close(out, n, level, ["[]", "]"]);
-    }
-    out.write_all(value.text().as_bytes())
-}
-
-fn close(out: &mut impl std::io::Write, n: usize, level: usize, marks: [&str; 2]) -> std::io::Result<()> {
-    if n == 0 {
-        return out.write_all(marks[0].as_bytes());
-    }
-    write!(out, "\n{:1$}{2}", "", level * 4, marks[1])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -285,18 +250,7 @@ mod tests {
         for text in texts {
             let wanted: serde_json::Value = serde_json::from_str(text).unwrap();
             assert_eq!(tree(Value::parse(text).unwrap()), wanted, "{text}");
-            let mut indented = Vec::new();
-            write_indented(&mut indented, Value::parse(text).unwrap(), 0).unwrap();
-            assert_eq!(serde_json::from_slice::<serde_json::Value>(&indented).unwrap(), wanted, "{text}");
         }
-    }
-
-    #[test]
-    fn indents_by_four() {
-        let mut out = Vec::new();
-        write_indented(&mut out, Value::parse(r#"{"a":[1,[],{}],"b":{"c":"d"}}"#).unwrap(), 1).unwrap();
-        let wanted = "{\n        \"a\": [\n            1,\n            [],\n            {}\n        ],\n        \"b\": {\n            \"c\": \"d\"\n        }\n    }";
-        assert_eq!(String::from_utf8(out).unwrap(), wanted);
     }
 
     #[test]
@@ -320,8 +274,6 @@ mod tests {
             for (k, v) in value.entries() {
                 let _ = (k.string(), v.elements().count(), v.entries().count());
             }
-            let mut sink = Vec::new();
-            write_indented(&mut sink, value, 0).unwrap();
         }
     }
 }

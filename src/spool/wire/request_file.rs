@@ -1,7 +1,12 @@
 //! A request file: the top level is read at once, each request only when it is asked for.
-//! So memory is the text itself plus 8 bytes per request, whatever the file holds.
+//! So memory is 12 bytes per request, and the text itself only where it is small.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use super::fault::{Fault, FaultCode};
@@ -28,7 +33,7 @@ pub enum CacheCommit {
 }
 
 /// The values of the top level. `run`'s flags may replace some before requests are read.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct RequestFile {
     /// 1..=16; numbers the answers' `batch_idx`.
     pub batch_size: usize,
@@ -43,10 +48,28 @@ pub struct RequestFile {
     pub priority: i32,
     /// What was ignored at the top level, for the answer file.
     pub warnings: Vec<String>,
-    text: String,
-    /// (start, length) of each request in `text`.
-    spans: Vec<(u32, u32)>,
+    text: Text,
+    spans: Vec<Span>,
 }
+
+/// Where the text is when a request is asked for.
+#[derive(Debug)]
+enum Text {
+    Memory(String),
+    /// Read again, and checked against the checksum of each request.
+    File(File),
+}
+
+/// A request's place in the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Span {
+    start: u32,
+    n_bytes: u32,
+    crc: u32,
+}
+
+/// Texts up to this length are kept in memory, and cost no open file.
+const KEPT_BYTES: usize = 64 << 10;
 
 const OWN_FIELDS: [&str; 11] = [
     "batch_size",
@@ -71,6 +94,25 @@ impl RequestFile {
             Fault::bad(format!("not JSON: byte {at} is not UTF-8")).of_file()
         })?;
         Self::parse_text(text).map_err(Fault::of_file)
+    }
+
+    /// Reads a file of `size` bytes; a large one is not kept in memory but read again, request by request.
+    /// Returns the checksum of all its bytes too.
+    ///
+    /// # Errors
+    /// The system's; a fault of the whole file is inside.
+    pub fn read(mut file: File, size: u64) -> io::Result<(Result<Self, Fault>, u32)> {
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(usize::try_from(size).unwrap_or(usize::MAX)).map_err(io::Error::other)?;
+        (&mut file).take(size).read_to_end(&mut bytes)?;
+        let crc = crc32fast::hash(&bytes);
+        let mut parsed = Self::parse(bytes);
+        if let Ok(parsed) = &mut parsed
+            && matches!(&parsed.text, Text::Memory(text) if text.len() > KEPT_BYTES)
+        {
+            parsed.text = Text::File(file);
+        }
+        Ok((parsed, crc))
     }
 
     fn parse_text(text: String) -> Result<Self, Fault> {
@@ -125,13 +167,17 @@ impl RequestFile {
             priority: integer("priority", (-limits::PRIORITY, limits::PRIORITY), 0)? as i32,
             warnings,
             spans,
-            text,
+            text: Text::Memory(text),
         })
     }
 
-    /// Bytes of text that are held.
+    /// Bytes that are held in memory.
     pub fn n_bytes(&self) -> usize {
-        self.text.len() + self.spans.len() * size_of::<(u32, u32)>()
+        let text = match &self.text {
+            Text::Memory(text) => text.len(),
+            Text::File(_) => 0,
+        };
+        text + self.spans.len() * size_of::<Span>()
     }
 
     /// How many requests the file has; at least one.
@@ -141,19 +187,35 @@ impl RequestFile {
 
     /// Reads the request at `index`. A fault concerns this request alone.
     pub fn request(&self, index: usize) -> Result<Request, BadRequest> {
-        let slice = self.spans.get(index).and_then(|&(start, n)| {
-            let start = start as usize;
-            self.text.get(start..start + n as usize)
-        });
-        let Some(slice) = slice else {
-            let fault = Fault::bad(format!("requests[{index}]: missing, the file has {}", self.spans.len()));
-            return Err(BadRequest { fault, id: None, lora_name: None });
-        };
+        let text = self.text_of(index).map_err(|fault| BadRequest { fault, id: None, lora_name: None })?;
         Request::read(
-            Value::from_checked(slice),
+            Value::from_checked(&text),
             index,
             Defaults { sampling: &self.sampling, chat: self.chat },
         )
+    }
+
+    /// The JSON of one request, as it was when the file was read.
+    fn text_of(&self, index: usize) -> Result<Cow<'_, str>, Fault> {
+        let missing = || Fault::bad(format!("requests[{index}]: missing, the file has {}", self.spans.len()));
+        let span = self.spans.get(index).ok_or_else(missing)?;
+        let (start, n_bytes) = (span.start as usize, span.n_bytes as usize);
+        match &self.text {
+            Text::Memory(text) => text.get(start..start + n_bytes).map(Cow::Borrowed).ok_or_else(missing),
+            Text::File(file) => {
+                let changed = |why: &dyn Display| {
+                    let message =
+                        format!("requests[{index}]: the file was changed while it was answered{why}");
+                    Fault::new(FaultCode::BadFile, message)
+                };
+                let mut bytes = vec![0; n_bytes];
+                file.read_exact_at(&mut bytes, start as u64).map_err(|e| changed(&format_args!(": {e}")))?;
+                if crc32fast::hash(&bytes) != span.crc {
+                    return Err(changed(&""));
+                }
+                String::from_utf8(bytes).map(Cow::Owned).map_err(|_| changed(&""))
+            }
+        }
     }
 
     /// All requests in order, each read as the iterator comes to it.
@@ -162,7 +224,7 @@ impl RequestFile {
     }
 }
 
-fn read_spans(object: &Object, text: &str) -> Result<Vec<(u32, u32)>, Fault> {
+fn read_spans(object: &Object, text: &str) -> Result<Vec<Span>, Fault> {
     let field = object.get("requests").ok_or_else(|| object.missing("requests", "an array of requests"))?;
     if !field.value.is_array() {
         return Err(field.wanted("an array of requests"));
@@ -178,7 +240,8 @@ fn read_spans(object: &Object, text: &str) -> Result<Vec<(u32, u32)>, Fault> {
     let mut spans = Vec::with_capacity(n);
     for value in field.value.elements() {
         let start = value.text().as_ptr() as usize - text.as_ptr() as usize;
-        spans.push((start as u32, value.text().len() as u32));
+        let bytes = value.text().as_bytes();
+        spans.push(Span { start: start as u32, n_bytes: bytes.len() as u32, crc: crc32fast::hash(bytes) });
     }
     Ok(spans)
 }

@@ -1,0 +1,250 @@
+//! Takes over a spool of the layout before ids: jobs in work/ had the names that were dropped.
+//!
+//! There x.json had its journal x.json.journal beside it, in work/ or hold/, which named its input by inode; an
+//! answer stood in tmp/ as OLDID.json, and once the journal said `publish` it was renamed to out/ before
+//! anything else. Inputs get their new names first and journals later, so that a crash never parts them for
+//! good: a journal of the old layout whose input has its new name finds it by name and time. Size and checksum
+//! in the journal have the last word on whether its answers count.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+use nix::errno::Errno;
+use nix::sys::stat::FileStat;
+use serde::Deserialize;
+
+use super::destination::Destination;
+use super::disk::{Disk, Renamed};
+use super::error::SpoolError;
+use super::id::JobId;
+use super::lines::read_lines;
+use super::name::{self, WorkName, is_job_name};
+use super::outbox::put;
+use super::place::Place;
+
+/// Where orders to the daemon lay.
+const CONTROL: &str = "control";
+const MAX_ORDER_BYTES: u64 = 512;
+
+#[derive(Deserialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+enum OldEvent {
+    Claim { job: String },
+    Publish { to: String },
+}
+
+/// A journal of the old layout.
+struct OldJournal {
+    place: Place,
+    /// The job's.
+    name: OsString,
+    /// Time of the claim in nanoseconds, device and inode of the input, as `HEX-HEX-HEX`.
+    old_id: String,
+    /// Where the input goes, once the answer was announced.
+    to: Option<Destination>,
+}
+
+/// Where the input of an old journal is.
+enum Input {
+    Old(Place, FileStat),
+    New(JobId),
+    Gone,
+}
+
+/// What stands in work/ and hold/.
+#[derive(Default)]
+struct Found {
+    /// Inputs in work/ under their old names.
+    inputs: BTreeSet<OsString>,
+    journals: Vec<OldJournal>,
+    /// Inputs under new names.
+    jobs: Vec<(Place, JobId, OsString)>,
+    with_journal: BTreeSet<JobId>,
+}
+
+/// Gives every job of the old layout its new names.
+pub(super) fn take_over(disk: &mut Disk) -> Result<(), SpoolError> {
+    let mut found = Found::look(disk)?;
+    if !found.inputs.is_empty() || !found.journals.is_empty() {
+        found.take_over(disk)?;
+    }
+    remove_orders(disk);
+    Ok(())
+}
+
+impl Found {
+    fn look(disk: &Disk) -> Result<Self, SpoolError> {
+        let (mut found, mut journals) = (Self::default(), Vec::new());
+        let journal_of = |file: &OsStr| {
+            let name = OsStr::from_bytes(file.as_bytes().strip_suffix(b".journal")?);
+            is_job_name(name).then(|| name.to_owned())
+        };
+        disk.list(Place::Work, |file| match WorkName::parse(file) {
+            Some(WorkName::Input(id, name)) => found.jobs.push((Place::Work, id, name)),
+            Some(WorkName::Journal(id)) => drop(found.with_journal.insert(id)),
+            Some(WorkName::Ready(..)) => {}
+            None if is_job_name(file) => drop(found.inputs.insert(file.to_owned())),
+            None => journals.extend(journal_of(file).map(|name| (Place::Work, name))),
+        })?;
+        disk.list(Place::Hold, |file| match name::split_held(file) {
+            (Some(id), name) => found.jobs.push((Place::Hold, id, name.to_owned())),
+            (None, _) => journals.extend(journal_of(file).map(|name| (Place::Hold, name))),
+        })?;
+        for (place, name) in journals {
+            found.journals.push(OldJournal::read(disk, place, name)?);
+        }
+        Ok(found)
+    }
+
+    fn take_over(&mut self, disk: &mut Disk) -> Result<(), SpoolError> {
+        self.remove_double_names(disk)?;
+        let (mut kept, mut stale) = (Vec::new(), Vec::new());
+        for journal in std::mem::take(&mut self.journals) {
+            match self.input_of(disk, &journal)? {
+                Input::New(id) => kept.push((id, journal)),
+                Input::Gone => stale.push(journal),
+                Input::Old(place, stat) => {
+                    let is_staged = disk.stat(Place::Tmp, &journal.staged())?.is_some();
+                    let id = self.new_id(journal.micros());
+                    match journal.to.filter(|_| !is_staged) {
+                        // Its answer is out.
+                        Some(to) if journal.is_of(&stat) => {
+                            put(disk, (place, &journal.name), to.place(), id, &journal.name)?;
+                            self.inputs.remove(&journal.name);
+                            stale.push(journal);
+                        }
+                        // Of another file that had this name.
+                        Some(_) => stale.push(journal),
+                        None => {
+                            self.rename(disk, place, &journal.name, id)?;
+                            kept.push((id, journal));
+                        }
+                    }
+                }
+            }
+        }
+        for name in std::mem::take(&mut self.inputs) {
+            let stat = disk.stat(Place::Work, &name)?;
+            let micros = stat.map_or(0, |stat| u64::try_from(stat.st_ctime).unwrap_or(0) * 1_000_000);
+            let id = self.new_id(micros);
+            self.rename(disk, Place::Work, &name, id)?;
+        }
+        for place in [Place::Work, Place::Hold, Place::New] {
+            disk.sync_dir(place)?;
+        }
+        for (id, journal) in kept {
+            if let Some(to) = journal.to {
+                let ready = name::ready_name(id, &journal.name, to);
+                disk.rename((Place::Tmp, &journal.staged()), (Place::Work, &ready))?;
+            }
+            let new_name = name::journal_name(id);
+            disk.rename((journal.place, &journal.file_name()), (Place::Work, &new_name))?;
+        }
+        stale.into_iter().try_for_each(|journal| disk.remove(journal.place, &journal.file_name()))
+    }
+
+    /// A crash of the machine may have left an input under both its names.
+    fn remove_double_names(&mut self, disk: &mut Disk) -> Result<(), SpoolError> {
+        for (place, id, name) in &self.jobs {
+            let (old, new) = (disk.stat(*place, name)?, disk.stat(*place, &name::input_name(*id, name))?);
+            if old.is_some() && old.map(|stat| stat.st_ino) == new.map(|stat| stat.st_ino) {
+                disk.remove(*place, name)?;
+                self.inputs.remove(name);
+            }
+        }
+        Ok(())
+    }
+
+    fn input_of(&self, disk: &Disk, journal: &OldJournal) -> Result<Input, SpoolError> {
+        let mut places = Vec::new();
+        for place in [Place::Work, Place::Hold, Place::New] {
+            places.extend(disk.stat(place, &journal.name)?.map(|stat| (place, stat)));
+        }
+        let of_inode = places.iter().find(|(_, stat)| journal.is_of(stat));
+        // In a copy of the spool the inodes are others.
+        if let Some((place, stat)) = of_inode.or(places.iter().find(|(place, _)| *place == journal.place)) {
+            return Ok(Input::Old(*place, *stat));
+        }
+        let first = JobId::at(journal.micros(), None);
+        let renamed = self.jobs.iter().filter(|(_, id, name)| *id >= first && *name == journal.name);
+        let renamed = renamed.map(|(_, id, _)| *id).filter(|id| !self.with_journal.contains(id)).min();
+        Ok(renamed.map_or(Input::Gone, Input::New))
+    }
+
+    fn new_id(&self, micros: u64) -> JobId {
+        let mut id = JobId::at(micros, None);
+        while self.with_journal.contains(&id) || self.jobs.iter().any(|(_, taken, _)| *taken == id) {
+            id = JobId::at(micros, Some(id));
+        }
+        id
+    }
+
+    fn rename(&mut self, disk: &mut Disk, from: Place, name: &OsStr, id: JobId) -> Result<(), SpoolError> {
+        let to = if from == Place::Hold { Place::Hold } else { Place::Work };
+        if disk.rename((from, name), (to, &name::input_name(id, name)))? == Renamed::Done {
+            self.jobs.push((to, id, name.to_owned()));
+        }
+        if from == Place::Work {
+            self.inputs.remove(name);
+        }
+        Ok(())
+    }
+}
+
+impl OldJournal {
+    fn read(disk: &Disk, place: Place, name: OsString) -> Result<Self, SpoolError> {
+        let mut journal = Self { place, name, old_id: String::new(), to: None };
+        let file = match disk.open_for_reading(place, &journal.file_name()) {
+            Ok(file) => file,
+            Err(Errno::ENOENT) => return Ok(journal),
+            Err(e) => return Err(disk.error("open", place, &journal.file_name(), e.into())),
+        };
+        let read = read_lines(file, |line| match serde_json::from_slice(&line.head) {
+            Ok(OldEvent::Claim { job }) => journal.old_id = job,
+            Ok(OldEvent::Publish { to }) => {
+                journal.to = Destination::ALL.into_iter().find(|known| known.to_string() == to);
+            }
+            Err(_) => {}
+        });
+        read.map_err(|e| disk.error("read", place, &journal.file_name(), e))?;
+        Ok(journal)
+    }
+
+    fn file_name(&self) -> OsString {
+        let mut name = self.name.clone();
+        name.push(".journal");
+        name
+    }
+
+    /// The answer in tmp/.
+    fn staged(&self) -> OsString {
+        format!("{}.json", self.old_id).into()
+    }
+
+    /// Time of the claim, since 1970.
+    fn micros(&self) -> u64 {
+        self.part(0).unwrap_or(0) / 1000
+    }
+
+    fn is_of(&self, stat: &FileStat) -> bool {
+        self.part(2) == Some(stat.st_ino)
+    }
+
+    fn part(&self, at: usize) -> Option<u64> {
+        u64::from_str_radix(self.old_id.split('-').nth(at)?, 16).ok()
+    }
+}
+
+/// Removes the directory of orders, unless somebody keeps other things there.
+fn remove_orders(disk: &Disk) {
+    let control = disk.root().join(CONTROL);
+    let Ok(entries) = std::fs::read_dir(&control) else { return };
+    for entry in entries.flatten() {
+        let is_order = entry.metadata().is_ok_and(|found| found.is_file() && found.len() <= MAX_ORDER_BYTES);
+        if is_order {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+    let _ = std::fs::remove_dir(&control);
+}
