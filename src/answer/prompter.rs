@@ -80,6 +80,7 @@ impl Prompter {
             ChatTemplate::plain(messages)
         };
         let rendered = rendered.map_err(text_fault)?;
+        self.tokenizer.check_bytes(&rendered.prompt, self.max_input_len).map_err(text_fault)?;
         let tokens = self.tokenizer.encode(&rendered.prompt).map_err(text_fault)?;
         let prompt_text = rendered.prompt.text().to_owned();
         Ok(Prepared { system_prompt: rendered.system_prompt, prompt_text, tokens })
@@ -88,7 +89,7 @@ impl Prompter {
 
 fn text_fault(error: TextError) -> Fault {
     let code = match error {
-        TextError::TooLong { .. } => FaultCode::PromptTooLong,
+        TextError::TooLong { .. } | TextError::TooManyBytes { .. } => FaultCode::PromptTooLong,
         _ => FaultCode::BadRequest,
     };
     Fault::new(code, error.to_string())

@@ -29,6 +29,12 @@ pub enum TextError {
     /// More text than a prompt may have.
     #[error("the prompt has {found} bytes of text, more than the limit of {limit}; shorten the messages")]
     TooLong { found: usize, limit: usize },
+    /// More text than the tokens of a prompt can hold, whatever it is.
+    #[error(
+        "the prompt has {found} bytes of text, more than {max_bytes}, which is what {max_tokens} tokens can hold; \
+         shorten the messages"
+    )]
+    TooManyBytes { found: usize, max_bytes: usize, max_tokens: usize },
     /// The messages hold so many private-use characters that none are left to mark their text with.
     #[error("the messages hold private-use characters from end to end of their planes; remove some of them")]
     NoColours,

@@ -394,6 +394,35 @@ mod tests {
     }
 
     #[test]
+    fn the_deepest_templates_have_a_stack() {
+        let chains =
+            ["~x", "|e", ".x", "[0]", " if x else x", " and x", "**x", "()", "+x", " == x", " is odd", ":x"];
+        let nests = ["-", "not ", "(", "[", "{1:", "x if ", "f("];
+        for part in chains {
+            for n in [100, 400, 900, 1900] {
+                let _ = render(&format!("{{{{ x{} }}}}", part.repeat(n)), "");
+                let _ = render(&format!("{{% if x{} %}}{{% endif %}}", part.repeat(n)), "");
+            }
+        }
+        for part in nests {
+            for n in [100, 140, 400, 1900, 23_000] {
+                let _ = render(&format!("{{{{ {}x }}}}", part.repeat(n)), "");
+                let _ = render(&format!("{{% set y = {}x %}}", part.repeat(n)), "");
+            }
+        }
+        let blocks = ["{% if x %}", "{% for y in x %}", "{% set y %}", "{% filter e %}", "{% macro f() %}"];
+        for block in blocks {
+            let end = block.split(' ').nth(1).unwrap();
+            for n in [100, 190, 1900] {
+                let _ = render(&format!("{}{}", block.repeat(n), format!("{{% end{end} %}}").repeat(n)), "");
+            }
+        }
+        for n in [190, 1900] {
+            let _ = render(&format!("{{% if x %}}{}{{% endif %}}", "{% elif x %}".repeat(n)), "");
+        }
+    }
+
+    #[test]
     fn hostile_templates_end() {
         let loops = "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}";
         let doubling = "{% set ns = namespace(x='ab') %}{% for a in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";

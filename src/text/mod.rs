@@ -5,6 +5,7 @@
 
 mod added;
 mod answer;
+mod bound;
 mod bpe;
 mod calendar;
 mod coloured;
@@ -19,6 +20,7 @@ mod python;
 mod scan;
 mod source;
 mod special;
+mod steps;
 mod stop;
 mod table;
 mod template;

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::added::Foreign;
 use super::error::TextError;
 use super::special::Colours;
 
@@ -63,11 +64,13 @@ impl Prompt {
     pub(super) fn is_trusted(&self) -> bool {
         self.foreign.is_empty()
     }
+}
 
-    /// Whether bytes `range` cannot be a special token because a message's content has a part in it.
-    pub(super) fn is_foreign(&self, range: &Range<usize>) -> bool {
+impl Foreign for Prompt {
+    /// Bytes of a message's content cannot be in a special token.
+    fn part(&self, range: &Range<usize>) -> Option<Range<usize>> {
         let first = self.foreign.partition_point(|foreign| foreign.end <= range.start);
-        self.foreign.get(first).is_some_and(|foreign| foreign.start < range.end)
+        self.foreign.get(first).filter(|foreign| foreign.start < range.end).cloned()
     }
 }
 
@@ -87,7 +90,7 @@ mod tests {
         for (range, is_foreign) in
             [(0..3, false), (2..5, true), (10..13, true), (13..16, false), (16..17, true)]
         {
-            assert_eq!(prompt.is_foreign(&range), is_foreign, "{range:?}");
+            assert_eq!(prompt.part(&range).is_some(), is_foreign, "{range:?}");
         }
     }
 

@@ -168,6 +168,12 @@ impl<'a> TableView<'a> {
         std::str::from_utf8(self.text_bytes(self.entry_of(id)?)?).ok()
     }
 
+    /// The texts of all tokens.
+    pub fn texts(self) -> impl Iterator<Item = &'a str> {
+        let entries = 0..self.header.n_tokens as usize;
+        entries.filter_map(move |entry| std::str::from_utf8(self.text_bytes(entry)?).ok())
+    }
+
     /// The highest id.
     pub fn highest_id(self) -> Option<u32> {
         self.entry_id((self.header.n_tokens as usize).checked_sub(1)?)
