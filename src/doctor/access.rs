@@ -20,20 +20,32 @@ const PRESSURE_FILE: &str = "proc/pressure/memory";
 const THRESHOLD: &[u8] = b"some 200000 2000000\0";
 
 pub fn examine(config: &Config, system_root: &Path, unit: Option<&Unit>) -> Vec<Finding> {
-    let root = &config.spool;
-    let mut findings = Vec::new();
-    for path in [root.clone()].into_iter().chain(Place::ALL.map(|place| root.join(place.name()))) {
-        findings.extend(writable("spool", &path));
-    }
-    findings.extend(lock(&root.join("lock")));
-    if findings.is_empty() && root.is_dir() {
-        findings.extend(rename(&root.join(Place::Tmp.name())));
-    }
+    let mut findings = spool(&config.spool);
     if let Some(directory) = config.metrics_file.as_ref().and_then(|file| file.parent()) {
         findings.extend(writable("metrics", directory));
     }
     findings.push(pressure(&system_root.join(PRESSURE_FILE), unit));
     findings
+}
+
+fn spool(root: &Path) -> Vec<Finding> {
+    if closed_ancestor(root).is_some() {
+        return vec![closed("spool", root, "write to")];
+    }
+    let mut findings: Vec<Finding> = writable("spool", root).into_iter().collect();
+    findings.extend(Place::ALL.iter().filter_map(|place| writable("spool", &root.join(place.name()))));
+    findings.extend(lock(&root.join("lock")));
+    if findings.is_empty() && root.is_dir() {
+        findings.extend(rename(&root.join(Place::Tmp.name())));
+    }
+    findings
+}
+
+/// Whether this user may read all files of an engine's directory.
+pub fn is_readable(engine: &Path) -> bool {
+    let entries = fs::read_dir(engine).into_iter().flatten().flatten();
+    let mut files = entries.map(|entry| access(&entry.path(), AccessFlags::R_OK).is_ok()).peekable();
+    files.peek().is_some() && files.all(|is_readable| is_readable)
 }
 
 /// Something that this user may not reach or read.
@@ -64,14 +76,17 @@ fn closed_ancestor(path: &Path) -> Option<PathBuf> {
 fn writable(topic: &str, path: &Path) -> Option<Finding> {
     let wanted = AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK;
     let errno = access(path, wanted).err().filter(|errno| *errno != Errno::ENOENT)?;
-    if !path.is_dir() && closed_ancestor(path).is_none() {
+    if closed_ancestor(path).is_some() {
+        return Some(closed(topic, path, "write to"));
+    }
+    // What is no directory is told elsewhere too.
+    if !path.is_dir() {
         return None;
     }
     let (who, shown) = (user_name(), path.display());
     let finding = Finding::problem(topic, format!("{who} cannot write to {shown}: {}", errno.desc()));
-    Some(match (errno, closed_ancestor(path)) {
-        (Errno::EROFS, _) => finding.command(format!("mount -o remount,rw \"$(stat -c %m {})\"", word(path))),
-        (_, Some(closed)) => finding.command(format!("chmod a+x {}", word(&closed))),
+    Some(match errno {
+        Errno::EROFS => finding.command(format!("mount -o remount,rw \"$(stat -c %m {})\"", word(path))),
         _ if topic == "spool" => finding.command(format!("chown {who}: {0} && chmod u+rwx {0}", word(path))),
         _ => finding.command(format!("chgrp {who} {0} && chmod g+rwx {0}", word(path))),
     })
@@ -83,8 +98,6 @@ fn lock(path: &Path) -> Option<Finding> {
     match opened {
         Ok(_) => None,
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        // The directory is closed: told already.
-        Err(_) if closed_ancestor(path).is_some() => None,
         Err(error) => {
             let (who, file) = (user_name(), word(path));
             let what = format!("{who} cannot lock the spool: {}: {error}", path.display());

@@ -48,7 +48,12 @@ pub fn examine(options: &DoctorOptions, mut progress: impl FnMut(&Path)) -> Vec<
     findings.extend(match &viewer {
         Viewer::Root { user } => service::ask(options, user),
         Viewer::NoUser { .. } => Vec::new(),
-        Viewer::Service | Viewer::Other { .. } => as_this_user(options, unit.as_ref(), &mut progress),
+        Viewer::Service => as_this_user(options, unit.as_ref(), &mut progress),
+        // Rights of somebody else say nothing: only what can be read is looked at.
+        Viewer::Other { .. } if access::is_readable(&config.engine) => {
+            engine::examine(&config, &options.config, unit.as_ref(), &mut progress)
+        }
+        Viewer::Other { .. } => Vec::new(),
     });
     findings
 }

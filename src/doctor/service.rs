@@ -58,8 +58,8 @@ impl Viewer {
                 Finding::note(
                     "user",
                     format!(
-                        "seen as {name}: whether {service} may write to the spool, read the engine and the \
-                         adapters, and watch memory pressure is not known; what follows is about {name}"
+                        "seen as {name}: not known is whether {service} may write to the spool, lock it, read \
+                         the engine and the adapters, and watch memory pressure, nor what {name} may not read"
                     ),
                 )
                 .command("jetspool doctor"),
