@@ -55,10 +55,6 @@ impl Activity {
         }
     }
 
-    pub fn totals(&self) -> &Totals {
-        &self.totals
-    }
-
     /// A request's answer is on the disk.
     pub fn count_request(&mut self, is_failed: bool) {
         match is_failed {

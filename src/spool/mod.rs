@@ -4,6 +4,8 @@ pub mod claim;
 pub mod clock;
 pub mod commit;
 pub mod control;
+#[cfg(test)]
+mod crash_tests;
 pub mod destination;
 pub mod disk;
 pub mod error;
@@ -19,6 +21,10 @@ pub mod operate;
 pub mod order;
 pub mod outbox;
 pub mod place;
+#[cfg(test)]
+mod power;
+#[cfg(test)]
+mod power_tests;
 mod probe;
 pub mod report;
 pub mod retention;
@@ -28,6 +34,8 @@ pub mod states;
 pub mod status;
 pub mod submit;
 mod takeover;
+#[cfg(test)]
+mod trial;
 pub mod watch;
 pub mod wire;
 

@@ -264,6 +264,10 @@ impl Spool {
         };
         if let Some(id) = id {
             self.check_in_time(id, &job.name)?;
+            // Where it came from, it must not come back.
+            for source in [Place::New, Place::Hold] {
+                self.disk.sync_dir(source)?;
+            }
         }
         // By way of tmp/: this tells whether the producer was faster, and takes a directory too.
         let trash = name::trash_name(self.next_id());
@@ -271,10 +275,7 @@ impl Spool {
         if let Some(id) = id {
             self.jobs.remove(&id);
         }
-        // It must not come back, from where it is or was.
-        for source in [Place::New, Place::Hold, Place::Work] {
-            self.disk.sync_dir(source)?;
-        }
+        self.disk.sync_dir(job.place)?;
         // From here on what fails is a left-over, which goes with the next start.
         let _ = self.disk.remove(Place::Tmp, &trash);
         if let Some(id) = id {

@@ -1,7 +1,7 @@
 //! The directories of a spool.
 
 /// A directory of the spool; what each holds stands in [`crate::spool::states`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Place {
     New,
     Work,

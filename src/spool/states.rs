@@ -43,11 +43,12 @@
 //! | A goes to out/              | work/               | A in out/ and x in work/: it would run again             |
 //! | anybody is told of A        | work/               | A ready again, after its reader took it from out/        |
 //! | an operator is told         | where the file left | what was done undone                                     |
-//! | deletion is told            | new/, hold/, work/  | x where it came from before                              |
+//! | x is deleted                | new/ and hold/      | x where it came from: it would run again                 |
 //!
 //! A power cut may also leave a file under both names of a rename. One id in work/ and hold/: hold/ is dropped.
-//! One file (by inode) as ID.x in work/ or hold/ and as x in new/: new/ is dropped. One file ready and in out/, or
-//! in work/ and put away: the name in work/ is dropped. Nobody was told of the rename then, so either would do.
+//! One file (by inode) as ID.x in work/ or hold/ and as x in new/ or hold/: x is dropped. One file ready and in
+//! out/, or in work/ and put away: the name in work/ is dropped. Nobody was told of the rename then, so either
+//! would do.
 //!
 //! The order of the clean-up: old layouts first ([`crate::spool::takeover`]), then double names, then ready
 //! answers are brought out, then what belongs to no job goes. It may be cut at any point and repeated.
@@ -172,13 +173,16 @@ fn remove_double_names(disk: &mut Disk, found: &Inventory) -> Result<(), SpoolEr
     }
     let claimed = found.inputs.iter().map(|job| (Place::Work, job));
     for (place, (id, name)) in claimed.chain(found.held.iter().map(|job| (Place::Hold, job))) {
-        let inode = |place: Place, name: &OsStr| -> Result<Option<(u64, u64)>, SpoolError> {
-            Ok(disk.stat(place, name)?.map(|stat| (stat.st_dev, stat.st_ino)))
-        };
-        let dropped = inode(Place::New, name)?;
-        if dropped.is_some() && dropped == inode(place, &name::input_name(*id, name))? {
-            disk.remove(Place::New, name)?;
+        let own = inode(disk, place, &name::input_name(*id, name))?;
+        for source in [Place::New, Place::Hold] {
+            if own.is_some() && own == inode(disk, source, name)? {
+                disk.remove(source, name)?;
+            }
         }
     }
     Ok(())
+}
+
+fn inode(disk: &Disk, place: Place, name: &OsStr) -> Result<Option<(u64, u64)>, SpoolError> {
+    Ok(disk.stat(place, name)?.map(|stat| (stat.st_dev, stat.st_ino)))
 }
