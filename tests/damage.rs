@@ -11,9 +11,9 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Barrier, OnceLock};
+use std::sync::{Arc, Barrier, OnceLock};
 
-use jetspool::answer::{AdapterPlaces, EngineOptions, Engines, Source, Ticket};
+use jetspool::answer::{AdapterPlaces, EngineOptions, Engines, Ready, TextEngine, Ticket};
 use jetspool::spool::wire::{Answer, FaultCode, RequestFile};
 use jetspool::store::{AllowedRoots, Damage, FileMap, Losses};
 use serde_json::{Value, json};
@@ -80,12 +80,14 @@ impl Site {
         };
         let directory = self.path("engine");
         let options = EngineOptions { directory, n_threads: 3, max_step_rows: 64, max_memory: None };
-        Engines::open(options, places).unwrap()
+        let mut engine = TextEngine::open_tried(&options, 0).unwrap();
+        engine.open_prompter(&options.directory).unwrap();
+        Engines::new(engine, places)
     }
 }
 
 /// Requests for each adapter and for none, twice.
-fn requests() -> RequestFile {
+fn requests() -> Arc<RequestFile> {
     let lora = ["french", "german", "medical", ""].map(|name| Some(name).filter(|name| !name.is_empty()));
     let requests: Vec<Value> = lora
         .into_iter()
@@ -97,19 +99,29 @@ fn requests() -> RequestFile {
     parse(&requests)
 }
 
-fn parse(requests: &[Value]) -> RequestFile {
-    RequestFile::parse(json!({"temperature": 0, "requests": requests}).to_string().into_bytes()).unwrap()
+fn parse(requests: &[Value]) -> Arc<RequestFile> {
+    let text = json!({"temperature": 0, "requests": requests}).to_string();
+    Arc::new(RequestFile::parse(text.into_bytes()).unwrap())
 }
 
 /// Computes all requests; `disturb` is called before each step.
-fn run(engines: &mut Engines, file: &RequestFile, mut disturb: impl FnMut(usize)) -> BTreeMap<usize, Answer> {
+fn run(
+    engines: &mut Engines,
+    file: &Arc<RequestFile>,
+    mut disturb: impl FnMut(usize),
+) -> BTreeMap<usize, Answer> {
     let mut answers = BTreeMap::new();
-    let source = Source { file, unix_time: 0 };
     for request_idx in 0..file.n_requests() {
         let ticket = Ticket { job: 0, request_idx };
-        if let Some(answer) = engines.current_mut().submit(ticket, file.request(request_idx), source) {
-            answers.insert(request_idx, answer);
-        }
+        let executor = engines.current_mut();
+        let ready = Ready::new(file.request(request_idx), (file, request_idx), 0, |prompt| {
+            executor.engine().prepare(prompt)
+        });
+        let answer = match ready {
+            Ready::Run(runnable) => executor.add(ticket, *runnable),
+            Ready::Answered(answer) => Some(*answer),
+        };
+        answers.extend(answer.map(|answer| (request_idx, answer)));
     }
     for step in 0.. {
         if engines.n_active() == 0 {

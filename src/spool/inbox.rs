@@ -5,8 +5,9 @@
 //! whole. Any other is looked into: one that is cut in the middle is waited for, however slowly it comes.
 //!
 //! The owners of the files take turns; among those of one owner the first that came is the first taken, by
-//! the time of change of the inode, which no producer can set. Memory is bounded: a flood of names pushes
-//! out its own last ones, and a later scan finds them.
+//! the time of change of the inode, which no producer can set, and those that are known to be whole before
+//! those that were not looked into. Memory is bounded: a flood of names pushes out its own last ones, and a
+//! later scan finds them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -60,6 +61,9 @@ pub struct InboxConfig {
 /// Seconds and nanoseconds.
 type Time = (i64, i64);
 
+/// Whether it has to be looked into, then time of change and name: the order of one owner's files.
+type Order = (bool, Time, OsString);
+
 /// What tells one state of a file from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Mark {
@@ -97,10 +101,11 @@ struct Parked {
 #[derive(Debug)]
 pub struct Inbox {
     config: InboxConfig,
-    /// By owner, by time of change and name.
-    waiting: BTreeMap<u32, BTreeMap<(Time, OsString), Waiting>>,
+    /// By owner.
+    waiting: BTreeMap<u32, BTreeMap<Order, Waiting>>,
     n_waiting: usize,
-    keys: HashMap<OsString, (u32, Time)>,
+    /// Where each name stands in `waiting`.
+    keys: HashMap<OsString, (u32, bool, Time)>,
     parked: HashMap<OsString, Parked>,
     /// Set aside with the inode they had: not offered again.
     set_aside: HashMap<OsString, u64>,
@@ -110,9 +115,13 @@ pub struct Inbox {
     turn: u32,
     /// There were more names than are kept.
     is_cut: bool,
+    /// Where more files are parked than are kept, those up to this time were looked into in this round.
+    looked_until: Time,
     n_scans: u64,
     /// Jobs that the last scan saw and that were not taken since.
     n_seen: usize,
+    /// Of them, those that nobody has written to yet.
+    n_empty: usize,
 }
 
 impl Inbox {
@@ -128,8 +137,10 @@ impl Inbox {
             fresh_strangers: Vec::new(),
             turn: 0,
             is_cut: false,
+            looked_until: (0, 0),
             n_scans: 0,
             n_seen: 0,
+            n_empty: 0,
         }
     }
 
@@ -143,7 +154,11 @@ impl Inbox {
     /// [`SpoolError`] when new/ cannot be read.
     pub fn scan(&mut self, dir: &NewDir) -> Result<(), SpoolError> {
         self.n_scans += 1;
-        (self.is_cut, self.n_seen) = (false, 0);
+        if self.is_cut && self.n_waiting == 0 && self.parked.len() < MAX_WAITING {
+            self.looked_until = (0, 0);
+        }
+        let n_before = self.n_waiting;
+        (self.is_cut, self.n_seen, self.n_empty) = (false, 0, 0);
         let mut failed = None;
         dir.list(|name| match self.kind(name) {
             Kind::Unready => {}
@@ -160,7 +175,7 @@ impl Inbox {
         let scan = self.n_scans;
         self.parked.retain(|_, parked| parked.scan == scan);
         self.waiting.retain(|_, files| {
-            files.retain(|(_, name), waiting| {
+            files.retain(|(_, _, name), waiting| {
                 let stays = waiting.scan == scan;
                 if !stays {
                     self.keys.remove(name);
@@ -170,6 +185,10 @@ impl Inbox {
             });
             !files.is_empty()
         });
+        if self.n_waiting <= n_before {
+            // The round is over: the next one begins with the oldest.
+            self.looked_until = (0, 0);
+        }
         failed.map_or(Ok(()), Err)
     }
 
@@ -208,7 +227,7 @@ impl Inbox {
             return Ok(None);
         };
         self.turn = owner;
-        let Some(((_, name), waiting)) = self.take_first(owner) else { return Ok(None) };
+        let Some((name, waiting)) = self.take_first(owner) else { return Ok(None) };
         if waiting.is_whole {
             return Ok(Some(self.offer(name, waiting.mark.inode)));
         }
@@ -226,6 +245,7 @@ impl Inbox {
                     self.parked.insert(name, parked);
                 } else {
                     self.is_cut = true;
+                    self.looked_until = self.looked_until.max(mark.changed);
                 }
                 Ok(None)
             }
@@ -234,12 +254,12 @@ impl Inbox {
 
     /// Files that wait, as far as is known.
     pub fn n_waiting(&self) -> usize {
-        if self.is_cut { self.n_seen.max(self.n_waiting) } else { self.n_waiting + self.parked.len() }
+        self.n_seen.max(self.n_waiting + self.parked.len())
     }
 
     /// Files that are not whole, or not left alone for long enough.
     pub fn n_partial(&self) -> usize {
-        self.parked.len()
+        self.parked.len() + self.n_empty
     }
 
     /// When [`Inbox::next`] may have something, without any event; none if it takes one.
@@ -291,51 +311,61 @@ impl Inbox {
             self.parked.remove(name);
         }
         let (mut is_whole, mut is_closed) = (how == How::Renamed, how == How::Closed);
-        if let Some((owner, time)) = self.keys.get(name).copied() {
-            let key = (time, name.to_owned());
-            let files = self.waiting.entry(owner).or_default();
-            if let Some(old) = files.get_mut(&key) {
-                if old.mark == mark && owner == stat.st_uid {
-                    old.scan = scan;
-                    old.is_whole |= is_whole;
-                    old.is_closed |= is_closed;
-                    return;
-                }
-                is_whole |= old.is_whole && old.mark.inode == mark.inode;
-                is_closed |= old.is_closed && old.mark.inode == mark.inode;
-                files.remove(&key);
-                self.n_waiting -= 1;
-            }
+        if let Some(old) = self.take(name) {
+            is_whole |= old.is_whole && old.mark.inode == mark.inode;
+            is_closed |= old.is_closed && old.mark.inode == mark.inode;
+        }
+        let is_new_to_scan = how == How::Scanned && !is_whole;
+        if is_new_to_scan && stat.st_size == 0 && age(stat) < ABANDONED_AFTER && is_regular(stat) {
+            // It is heard of when somebody writes to it.
+            self.n_empty += 1;
+            return;
+        }
+        if is_new_to_scan && self.parked.len() >= MAX_WAITING && mark.changed <= self.looked_until {
+            self.is_cut = true;
+            return;
         }
         self.insert(name.to_owned(), stat.st_uid, Waiting { mark, is_whole, is_closed, scan });
     }
 
     fn insert(&mut self, name: OsString, owner: u32, waiting: Waiting) {
-        let time = waiting.mark.changed;
-        self.keys.insert(name.clone(), (owner, time));
-        self.waiting.entry(owner).or_default().insert((time, name), waiting);
+        let (must_look, time) = (!waiting.is_whole, waiting.mark.changed);
+        self.keys.insert(name.clone(), (owner, must_look, time));
+        self.waiting.entry(owner).or_default().insert((must_look, time, name), waiting);
         self.n_waiting += 1;
         if self.n_waiting > MAX_WAITING {
             self.is_cut = true;
             // Whoever has the most loses the last that came.
             let most = self.waiting.iter_mut().max_by_key(|(_, files)| files.len());
-            if let Some(((_, name), _)) = most.and_then(|(_, files)| files.pop_last()) {
+            if let Some(((.., name), _)) = most.and_then(|(_, files)| files.pop_last()) {
                 self.keys.remove(&name);
                 self.n_waiting -= 1;
             }
         }
     }
 
-    fn take_first(&mut self, owner: u32) -> Option<((Time, OsString), Waiting)> {
+    /// Takes a name out of those that wait.
+    fn take(&mut self, name: &OsStr) -> Option<Waiting> {
+        let (owner, must_look, time) = self.keys.remove(name)?;
+        let files = self.waiting.get_mut(&owner)?;
+        let waiting = files.remove(&(must_look, time, name.to_owned()))?;
+        self.n_waiting -= 1;
+        if files.is_empty() {
+            self.waiting.remove(&owner);
+        }
+        Some(waiting)
+    }
+
+    fn take_first(&mut self, owner: u32) -> Option<(OsString, Waiting)> {
         let files = self.waiting.get_mut(&owner)?;
         let first = files.pop_first();
         if files.is_empty() {
             self.waiting.remove(&owner);
         }
-        let ((time, name), waiting) = first?;
+        let ((.., name), waiting) = first?;
         self.keys.remove(&name);
         self.n_waiting -= 1;
-        Some(((time, name), waiting))
+        Some((name, waiting))
     }
 
     /// Lets parked files wait again whose time has come.
@@ -354,7 +384,7 @@ impl Inbox {
 
     fn look(&self, dir: &NewDir, name: &OsStr, stat: &FileStat, is_closed: bool) -> Look {
         let n_bytes = u64::try_from(stat.st_size).unwrap_or(0);
-        if stat.st_mode & libc::S_IFMT != libc::S_IFREG || n_bytes > self.config.max_input_bytes {
+        if !is_regular(stat) || n_bytes > self.config.max_input_bytes {
             return Look::Take;
         }
         // What cannot be read may be claimed all the same, and its answer says why.
@@ -420,6 +450,10 @@ enum Kind {
     Job,
     Unready,
     Stranger,
+}
+
+fn is_regular(stat: &FileStat) -> bool {
+    stat.st_mode & libc::S_IFMT == libc::S_IFREG
 }
 
 /// Time since the last change by the clock of the file system; a change in the future counts as one now.
