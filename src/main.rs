@@ -20,8 +20,12 @@ fn work(invocation: Invocation) -> Result<(), Stop> {
         Command::Serve(args) => Ok(daemon::serve(&args.config, Config::read(&args.config)?)?),
         Command::Run(args) => Ok(answer::run(&args.options())?),
         Command::TextWorker => Ok(answer::text_worker()?),
-        Command::Build(args) if args.is_onnx() => cli::show_build(&tools::build_onnx(&args.options())?),
-        Command::Build(args) => cli::show_build(&tools::build(&args.options())?),
+        Command::Build(args) => {
+            let options = args.options();
+            answer::check_source(&options.model_dir)?;
+            let build = if args.is_onnx() { tools::build_onnx } else { tools::build };
+            cli::show_build(&build(&options)?)
+        }
         Command::ProcessLora(args) => cli::show_process(&tools::process_lora(&args.options())?),
         Command::QuantizeLlm(args) => cli::show_quantize(&compress::quantize(&args.options())?),
         Command::MergeLora(args) => cli::show_merge(&tools::merge_lora(&args.options())?),

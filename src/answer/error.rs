@@ -17,7 +17,7 @@ pub enum AnswerError {
     Engine { directory: PathBuf, source: FormatError },
     #[error("{}: {source}", path.display())]
     Text { path: PathBuf, source: TextError },
-    #[error("the text of engine {}: {why}", directory.display())]
+    #[error("the text files of {}: {why}", directory.display())]
     TextRefused { directory: PathBuf, why: String },
     #[error("{} is missing; copy it from the checkpoint and build the engine again", path.display())]
     NoTokenizer { path: PathBuf },

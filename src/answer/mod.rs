@@ -24,7 +24,7 @@ pub use engines::Engines;
 pub use error::AnswerError;
 pub use executor::{Executor, Ticket};
 pub use limits::{Bound, Covers};
-pub use opening::open_engine;
+pub use opening::{check_source, open_engine};
 pub use prompter::{Prepared, PromptRequest, Prompter};
 pub use ready::{Ready, Runnable};
 pub use run::{RunOptions, run};

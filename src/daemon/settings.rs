@@ -31,7 +31,7 @@ pub fn adapter_places(config: &Config) -> AdapterPlaces {
 /// # Errors
 /// [`DaemonError`] when this program cannot be started again.
 pub fn text_source(config: &Config, engine: &EngineFacts) -> Result<TextSource, DaemonError> {
-    let launch = Launch::own_program(&[]).map_err(DaemonError::system("find this program"))?;
+    let launch = Launch::own_program().map_err(DaemonError::system("find this program"))?;
     let (directory, max_input_len) = (config.engine.clone(), engine.max_input_len);
     Ok(TextSource { directory, max_input_len, launch })
 }

@@ -1,7 +1,8 @@
 //! What the text process may use, and how it is started.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
@@ -31,15 +32,23 @@ impl Default for TextLimits {
 pub struct Launch(Vec<OsString>);
 
 impl Launch {
-    /// This program again. `emulator` are the words in front of it where it is for another processor than the
-    /// machine's, else nothing.
+    /// This program again, by the emulator that runs it if it is for another processor than the machine's.
     ///
     /// # Errors
-    /// The system's, if an emulated program cannot be found.
-    pub fn own_program(emulator: &[String]) -> io::Result<Self> {
-        let mut words: Vec<OsString> = emulator.iter().map(OsString::from).collect();
-        words.push(if words.is_empty() { OWN_PROGRAM.into() } else { std::env::current_exe()?.into() });
-        Ok(Self(words))
+    /// The system's.
+    pub fn own_program() -> io::Result<Self> {
+        // An emulator hides itself in what it shows of /proc/self, but not here.
+        let runner = std::fs::read_link("/proc/thread-self/exe")?;
+        let program = std::env::current_exe()?;
+        if runner == program {
+            return Ok(Self(vec![OWN_PROGRAM.into()]));
+        }
+        let line = std::fs::read("/proc/thread-self/cmdline")?;
+        let words: Vec<&[u8]> = line.split(|&byte| byte == 0).collect();
+        let n_own = std::env::args_os().count() + 1;
+        let of_runner = words.get(1..words.len().saturating_sub(n_own)).unwrap_or_default();
+        let of_runner = of_runner.iter().map(|word| OsStr::from_bytes(word).to_owned());
+        Ok(Self(std::iter::once(runner.into()).chain(of_runner).chain([program.into()]).collect()))
     }
 
     /// Another program that knows the command.
