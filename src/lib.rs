@@ -35,8 +35,9 @@
 //! renders and tokenizes -> infer adds it to the running batch -> model computes a step, each row with its
 //! own adapter -> infer samples -> text decodes -> spool journals each finished request, publishes out/x.json.
 //!
-//! Deliberately absent: a network port, an async runtime, a plug-in interface, a global, a second copy of
-//! the weights, any answer that depends on who else is in the batch.
+//! Deliberately absent: a network port, an async runtime, a plug-in interface, a global (but for the table of maps
+//! in store/damage.rs, which a signal's handler must find), a second copy of the weights, any answer that depends
+//! on who else is in the batch.
 
 pub mod answer;
 pub mod backend;
