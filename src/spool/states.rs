@@ -44,6 +44,7 @@
 //! | anybody is told of A        | work/               | A ready again, after its reader took it from out/        |
 //! | an operator is told         | where the file left | what was done undone                                     |
 //! | x is deleted                | new/ and hold/      | x where it came from: it would run again                 |
+//! | a j without x goes          | work/ and hold/     | x without j: what was recorded would run again           |
 //!
 //! A power cut may also leave a file under both names of a rename. One id in work/ and hold/: hold/ is dropped.
 //! One file (by inode) as ID.x in work/ or hold/ and as x in new/ or hold/: x is dropped. One file ready and in
@@ -111,11 +112,17 @@ pub(super) fn recover(disk: &mut Disk) -> Result<(Recovery, Option<JobId>), Spoo
             recovery.unfinished.push(Claimed { id: *id, name: name.clone(), owner: stat.st_uid });
         }
     }
-    for id in found.journals {
-        if !found.inputs.contains_key(&id) && !found.held.contains_key(&id) && !ready.contains(&id) {
-            disk.remove(Place::Work, &name::journal_name(id))?;
-            recovery.n_removed += 1;
-        }
+    let has_job =
+        |id: &JobId| found.inputs.contains_key(id) || found.held.contains_key(id) || ready.contains(id);
+    let orphans: Vec<JobId> = found.journals.iter().copied().filter(|id| !has_job(id)).collect();
+    if !orphans.is_empty() {
+        // A deletion that was cut short: the input must not come back without its journal.
+        disk.sync_dir(Place::Hold)?;
+        disk.sync_dir(Place::Work)?;
+    }
+    for id in orphans {
+        disk.remove(Place::Work, &name::journal_name(id))?;
+        recovery.n_removed += 1;
     }
     for name in found.left_overs {
         disk.remove(Place::Tmp, &name)?;
