@@ -70,9 +70,9 @@ impl MainLoop {
         self.threads.writer.send(Write::Act(Act { action, names, withdrawn, by, reply: sender }));
         self.is_news = true;
         tokio::spawn(async move {
-            let jobs = receiver.await.unwrap_or_default();
+            let (jobs, is_more) = receiver.await.unwrap_or_default();
             tell(action, &jobs);
-            let _ = reply.send(Reply::Acted { jobs });
+            let _ = reply.send(Reply::Acted { jobs, is_more });
         });
     }
 

@@ -15,6 +15,7 @@ use super::event::{Event, Events, Peer};
 use super::metrics;
 use super::totals::{TOTALS_FILE, replace};
 use crate::spool::control::{Acted, JobName, Refusal};
+use crate::spool::operate::Chosen;
 use crate::spool::report::Report;
 use crate::spool::{
     Action, Candidate, Claimed, Fate, Found, JobId, Now, Opened, Order, Outcome, Place, Spool, SpoolConfig,
@@ -49,7 +50,7 @@ pub struct Act {
     pub names: Option<Vec<JobName>>,
     pub withdrawn: BTreeMap<JobId, Claimed>,
     pub by: Peer,
-    pub reply: oneshot::Sender<Vec<Acted>>,
+    pub reply: oneshot::Sender<(Vec<Acted>, bool)>,
 }
 
 /// What the writer did.
@@ -285,9 +286,10 @@ impl Writer {
         let Act { action, names, mut withdrawn, by, reply } = act;
         let named: Option<Vec<&OsStr>> =
             names.as_ref().map(|names| names.iter().map(JobName::as_os_str).collect());
-        let mut results = Vec::new();
+        let (mut results, mut is_more) = (Vec::new(), false);
         match self.spool.chosen(action, named.as_deref()) {
-            Ok((jobs, missing)) => {
+            Ok(Chosen { jobs, missing, is_more: more }) => {
+                is_more = more;
                 results.extend(missing.iter().map(|(name, error)| Acted::failed(name, error)));
                 for job in jobs {
                     let is_his = by.is_operator || self.spool.owner(&job) == Some(by.user);
@@ -303,7 +305,7 @@ impl Writer {
         for claimed in withdrawn.into_values() {
             self.tell(Written::Taken(claimed, None));
         }
-        let _ = reply.send(results);
+        let _ = reply.send((results, is_more));
     }
 
     fn act_on(

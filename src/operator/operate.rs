@@ -12,6 +12,7 @@ use super::client::ask;
 use super::error::OperatorError;
 use super::output::print;
 use crate::spool::control::{Acted, JobName, Order, Refusal, Reply};
+use crate::spool::operate::Chosen;
 use crate::spool::{Action, Spool, SpoolConfig, SpoolError};
 
 /// The flags of a command on jobs.
@@ -28,44 +29,62 @@ pub struct OperateOptions {
 /// # Errors
 /// [`OperatorError`] of the last job that failed; those before it are told on stderr.
 pub fn operate(options: &OperateOptions) -> Result<(), OperatorError> {
-    let names = options.names.clone().map(|names| names.into_iter().map(JobName).collect());
-    let order = Order::Act { action: options.action, names };
-    let jobs = match ask(&options.spool, &order)? {
-        Some(Reply::Acted { jobs }) => jobs,
-        Some(_) => return Err(OperatorError::other_version()),
-        None => alone(options)?,
-    };
-    if jobs.is_empty() {
-        print("there is no such job")?;
-    }
     let mut failed: Option<Refusal> = None;
-    for job in jobs {
-        match job.result {
-            Ok(from) => drop(print(&format!("{}: {} from {from}/", job.name, options.action.past()))?),
-            Err(Refusal { code, message }) => {
-                let name = job.name.to_string();
-                let message = if message.starts_with(&name) { message } else { format!("{name}: {message}") };
-                if let Some(earlier) = failed.replace(Refusal { code, message }) {
-                    tracing::error!("{earlier}");
-                }
-            }
+    let mut n_jobs = 0;
+    loop {
+        let (jobs, is_more) = portion(options)?;
+        n_jobs += jobs.len();
+        // Nobody asks again for what is refused.
+        let goes_on = is_more && jobs.iter().any(|job| job.result.is_ok());
+        for job in jobs {
+            tell(options.action, job, &mut failed)?;
         }
+        if !goes_on {
+            break;
+        }
+    }
+    if n_jobs == 0 {
+        print("there is no such job")?;
     }
     failed.map_or(Ok(()), |refusal| Err(refusal.into()))
 }
 
+/// What is done at once, and whether there is more to do.
+fn portion(options: &OperateOptions) -> Result<(Vec<Acted>, bool), OperatorError> {
+    let names = options.names.clone().map(|names| names.into_iter().map(JobName).collect());
+    let order = Order::Act { action: options.action, names };
+    match ask(&options.spool, &order)? {
+        Some(Reply::Acted { jobs, is_more }) => Ok((jobs, is_more)),
+        Some(_) => Err(OperatorError::other_version()),
+        None => alone(options),
+    }
+}
+
+fn tell(action: Action, job: Acted, failed: &mut Option<Refusal>) -> Result<(), OperatorError> {
+    let (code, message) = match job.result {
+        Ok(from) => return print(&format!("{}: {} from {from}/", job.name, action.past())).map(drop),
+        Err(Refusal { code, message }) => (code, message),
+    };
+    let name = job.name.to_string();
+    let message = if message.starts_with(&name) { message } else { format!("{name}: {message}") };
+    if let Some(earlier) = failed.replace(Refusal { code, message }) {
+        tracing::error!("{earlier}");
+    }
+    Ok(())
+}
+
 /// Without a daemon: under the lock, as the user whose spool it is.
-fn alone(options: &OperateOptions) -> Result<Vec<Acted>, OperatorError> {
+fn alone(options: &OperateOptions) -> Result<(Vec<Acted>, bool), OperatorError> {
     let mut spool = open(&options.spool)?;
     let names: Option<Vec<&OsStr>> =
         options.names.as_ref().map(|names| names.iter().map(OsString::as_os_str).collect());
-    let (jobs, missing) = spool.chosen(options.action, names.as_deref())?;
+    let Chosen { jobs, missing, is_more } = spool.chosen(options.action, names.as_deref())?;
     let mut acted: Vec<Acted> = missing.iter().map(|(name, error)| Acted::failed(name, error)).collect();
     for job in jobs {
         let result = spool.act(options.action, &job).map(drop).map_err(|error| Refusal::of(&error));
         acted.push(Acted::of(&job, result));
     }
-    Ok(acted)
+    Ok((acted, is_more))
 }
 
 /// Makes the daemon look at the spool now.

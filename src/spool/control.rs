@@ -91,8 +91,10 @@ pub enum Reply {
         jobs: Vec<JobReport>,
     },
     Flushed,
+    /// `is_more`: there are more jobs than one order is for.
     Acted {
         jobs: Vec<Acted>,
+        is_more: bool,
     },
     /// The answer stands in out/ under this name.
     Answered {

@@ -18,6 +18,9 @@ use super::name::{self, WorkName};
 use super::place::Place;
 use super::root::Spool;
 
+/// Jobs that one order without names moves: nobody waits long for it, and memory stays small.
+const MAX_JOBS: usize = 1000;
+
 /// What is done with a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -72,6 +75,16 @@ pub struct Found {
     pub id: Option<JobId>,
     /// The name that was dropped; in done/ and failed/ the file's.
     pub name: OsString,
+}
+
+/// What an order is about.
+#[derive(Debug)]
+pub struct Chosen {
+    pub jobs: Vec<Found>,
+    /// Names without such a job, with where it stands instead.
+    pub missing: Vec<(OsString, SpoolError)>,
+    /// There are more jobs than one order is for.
+    pub is_more: bool,
 }
 
 /// How a person names a job.
@@ -130,8 +143,16 @@ impl Spool {
 
     /// All jobs of a place, the oldest first where they have ids.
     pub fn jobs(&self, place: Place) -> Result<Vec<Found>, SpoolError> {
+        self.jobs_up_to(place, usize::MAX)
+    }
+
+    /// Jobs of a place, whichever come first where there are more.
+    fn jobs_up_to(&self, place: Place, n_jobs: usize) -> Result<Vec<Found>, SpoolError> {
         let mut jobs = Vec::new();
         self.disk.list(place, |file| {
+            if jobs.len() >= n_jobs {
+                return;
+            }
             let (id, name) = match (place, WorkName::parse(file)) {
                 (Place::Work, Some(WorkName::Input(id, name))) => (Some(id), name),
                 (Place::Work, _) => return,
@@ -150,23 +171,20 @@ impl Spool {
         Ok(jobs)
     }
 
-    /// The jobs that an order is about: those of the names, or without names all that the action is for. The
-    /// second list is of names without such a job, with where it stands instead.
+    /// The jobs that an order is about: those of the names, or without names all that the action is for, up to
+    /// [`MAX_JOBS`].
     ///
     /// # Errors
     /// [`SpoolError`] when a place cannot be read.
-    #[expect(clippy::type_complexity, reason = "two lists, and whether they could be made")]
-    pub fn chosen(
-        &self,
-        action: Action,
-        names: Option<&[&OsStr]>,
-    ) -> Result<(Vec<Found>, Vec<(OsString, SpoolError)>), SpoolError> {
+    pub fn chosen(&self, action: Action, names: Option<&[&OsStr]>) -> Result<Chosen, SpoolError> {
         let (mut jobs, mut missing) = (Vec::new(), Vec::new());
         let Some(names) = names else {
             for place in action.all_of() {
-                jobs.extend(self.jobs(*place)?);
+                jobs.extend(self.jobs_up_to(*place, MAX_JOBS + 1 - jobs.len())?);
             }
-            return Ok((jobs, missing));
+            let is_more = jobs.len() > MAX_JOBS;
+            jobs.truncate(MAX_JOBS);
+            return Ok(Chosen { jobs, missing, is_more });
         };
         for &name in names {
             let found = match self.find(name) {
@@ -182,7 +200,7 @@ impl Spool {
                 missing.push((name.to_owned(), SpoolError::NoJob { name: name.to_owned(), place }));
             }
         }
-        Ok((jobs, missing))
+        Ok(Chosen { jobs, missing, is_more: false })
     }
 
     /// Does it with one job; one that comes back to work/ is returned.
