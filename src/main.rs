@@ -33,6 +33,7 @@ fn work(invocation: Invocation) -> Result<(), Stop> {
         Command::InsertLora(args) => cli::show_insert(&tools::insert_lora(&args.options())?),
         Command::Submit(args) => Ok(operator::submit(&args.options())?),
         Command::Status(args) => Ok(operator::status(&args.options())?),
+        Command::Errors(args) => Ok(operator::errors(&args.options())?),
         Command::Hold(args) => Ok(operator::operate(&args.options(Action::Hold))?),
         Command::Release(args) => Ok(operator::operate(&args.options(Action::Release))?),
         Command::Requeue(args) => Ok(operator::operate(&args.options(Action::Requeue))?),
