@@ -222,7 +222,7 @@ impl MainLoop {
             job,
             index,
             is_failed,
-            answer: answer.to_json(),
+            answer: Box::new(answer),
         }));
         self.publish(job, complete);
     }

@@ -65,8 +65,8 @@ pub fn input(n_requests: usize) -> String {
     format!(r#"{{"batch_size":2,"extra":1,"requests":[{}]}}"#, requests.join(","))
 }
 
-pub fn answer(index: usize) -> String {
-    Answer { output_text: format!("answer {index}"), ..Answer::empty(index, 2) }.to_json()
+pub fn answer(index: usize) -> Box<Answer> {
+    Box::new(Answer { output_text: format!("answer {index}"), ..Answer::empty(index, 2) })
 }
 
 /// In memory where the system has such a place: every step is synced, thousands of times.
