@@ -160,3 +160,35 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         self.mul(p, self.exp2_integral(n))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::scalar::Scalar;
+
+    const CASES: [f32; LANES] =
+        [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, 1.0, -90.0, 100.0, -f32::NAN];
+
+    /// The exponentials of the cases, and the larger and smaller of 0.5 and each.
+    fn results<S: Simd>(s: S) -> [[f32; LANES]; 3] {
+        // SAFETY: 8 elements.
+        let cases = unsafe { s.load(CASES.as_ptr()) };
+        let half = s.splat(0.5);
+        [s.exp(cases), s.max(half, cases), s.min(half, cases)].map(|lanes| s.to_array(lanes))
+    }
+
+    #[test]
+    fn nan_stays_nan_on_every_processor() {
+        let scalar = results(Scalar);
+        assert!(scalar.iter().all(|lanes| lanes.map(f32::is_nan) == CASES.map(f32::is_nan)), "{scalar:?}");
+        let [exp, ..] = scalar;
+        assert!(exp[1] > 1e38 && exp[1].is_finite() && exp[2] < 2e-38 && exp[3] == 1.0, "{exp:?}");
+        #[cfg(target_arch = "x86_64")]
+        let found = crate::kernels::x86_64::Avx2::new().map(results);
+        #[cfg(target_arch = "aarch64")]
+        let found = crate::kernels::aarch64::Neon::new().map(results);
+        for (found, wanted) in found.iter().flatten().flatten().zip(scalar.iter().flatten()) {
+            assert!(found == wanted || found.is_nan() && wanted.is_nan(), "{found} {wanted}");
+        }
+    }
+}
