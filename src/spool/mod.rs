@@ -17,6 +17,8 @@ pub mod journal;
 pub mod lines;
 pub mod name;
 pub mod new_dir;
+#[cfg(test)]
+mod old_layout;
 pub mod operate;
 pub mod order;
 pub mod outbox;

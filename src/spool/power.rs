@@ -257,14 +257,15 @@ impl Moment {
         match n_all.filter(|n| *n <= max_all) {
             Some(n_all) => choices.extend((0..n_all).map(|number| digits(number, &bases))),
             None => {
-                let all_kept: Vec<usize> = bases.iter().map(|base| base - 1).collect();
-                for centre in [all_kept, vec![0; bases.len()]] {
-                    choices.extend(neighbours(&centre, &bases, if max_all < THOROUGH { 1 } else { 2 }));
-                }
+                let most: Vec<usize> = bases.iter().map(|base| base - 1).collect();
+                let n_places = if max_all < THOROUGH { 1 } else { 2 };
+                choices.extend(
+                    neighbours(&most, &bases, n_places).iter().map(|c| self.without_orphans(&free, c)),
+                );
                 let mut random = Random(0x9e37_79b9_7f4a_7c15);
-                for _ in 0..max_all / 8 {
-                    choices.push(bases.iter().map(|base| random.below(*base)).collect());
-                }
+                let few = neighbours(&vec![0; bases.len()], &bases, n_places).into_iter();
+                let some = (0..max_all / 8).map(|_| bases.iter().map(|base| random.below(*base)).collect());
+                choices.extend(few.chain(some).map(|choice| self.with_additions(&free, choice)));
             }
         }
         let tree = |choice: &Vec<usize>| {
@@ -276,6 +277,29 @@ impl Moment {
             Some(Tree(slots.into_iter().map(|(slot, file)| (slot, content(file))).collect()))
         };
         choices.iter().filter_map(tree).collect()
+    }
+
+    /// What is not added is not removed from where it was.
+    fn without_orphans(&self, free: &[usize], choice: &[usize]) -> Vec<usize> {
+        let mut choice = choice.to_vec();
+        for (at, place) in free.iter().enumerate() {
+            let add = self.names[*place].needs.and_then(|add| free.binary_search(&add).ok());
+            if add.is_some_and(|add| choice[add] == 0) {
+                choice[at] = 0;
+            }
+        }
+        choice
+    }
+
+    /// What is removed from where it was is added.
+    fn with_additions(&self, free: &[usize], mut choice: Vec<usize>) -> Vec<usize> {
+        for (at, place) in free.iter().enumerate() {
+            let add = self.names[*place].needs.and_then(|add| free.binary_search(&add).ok());
+            if let Some(add) = add.filter(|_| choice[at] == 1) {
+                choice[add] = 1;
+            }
+        }
+        choice
     }
 
     /// The names that are left; none for a choice that the file system does not make.

@@ -30,7 +30,7 @@ const MAX_ORDER_BYTES: u64 = 512;
 #[derive(Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 enum OldEvent {
-    Claim { job: String },
+    Claim { job: String, size: u64 },
     Publish { to: String },
 }
 
@@ -41,6 +41,8 @@ struct OldJournal {
     name: OsString,
     /// Time of the claim in nanoseconds, device and inode of the input, as `HEX-HEX-HEX`.
     old_id: String,
+    /// Bytes of the input.
+    size: u64,
     /// Where the input goes, once the answer was announced.
     to: Option<Destination>,
 }
@@ -109,7 +111,7 @@ impl Found {
                     let id = self.new_id(journal.micros());
                     match journal.to.filter(|_| !is_staged) {
                         // Its answer is out.
-                        Some(to) if journal.is_of(&stat) => {
+                        Some(to) if journal.is_inode_of(&stat) || journal.is_size_of(&stat) => {
                             put(disk, (place, &journal.name), to.place(), id, &journal.name)?;
                             self.inputs.remove(&journal.name);
                             stale.push(journal);
@@ -147,10 +149,12 @@ impl Found {
     /// A crash of the machine may have left an input under both its names.
     fn remove_double_names(&mut self, disk: &mut Disk) -> Result<(), SpoolError> {
         for (place, id, name) in &self.jobs {
-            let (old, new) = (disk.stat(*place, name)?, disk.stat(*place, &name::input_name(*id, name))?);
-            if old.is_some() && old.map(|stat| stat.st_ino) == new.map(|stat| stat.st_ino) {
-                disk.remove(*place, name)?;
-                self.inputs.remove(name);
+            let Some(new) = disk.stat(*place, &name::input_name(*id, name))? else { continue };
+            for source in [Place::Work, Place::Hold, Place::New] {
+                if disk.stat(source, name)?.is_some_and(|old| old.st_ino == new.st_ino) {
+                    disk.remove(source, name)?;
+                    self.inputs.retain(|input| source != Place::Work || input != name);
+                }
             }
         }
         Ok(())
@@ -161,9 +165,11 @@ impl Found {
         for place in [Place::Work, Place::Hold, Place::New] {
             places.extend(disk.stat(place, &journal.name)?.map(|stat| (place, stat)));
         }
-        let of_inode = places.iter().find(|(_, stat)| journal.is_of(stat));
+        let of_inode = places.iter().find(|(_, stat)| journal.is_inode_of(stat));
         // In a copy of the spool the inodes are others.
-        if let Some((place, stat)) = of_inode.or(places.iter().find(|(place, _)| *place == journal.place)) {
+        let beside = places.iter().find(|(place, _)| *place == journal.place);
+        let of_size = || places.iter().find(|(_, stat)| journal.is_size_of(stat));
+        if let Some((place, stat)) = of_inode.or(beside).or_else(of_size) {
             return Ok(Input::Old(*place, *stat));
         }
         let first = JobId::at(journal.micros(), None);
@@ -194,14 +200,14 @@ impl Found {
 
 impl OldJournal {
     fn read(disk: &Disk, place: Place, name: OsString) -> Result<Self, SpoolError> {
-        let mut journal = Self { place, name, old_id: String::new(), to: None };
+        let mut journal = Self { place, name, old_id: String::new(), size: 0, to: None };
         let file = match disk.open_for_reading(place, &journal.file_name()) {
             Ok(file) => file,
             Err(Errno::ENOENT) => return Ok(journal),
             Err(e) => return Err(disk.error("open", place, &journal.file_name(), e.into())),
         };
         let read = read_lines(file, |line| match serde_json::from_slice(&line.head) {
-            Ok(OldEvent::Claim { job }) => journal.old_id = job,
+            Ok(OldEvent::Claim { job, size }) => (journal.old_id, journal.size) = (job, size),
             Ok(OldEvent::Publish { to }) => {
                 journal.to = Destination::ALL.into_iter().find(|known| known.to_string() == to);
             }
@@ -227,8 +233,12 @@ impl OldJournal {
         self.part(0).unwrap_or(0) / 1000
     }
 
-    fn is_of(&self, stat: &FileStat) -> bool {
+    fn is_inode_of(&self, stat: &FileStat) -> bool {
         self.part(2) == Some(stat.st_ino)
+    }
+
+    fn is_size_of(&self, stat: &FileStat) -> bool {
+        u64::try_from(stat.st_size) == Ok(self.size)
     }
 
     fn part(&self, at: usize) -> Option<u64> {

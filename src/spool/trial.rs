@@ -20,6 +20,7 @@ use super::order::{Order, Outcome, Progress};
 use super::place::Place;
 use super::root::Spool;
 use super::settings::SpoolConfig;
+use super::watch::Arrival;
 use super::wire::{Answer, RequestFile};
 
 /// Why a life ended early.
@@ -123,7 +124,10 @@ impl<'t> Trial<'t> {
         let dir = NewDir::open(spool.root())?;
         let (max_input_bytes, max_name_bytes) = (spool.config().max_input_bytes, MAX_NAME_BYTES);
         let mut inbox = Inbox::new(InboxConfig { max_input_bytes, settle: Duration::ZERO, max_name_bytes });
-        inbox.scan(&dir)?;
+        // As their producers renamed them in: whole, whatever is in them.
+        for name in names(spool.root(), Place::New) {
+            inbox.note(&dir, &Arrival::Renamed(name))?;
+        }
         while let Some(candidate) = inbox.next(&dir, &[])? {
             jobs.extend(self.patiently(|| spool.claim(&candidate))?);
         }
