@@ -138,7 +138,8 @@ fn row_operations_hide_nothing() {
         let large: Vec<f32> = x.iter().map(|x| x * 1e17).collect();
         assert!(norm(&large).iter().all(|y| y.is_finite()));
     }
-    let gates: [(&str, fn(&Kernels, &mut [f32], &[f32])); 2] = [
+    type Gate = fn(&Kernels, &mut [f32], &[f32]);
+    let gates: [(&str, Gate); 2] = [
         // SAFETY: all lengths are multiples of 8.
         ("silu", |kernels, gate, up| unsafe { (kernels.silu_mul)(gate, up) }),
         // SAFETY: as above.
@@ -341,8 +342,8 @@ fn check_model(model: &str, adapter: &str, neighbour: &str, modules: &[&str], pr
                 models[i].logits(Some((&lora, scale)), &neighbours[i])
             });
             let place = format!("{model} {} {module} {how:?}", precision.name());
-            for row in 0..3 {
-                assert!(same(&found[0][row], &found[1][row]), "{place}: row {row} is not scalar's");
+            for (row, (vector, scalar)) in found[0].iter().zip(&found[1]).enumerate().take(3) {
+                assert!(same(vector, scalar), "{place}: row {row} is not scalar's");
             }
             let is_finite = found[0][0].iter().all(|logit| logit.is_finite());
             // Without a factor these are large numbers, which only the cache of f16 cannot hold; gemma's keys are

@@ -54,13 +54,9 @@ impl Bench {
     }
 }
 
-/// Answers in the journal of the job of that name, under way or held: `ID.journal` beside `ID.NAME`.
+/// Answers in the journal of the job of that name.
 fn n_answered(spool: &Path, job: &str) -> usize {
-    let files = ["work", "hold"].into_iter().flat_map(|place| std::fs::read_dir(spool.join(place)).unwrap());
-    let names = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let id = names.filter_map(|name| Some(name.strip_suffix(job)?.strip_suffix('.')?.to_owned())).next();
-    let journal = spool.join(format!("work/{}.journal", id.unwrap_or_default()));
-    std::fs::read_to_string(journal).unwrap_or_default().matches("\"done\"").count()
+    support::journal_of(spool, job).matches("\"done\"").count()
 }
 
 fn requests(n: usize, length: usize) -> Vec<Value> {

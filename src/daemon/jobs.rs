@@ -41,6 +41,9 @@ pub struct Jobs {
     max_crashes: u32,
 }
 
+/// How often the daemon ended while the request ran alone, its job, and its place there.
+type Suspect = (u32, JobId, usize);
+
 /// A job in work/ that the daemon works on.
 pub struct OpenJob {
     pub claimed: Claimed,
@@ -337,7 +340,7 @@ impl Jobs {
     }
 
     /// The first suspect that is tried before all others, and those that wait, by their count.
-    fn suspects(&self) -> (Option<(JobId, usize)>, Vec<(u32, JobId, usize)>) {
+    fn suspects(&self) -> (Option<(JobId, usize)>, Vec<Suspect>) {
         let mut first = None;
         let mut deferred = Vec::new();
         for (id, job) in &self.open {

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
@@ -55,6 +55,19 @@ pub struct Threads {
     pub progress: Progress,
 }
 
+/// What the loop begins with.
+pub struct Parts {
+    pub config_path: PathBuf,
+    pub config: Config,
+    pub threads: Threads,
+    pub events: Events,
+    pub manager: Manager,
+    pub recovery: Recovery,
+    pub engine: EngineFacts,
+    pub compute: ComputeState,
+    pub lanes: Lanes,
+}
+
 pub struct MainLoop {
     pub(super) config_path: PathBuf,
     pub(super) config: Config,
@@ -94,16 +107,8 @@ pub struct MainLoop {
 }
 
 impl MainLoop {
-    pub fn new(
-        config_path: &Path,
-        config: Config,
-        threads: Threads,
-        events: Events,
-        manager: Manager,
-        recovery: Recovery,
-        (engine, compute): (EngineFacts, ComputeState),
-        lanes: Lanes,
-    ) -> Self {
+    pub fn new(parts: Parts) -> Self {
+        let Parts { config_path, config, threads, events, manager, recovery, engine, compute, lanes } = parts;
         let now = Instant::now();
         tell_recovery(&recovery);
         let mut followers = Followers::default();
@@ -112,7 +117,7 @@ impl MainLoop {
         }
         let max_crashes = u32::try_from(config.max_attempts).unwrap_or(u32::MAX);
         Self {
-            config_path: config_path.to_owned(),
+            config_path,
             lanes,
             activity: Activity::new(totals::read(&config.spool)),
             jobs: Jobs::new(recovery.unfinished, max_crashes),

@@ -10,7 +10,7 @@ use super::control::{self, Rights};
 use super::error::DaemonError;
 use super::event::Events;
 use super::link::Link;
-use super::main_loop::{MainLoop, Threads};
+use super::main_loop::{MainLoop, Parts, Threads};
 use super::notify::Manager;
 use super::prepare::Lanes;
 use super::relief::Relief;
@@ -86,8 +86,17 @@ async fn run(
     let threads = Threads { scout, writer, compute, progress };
     let lanes = Lanes::new(&text_source(&config, &facts)?, events.clone())
         .map_err(DaemonError::system("start a thread"))?;
-    let main_loop =
-        MainLoop::new(config_path, config, threads, events, manager, recovery, (facts, state), lanes);
+    let main_loop = MainLoop::new(Parts {
+        config_path: config_path.to_owned(),
+        config,
+        threads,
+        events,
+        manager,
+        recovery,
+        engine: facts,
+        compute: state,
+        lanes,
+    });
     main_loop.run(received, signals, watch).await
 }
 

@@ -1,6 +1,7 @@
 //! What the loop does about jobs: from a name in new/ to an answer in out/, one event after the other.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 
 use super::compute::{Compute, Computed};
 use super::error::DaemonError;
@@ -55,7 +56,11 @@ impl MainLoop {
         self.is_news |= (self.n_waiting, self.n_partial) != (seen.n_waiting, seen.n_partial);
         (self.n_waiting, self.n_partial) = (seen.n_waiting, seen.n_partial);
         for stranger in seen.strangers {
-            tracing::warn!("new/{} is left alone: only names ending in .json are jobs", printable(&stranger));
+            let why = match stranger.as_bytes().ends_with(b".json") {
+                true => "a name of more than 236 bytes cannot be a job's",
+                false => "only names ending in .json are jobs",
+            };
+            tracing::warn!("new/{} is left alone: {why}", printable(&stranger));
         }
         for reply in self.flushing.drain(..) {
             let _ = reply.send(Reply::Flushed);

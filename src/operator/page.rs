@@ -224,7 +224,7 @@ impl Page {
 }
 
 fn bar(part: usize, whole: usize) -> String {
-    let n_full = if whole == 0 { 0 } else { part.min(whole).saturating_mul(BAR) / whole };
+    let n_full = part.min(whole).saturating_mul(BAR).checked_div(whole).unwrap_or(0);
     format!("{}{}", "█".repeat(n_full), "░".repeat(BAR - n_full))
 }
 
