@@ -32,7 +32,7 @@ mod idle {
 
     /// Does nothing.
     #[derive(Debug, Default)]
-    pub struct Probe;
+    pub struct Probe(());
 
     impl Probe {
         #[inline]

@@ -132,7 +132,8 @@ impl Found {
             let id = self.new_id(micros);
             self.rename(disk, Place::Work, &name, id)?;
         }
-        for place in [Place::Work, Place::Hold, Place::New] {
+        // The inputs have their new names for good before their journals follow, or go.
+        for place in [Place::Work, Place::Hold] {
             disk.sync_dir(place)?;
         }
         for (id, journal) in kept {
@@ -257,4 +258,67 @@ fn remove_orders(disk: &Disk) {
         }
     }
     let _ = std::fs::remove_dir(&control);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::path::Path;
+
+    use super::super::old_layout;
+    use super::super::root::Spool;
+    use super::super::trial::{Trial, config, drop_file, input, names, only, scratch, undisturbed};
+    use super::*;
+
+    fn text(root: &Path, path: &str) -> Vec<u8> {
+        fs::read(root.join(path)).unwrap()
+    }
+
+    #[test]
+    fn every_state_of_the_old_layout_goes_on() {
+        let dir = scratch();
+        let root = dir.path().join("spool");
+        let jobs = [("a.json", 3), ("b.json", 2), ("c.json", 1), ("d.json", 1), ("e.json", 1), ("f.json", 2)];
+        let answers: BTreeMap<OsString, Vec<u8>> =
+            jobs.iter().map(|(name, n)| (name.into(), undisturbed(&root, name, &input(*n)))).collect();
+        drop(Spool::open(&root, config()).unwrap());
+        jobs.iter().for_each(|(name, n)| drop_file(&root, name, &input(*n)));
+        old_layout::lay_out(&root, &answers);
+        fs::create_dir(root.join(CONTROL)).unwrap();
+        fs::write(root.join("control/0001"), "hold x.json").unwrap();
+        // Left over of a job of that name.
+        fs::write(root.join("work/gone.json.journal"), "x").unwrap();
+
+        let (mut spool, recovery) = Spool::open(&root, config()).unwrap();
+        let unfinished: Vec<_> = recovery.unfinished.iter().map(|claimed| claimed.name.clone()).collect();
+        assert_eq!((recovery.n_finished, unfinished.len()), (1, 3), "{unfinished:?}");
+        assert!(recovery.strangers.is_empty() && !root.join(CONTROL).exists());
+        // The id tells the time of the old claim.
+        assert_eq!(recovery.unfinished[0].id.unix_time() as u64, 1_764_115_200);
+        assert_eq!(names(&root, Place::Out), ["c.json", "d.json"]);
+        assert_eq!(names(&root, Place::Done), ["c.json", "d.json"]);
+        let mut trial = Trial::new(&|_| {});
+        trial.live(&mut spool, recovery.unfinished).unwrap();
+        let held = spool.release(&only(&spool, "b")).unwrap();
+        trial.live(&mut spool, vec![held]).unwrap();
+        for (name, answer) in &answers {
+            assert_eq!(&text(&root, &format!("out/{}", name.display())), answer, "{name:?}");
+        }
+        // One of a, one of b, one of e, one of f.
+        assert_eq!(trial.n_runs(), 4, "{:?}", trial.runs);
+        for place in [Place::New, Place::Work, Place::Hold, Place::Tmp] {
+            assert!(names(&root, place).is_empty(), "{place:?}");
+        }
+    }
+
+    #[test]
+    fn what_somebody_keeps_beside_orders_stays() {
+        let dir = scratch();
+        let root = dir.path().join("spool");
+        fs::create_dir_all(root.join("control/mine")).unwrap();
+        fs::write(root.join("control/order"), "flush").unwrap();
+        drop(Spool::open(&root, config()).unwrap());
+        assert!(root.join("control/mine").exists() && !root.join("control/order").exists());
+    }
 }
