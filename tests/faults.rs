@@ -76,7 +76,7 @@ fn a_spool_copied_in_mid_flight_goes_on_elsewhere() {
     let (here, there) = (folder(), folder());
     let first = bench(here.path(), n_jobs);
     let daemon = first.start("log");
-    first.wait_for("the first answers", || first.n_files("out") >= n_jobs / 4 + 1);
+    first.wait_for("the first answers", || first.n_files("out") > n_jobs / 4);
     let second = Bench::new(there.path(), "");
     std::fs::remove_dir_all(there.path().join("spool")).unwrap();
     // What the daemon moves meanwhile is copied in both places, or in none: stopped, it moves nothing.
@@ -88,7 +88,11 @@ fn a_spool_copied_in_mid_flight_goes_on_elsewhere() {
     let copied = Command::new("cp").arg("-a").arg(here.path().join("spool")).arg(there.path()).status();
     assert!(copied.unwrap().success());
     stopped("-KILL");
-    assert_eq!(answered(&second, n_jobs, "log"), wanted);
+    let mut found = answered(&second, n_jobs, "log");
+    // What was out already names the place where it was dropped.
+    let root = here.path().to_str().unwrap();
+    found.values_mut().for_each(|answer| *answer = answer.replace(root, "ROOT"));
+    assert_eq!(found, wanted);
 }
 
 /// A request that is alone whenever the daemon ends is given up; its neighbours, in its file and in others, are not.

@@ -295,8 +295,8 @@ fn serve_answers_what_run_answers_and_ends_cleanly() {
         let found = daemon.answer(&format!("job{i}.json"));
         assert_eq!(found["responses"], run(folder.path(), file).1, "job{i}");
     }
-    // A plain copy that is never closed in time is still taken; rubbish is answered.
-    std::fs::write(daemon.spool.join("new/rubbish.json"), "{ this is no JSON").unwrap();
+    // Rubbish is answered where no more bytes could mend it.
+    std::fs::write(daemon.spool.join("new/rubbish.json"), "{ this is no JSON }").unwrap();
     assert_eq!(daemon.answer("rubbish.json")["error"]["code"], "bad-file");
     let status = ok(jetspool(&["status", "--json", "--spool"]).arg(&daemon.spool));
     let status: Value = serde_json::from_slice(&status.stdout).unwrap();
