@@ -41,7 +41,7 @@ impl TextFiles {
         Self::read_paths(directory, TEXT_FILES.map(|name| Some(directory.join(name))))
     }
 
-    /// The same from `paths`, in the order of [`TEXT_FILES`]; errors name `directory`.
+    /// The same from `paths`, in the order of `TEXT_FILES`; errors name `directory`.
     ///
     /// # Errors
     /// [`AnswerError::Store`].

@@ -172,7 +172,7 @@ impl Spool {
     }
 
     /// The jobs that an order is about: those of the names, or without names all that the action is for, up to
-    /// [`MAX_JOBS`].
+    /// `MAX_JOBS`.
     ///
     /// # Errors
     /// [`SpoolError`] when a place cannot be read.
