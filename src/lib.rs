@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! cli      the words of each command; opens no file        config   checked once; alone reads the environment
-//! daemon   the loop: owns all, computes nothing            tools    the tool chain, from checkpoint to engine
+//! daemon   a loop that waits; threads for disk, new files, texts and computing
+//! tools    the tool chain, from checkpoint to engine
 //! answer   one request to one answer; also `run`           operator submit, status, hold, ...: the spool's other end
 //! probe    a model without a queue: logits, bench          spool    a request on disk. Never a token or tensor
 //! compress quantize-llm: a checkpoint made smaller, judged by what the model then says
@@ -21,7 +22,7 @@
 //! daemon  -> answer spool store config
 //! answer  -> spool (its wire) store text infer model backend kernels format
 //! operator -> spool store
-//! doctor  -> spool store config format
+//! doctor  -> answer spool store config format
 //! probe   -> store text infer model backend kernels format
 //! compress -> tools store text model backend kernels format
 //! tools   -> store text kernels format
@@ -31,12 +32,17 @@
 //! spool, text, config, format -> nothing of ours
 //! ```
 //!
-//! Life of `x.json`: renamed into new/ -> spool claims it -> daemon pins engine and adapters (store) -> text
-//! renders and tokenizes -> infer adds it to the running batch -> model computes a step, each row with its
-//! own adapter -> infer samples -> text decodes -> spool journals each finished request, publishes out/x.json.
+//! Life of `x.json`: renamed into new/ -> the scout sees it, the spool's writer claims it -> wire reads it under
+//! limits -> another process renders and tokenizes (text) -> the writer marks the request as running -> answer
+//! pins its adapter (store), infer adds it to the batch -> model computes a step, each row with its own adapter ->
+//! infer samples -> text decodes -> the writer journals each finished request, and brings out/x.json out.
 //!
-//! Deliberately absent: a network port, an async runtime, a plug-in interface, a global, a second copy of
-//! the weights, any answer that depends on who else is in the batch.
+//! One async runtime, on one thread, for the daemon's waiting alone: files, signals, orders, memory pressure and
+//! timers wake it; it computes nothing, and no other room knows it.
+//!
+//! Deliberately absent: a network port, a plug-in interface, a global (but for the table of maps
+//! in store/damage.rs, which a signal's handler must find), a second copy of the weights, any answer that depends
+//! on who else is in the batch.
 
 pub mod answer;
 pub mod backend;

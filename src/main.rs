@@ -19,8 +19,13 @@ fn work(invocation: Invocation) -> Result<(), Stop> {
     match &invocation.command {
         Command::Serve(args) => Ok(daemon::serve(&args.config, Config::read(&args.config)?)?),
         Command::Run(args) => Ok(answer::run(&args.options())?),
-        Command::Build(args) if args.is_onnx() => cli::show_build(&tools::build_onnx(&args.options())?),
-        Command::Build(args) => cli::show_build(&tools::build(&args.options())?),
+        Command::TextWorker => Ok(answer::text_worker()?),
+        Command::Build(args) => {
+            let options = args.options();
+            answer::check_source(&options.model_dir)?;
+            let build = if args.is_onnx() { tools::build_onnx } else { tools::build };
+            cli::show_build(&build(&options)?)
+        }
         Command::ProcessLora(args) => cli::show_process(&tools::process_lora(&args.options())?),
         Command::QuantizeLlm(args) => cli::show_quantize(&compress::quantize(&args.options())?),
         Command::MergeLora(args) => cli::show_merge(&tools::merge_lora(&args.options())?),
@@ -28,6 +33,7 @@ fn work(invocation: Invocation) -> Result<(), Stop> {
         Command::InsertLora(args) => cli::show_insert(&tools::insert_lora(&args.options())?),
         Command::Submit(args) => Ok(operator::submit(&args.options())?),
         Command::Status(args) => Ok(operator::status(&args.options())?),
+        Command::Errors(args) => Ok(operator::errors(&args.options())?),
         Command::Hold(args) => Ok(operator::operate(&args.options(Action::Hold))?),
         Command::Release(args) => Ok(operator::operate(&args.options(Action::Release))?),
         Command::Requeue(args) => Ok(operator::operate(&args.options(Action::Requeue))?),

@@ -16,7 +16,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
     // Of the spool only the wire.
     ("answer", &["backend", "format", "infer", "kernels", "model", "spool", "store", "text"]),
     ("operator", &["spool", "store"]),
-    ("doctor", &["config", "format", "spool", "store"]),
+    ("doctor", &["answer", "config", "format", "spool", "store"]),
     ("probe", &["backend", "format", "infer", "kernels", "model", "store", "text"]),
     ("tools", &["format", "kernels", "store", "text"]),
     // Of the backend only the trait, as a bound on the model.

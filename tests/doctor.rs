@@ -28,7 +28,8 @@ fn of<'a>(findings: &'a [Value], topic: &str) -> (&'a str, String) {
         |finding: &&Value| ["problem", "note", "ok"].iter().position(|word| finding["verdict"] == *word);
     let worst = findings.iter().filter(|finding| finding["topic"] == topic).min_by_key(rank);
     let worst = worst.unwrap_or_else(|| panic!("nothing about {topic}"));
-    let fix = worst["fix"].as_str().unwrap_or_default();
+    let fix =
+        ["command", "advice"].into_iter().find_map(|kind| worst["fix"][kind].as_str()).unwrap_or_default();
     (worst["verdict"].as_str().unwrap(), format!("{}; {fix}", worst["found"].as_str().unwrap()))
 }
 
@@ -41,7 +42,6 @@ fn write(path: &Path, text: &str) {
 fn healthy(folder: &Path) {
     let root = folder.join("root");
     write(&root.join("proc/device-tree/model"), "NVIDIA Jetson Orin Nano Developer Kit\0");
-    write(&root.join("proc/meminfo"), "MemTotal:  8000000 kB\nMemFree: 1 kB\nMemAvailable:  6000000 kB\n");
     write(&root.join("proc/pressure/memory"), "some avg10=0.00\n");
     write(&root.join("sys/fs/cgroup/cgroup.controllers"), "cpu memory pids\n");
     write(&root.join("usr/lib/aarch64-linux-gnu/nvidia/libcuda.so.1"), "");
@@ -52,12 +52,18 @@ fn healthy(folder: &Path) {
     fs::create_dir_all(root.join("run/systemd/system")).unwrap();
     build_demo(&folder.join("engine"), "int8", &[]);
     process_demo("french", &folder.join("adapters/french"));
-    let text = ["engine", "spool", "adapters"].map(|key| format!("{key} = {:?}\n", folder.join(key)));
-    fs::write(folder.join("jetspool.toml"), text.concat()).unwrap();
-    for place in ["new", "work", "out", "done", "failed", "hold", "tmp", "control"] {
-        fs::create_dir_all(folder.join("spool").join(place)).unwrap();
+    configure(folder, "");
+    let open = ["out", "done", "failed", "hold"].map(|place| (place, 0o750));
+    for (place, mode) in [("new", 0o3770), ("work", 0o700), ("tmp", 0o700)].into_iter().chain(open) {
+        let path = folder.join("spool").join(place);
+        fs::create_dir_all(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
     }
-    fs::set_permissions(folder.join("spool/new"), fs::Permissions::from_mode(0o2770)).unwrap();
+}
+
+fn configure(folder: &Path, line: &str) {
+    let text = ["engine", "spool", "adapters"].map(|key| format!("{key} = {:?}\n", folder.join(key)));
+    fs::write(folder.join("jetspool.toml"), text.concat() + line).unwrap();
 }
 
 #[test]
@@ -66,12 +72,18 @@ fn a_healthy_machine_needs_nothing_and_each_fault_is_named_with_its_remedy() {
     let folder = folder.path();
     healthy(folder);
     let (code, findings) = doctor(folder);
-    let bad: Vec<&Value> = findings.iter().filter(|finding| finding["verdict"] != "ok").collect();
+    // Whether the clock is synchronised is the machine's own matter.
+    let is_bad = |finding: &&Value| finding["verdict"] != "ok" && finding["topic"] != "clock";
+    let bad: Vec<&Value> = findings.iter().filter(is_bad).collect();
     assert!(code == 0 && bad.is_empty(), "{code} {bad:?}");
     // The digest is that of another program.
     let sum = std::process::Command::new("sha256sum").arg(folder.join("engine/llm.engine")).output().unwrap();
     let sum = String::from_utf8(sum.stdout).unwrap();
-    assert!(of(&findings, "engine").1.contains(&sum[..32]), "{sum} {findings:?}");
+    let sums = findings.iter().filter(|finding| finding["topic"] == "engine");
+    assert!(
+        sums.into_iter().any(|found| found["found"].to_string().contains(&sum[..32])),
+        "{sum} {findings:?}"
+    );
 
     struct Case {
         topic: &'static str,
@@ -109,16 +121,15 @@ fn a_healthy_machine_needs_nothing_and_each_fault_is_named_with_its_remedy() {
         Case {
             topic: "memory",
             verdict: "problem",
-            words: ["available 0 of 1 MiB", "--precision int4"],
-            spoil: |folder| {
-                write(&folder.join("root/proc/meminfo"), "MemTotal: 1024 kB\nMemAvailable: 512 kB\n");
-            },
+            words: ["memory_mib of the configuration leaves", "sed -i 's/^memory_mib"],
+            spoil: |folder| configure(folder, "memory_mib = 1\n"),
         },
         Case {
             topic: "spool",
             verdict: "note",
-            words: ["(mode 750)", "chmod 2770"],
+            words: ["mode 750, wanted 3770: producers", "chmod 3770"],
             spoil: |folder| {
+                configure(folder, "");
                 fs::set_permissions(folder.join("spool/new"), fs::Permissions::from_mode(0o750)).unwrap();
             },
         },
@@ -139,7 +150,7 @@ fn a_healthy_machine_needs_nothing_and_each_fault_is_named_with_its_remedy() {
         Case {
             topic: "adapters",
             verdict: "problem",
-            words: ["wide.safetensors: ", "--maxLoraRank"],
+            words: ["adapter \"wide\"", "--maxLoraRank"],
             spoil: |folder| {
                 fs::remove_dir_all(folder.join("adapters/raw")).unwrap();
                 let wide = data("references/process/qwen2/all_r8.safetensors");
@@ -149,13 +160,26 @@ fn a_healthy_machine_needs_nothing_and_each_fault_is_named_with_its_remedy() {
         Case {
             topic: "engine",
             verdict: "problem",
-            words: ["llm.engine", "jetspool build"],
-            spoil: |folder| write(&folder.join("engine/llm.engine"), "short"),
+            words: ["damaged since it was built: llm.engine", "jetspool build"],
+            spoil: |folder| {
+                let path = folder.join("engine/llm.engine");
+                let mut bytes = fs::read(&path).unwrap();
+                // Some weight: opening and a token do not tell.
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+                fs::write(&path, bytes).unwrap();
+            },
+        },
+        Case {
+            topic: "engine",
+            verdict: "problem",
+            words: ["tokenizer.json (missing)", "jetspool build"],
+            spoil: |folder| fs::remove_file(folder.join("engine/tokenizer.json")).unwrap(),
         },
         Case {
             topic: "spool",
             verdict: "problem",
-            words: ["out is no directory", "move it away"],
+            words: ["out is no directory", "mv "],
             spoil: |folder| {
                 fs::remove_dir(folder.join("spool/out")).unwrap();
                 write(&folder.join("spool/out"), "");
@@ -164,18 +188,17 @@ fn a_healthy_machine_needs_nothing_and_each_fault_is_named_with_its_remedy() {
         Case {
             topic: "config",
             verdict: "problem",
-            words: ["unknown key engin", "mend the file"],
+            words: ["line 1: unknown key engin", "correct the file"],
             spoil: |folder| write(&folder.join("jetspool.toml"), "engin = 1"),
         },
     ];
-    let mut has_problem = false;
     for Case { topic, verdict, words, spoil } in cases {
         spoil(folder);
         let (code, findings) = doctor(folder);
         let (found, text) = of(&findings, topic);
         assert_eq!(found, verdict, "{topic}: {text}");
         assert!(words.iter().all(|word| text.contains(word)), "{topic}: wanted {words:?} in {text:?}");
-        has_problem |= verdict == "problem";
+        let has_problem = findings.iter().any(|finding| finding["verdict"] == "problem");
         assert_eq!(code, if has_problem { 69 } else { 0 }, "{topic}");
     }
 }

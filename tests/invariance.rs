@@ -181,6 +181,20 @@ fn a_cancelled_sequence_disturbs_nobody_and_gives_its_blocks_back() {
 }
 
 #[test]
+fn more_blocks_than_numbers_are_refused() {
+    let (built, _) = QWEN2.build(Precision::F32, 1);
+    let options = RunnerOptions {
+        max_batch_size: 1 << 33,
+        max_input_len: 512,
+        capacity: 16,
+        max_step_rows: 32,
+        max_kv_bytes: usize::MAX,
+    };
+    let error = Runner::new(built.decoder, options).err().unwrap().to_string();
+    assert!(error.contains("8589934592 blocks"), "{error}");
+}
+
+#[test]
 fn sequences_that_wait_for_memory_get_the_same_bits_and_never_more_than_the_budget() {
     let all: Vec<usize> = (0..N_REQUESTS).collect();
     let wanted = run(&all, 8, 64, Precision::Int8);

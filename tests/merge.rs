@@ -512,6 +512,16 @@ fn what_cannot_be_right_is_refused_by_name() {
             said: &["model.layers.0.", "float16 cannot hold"],
         },
         Case {
+            change: |_, lora| {
+                rewrite(&lora.join("adapter_model.safetensors"), |all| {
+                    let b =
+                        all.iter_mut().find(|(name, _)| name.contains("1.self_attn.k_proj.lora_B")).unwrap();
+                    b.1 = filled(f32::NAN, b.1.shape());
+                });
+            },
+            said: &["adapter_model.safetensors", "1.self_attn.k_proj.lora_B", "holds NaN", "finite"],
+        },
+        Case {
             change: |_, lora| edit(&lora.join("adapter_config.json"), "use_dora", json!(true)),
             said: &["lora_magnitude_vector", "missing"],
         },

@@ -4,6 +4,7 @@
 mod service;
 mod support;
 
+use std::path::Path;
 use std::process::Output;
 
 use serde_json::{Value, json};
@@ -42,18 +43,20 @@ impl Bench {
         names
     }
 
-    /// Lines of the journal, as far as it is there.
-    fn n_answered(&self, path: &str) -> usize {
-        std::fs::read_to_string(self.service.spool.join(path)).unwrap_or_default().matches("\"done\"").count()
+    /// Answers in the journal of the job of that name.
+    fn n_answered(&self, job: &str) -> usize {
+        n_answered(&self.service.spool, job)
     }
 
     fn wait_for_answers(&mut self, job: &str, n: usize) {
-        let path = self.service.spool.join(format!("work/{job}.journal"));
-        self.service.wait_for("answers in the journal", |_| {
-            let text = std::fs::read_to_string(&path).unwrap_or_default();
-            (text.matches("\"done\"").count() >= n).then_some(())
-        });
+        let spool = self.service.spool.clone();
+        self.service.wait_for("answers in the journal", |_| (n_answered(&spool, job) >= n).then_some(()));
     }
+}
+
+/// Answers in the journal of the job of that name.
+fn n_answered(spool: &Path, job: &str) -> usize {
+    support::journal_of(spool, job).matches("\"done\"").count()
 }
 
 fn requests(n: usize, length: usize) -> Vec<Value> {
@@ -66,13 +69,13 @@ fn a_running_job_is_held_and_goes_on_where_it_was() {
     let wanted = bench.service.ask("undisturbed.json", &requests(12, 40));
     bench.service.drop_in("job.json", &requests(12, 40));
     bench.wait_for_answers("job.json", 2);
-    assert_eq!(bench.must(&["hold", "job"]), "job: held from work/\n");
-    let n_held = bench.n_answered("hold/job.json.journal");
+    assert_eq!(bench.must(&["hold", "job"]), "job.json: held from work/\n");
+    let n_held = bench.n_answered("job.json");
     assert!((2..12).contains(&n_held), "{n_held} of 12 are answered");
-    assert_eq!((bench.names("work"), bench.names("hold").len()), (vec![], 2));
+    assert_eq!((bench.names("work").len(), bench.names("hold").len()), (1, 1), "the journal and the input");
     // While it is held others run.
     bench.service.ask("other.json", &requests(1, 2));
-    assert_eq!(bench.n_answered("hold/job.json.journal"), n_held);
+    assert_eq!(bench.n_answered("job.json"), n_held);
     let held = bench.service.log().matches("job.json").count();
     assert_eq!(bench.must(&["release", "--all"]), "job.json: released from hold/\n");
     assert_eq!(bench.service.answers("job.json"), wanted);
@@ -88,7 +91,7 @@ fn a_running_job_is_deleted_without_an_answer() {
     bench.must(&["delete", "job.json"]);
     bench.service.ask("other.json", &requests(1, 2));
     assert_eq!(bench.names("out"), ["other.json"]);
-    assert_eq!((bench.names("work"), bench.names("control")), (vec![], vec![]));
+    assert_eq!((bench.names("work"), bench.names("tmp")), (vec![], vec![]));
     let gone = bench.command(&["delete", "job.json"]);
     assert_eq!(gone.status.code(), Some(66), "{}", String::from_utf8_lossy(&gone.stderr));
     assert!(bench.must(&["flush"]).contains("has looked"));
@@ -108,7 +111,7 @@ fn a_job_is_held_without_a_daemon() {
     bench.service.signal(nix::sys::signal::SIGKILL);
     bench.service.child.wait().unwrap();
     bench.must(&["hold", "job"]);
-    assert_eq!(bench.names("hold"), ["job.json", "job.json.journal"]);
+    assert!(matches!(bench.names("hold").as_slice(), [name] if name.ends_with(".job.json")));
     let nobody = bench.command(&["flush"]);
     assert_eq!(nobody.status.code(), Some(75), "{}", String::from_utf8_lossy(&nobody.stderr));
 }
@@ -125,15 +128,15 @@ fn a_late_small_file_is_not_starved_and_priority_comes_first() {
     };
     drop_in(&bench, "large.json", &file(0, 400));
     bench.wait_for_answers("large.json", 1);
-    let before = bench.n_answered("work/large.json.journal");
+    let before = bench.n_answered("large.json");
     drop_in(&bench, "small.json", &file(0, 1));
     bench.service.answers("small.json");
-    let after = bench.n_answered("work/large.json.journal");
+    let after = bench.n_answered("large.json");
     assert!(after < before + 40, "the small file waited for {} requests of the large one", after - before);
     drop_in(&bench, "low.json", &file(-5, 1));
     drop_in(&bench, "high.json", &file(7, 20));
     bench.service.answers("high.json");
-    let during = bench.n_answered("work/large.json.journal") - after;
+    let during = bench.n_answered("large.json") - after;
     assert!(during < 20, "{during} requests of the large file were answered beside 20 of a higher priority");
     assert_eq!(bench.names("out"), ["high.json", "small.json"], "the low one waits for the large one");
     bench.must(&["delete", "large"]);

@@ -512,6 +512,43 @@ fn damaged_engines_are_named() {
     }
 }
 
+/// An engine's file with one more tensor, of ones, behind the others.
+fn with_tensor(file: &TensorFile, name: &str, len: usize) -> Vec<u8> {
+    let (bytes, start) = (file.as_bytes(), file.data_start());
+    let mut header: Value = serde_json::from_slice(&bytes[8..start]).unwrap();
+    let end = bytes.len() - start;
+    header[name] = json!({"dtype": "F32", "shape": [len], "data_offsets": [end, end + 4 * len]});
+    let mut header = header.to_string();
+    while !(header.len() + 8).is_multiple_of(4096) {
+        header.push(' ');
+    }
+    let ones = vec![1.0_f32; len].into_iter().flat_map(f32::to_le_bytes).collect();
+    [(header.len() as u64).to_le_bytes().to_vec(), header.into_bytes(), bytes[start..].to_vec(), ones]
+        .concat()
+}
+
+/// Rows of the embedding are looked up, and those of experts share their inputs: nothing changes these inputs.
+#[test]
+fn changes_of_inputs_are_refused_where_nothing_makes_them() {
+    let cases = [
+        ("qwen2", "model.embed_tokens.pre_quant_scale", 64, true),
+        ("qwen3_moe", "model.layers.1.mlp.experts.gate_proj.pre_quant_scale", 48, true),
+        ("qwen2", "model.layers.1.mlp.up_proj.pre_quant_scale", 64, false),
+    ];
+    for (model, name, len, is_refused) in cases {
+        let scratch = tempfile::tempdir().unwrap();
+        build(&options(&reference(&format!("models/{model}")), scratch.path(), Precision::F16)).unwrap();
+        let engine = Engine::open(scratch.path()).unwrap();
+        let weight = name.replace("pre_quant_scale", "weight");
+        assert!(engine.tensors.get(&weight).is_some(), "{weight}");
+        let file = TensorFile::parse(std::sync::Arc::new(with_tensor(&engine.tensors, name, len))).unwrap();
+        let cpu = Cpu::new(Kernels::detect(), 1).unwrap();
+        let error = Decoder::new(cpu, &engine.config, &file).err().map(|error| error.to_string());
+        assert_eq!(error.is_some(), is_refused, "{name}: {error:?}");
+        assert!(error.is_none_or(|error| error.contains(&weight)), "{name}");
+    }
+}
+
 #[test]
 fn other_tools_refuse_them() {
     let error = jetspool::store::Checkpoint::open(&checkpoint("fp8")).err().unwrap();

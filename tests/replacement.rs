@@ -62,7 +62,7 @@ fn a_new_engine_takes_new_requests_and_the_old_one_ends_its_own() {
     let mut service = Service::start(folder.path(), &path("engine"), "");
     service.drop_in("old.json", &old);
     service.wait_for("start of the job", |service| {
-        service.spool.join("work/old.json.journal").exists().then_some(())
+        support::journal_of(&service.spool, "old.json").contains("\"run\"").then_some(())
     });
     build_demo(&path("engine"), "f16", &[]);
     service.signal(SIGHUP);
@@ -135,7 +135,7 @@ fn a_request_keeps_the_adapter_that_it_started_with() {
 
     service.drop_in("third.json", &request(Some("mine"), long()));
     service.wait_for("start of the job", |service| {
-        service.spool.join("work/third.json.journal").exists().then_some(())
+        support::journal_of(&service.spool, "third.json").contains("\"run\"").then_some(())
     });
     // An answer that comes later says that the one before it has started.
     assert_eq!(service.ask("fourth.json", &request(Some("mine"), 16)), german);

@@ -295,8 +295,8 @@ fn serve_answers_what_run_answers_and_ends_cleanly() {
         let found = daemon.answer(&format!("job{i}.json"));
         assert_eq!(found["responses"], run(folder.path(), file).1, "job{i}");
     }
-    // A plain copy that is never closed in time is still taken; rubbish is answered.
-    std::fs::write(daemon.spool.join("new/rubbish.json"), "{ this is no JSON").unwrap();
+    // Rubbish is answered where no more bytes could mend it.
+    std::fs::write(daemon.spool.join("new/rubbish.json"), "{ this is no JSON }").unwrap();
     assert_eq!(daemon.answer("rubbish.json")["error"]["code"], "bad-file");
     let status = ok(jetspool(&["status", "--json", "--spool"]).arg(&daemon.spool));
     let status: Value = serde_json::from_slice(&status.stdout).unwrap();
@@ -325,9 +325,8 @@ fn a_killed_daemon_goes_on_and_answers_once() {
     let n_before = {
         let daemon = Daemon::start(folder.path());
         daemon.drop_in("job.json", &file);
-        let journal = daemon.spool.join("work/job.json.journal");
         let n_before = daemon.wait_for("some answers in the journal", || {
-            let lines = std::fs::read_to_string(&journal).unwrap_or_default().matches("\"done\"").count();
+            let lines = support::journal_of(&daemon.spool, "job.json").matches("\"done\"").count();
             (lines >= 20).then_some(lines)
         });
         daemon.signal(nix::sys::signal::SIGKILL);
@@ -353,8 +352,9 @@ fn a_stopped_daemon_leaves_the_rest_for_the_next_start() {
     let n_requests = if std::env::var_os("JETSPOOL_TEST_RUNNER").is_some() { 40 } else { 200 };
     let mut daemon = Daemon::start(folder.path());
     daemon.drop_in("job.json", &request_file(mixed_requests(n_requests)));
-    let journal = daemon.spool.join("work/job.json.journal");
-    daemon.wait_for("the journal", || journal.exists().then_some(()));
+    daemon.wait_for("the first request to run", || {
+        support::journal_of(&daemon.spool, "job.json").contains("\"run\"").then_some(())
+    });
     daemon.signal(nix::sys::signal::SIGTERM);
     assert!(daemon.child.wait().unwrap().success());
     assert_eq!(daemon.names("out"), Vec::<String>::new());

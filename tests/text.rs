@@ -65,6 +65,22 @@ fn ids_are_the_librarys() {
     }
 }
 
+#[test]
+fn the_bound_on_bytes_is_sound() {
+    for name in TOKENIZERS {
+        let (tokenizer, reference) = (tokenizer(name), json(&format!("tokenizers/{name}/cases.json")));
+        for case in list(&reference, "cases").iter().chain(list(&reference, "long_cases")) {
+            let prompt = Prompt::trusted(case["text"].as_str().unwrap()).unwrap();
+            let n_tokens = ids(&case["ids"]).len();
+            assert_eq!(tokenizer.check_bytes(&prompt, n_tokens), Ok(()), "{name} {case}");
+        }
+        let long = Prompt::trusted("7".repeat(900_000)).unwrap();
+        let error = tokenizer.check_bytes(&long, 1024).unwrap_err();
+        assert!(matches!(error, TextError::TooManyBytes { found: 900_000, .. }), "{name}: {error}");
+        assert!(tokenizer.longest_token_bytes().is_some_and(|bytes| (4..4096).contains(&bytes)), "{name}");
+    }
+}
+
 /// A template that is nothing but the content: the whole prompt is the user's.
 fn bare(special: &SpecialTokens) -> ChatTemplate {
     let source = "{% for message in messages %}{{ message.content }}{% endfor %}";

@@ -228,7 +228,7 @@ fn a_long_word_is_no_trouble() {
 #[test]
 fn the_same_file_gives_the_same_bytes() {
     // A change here changes the layout, the hashes or the meaning: count VERSION in src/text/table.rs up.
-    let wanted = [3_197_053_712, 3_524_938_134, 461_081_410, 2_784_086_739, 541_178_244];
+    let wanted = [3_554_714_883, 1_738_882_643, 2_147_034_592, 2_493_700_260, 1_402_241_362];
     let sums = TOKENIZERS.map(|name| crc32fast::hash(&Tokenizer::compile(&fixture(name)).unwrap()));
     let again = TOKENIZERS.map(|name| crc32fast::hash(&Tokenizer::compile(&fixture(name)).unwrap()));
     assert_eq!(sums, again);

@@ -1,13 +1,17 @@
 //! `lora_name` to an adapter: through the file's `available_lora_weights`, else the adapters directory.
+//!
+//! An adapter is read through once when it is first used: its values must be finite, and its checksum tells later
+//! whether somebody wrote into the file.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::backend::Cpu;
-use crate::format::{Adapter, AdapterError, FormatError, TensorFile};
+use crate::format::{Adapter, AdapterError, Bytes, FiniteCheck, FormatError, TensorFile};
 use crate::model::{Decoder, Lora};
 use crate::spool::wire::{AdapterName, Fault, FaultCode, RequestFile};
-use crate::store::{AllowedRoots, Catalog, StoreError};
+use crate::store::{AllowedRoots, Catalog, FileMap, Sealed, StoreError};
 
 /// The file that process-lora writes.
 const PROCESSED_FILE: &str = "processed_adapter_model.safetensors";
@@ -21,10 +25,23 @@ pub struct AdapterPlaces {
     pub directory: Option<PathBuf>,
 }
 
+/// An adapter that is mapped. Whoever computes with it keeps it, and asks [`Adapters::change`] afterwards.
+pub struct LoadedAdapter {
+    lora: Arc<Lora<Cpu>>,
+    file: Sealed,
+}
+
+impl LoadedAdapter {
+    /// What the model computes with.
+    pub fn lora(&self) -> &Arc<Lora<Cpu>> {
+        &self.lora
+    }
+}
+
 /// The adapters in use, each mapped once.
 pub struct Adapters {
     places: AdapterPlaces,
-    loaded: Catalog<Lora<Cpu>>,
+    loaded: Catalog<LoadedAdapter>,
     max_rank: usize,
 }
 
@@ -43,6 +60,10 @@ impl Adapters {
     /// `max_rank` is what the engine was built for.
     pub fn new(places: AdapterPlaces, max_rank: usize) -> Self {
         Self { places, loaded: Catalog::new(), max_rank }
+    }
+
+    pub fn places(&self) -> &AdapterPlaces {
+        &self.places
     }
 
     /// Takes other places; adapters in use stay as they are.
@@ -71,20 +92,33 @@ impl Adapters {
         decoder: &Decoder<Cpu>,
         file: &RequestFile,
         name: &str,
-    ) -> Result<Arc<Lora<Cpu>>, Fault> {
-        let path = self.path(file, name)?;
-        let load = |bytes| -> Result<Lora<Cpu>, LoadError> {
-            let tensors = TensorFile::parse(bytes)?;
-            let adapter = Adapter::bind(tensors, decoder.architecture(), self.max_rank)?;
-            Ok(decoder.lora(&adapter)?)
-        };
-        self.loaded.get(&path, load).map_err(|error| {
+    ) -> Result<Arc<LoadedAdapter>, Fault> {
+        self.open(decoder, name, &self.path(file, name)?)
+    }
+
+    /// The adapter that a request would get by its name alone.
+    pub fn find_by_name(&self, decoder: &Decoder<Cpu>, name: &str) -> Result<Arc<LoadedAdapter>, Fault> {
+        let path = self.path_of_name(AdapterName::try_from(name)?.as_str(), name)?;
+        self.open(decoder, name, &path)
+    }
+
+    fn open(&self, decoder: &Decoder<Cpu>, name: &str, path: &Path) -> Result<Arc<LoadedAdapter>, Fault> {
+        self.loaded.get(path, |map| load(decoder, self.max_rank, map)).map_err(|error| {
             let code = match &error {
+                LoadError::Store(StoreError::Damaged(_)) => return changed(name, &error),
                 LoadError::Store(_) => FaultCode::AdapterRefused,
                 LoadError::Format(_) | LoadError::Adapter(_) => FaultCode::AdapterMismatch,
             };
             Fault::new(code, format!("adapter \"{name}\" ({}): {error}", path.display()))
         })
+    }
+
+    /// The fault of all that was computed with an adapter since this was asked last, if its file changed under it.
+    /// The next request that names the file gets what it holds then.
+    pub fn change(&self, adapter: &Arc<LoadedAdapter>, name: &str) -> Option<Fault> {
+        let damage = adapter.file.damage()?;
+        self.loaded.forget(adapter);
+        Some(changed(name, &damage))
     }
 
     fn path(&self, file: &RequestFile, name: &str) -> Result<PathBuf, Fault> {
@@ -97,6 +131,12 @@ impl Adapters {
             let path = self.places.roots.resolve(&path).map_err(refused)?;
             return if path.is_dir() { self.resolve_file(&path).map_err(refused) } else { Ok(path) };
         }
+        self.path_of_name(plain.as_str(), name)
+    }
+
+    fn path_of_name(&self, plain: &str, name: &str) -> Result<PathBuf, Fault> {
+        let refused =
+            |error: StoreError| Fault::new(FaultCode::AdapterRefused, format!("adapter \"{name}\": {error}"));
         let unknown = |place: &str| {
             Fault::new(
                 FaultCode::UnknownAdapter,
@@ -104,10 +144,8 @@ impl Adapters {
             )
         };
         let Some(directory) = &self.places.directory else { return Err(unknown("")) };
-        let candidates = [
-            directory.join(format!("{}.safetensors", plain.as_str())),
-            directory.join(plain.as_str()).join(PROCESSED_FILE),
-        ];
+        let candidates =
+            [directory.join(format!("{plain}.safetensors")), directory.join(plain).join(PROCESSED_FILE)];
         match candidates.iter().find(|path| path.exists()) {
             Some(path) => self.places.roots.resolve(path).map_err(refused),
             None => Err(unknown(&format!(" and not in {}", directory.display()))),
@@ -118,4 +156,23 @@ impl Adapters {
     fn resolve_file(&self, directory: &Path) -> Result<PathBuf, StoreError> {
         self.places.roots.resolve(&directory.join(PROCESSED_FILE))
     }
+}
+
+/// Binds the tensors, and reads all of them once.
+fn load(decoder: &Decoder<Cpu>, max_rank: usize, map: &Arc<FileMap>) -> Result<LoadedAdapter, LoadError> {
+    let tensors = TensorFile::parse(Arc::clone(map) as Bytes)?;
+    let adapter = Adapter::bind(tensors.clone(), decoder.architecture(), max_rank)?;
+    let check = FiniteCheck::new(&tensors);
+    let look = |offset: usize, piece: &[u8]| match check.look(offset, piece) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => ControlFlow::Break(LoadError::from(error)),
+    };
+    let file = Sealed::new(Arc::clone(map), look)?;
+    Ok(LoadedAdapter { lora: Arc::new(decoder.lora(&adapter)?), file })
+}
+
+fn changed(name: &str, what: &impl std::fmt::Display) -> Fault {
+    let message =
+        format!("adapter \"{name}\": {what}; write the new file beside it and rename it onto this one");
+    Fault::new(FaultCode::AdapterChanged, message)
 }

@@ -35,7 +35,8 @@ pub struct TooLittle {
 }
 
 impl TooLittle {
-    fn needed(&self) -> u64 {
+    /// Bytes that the engine takes with one sequence of full length.
+    pub fn needed(&self) -> u64 {
         self.need.weights + self.need.private()
     }
 

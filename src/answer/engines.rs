@@ -6,41 +6,27 @@
 use std::collections::BTreeMap;
 
 use super::adapters::AdapterPlaces;
-use super::engine::{EngineOptions, TextEngine};
-use super::error::AnswerError;
+use super::engine::TextEngine;
 use super::executor::{Executor, Ticket};
 use super::usage::give_back_heap;
 use crate::infer::StepCounts;
 use crate::spool::wire::Answer;
-use crate::store::engine::EngineGeneration;
+use crate::store::Damage;
 
 /// All engines of the daemon.
 pub struct Engines {
     current: Executor,
-    options: EngineOptions,
     /// Dropped with all their memory when their last request is answered.
     retired: Vec<Executor>,
     /// What the last step of all of them computed.
     counts: StepCounts,
 }
 
-/// What [`Engines::renew`] did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Renewal {
-    /// The files and the options are those of before.
-    Same,
-    /// New requests go to a new engine; so many are left to the old one.
-    Replaced { n_left: usize },
-}
-
 impl Engines {
-    /// Opens and tries the engine.
-    ///
-    /// # Errors
-    /// [`AnswerError`] with what is wrong with it.
-    pub fn open(options: EngineOptions, places: AdapterPlaces) -> Result<Self, AnswerError> {
-        let current = Executor::new(tried(&options, 0)?, places);
-        Ok(Self { current, options, retired: Vec::new(), counts: StepCounts::default() })
+    /// New requests go to `engine`.
+    pub fn new(engine: TextEngine, places: AdapterPlaces) -> Self {
+        let current = Executor::new(engine, places);
+        Self { current, retired: Vec::new(), counts: StepCounts::default() }
     }
 
     /// The one that new requests go to.
@@ -86,6 +72,11 @@ impl Engines {
         finished
     }
 
+    /// What happened to the files of an engine that has requests or gets new ones.
+    pub fn damage(&self) -> Option<Damage> {
+        self.all().find_map(Executor::damage)
+    }
+
     /// What the last step computed.
     pub fn last_step(&self) -> StepCounts {
         self.counts
@@ -104,42 +95,23 @@ impl Engines {
         self.retired.clear();
     }
 
-    /// Opens the engine again if its files or its options are others than before.
-    ///
-    /// # Errors
-    /// [`AnswerError`] with what is wrong with the new one; the old one goes on then.
-    pub fn renew(&mut self, options: EngineOptions, places: AdapterPlaces) -> Result<Renewal, AnswerError> {
-        let now = EngineGeneration::of(&options.directory);
-        self.current.adapters_mut().set_places(places.clone());
-        if options == self.options && now == *self.current.engine().generation() {
-            return Ok(Renewal::Same);
-        }
-        if self.n_active() == 0 {
-            self.current.rest();
-        }
-        let promised = self
-            .all()
-            .map(|executor| executor.kv_memory())
-            .map(|kv| kv.reserved.saturating_sub(kv.in_use))
-            .sum();
-        let engine = tried(&options, promised)?;
+    /// New requests go to another engine. Returns how many are left to the old one.
+    pub fn replace(&mut self, engine: TextEngine) -> usize {
+        let places = self.current.adapters().places().clone();
         let old = std::mem::replace(&mut self.current, Executor::new(engine, places));
-        self.options = options;
         let n_left = old.n_active();
         if n_left > 0 {
             self.retired.push(old);
         }
-        Ok(Renewal::Replaced { n_left })
+        n_left
+    }
+
+    /// Adapters of new requests come from other places.
+    pub fn set_places(&mut self, places: AdapterPlaces) {
+        self.current.adapters_mut().set_places(places);
     }
 
     fn all(&self) -> impl Iterator<Item = &Executor> {
         std::iter::once(&self.current).chain(&self.retired)
     }
-}
-
-/// Opens an engine and computes a token with it.
-fn tried(options: &EngineOptions, promised: u64) -> Result<TextEngine, AnswerError> {
-    let mut engine = TextEngine::open(options, promised)?;
-    engine.self_test()?;
-    Ok(engine)
 }

@@ -17,6 +17,8 @@ pub enum AnswerError {
     Engine { directory: PathBuf, source: FormatError },
     #[error("{}: {source}", path.display())]
     Text { path: PathBuf, source: TextError },
+    #[error("the text files of {}: {why}", directory.display())]
+    TextRefused { directory: PathBuf, why: String },
     #[error("{} is missing; copy it from the checkpoint and build the engine again", path.display())]
     NoTokenizer { path: PathBuf },
     #[error("{}: {source}", directory.display())]
@@ -43,7 +45,9 @@ impl AnswerError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Store(error) => error.exit_code(),
-            Self::Engine { .. } | Self::Text { .. } | Self::NoTokenizer { .. } => 65,
+            Self::Engine { .. } | Self::Text { .. } | Self::TextRefused { .. } | Self::NoTokenizer { .. } => {
+                65
+            }
             Self::Rejected { .. } | Self::SomeFailed { .. } => 65,
             Self::SelfTest { .. } => 70,
             // As with a wrong configuration; but what other programs hold may be free later.

@@ -4,8 +4,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::adapters::{AdapterPlaces, Adapters};
+use super::adapters::{AdapterPlaces, Adapters, LoadedAdapter};
 use super::engine::TextEngine;
+use super::prompter::Prepared;
+use super::ready::Runnable;
 use super::usage::give_back_heap;
 use crate::backend::Cpu;
 use crate::infer::{Finish, InferError, KvMemory, Output, Sampling, SequenceId, StepCounts, Submission};
@@ -13,7 +15,8 @@ use crate::spool::wire::{
     self, Answer, BadRequest, Fault, FaultCode, FinishReason, Logprobs, Request, RequestFile, TokenBytes,
     Usage,
 };
-use crate::text::{AnswerDecoder, Rendered, StopStrings, Tokenizer};
+use crate::store::Damage;
+use crate::text::{AnswerDecoder, StopStrings, Tokenizer};
 
 /// Seed of requests that name none. Fixed, so that a run can be repeated.
 const DEFAULT_SEED: u64 = 42;
@@ -23,14 +26,6 @@ const DEFAULT_SEED: u64 = 42;
 pub struct Ticket {
     pub job: u64,
     pub request_idx: usize,
-}
-
-/// The file that a request comes from.
-#[derive(Clone, Copy)]
-pub struct Source<'a> {
-    pub file: &'a RequestFile,
-    /// When the file was taken; what its templates print as the date, also after a restart.
-    pub unix_time: i64,
 }
 
 /// The engine, its adapters and the requests under way.
@@ -44,6 +39,7 @@ pub struct Executor {
 struct Active {
     ticket: Ticket,
     answer: Answer,
+    adapter: Option<Arc<LoadedAdapter>>,
     decoder: AnswerDecoder,
     stops: StopStrings,
 }
@@ -66,6 +62,14 @@ impl Executor {
         &mut self.adapters
     }
 
+    /// Opens an adapter as for a request that names it.
+    ///
+    /// # Errors
+    /// The [`Fault`] that the request would get.
+    pub fn try_adapter(&self, name: &str) -> Result<(), Fault> {
+        self.adapters.find_by_name(self.engine.runner.decoder(), name).map(drop)
+    }
+
     /// The adapter's name of each request under way that has one.
     pub fn adapters_in_use(&self) -> impl Iterator<Item = &str> {
         self.active.values().filter_map(|active| active.answer.lora_name.as_deref())
@@ -86,41 +90,43 @@ impl Executor {
         self.engine.runner.kv_memory()
     }
 
+    /// What happened to the engine's files, if they are others than those it opened: all that is under way is
+    /// to be computed again on an engine that is opened anew.
+    pub fn damage(&self) -> Option<Damage> {
+        self.engine.damage()
+    }
+
     /// What the last step computed.
     pub fn last_step(&self) -> StepCounts {
         self.engine.runner.last_step()
     }
 
-    /// Starts a request of a file. Returns its answer if it cannot run.
-    pub fn submit(
-        &mut self,
-        ticket: Ticket,
-        request: Result<Request, BadRequest>,
-        source: Source<'_>,
-    ) -> Option<Answer> {
-        let batch_size = source.file.batch_size;
-        let request = match request {
-            Ok(request) => request,
-            Err(bad) => return Some(Answer::failed(ticket.request_idx, batch_size, bad)),
-        };
-        let mut answer = begun(ticket.request_idx, batch_size, &request);
+    /// Starts a request. Returns its answer if it cannot run.
+    pub fn add(&mut self, ticket: Ticket, runnable: Runnable) -> Option<Answer> {
+        let Runnable { request, prepared, file } = runnable;
+        let mut answer = begun(ticket.request_idx, file.batch_size, &request);
         let names = || Arc::clone(&self.engine.tokenizer) as Arc<dyn TokenBytes>;
         answer.logprobs = (request.sampling.num_logprobs > 0).then(|| Logprobs::new(names()));
-        match self.start(&request, source, &mut answer) {
-            Ok(id) => {
+        match self.start(&request, prepared, &file, &mut answer) {
+            Ok((id, adapter)) => {
                 let decoder = AnswerDecoder::new(&self.engine.tokenizer);
                 let stops = StopStrings::new(request.stop);
-                self.active.insert(id, Active { ticket, answer, decoder, stops });
+                self.active.insert(id, Active { ticket, answer, adapter, decoder, stops });
                 None
             }
             Err(fault) => Some(failed(answer, fault)),
         }
     }
 
-    /// Computes one step; returns the answers that it finished.
+    /// Computes one step; returns the answers that it finished. Of a damaged engine there are none from then on.
     pub fn step(&mut self) -> Vec<(Ticket, Answer)> {
-        let mut finished = Vec::new();
-        for output in self.engine.runner.step() {
+        let outputs = self.engine.runner.step();
+        // Files are asked after they were read and before a result is kept.
+        if self.damage().is_some() {
+            return Vec::new();
+        }
+        let mut finished = self.fail_changed();
+        for output in outputs {
             let Some(active) = self.active.get_mut(&output.id) else { continue };
             let Some(reason) = active.take(&output, &self.engine.tokenizer) else { continue };
             if output.finish.is_none() {
@@ -128,6 +134,32 @@ impl Executor {
             }
             if let Some(active) = self.active.remove(&output.id) {
                 finished.push(active.finish(reason));
+            }
+        }
+        // Once more, for the answers' texts come from a mapped table.
+        match self.damage() {
+            Some(_) => Vec::new(),
+            None => finished,
+        }
+    }
+
+    /// Ends the requests whose adapters changed while the last step read them; the others are not touched.
+    fn fail_changed(&mut self) -> Vec<(Ticket, Answer)> {
+        let mut asked: HashMap<*const LoadedAdapter, Option<Fault>> = HashMap::new();
+        let mut faults: Vec<(SequenceId, Fault)> = Vec::new();
+        for (id, active) in &self.active {
+            let Some(adapter) = &active.adapter else { continue };
+            let name = active.answer.lora_name.as_deref().unwrap_or_default();
+            let fault =
+                asked.entry(Arc::as_ptr(adapter)).or_insert_with(|| self.adapters.change(adapter, name));
+            faults.extend(fault.clone().map(|fault| (*id, fault)));
+        }
+        let mut finished = Vec::new();
+        for (id, fault) in faults {
+            self.engine.runner.cancel(id);
+            if let Some(mut active) = self.active.remove(&id) {
+                active.answer.error = Some(fault);
+                finished.push(active.finish(FinishReason::Error));
             }
         }
         finished
@@ -179,33 +211,27 @@ impl Executor {
     fn start(
         &mut self,
         request: &Request,
-        source: Source<'_>,
+        prepared: Prepared,
+        file: &RequestFile,
         answer: &mut Answer,
-    ) -> Result<SequenceId, Fault> {
-        // First what fails at little cost.
-        let lora = match &request.lora_name {
-            Some(name) => Some((
-                self.adapters.find(self.engine.runner.decoder(), source.file, name)?,
-                request.lora_scale,
-            )),
-            None => None,
-        };
-        let Rendered { system_prompt, prompt } =
-            self.engine.render(&request.messages, &request.chat, source.unix_time)?;
+    ) -> Result<(SequenceId, Option<Arc<LoadedAdapter>>), Fault> {
+        let Prepared { system_prompt, prompt_text, tokens } = prepared;
+        let find = |name: &String| self.adapters.find(self.engine.runner.decoder(), file, name);
+        let adapter = request.lora_name.as_ref().map(find).transpose()?;
         answer.formatted_system_prompt = system_prompt;
-        answer.formatted_complete_request = prompt.text().to_owned();
-        let tokens = self.engine.encode(&prompt)?;
+        answer.formatted_complete_request = prompt_text;
         answer.usage = Usage { prompt_tokens: tokens.len(), ..Usage::default() };
         self.warn_if_clamped(request, tokens.len(), answer);
         let submission = Submission::<Cpu> {
             prompt: tokens,
-            lora,
+            lora: adapter.as_ref().map(|adapter| (Arc::clone(adapter.lora()), request.lora_scale)),
             sampling: sampling(&request.sampling),
             max_new_tokens: request.sampling.max_generate_length,
             stop_tokens: self.engine.stop_tokens(),
             num_logprobs: request.sampling.num_logprobs,
         };
-        self.engine.runner.add(submission).map_err(infer_fault)
+        let id = self.engine.runner.add(submission).map_err(infer_fault)?;
+        Ok((id, adapter))
     }
 
     fn warn_if_clamped(&self, request: &Request, n_prompt: usize, answer: &mut Answer) {

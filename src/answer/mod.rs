@@ -8,14 +8,28 @@ mod engines;
 mod error;
 mod executor;
 mod limits;
+mod opening;
 mod profile;
+mod prompter;
+mod ready;
 mod run;
+mod text_files;
+mod text_process;
 mod usage;
 
 pub use adapters::AdapterPlaces;
-pub use engine::EngineOptions;
-pub use engines::{Engines, Renewal};
+pub use budget::{Need, TooLittle};
+pub use engine::{EngineFacts, EngineOptions, TextEngine};
+pub use engines::Engines;
 pub use error::AnswerError;
-pub use executor::{Executor, Source, Ticket, refused};
+pub use executor::{Executor, Ticket};
+pub use limits::{Bound, Covers};
+pub use opening::{check_source, open_engine};
+pub use prompter::{Prepared, PromptRequest, Prompter};
+pub use ready::{Ready, Runnable};
 pub use run::{RunOptions, run};
+pub use text_files::TextFiles;
+pub use text_process::{
+    Canceller, Launch, NotPrepared, TextLimits, TextProcess, TextProcessOptions, text_worker,
+};
 pub use usage::{Usage, give_back_heap, mib};

@@ -2,6 +2,7 @@
 
 use std::io::{BufWriter, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -9,9 +10,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::adapters::AdapterPlaces;
 use super::engine::{EngineOptions, TextEngine};
 use super::error::AnswerError;
-use super::executor::{Executor, Source, Ticket};
+use super::executor::{Executor, Ticket, refused};
 use super::profile::Profile;
-use crate::spool::wire::{Answer, AnswerFile, BadRequest, Request, RequestFile};
+use super::ready::Ready;
+use crate::spool::wire::{Answer, AnswerFile, BadRequest, Fault, FaultCode, Request, RequestFile};
 use crate::store::{AllowedRoots, AtomicFile, StoreError, read_small};
 
 /// The flags of `run`.
@@ -46,7 +48,7 @@ pub struct RunOptions {
 /// [`AnswerError`]; [`AnswerError::SomeFailed`] when the file was written but some answers are faults.
 pub fn run(options: &RunOptions) -> Result<(), AnswerError> {
     check_paths(options)?;
-    let file = read_requests(options)?;
+    let file = Arc::new(read_requests(options)?);
     let engine_options = EngineOptions {
         directory: options.engine_dir.clone(),
         n_threads: options.threads,
@@ -62,6 +64,7 @@ pub fn run(options: &RunOptions) -> Result<(), AnswerError> {
         roots => roots.to_vec(),
     };
     let places = AdapterPlaces { roots: AllowedRoots::new(roots), directory: None };
+    engine.open_prompter(&options.engine_dir)?;
     let mut executor = Executor::new(engine, places);
     let mut profile = Profile::default();
     let answers = answer_all(&mut executor, &file, options, &mut profile);
@@ -130,7 +133,7 @@ fn read_request(file: &RequestFile, index: usize, options: &RunOptions) -> Resul
 
 fn answer_all(
     executor: &mut Executor,
-    file: &RequestFile,
+    file: &Arc<RequestFile>,
     options: &RunOptions,
     profile: &mut Profile,
 ) -> Vec<Answer> {
@@ -138,12 +141,18 @@ fn answer_all(
     let mut answers: Vec<Option<Answer>> = (0..n_requests).map(|_| None).collect();
     let progress = progress_bar(n_requests);
     let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
-    let source = Source { file, unix_time };
     let mut next = 0;
     while next < n_requests || executor.n_active() > 0 {
         while next < n_requests && executor.has_room() {
             let ticket = Ticket { job: 0, request_idx: next };
-            if let Some(answer) = executor.submit(ticket, read_request(file, next, options), source) {
+            let request = read_request(file, next, options);
+            let ready =
+                Ready::new(request, (file, next), unix_time, |prompt| executor.engine().prepare(prompt));
+            let answer = match ready {
+                Ready::Run(runnable) => executor.add(ticket, *runnable),
+                Ready::Answered(answer) => Some(*answer),
+            };
+            if let Some(answer) = answer {
                 answers[next] = Some(answer);
                 progress.inc(1);
             }
@@ -155,6 +164,16 @@ fn answer_all(
         progress.inc(finished.len() as u64);
         for (ticket, answer) in finished {
             answers[ticket.request_idx] = Some(answer);
+        }
+        if let Some(damage) = executor.damage() {
+            // What was finished before is kept.
+            for (request_idx, answer) in answers.iter_mut().enumerate().filter(|(_, answer)| answer.is_none())
+            {
+                let fault = Fault::new(FaultCode::Internal, format!("the engine's {damage}"));
+                let request = read_request(file, request_idx, options);
+                *answer = Some(refused(request_idx, file.batch_size, request, fault));
+            }
+            break;
         }
         let (n_read, n_generated, _) = profile.totals();
         progress.set_message(format!("{n_read} tokens read, {n_generated} generated"));

@@ -15,7 +15,7 @@ use super::process_lora::ProcessLoraArgs;
 use super::quantize_llm::QuantizeArgs;
 use super::run::RunArgs;
 use super::serve::ServeArgs;
-use super::spool::{StatusArgs, SubmitArgs};
+use super::spool::{ErrorsArgs, StatusArgs, SubmitArgs};
 
 /// The end of every help.
 pub const EXIT_CODES: &str = "\
@@ -57,6 +57,7 @@ pub enum Command {
     InsertLora(InsertArgs),
     Submit(SubmitArgs),
     Status(StatusArgs),
+    Errors(ErrorsArgs),
     /// Set jobs aside, also while they run.
     #[command(after_help = operate::HOLD_HELP)]
     Hold(JobsArgs),
@@ -74,6 +75,9 @@ pub enum Command {
     Inspect(InspectArgs),
     Logits(LogitsArgs),
     Bench(BenchArgs),
+    /// The daemon's own helper; no command for people.
+    #[command(skip)]
+    TextWorker,
 }
 
 /// A command line that was understood.

@@ -8,15 +8,17 @@ use clap::Args;
 use super::show::show;
 use super::stop::Stop;
 use crate::config::{DEFAULT_FILE, may_colour};
-use crate::doctor::{DoctorOptions, Finding, Verdict};
+use crate::doctor::{DoctorOptions, Finding, Fix, Verdict};
 
 /// Exit code where there is a problem (sysexits.h: EX_UNAVAILABLE).
 const HAS_PROBLEMS: u8 = 69;
 
 const DOCTOR_HELP: &str = "\
-Looks at the driver, the device nodes, control groups, memory pressure, the clock, the configuration, the \
-spool, the engine and the adapters, and reads engine and adapters as a whole for their digests. It changes \
-nothing. As root it sees everything. Ends with 69 if there is a problem.
+Looks at the driver, the device nodes, control groups, memory pressure, the clock, the unit, the \
+configuration, the spool, the engine and the adapters, and reads engine and adapters as a whole for their \
+digests. It changes nothing. As root it becomes the service's user for all that depends on rights, and opens \
+engine and adapters as the daemon does. Each remedy is a command for root, or an advice in words. Ends with \
+69 if there is a problem.
 
 Examples:
   sudo jetspool doctor
@@ -35,12 +37,19 @@ pub struct DoctorArgs {
     /// Look for /proc, /sys, /dev and /etc below this directory.
     #[arg(long, value_name = "DIR", default_value = "/", hide = true)]
     system_root: PathBuf,
+    /// Become this user first; what root's doctor runs as a child.
+    #[arg(long, value_name = "USER", hide = true)]
+    as_service_user: Option<String>,
 }
 
 impl DoctorArgs {
     /// The flags as the doctor's room takes them.
     pub fn options(&self) -> DoctorOptions {
-        DoctorOptions { config: self.config.clone(), system_root: self.system_root.clone() }
+        DoctorOptions {
+            config: self.config.clone(),
+            system_root: self.system_root.clone(),
+            as_user: self.as_service_user.clone(),
+        }
     }
 
     /// Shows the findings; fails if one is a problem.
@@ -75,6 +84,10 @@ fn line(finding: &Finding, paints: bool) -> String {
     };
     let word = format!("{word:<8}");
     let word = if paints { format!("\x1b[{colour}m{word}\x1b[0m") } else { word };
-    let fix = finding.fix.as_ref().map_or(String::new(), |fix| format!("\n{:19}fix: {fix}", ""));
+    let fix = match &finding.fix {
+        None => String::new(),
+        Some(Fix::Command(command)) => format!("\n{:19}fix, as root: {command}", ""),
+        Some(Fix::Advice(advice)) => format!("\n{:19}fix: {advice}", ""),
+    };
     format!("{word} {:<9} {}{fix}", finding.topic, finding.found)
 }

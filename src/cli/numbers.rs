@@ -1,10 +1,21 @@
 //! Numbers with a range; a wrong one is refused with the range.
 
+use std::time::Duration;
+
 /// A parser for whole numbers from `min` to `max`.
 pub fn count(min: usize, max: usize) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync {
     move |text| {
         let number = text.parse::<usize>().ok().filter(|number| (min..=max).contains(number));
         number.ok_or_else(|| format!("wanted a whole number from {min} to {max}"))
+    }
+}
+
+/// A parser for times in seconds from `min` to `max`.
+pub fn seconds(min: f64, max: f64) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync {
+    move |text| {
+        let number = text.parse::<f64>().ok().filter(|number| (min..=max).contains(number));
+        let time = number.and_then(|number| Duration::try_from_secs_f64(number).ok());
+        time.ok_or_else(|| format!("wanted seconds from {min} to {max}"))
     }
 }
 
@@ -25,6 +36,11 @@ mod tests {
         }
         for text in ["", " 3", "3.0", "0x3", "three", "18446744073709551617"] {
             assert_eq!(parse(text), Err("wanted a whole number from 1 to 16".to_owned()), "{text}");
+        }
+        let parse = seconds(0.1, 60.0);
+        assert_eq!(parse("0.5"), Ok(Duration::from_millis(500)));
+        for text in ["0", "61", "nan", "inf", "-1", "", "1s"] {
+            assert_eq!(parse(text), Err("wanted seconds from 0.1 to 60".to_owned()), "{text}");
         }
         assert_eq!(token_id("4294967295"), Ok(u32::MAX));
         for text in ["4294967296", "-1", ""] {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use clap::{CommandFactory, FromArgMatches};
 
-use super::args::{Cli, EXIT_CODES, Invocation};
+use super::args::{Cli, Command, EXIT_CODES, Invocation};
 use super::{spelling, stop::Stop, workflow};
 
 /// Names of the workflow's programs, for links to this binary, and the commands that they mean.
@@ -23,13 +23,19 @@ const PROGRAMS: [(&str, &str); 10] = [
 ];
 /// Its first word says what is quantized: `tensorrt-edgellm-quantize llm --flag`.
 const QUANTIZE: &str = "tensorrt-edgellm-quantize";
+/// What the daemon starts this program with; not in the help.
+const TEXT_WORKER: &str = "text-worker";
 
 /// Understands a command line.
 ///
 /// # Errors
 /// [`Stop`] with what is wrong, or with the help that was asked for.
 pub fn parse(argv: impl Iterator<Item = OsString>) -> Result<Invocation, Stop> {
-    let matches = command().try_get_matches_from(with_program_name(argv)).map_err(Stop::of_usage)?;
+    let words = with_program_name(argv);
+    if words[1..] == [TEXT_WORKER] {
+        return Ok(Invocation { command: Command::TextWorker, is_debug: false, notes: Vec::new() });
+    }
+    let matches = command().try_get_matches_from(words).map_err(Stop::of_usage)?;
     let cli = Cli::from_arg_matches(&matches).map_err(Stop::of_usage)?;
     let notes = matches.subcommand().map_or_else(Vec::new, |(name, matches)| workflow::notes(name, matches));
     Ok(Invocation { command: cli.command, is_debug: cli.debug, notes })
@@ -72,7 +78,6 @@ fn with_program_name(mut argv: impl Iterator<Item = OsString>) -> Vec<OsString> 
 
 #[cfg(test)]
 mod tests {
-    use super::super::args::Command;
     use super::*;
 
     fn parse_words(line: &str) -> Result<Invocation, Stop> {

@@ -1,13 +1,14 @@
 //! `submit` and `status`: the spool from outside, safe while a daemon works on it.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 
-use super::numbers::count;
+use super::numbers::{count, seconds};
 use crate::config::{DEFAULT_SPOOL, may_colour};
-use crate::operator::{StatusOptions, SubmitOptions};
+use crate::operator::{ErrorsOptions, StatusOptions, SubmitOptions};
 
 const SUBMIT_HELP: &str = "\
 The daemon sees the whole file or nothing. Prints the name that the job has; with --wait, waits for the \
@@ -51,28 +52,33 @@ impl SubmitArgs {
 
 const STATUS_HELP: &str = "\
 Shows what the daemon does now, its speed, adapters and memory, the files that wait, run, are answered and \
-failed, and the latest errors. It changes nothing. `report` of --json is what the daemon wrote last to \
-status.json in the spool: at least every second while it works, null when none runs.
+failed, and the latest errors; with a name, that job under way. It changes nothing. `report` of --json is \
+what the daemon says of itself, null when none runs. For root, the service's user and members of its group.
 
 Examples:
   jetspool status
+  jetspool status nightly.json
   jetspool status --watch
+  jetspool status --watch 0.5
   jetspool status --spool /tmp/spool --json";
 
 /// Show what the spool holds and whether a daemon works on it.
 #[derive(Debug, Args)]
 #[command(after_help = STATUS_HELP)]
 pub struct StatusArgs {
+    /// A job under way, by its name or its id.
+    #[arg(value_name = "JOB")]
+    job: Option<OsString>,
     /// The spool.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_SPOOL)]
     spool: PathBuf,
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// Show it again and again, every so many seconds.
+    /// Show it again and again, every so many seconds: 0.1 to 86400, 2 if no number is given.
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
-        value_parser = count(1, 86_400))]
-    watch: Option<usize>,
+        value_parser = seconds(0.1, 86_400.0))]
+    watch: Option<Duration>,
 }
 
 impl StatusArgs {
@@ -80,9 +86,37 @@ impl StatusArgs {
     pub fn options(&self) -> StatusOptions {
         StatusOptions {
             spool: self.spool.clone(),
+            job: self.job.clone(),
             json: self.json,
-            watch: self.watch.map(|seconds| Duration::from_secs(seconds as u64)),
+            watch: self.watch,
             may_colour: may_colour(),
         }
+    }
+}
+
+const ERRORS_HELP: &str = "\
+The latest errors since the daemon was started, oldest first: its own, those of files that were rejected and \
+those of requests that failed, with the job's name and the reason. All of them stand in the log too.
+
+Examples:
+  jetspool errors
+  jetspool errors --json";
+
+/// Show what went wrong lately.
+#[derive(Debug, Args)]
+#[command(after_help = ERRORS_HELP)]
+pub struct ErrorsArgs {
+    /// The spool.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_SPOOL)]
+    spool: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl ErrorsArgs {
+    /// The flags as the operator's room takes them.
+    pub fn options(&self) -> ErrorsOptions {
+        ErrorsOptions { spool: self.spool.clone(), json: self.json, may_colour: may_colour() }
     }
 }

@@ -46,6 +46,7 @@ impl Model {
             eos_token_ids: Vec::new(),
             bos_token_id: None,
             source_digest: String::new(),
+            sha256: Default::default(),
             format_version: FORMAT_VERSION,
         };
         let (sources, items) = find_sources(checkpoint, &config)?;

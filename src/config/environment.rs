@@ -23,14 +23,10 @@ impl ServiceSettings {
     /// Reads `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`.
     pub fn from_environment() -> Self {
         let text = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        let number = |name| text(name).and_then(|value| value.to_str()?.parse::<u64>().ok());
-        let watchdog = number("WATCHDOG_USEC").filter(|&microseconds| microseconds > 0);
-        // Inherited from a parent that is watched itself, it is not meant for this process.
-        let is_mine =
-            text("WATCHDOG_PID").is_none() || number("WATCHDOG_PID") == Some(u64::from(std::process::id()));
         Self {
             notify_socket: text("NOTIFY_SOCKET"),
-            watchdog: watchdog.filter(|_| is_mine).map(Duration::from_micros),
+            // Inherited from a parent that is watched itself, it is not meant for this process.
+            watchdog: sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()),
         }
     }
 }

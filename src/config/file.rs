@@ -1,11 +1,15 @@
-//! The daemon's configuration, read and checked once.
+//! The daemon's configuration, read and checked once. It is the one place that knows the defaults.
 //!
-//! Every key has a default, an unknown key is an error, and an error names file, key, wanted and found.
+//! Every key has a default, an unknown key is an error, and an error names file, line, key, wanted and found.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use toml::{Table, Value};
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::value::{known_keys, number, path, path_or_none, paths, resembling, switch, within};
 
 /// Where `serve` looks without `--config`.
 pub const DEFAULT_FILE: &str = "/etc/jetspool/jetspool.toml";
@@ -14,82 +18,106 @@ pub const DEFAULT_SPOOL: &str = "/var/spool/jetspool";
 /// Threads of one process; more than any machine this is for.
 pub const MAX_THREADS: usize = 1024;
 
+const DEFAULT_ENGINE: &str = "/var/lib/jetspool/engine";
+const DEFAULT_ADAPTERS: &str = "/var/lib/jetspool/adapters";
 /// Limits of the keys for sizes and ages: 1 PiB and 100 years.
 const MAX_MIB: usize = 1 << 30;
 const MAX_DAYS: usize = 36_500;
+/// 16 TiB.
+const MAX_MEMORY_MIB: usize = 1 << 24;
 /// A larger file is no configuration.
 const MAX_FILE_BYTES: u64 = 1 << 20;
+/// Characters of a wrong value that a message shows.
+const SHOWN_CHARS: usize = 80;
 
 /// What the daemon is told. Paths are absolute.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Config {
     /// The engine directory.
+    #[serde(default = "engine", deserialize_with = "path")]
     pub engine: PathBuf,
     /// The directory with `new/`, `out/` and the others.
+    #[serde(default = "spool", deserialize_with = "path")]
     pub spool: PathBuf,
     /// Adapters that requests name without a path.
+    #[serde(default = "adapters", deserialize_with = "path_or_none")]
     pub adapters: Option<PathBuf>,
-    /// Adapter paths of requests must lie in one of these; none means that no path is taken.
+    /// Adapter paths of requests must lie in one of these; none means that no path is taken. Not given, it is the
+    /// adapters directory.
+    #[serde(default, deserialize_with = "paths")]
     pub allowed_roots: Vec<PathBuf>,
     /// 0 means one per processor.
+    #[serde(default, deserialize_with = "within::<0, MAX_THREADS, _>")]
     pub threads: usize,
     /// Tokens that one step computes at most.
+    #[serde(default = "number::<128>", deserialize_with = "within::<1, 65_536, _>")]
     pub max_step_rows: usize,
     /// How long a file that was not renamed in must have been left alone.
+    #[serde(default = "number::<1000>", deserialize_with = "within::<0, 3_600_000, _>")]
     pub settle_ms: usize,
     /// Largest request file.
+    #[serde(default = "number::<64>", deserialize_with = "within::<1, 4096, _>")]
     pub max_file_mib: usize,
     /// Whether answers and journals are synced to the disk before they count.
+    #[serde(default = "yes", deserialize_with = "switch")]
     pub fsync: bool,
     /// How long SIGTERM lets requests finish.
+    #[serde(default = "number::<30>", deserialize_with = "within::<0, 86_400, _>")]
     pub drain_seconds: usize,
     /// How often the spool is scanned, whatever the watch says.
+    #[serde(default = "number::<10>", deserialize_with = "within::<1, 86_400, _>")]
     pub scan_seconds: usize,
     /// Starts of a job before it is given up.
+    #[serde(default = "number::<3>", deserialize_with = "within::<1, 1000, _>")]
     pub max_attempts: usize,
     /// How long the daemon is idle before it gives the weights' memory back; 0 keeps it.
+    #[serde(default = "number::<300>", deserialize_with = "within::<0, 31_536_000, _>")]
     pub idle_unload_seconds: usize,
     /// The file for node_exporter's textfile collector.
+    #[serde(default, deserialize_with = "path_or_none")]
     pub metrics_file: Option<PathBuf>,
     /// Memory that the daemon may plan with; 0 means what the machine has.
+    #[serde(default, deserialize_with = "within::<0, MAX_MEMORY_MIB, _>")]
     pub memory_mib: usize,
     /// Space that must be free before a file is taken.
+    #[serde(default = "number::<64>", deserialize_with = "within::<0, MAX_MIB, _>")]
     pub min_free_mib: usize,
     /// Limits of age and size of `out/`, `done/` and `failed/`; 0 sets none.
+    #[serde(default, deserialize_with = "within::<0, MAX_DAYS, _>")]
     pub out_max_days: usize,
+    #[serde(default, deserialize_with = "within::<0, MAX_MIB, _>")]
     pub out_max_mib: usize,
+    #[serde(default = "number::<30>", deserialize_with = "within::<0, MAX_DAYS, _>")]
     pub done_max_days: usize,
+    #[serde(default = "number::<1024>", deserialize_with = "within::<0, MAX_MIB, _>")]
     pub done_max_mib: usize,
+    #[serde(default = "number::<30>", deserialize_with = "within::<0, MAX_DAYS, _>")]
     pub failed_max_days: usize,
+    #[serde(default = "number::<1024>", deserialize_with = "within::<0, MAX_MIB, _>")]
     pub failed_max_mib: usize,
 }
 
+fn engine() -> PathBuf {
+    DEFAULT_ENGINE.into()
+}
+
+fn spool() -> PathBuf {
+    DEFAULT_SPOOL.into()
+}
+
+fn adapters() -> Option<PathBuf> {
+    Some(DEFAULT_ADAPTERS.into())
+}
+
+const fn yes() -> bool {
+    true
+}
+
 impl Default for Config {
+    /// What an empty file says.
     fn default() -> Self {
-        Self {
-            engine: "/var/lib/jetspool/engine".into(),
-            spool: DEFAULT_SPOOL.into(),
-            adapters: None,
-            allowed_roots: Vec::new(),
-            threads: 0,
-            max_step_rows: 128,
-            settle_ms: 1000,
-            max_file_mib: 64,
-            fsync: true,
-            drain_seconds: 30,
-            scan_seconds: 10,
-            max_attempts: 3,
-            idle_unload_seconds: 300,
-            metrics_file: None,
-            memory_mib: 0,
-            min_free_mib: 64,
-            out_max_days: 0,
-            out_max_mib: 0,
-            done_max_days: 30,
-            done_max_mib: 1024,
-            failed_max_days: 30,
-            failed_max_mib: 1024,
-        }
+        Self::parse(Path::new(DEFAULT_FILE), "").expect("every key has a default")
     }
 }
 
@@ -100,10 +128,10 @@ pub enum ConfigError {
     Read { path: PathBuf, source: io::Error },
     #[error("{}, line {line}: {message}", path.display())]
     Syntax { path: PathBuf, line: usize, message: String },
-    #[error("{}: unknown key {key}; known are {}", path.display(), known.join(", "))]
-    UnknownKey { path: PathBuf, key: String, known: &'static [&'static str] },
-    #[error("{}: {key}: wanted {wanted}, found {found}", path.display())]
-    Value { path: PathBuf, key: &'static str, wanted: String, found: String },
+    #[error("{}, line {line}: unknown key {key}; {advice}", path.display())]
+    UnknownKey { path: PathBuf, line: usize, key: String, advice: String },
+    #[error("{}, line {line}: {key}: wanted {wanted}, found {found}", path.display())]
+    Value { path: PathBuf, line: usize, key: String, wanted: String, found: String },
     #[error("environment: {key}: wanted {wanted}, found {found:?}")]
     Environment { key: &'static str, wanted: &'static str, found: String },
 }
@@ -129,44 +157,16 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] with the first key that is wrong.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let table: Table = text.parse().map_err(|error: toml::de::Error| {
-            let start = error.span().map_or(0, |span| span.start);
-            let line = 1 + text.as_bytes().iter().take(start).filter(|&&byte| byte == b'\n').count();
-            ConfigError::Syntax { path: path.into(), line, message: error.message().replace('\n', ", ") }
-        })?;
-        let keys = Keys { path, table };
-        keys.check_names()?;
-        let default = Self::default();
-        let adapters = keys.path("adapters")?;
-        Ok(Self {
-            engine: keys.path("engine")?.unwrap_or(default.engine),
-            spool: keys.path("spool")?.unwrap_or(default.spool),
-            allowed_roots: match keys.paths("allowed_roots")? {
-                Some(roots) => roots,
-                None => adapters.iter().cloned().collect(),
-            },
-            adapters,
-            threads: keys.count("threads", [0, MAX_THREADS])?.unwrap_or(default.threads),
-            max_step_rows: keys.count("max_step_rows", [1, 65_536])?.unwrap_or(default.max_step_rows),
-            settle_ms: keys.count("settle_ms", [0, 3_600_000])?.unwrap_or(default.settle_ms),
-            max_file_mib: keys.count("max_file_mib", [1, 4096])?.unwrap_or(default.max_file_mib),
-            fsync: keys.switch("fsync")?.unwrap_or(default.fsync),
-            drain_seconds: keys.count("drain_seconds", [0, 86_400])?.unwrap_or(default.drain_seconds),
-            scan_seconds: keys.count("scan_seconds", [1, 86_400])?.unwrap_or(default.scan_seconds),
-            max_attempts: keys.count("max_attempts", [1, 1000])?.unwrap_or(default.max_attempts),
-            idle_unload_seconds: keys
-                .count("idle_unload_seconds", [0, 31_536_000])?
-                .unwrap_or(default.idle_unload_seconds),
-            metrics_file: keys.path("metrics_file")?,
-            memory_mib: keys.count("memory_mib", [0, 1 << 24])?.unwrap_or(default.memory_mib),
-            min_free_mib: keys.count("min_free_mib", [0, MAX_MIB])?.unwrap_or(default.min_free_mib),
-            out_max_days: keys.count("out_max_days", [0, MAX_DAYS])?.unwrap_or(default.out_max_days),
-            out_max_mib: keys.count("out_max_mib", [0, MAX_MIB])?.unwrap_or(default.out_max_mib),
-            done_max_days: keys.count("done_max_days", [0, MAX_DAYS])?.unwrap_or(default.done_max_days),
-            done_max_mib: keys.count("done_max_mib", [0, MAX_MIB])?.unwrap_or(default.done_max_mib),
-            failed_max_days: keys.count("failed_max_days", [0, MAX_DAYS])?.unwrap_or(default.failed_max_days),
-            failed_max_mib: keys.count("failed_max_mib", [0, MAX_MIB])?.unwrap_or(default.failed_max_mib),
-        })
+        let file = File { path, text };
+        let table = DeTable::parse(text).map_err(|error| file.syntax(&error))?;
+        file.check_names(table.get_ref())?;
+        let has_roots = table.get_ref().contains_key("allowed_roots");
+        let mut config = Self::deserialize(toml::Deserializer::from(table.clone()))
+            .map_err(|error| file.value(table.get_ref(), &error))?;
+        if !has_roots {
+            config.allowed_roots.extend(config.adapters.clone());
+        }
+        Ok(config)
     }
 }
 
@@ -179,88 +179,55 @@ fn read_text(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// Every key, in the order of the default file.
-const KNOWN: [&str; 22] = [
-    "engine",
-    "spool",
-    "adapters",
-    "allowed_roots",
-    "threads",
-    "max_step_rows",
-    "settle_ms",
-    "max_file_mib",
-    "fsync",
-    "drain_seconds",
-    "scan_seconds",
-    "max_attempts",
-    "idle_unload_seconds",
-    "metrics_file",
-    "memory_mib",
-    "min_free_mib",
-    "out_max_days",
-    "out_max_mib",
-    "done_max_days",
-    "done_max_mib",
-    "failed_max_days",
-    "failed_max_mib",
-];
-
-/// The keys of a file, each asked for with what it must be.
-struct Keys<'a> {
+/// A file's text, to say where in it something is wrong.
+#[derive(Clone, Copy)]
+struct File<'a> {
     path: &'a Path,
-    table: Table,
+    text: &'a str,
 }
 
-impl Keys<'_> {
-    fn check_names(&self) -> Result<(), ConfigError> {
-        match self.table.keys().find(|key| !KNOWN.contains(&key.as_str())) {
-            None => Ok(()),
-            Some(key) => {
-                let (path, key) = (self.path.into(), key.clone());
-                Err(ConfigError::UnknownKey { path, key, known: &KNOWN })
-            }
+impl File<'_> {
+    fn line(self, at: usize) -> usize {
+        1 + self.text.bytes().take(at).filter(|&byte| byte == b'\n').count()
+    }
+
+    fn syntax(self, error: &toml::de::Error) -> ConfigError {
+        let line = self.line(error.span().map_or(0, |span| span.start));
+        ConfigError::Syntax { path: self.path.into(), line, message: error.message().replace('\n', ", ") }
+    }
+
+    fn check_names(self, table: &DeTable) -> Result<(), ConfigError> {
+        let known = known_keys::<Config>();
+        let unknown = table.keys().filter(|key| !known.contains(&key.get_ref().as_ref()));
+        let Some(key) = unknown.min_by_key(|key| key.span().start) else { return Ok(()) };
+        let advice = match resembling(key.get_ref(), known) {
+            Some(name) => format!("did you mean {name}?"),
+            None => format!("known are {}", known.join(", ")),
+        };
+        let (path, line) = (self.path.into(), self.line(key.span().start));
+        Err(ConfigError::UnknownKey { path, line, key: key.get_ref().to_string(), advice })
+    }
+
+    /// The message of the error is what was wanted; its place tells the key and what was found.
+    fn value(self, table: &DeTable, error: &toml::de::Error) -> ConfigError {
+        let span = error.span().unwrap_or_default();
+        let holds =
+            |value: &Spanned<DeValue>| value.span().start <= span.start && span.end <= value.span().end;
+        let key = table.iter().find(|(_, value)| holds(value)).map(|(key, _)| key.get_ref().to_string());
+        let found = self.text.get(span.clone()).unwrap_or_default().split_whitespace();
+        let mut found = found.collect::<Vec<_>>().join(" ");
+        if let Some((end, _)) = found.char_indices().nth(SHOWN_CHARS) {
+            found.truncate(end);
+            found.push_str("...");
+        }
+        ConfigError::Value {
+            path: self.path.into(),
+            line: self.line(span.start),
+            key: key.unwrap_or_default(),
+            wanted: error.message().to_owned(),
+            found,
         }
     }
-
-    fn path(&self, key: &'static str) -> Result<Option<PathBuf>, ConfigError> {
-        let Some(value) = self.table.get(key) else { return Ok(None) };
-        absolute(value).map(Some).ok_or_else(|| self.wrong(key, "an absolute path in quotes", value))
-    }
-
-    fn paths(&self, key: &'static str) -> Result<Option<Vec<PathBuf>>, ConfigError> {
-        let Some(value) = self.table.get(key) else { return Ok(None) };
-        let wanted = "a list of absolute paths in quotes";
-        let list = value.as_array().ok_or_else(|| self.wrong(key, wanted, value))?;
-        let paths = list.iter().map(|item| absolute(item).ok_or_else(|| self.wrong(key, wanted, item)));
-        paths.collect::<Result<_, _>>().map(Some)
-    }
-
-    fn count(&self, key: &'static str, [min, max]: [usize; 2]) -> Result<Option<usize>, ConfigError> {
-        let Some(value) = self.table.get(key) else { return Ok(None) };
-        let number = value.as_integer().and_then(|number| usize::try_from(number).ok());
-        match number.filter(|number| (min..=max).contains(number)) {
-            Some(number) => Ok(Some(number)),
-            None => Err(self.wrong(key, &format!("a whole number from {min} to {max}"), value)),
-        }
-    }
-
-    fn switch(&self, key: &'static str) -> Result<Option<bool>, ConfigError> {
-        let Some(value) = self.table.get(key) else { return Ok(None) };
-        value.as_bool().map(Some).ok_or_else(|| self.wrong(key, "true or false", value))
-    }
-
-    fn wrong(&self, key: &'static str, wanted: &str, found: &Value) -> ConfigError {
-        let mut found = found.to_string().replace('\n', " ");
-        if found.chars().count() > 80 {
-            found = found.chars().take(80).chain("...".chars()).collect();
-        }
-        ConfigError::Value { path: self.path.into(), key, wanted: wanted.to_owned(), found }
-    }
-}
-
-fn absolute(value: &Value) -> Option<PathBuf> {
-    let text = value.as_str().filter(|text| !text.contains('\0'))?;
-    Some(PathBuf::from(text)).filter(|path| path.is_absolute())
 }
 
 #[cfg(test)]
@@ -276,21 +243,14 @@ mod tests {
     #[test]
     fn the_default_file_says_the_defaults() {
         assert_eq!(parse(DEFAULT_TEXT), Ok(Config::default()));
-        assert_eq!(parse(""), Ok(Config::default()));
-        for key in KNOWN {
+        for key in known_keys::<Config>() {
             let is_named = DEFAULT_TEXT.lines().any(|line| line.starts_with(&format!("{key} = ")));
-            let is_optional = DEFAULT_TEXT.lines().any(|line| line.starts_with(&format!("#{key} = ")));
-            assert!(is_named || is_optional, "{key} is missing in systemd/jetspool.toml");
+            // The one that is off.
+            assert!(is_named || *key == "metrics_file", "{key} is missing in systemd/jetspool.toml");
         }
         let all: String = DEFAULT_TEXT.lines().map(|line| format!("{}\n", uncommented(line))).collect();
-        let adapters = PathBuf::from("/var/lib/jetspool/adapters");
-        let wanted = Config {
-            adapters: Some(adapters.clone()),
-            allowed_roots: vec![adapters],
-            metrics_file: Some("/var/lib/prometheus/node-exporter/jetspool.prom".into()),
-            ..Config::default()
-        };
-        assert_eq!(parse(&all), Ok(wanted));
+        let metrics_file = Some("/var/lib/prometheus/node-exporter/jetspool.prom".into());
+        assert_eq!(parse(&all), Ok(Config { metrics_file, ..Config::default() }));
     }
 
     /// `#key = value` becomes `key = value`; prose begins with a blank.
@@ -307,28 +267,39 @@ mod tests {
         assert_eq!((config.threads, config.fsync, config.settle_ms), (3, false, 0));
         let config = parse("adapters = '/a'\nallowed_roots = []").unwrap();
         assert!(config.allowed_roots.is_empty(), "an empty list closes every path");
+        let config = parse("adapters = ''").unwrap();
+        assert_eq!((config.adapters, config.allowed_roots), (None, vec![]));
     }
 
     #[test]
-    fn every_error_names_key_wanted_and_found() {
+    fn every_error_names_line_key_wanted_and_found() {
         struct Case {
             text: &'static str,
             message: &'static str,
         }
         let cases = [
-            Case { text: "engin = '/e'", message: "unknown key engin; known are engine, spool" },
+            Case { text: "\nengin = '/e'", message: "line 2: unknown key engin; did you mean engine?" },
+            Case {
+                text: "max_file_mb = 1\nfsink = 1",
+                message: "key max_file_mb; did you mean max_file_mib?",
+            },
+            Case { text: "nonsense = 1", message: "unknown key nonsense; known are engine, spool" },
             Case {
                 text: "[engine]\npath = '/e'",
-                message: "engine: wanted an absolute path in quotes, found {",
+                message: "line 1: engine: wanted an absolute path in quotes, found [engine]",
             },
-            Case { text: "spool = 'spool'", message: "wanted an absolute path in quotes, found \"spool\"" },
+            Case { text: "\n\nspool = 'spool'", message: "line 3: spool: wanted an absolute path in quotes" },
+            Case { text: "adapters = 'a'", message: "adapters: wanted an absolute path in quotes, or \"\"" },
             Case { text: "allowed_roots = '/a'", message: "wanted a list of absolute paths in quotes" },
-            Case { text: "allowed_roots = ['/a', 'b']", message: "quotes, found \"b\"" },
-            Case { text: "threads = -1", message: "threads: wanted a whole number from 0 to 1024, found -1" },
+            Case { text: "allowed_roots = ['/a',\n 'b']", message: "in quotes, found ['/a', 'b']" },
+            Case {
+                text: "threads = -1",
+                message: "line 1: threads: wanted a whole number from 0 to 1024, found -1",
+            },
             Case { text: "threads = 1025", message: "from 0 to 1024, found 1025" },
             Case { text: "max_step_rows = 0", message: "wanted a whole number from 1 to 65536, found 0" },
             Case { text: "max_step_rows = 1.5", message: "found 1.5" },
-            Case { text: "fsync = 'yes'", message: "fsync: wanted true or false, found \"yes\"" },
+            Case { text: "fsync = 'yes'", message: "fsync: wanted true or false, found 'yes'" },
             Case { text: "fsync = true\nfsync = true", message: "line 2: duplicate key" },
             Case { text: "threads =\n", message: "line 1: " },
         ];
@@ -338,6 +309,8 @@ mod tests {
             assert!(error.contains(message), "{text}: wanted {message:?} in {error:?}");
             assert!(!error.contains('\n'), "{error:?}");
         }
+        let long = format!("spool = '{}'", "x".repeat(500));
+        assert!(parse(&long).expect_err("no path").len() < 200);
     }
 
     #[test]

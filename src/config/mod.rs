@@ -2,6 +2,7 @@
 
 mod environment;
 mod file;
+mod value;
 
 pub use environment::{
     LogLevel, LogReader, LogSettings, PressureSettings, ServiceSettings, home_directory, may_colour,

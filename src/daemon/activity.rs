@@ -3,75 +3,72 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::intake::Intake;
-use super::metrics;
-use super::notify::Manager;
-use super::queue::{Published, Queue};
-use crate::answer::{Engines, Usage};
-use crate::config::Config;
+use super::compute::ComputeState;
+use crate::answer::Usage;
 use crate::spool::report::{
-    AdapterReport, EngineReport, ErrorReport, MemoryReport, QueueReport, REPORT_VERSION, Report, Speed,
-    State, Totals, replace,
+    AdapterReport, EngineReport, ErrorReport, JobReport, MemoryReport, QueueReport, REPORT_VERSION, Report,
+    Speed, State, Totals,
 };
 
-/// How often it is told while requests run.
-const TELL_EVERY: Duration = Duration::from_secs(1);
-/// Changes are told no more often than this: small jobs come and go by the thousand.
-const TELL_AT_MOST_EVERY: Duration = Duration::from_millis(100);
 /// Asking for the pages in use walks all of them.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
 const MEASURE_AT_REST_EVERY: Duration = Duration::from_millis(500);
-const N_ERRORS: usize = 5;
-const N_JOBS: usize = 20;
+/// Speed is that of the last seconds.
+const WINDOW: Duration = Duration::from_secs(10);
+const SAMPLE_EVERY: Duration = Duration::from_millis(500);
+const N_ERRORS: usize = 20;
 
-/// Counts since the start, and since they were last told.
+/// Counts over all starts of the daemon, and what went wrong lately.
 pub struct Activity {
     started: f64,
     totals: Totals,
-    /// What was told last, and when.
-    told: (Totals, Instant),
-    /// There was a change since.
-    is_owed: bool,
+    samples: VecDeque<(Instant, Totals)>,
     errors: VecDeque<ErrorReport>,
     usage: Usage,
     measured: Option<Instant>,
-    metrics_written: Option<Instant>,
-    /// Files that could not be written are told of once.
-    has_complained: bool,
 }
 
-/// What the other rooms know.
+/// What the loop knows.
 pub struct Situation<'a> {
-    pub config: &'a Config,
-    pub engines: &'a Engines,
-    pub queue: &'a Queue,
-    pub intake: &'a Intake,
+    pub engine: EngineReport,
+    pub compute: &'a ComputeState,
+    pub n_waiting: usize,
+    pub n_partial: usize,
+    pub n_open: usize,
+    /// Requests known of, and how many of them are answered.
+    pub requests: (usize, usize),
+    pub jobs: Vec<JobReport>,
     pub trouble: Option<&'a str>,
     pub is_stopping: bool,
 }
 
 impl Activity {
-    pub fn new() -> Self {
+    /// Goes on from the totals of the start before.
+    pub fn new(totals: Totals) -> Self {
         Self {
             started: now(),
-            totals: Totals::default(),
-            told: (Totals::default(), Instant::now()),
-            is_owed: false,
+            totals,
+            samples: VecDeque::new(),
             errors: VecDeque::new(),
             usage: Usage::default(),
             measured: None,
-            metrics_written: None,
-            has_complained: false,
         }
     }
 
-    pub fn count_published(&mut self, published: &Published) {
-        match published.rejected {
-            None => self.totals.files_answered += 1,
-            Some(_) => self.totals.files_rejected += 1,
+    /// A request's answer is on the disk.
+    pub fn count_request(&mut self, is_failed: bool) {
+        match is_failed {
+            true => self.totals.requests_failed += 1,
+            false => self.totals.requests_answered += 1,
         }
-        self.totals.requests_failed += published.n_failed as u64;
-        self.totals.requests_answered += published.n_requests.saturating_sub(published.n_failed) as u64;
+    }
+
+    /// A file's answer is out.
+    pub fn count_file(&mut self, is_rejected: bool) {
+        match is_rejected {
+            true => self.totals.files_rejected += 1,
+            false => self.totals.files_answered += 1,
+        }
     }
 
     pub fn count_tokens(&mut self, n_prompt: usize, n_generated: usize) {
@@ -82,130 +79,108 @@ impl Activity {
     /// Keeps an error of the daemon itself to be shown.
     pub fn note_error(&mut self, message: String) {
         self.totals.errors += 1;
+        self.note(None, None, message);
+    }
+
+    /// Keeps an error of a job or a request to be shown.
+    pub fn note_failure(&mut self, job: String, request: Option<usize>, message: String) {
+        self.note(Some(job), request, message);
+    }
+
+    fn note(&mut self, job: Option<String>, request: Option<usize>, message: String) {
         if self.errors.len() == N_ERRORS {
             self.errors.pop_front();
         }
-        self.errors.push_back(ErrorReport { time: now(), message });
+        self.errors.push_back(ErrorReport { time: now(), job, request, message });
     }
 
-    /// There is a change to tell.
-    pub fn owe(&mut self) {
-        self.is_owed = true;
-    }
-
-    /// When it is to be told; none while nothing runs and nothing changed.
-    pub fn due_in(&self, is_busy: bool) -> Option<Duration> {
-        let every = match (self.is_owed, is_busy) {
-            (true, _) => TELL_AT_MOST_EVERY,
-            (false, true) => TELL_EVERY,
-            (false, false) => return None,
-        };
-        Some(every.saturating_sub(self.told.1.elapsed()))
-    }
-
-    /// Tells everybody.
-    pub fn tell(&mut self, manager: &mut Manager, situation: &Situation<'_>) {
-        let report = self.report(situation);
-        manager.status(&words(&report));
-        self.keep(report.write(&situation.config.spool), "the report");
-        if let Some(path) = &situation.config.metrics_file {
-            let is_early = self.metrics_written.is_some_and(|last| last.elapsed() < MEASURE_EVERY);
-            // What does not come soon again must be right.
-            if report.state != State::Running || !is_early {
-                let text = metrics::text(&report, &situation.config.spool.to_string_lossy());
-                self.keep(replace(path, text.as_bytes()), "the metrics");
-                self.metrics_written = Some(Instant::now());
-            }
-        }
-        self.told = (self.totals, Instant::now());
-        self.is_owed = false;
-    }
-
-    fn report(&mut self, situation: &Situation<'_>) -> Report {
-        let (engines, queue) = (situation.engines, situation.queue);
-        let n_running = engines.n_active();
-        let state = match (situation.is_stopping, n_running + queue.len()) {
+    pub fn report(&mut self, situation: Situation<'_>) -> Report {
+        let compute = situation.compute;
+        let state = match (situation.is_stopping, compute.n_active + situation.n_open) {
             (true, _) => State::Stopping,
             (false, 0) => State::Idle,
             (false, _) => State::Running,
         };
-        let in_use = engines.adapters_in_use().into_iter();
+        let speed = self.speed(state);
+        let (n_requests, n_answered) = situation.requests;
+        let n_left = n_requests.saturating_sub(n_answered);
+        let adapters = compute.adapters.iter();
         Report {
             version: REPORT_VERSION,
             state,
             pid: std::process::id(),
             started: self.started,
             written: now(),
-            engine: engine_report(situation),
+            engine: situation.engine,
             queue: QueueReport {
-                n_waiting: situation.intake.n_waiting(),
-                n_open: queue.len(),
-                n_running,
-                jobs: queue.report(N_JOBS),
+                n_waiting: situation.n_waiting,
+                n_partial: situation.n_partial,
+                n_open: situation.n_open,
+                n_running: compute.n_active.min(compute.batch_limit),
+                n_requests,
+                n_answered,
+                jobs: situation.jobs,
             },
-            speed: self.speed(),
+            speed,
+            eta_seconds: (n_left > 0 && speed.requests > 0.0).then(|| n_left as f64 / speed.requests),
             totals: self.totals,
-            adapters: in_use.map(|(name, n_requests)| AdapterReport { name, n_requests }).collect(),
-            n_adapters_mapped: engines.current().adapters().n_loaded(),
-            memory: self.memory(engines, state),
+            adapters: adapters
+                .map(|(name, n)| AdapterReport { name: name.clone(), n_requests: *n })
+                .collect(),
+            n_adapters_mapped: compute.n_mapped,
+            memory: self.memory(compute, state),
             trouble: situation.trouble.map(str::to_owned),
             errors: self.errors.iter().cloned().collect(),
         }
     }
 
-    fn speed(&self) -> Speed {
-        let (before, since) = &self.told;
-        let seconds = since.elapsed().as_secs_f64().max(1e-3);
-        let per_second = |now: u64, before: u64| (now - before) as f64 / seconds;
+    /// Takes a sample, and the difference to the oldest one of the window.
+    fn speed(&mut self, state: State) -> Speed {
+        if state == State::Idle {
+            self.samples.clear();
+            return Speed::default();
+        }
+        let now = Instant::now();
+        while self.samples.len() > 1 && now - self.samples[0].0 > WINDOW {
+            self.samples.pop_front();
+        }
+        if self.samples.back().is_none_or(|(at, _)| now - *at >= SAMPLE_EVERY) {
+            self.samples.push_back((now, self.totals));
+        }
+        let Some((since, before)) = self.samples.front() else { return Speed::default() };
+        let seconds = (now - *since).as_secs_f64();
+        if seconds < 0.05 {
+            return Speed::default();
+        }
+        let per_second = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
+        let n_done = |totals: &Totals| totals.requests_answered + totals.requests_failed;
         Speed {
             prompt: per_second(self.totals.prompt_tokens, before.prompt_tokens),
             generated: per_second(self.totals.generated_tokens, before.generated_tokens),
+            requests: per_second(n_done(&self.totals), n_done(before)),
         }
     }
 
-    fn memory(&mut self, engines: &Engines, state: State) -> MemoryReport {
+    fn memory(&mut self, compute: &ComputeState, state: State) -> MemoryReport {
         let every = if state == State::Running { MEASURE_EVERY } else { MEASURE_AT_REST_EVERY };
         if self.measured.is_none_or(|last| last.elapsed() >= every)
             && let Ok(usage) = Usage::read()
         {
             (self.usage, self.measured) = (usage, Some(Instant::now()));
         }
-        let kv = engines.current().kv_memory();
         MemoryReport {
             file_backed: self.usage.file_backed,
             anonymous: self.usage.anonymous,
             swap: self.usage.swap,
-            kv_in_use: kv.in_use,
-            kv_committed: kv.committed,
-            kv_capacity: kv.capacity,
+            kv_in_use: compute.kv.in_use,
+            kv_committed: compute.kv.committed,
+            kv_capacity: compute.kv.capacity,
         }
-    }
-
-    /// A view that cannot be written costs nobody an answer.
-    fn keep(&mut self, written: std::io::Result<()>, what: &str) {
-        match written {
-            Ok(()) => {}
-            Err(_) if self.has_complained => {}
-            Err(error) => {
-                self.has_complained = true;
-                tracing::warn!("cannot write {what}: {error}; not told again");
-            }
-        }
-    }
-}
-
-fn engine_report(situation: &Situation<'_>) -> EngineReport {
-    let limits = situation.engines.current().engine().limits();
-    EngineReport {
-        directory: situation.config.engine.clone(),
-        precision: situation.engines.current().engine().precision().name().to_owned(),
-        max_batch_size: limits.max_batch_size,
-        max_lora_rank: limits.max_lora_rank,
     }
 }
 
 /// One line for `systemctl status`.
-fn words(report: &Report) -> String {
+pub fn words(report: &Report) -> String {
     let (queue, totals) = (&report.queue, &report.totals);
     let mut text = match (queue.n_running, queue.n_open) {
         (0, 0) => "idle".to_owned(),

@@ -52,6 +52,7 @@ fn metrics(report: &Report) -> Vec<Metric> {
         counter("errors_total", "Errors of the daemon itself.", totals.errors),
         gauge("files_waiting", "Request files that wait.", queue.n_waiting as f64),
         gauge("files_open", "Request files under way.", queue.n_open as f64),
+        gauge("files_partial", "Files in new/ that are not whole yet.", queue.n_partial as f64),
         gauge("requests_running", "Requests under way.", queue.n_running as f64),
         gauge("adapters_mapped", "Adapter files that are mapped.", report.n_adapters_mapped as f64),
         gauge("memory_file_backed_bytes", "Resident pages of files.", memory.file_backed as f64),

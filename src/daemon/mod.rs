@@ -1,27 +1,29 @@
-//! The daemon: owns the spool, the engines and their adapters; it computes nothing itself.
+//! The daemon: a loop that waits, and a thread each for what arrives, for the disk and for computing.
 
-#[cfg(any())]
 mod activity;
+mod compute;
+mod control;
 mod error;
-#[cfg(any())]
-mod intake;
-#[cfg(any())]
+mod event;
+mod followers;
+mod jobs;
+mod link;
+mod main_loop;
 mod message;
-#[cfg(any())]
 mod metrics;
-#[cfg(any())]
 mod notify;
-#[cfg(any())]
+mod orders;
+mod prepare;
 mod pressure;
-#[cfg(any())]
-mod queue;
-#[cfg(any())]
 mod relief;
-#[cfg(any())]
+mod renewal;
+mod scout;
 mod serve;
-#[cfg(any())]
+mod settings;
 mod signals;
-mod stub;
+mod totals;
+mod work;
+mod writer;
 
 pub use error::DaemonError;
-pub use stub::serve;
+pub use serve::serve;

@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
-use nix::time::{ClockId, clock_gettime};
+use sd_notify::NotifyState;
 
 use crate::config::ServiceSettings;
 
@@ -46,6 +46,8 @@ struct Line {
 struct Watchdog {
     every: Duration,
     last: Option<Instant>,
+    /// What was computed at the last sign.
+    progress: Option<u64>,
 }
 
 impl Manager {
@@ -55,19 +57,20 @@ impl Manager {
                 .inspect_err(|error| tracing::warn!("cannot notify the service manager: {error}"))
                 .ok()
         });
-        let watchdog = settings.watchdog.map(|limit| Watchdog { every: limit / 4, last: None });
+        let watchdog =
+            settings.watchdog.map(|limit| Watchdog { every: limit / 4, last: None, progress: None });
         Self { line, owed: VecDeque::new(), owed_status: None, watchdog, extended: None, is_lost: false }
     }
 
     /// Start-up or a reload is done.
     pub fn ready(&mut self) {
-        self.owe("READY=1\n".to_owned());
+        self.owe(&[NotifyState::Ready]);
     }
 
     /// One line for `systemctl status`.
     pub fn status(&mut self, text: &str) {
         if self.line.is_some() {
-            self.owed_status = Some(format!("STATUS={}\n", text.replace('\n', " ")));
+            self.owed_status = Some(NotifyState::Status(&text.replace('\n', " ")).to_string());
             self.pay();
         }
     }
@@ -75,50 +78,56 @@ impl Manager {
     /// The configuration is being read again; [`Manager::ready`] ends it.
     pub fn reloading(&mut self) {
         // systemd 253 and newer wants the time, to tell this reload from an earlier one.
-        let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(String::new(), |now| {
-            format!("MONOTONIC_USEC={}\n", now.tv_sec() * 1_000_000 + now.tv_nsec() / 1000)
-        });
-        self.owe(format!("RELOADING=1\n{time}"));
+        match NotifyState::monotonic_usec_now() {
+            Ok(time) => self.owe(&[NotifyState::Reloading, time]),
+            Err(_) => self.owe(&[NotifyState::Reloading]),
+        }
     }
 
     /// The daemon drains and ends.
     pub fn stopping(&mut self) {
-        self.owe("STOPPING=1\n".to_owned());
+        self.owe(&[NotifyState::Stopping]);
     }
 
     /// Start-up or the end may take `longer` from now on, whatever the unit's time limits say.
     pub fn extend_timeout(&mut self, longer: Duration) {
         if self.extended.is_none_or(|last| last.elapsed() >= EXTEND_EVERY) {
             self.extended = Some(Instant::now());
-            self.owe(format!("EXTEND_TIMEOUT_USEC={}\n", longer.as_micros()));
+            let longer = u32::try_from(longer.as_micros()).unwrap_or(u32::MAX);
+            self.owe(&[NotifyState::ExtendTimeoutUsec(longer)]);
         }
     }
 
-    /// To be called by the loop alone, after a step or an idle turn: the sign of life is its own.
-    pub fn turned(&mut self) {
+    /// To be called by the loop now and then: `progress` is a counter of what was computed, none while there
+    /// is nothing to compute. Only if it has moved since the last sign of life is there another.
+    pub fn turned(&mut self, progress: Option<u64>) {
         self.pay();
         let Some(watchdog) = &mut self.watchdog else { return };
         if watchdog.last.is_some_and(|last| last.elapsed() < watchdog.every) {
             return;
         }
-        watchdog.last = Some(Instant::now());
+        if progress.is_some() && progress == watchdog.progress {
+            return;
+        }
+        (watchdog.last, watchdog.progress) = (Some(Instant::now()), progress);
         // It is behind what is owed, or it is not heard: then nobody watches the time either.
         if self.owed.is_empty() {
-            self.send("WATCHDOG=1\n");
+            self.send(&NotifyState::Watchdog.to_string());
         }
     }
 
     /// How long the loop may sleep at most.
-    pub fn patience(&self) -> Option<Duration> {
+    pub fn due_in(&self) -> Option<Duration> {
         let owes = !self.owed.is_empty() || self.owed_status.is_some();
         let retry = owes.then_some(RETRY_AFTER);
         let sign = self.watchdog.as_ref().map(|watchdog| watchdog.every);
         retry.into_iter().chain(sign).min()
     }
 
-    fn owe(&mut self, state: String) {
+    fn owe(&mut self, states: &[NotifyState<'_>]) {
         if self.line.is_some() {
-            self.owed.push_back(state);
+            let lines: Vec<String> = states.iter().map(NotifyState::to_string).collect();
+            self.owed.push_back(lines.join("\n"));
             self.pay();
         }
     }
@@ -219,14 +228,14 @@ mod tests {
         let mut listener = listener(Some(Duration::ZERO));
         for number in 0..5000 {
             listener.manager.status(&number.to_string());
-            listener.manager.turned();
+            listener.manager.turned(None);
         }
         listener.manager.reloading();
         listener.manager.ready();
-        assert_eq!(listener.manager.patience(), Some(Duration::ZERO), "the watchdog's is the shorter");
+        assert_eq!(listener.manager.due_in(), Some(Duration::ZERO), "the watchdog's is the shorter");
         let n_early = listener.heard().len();
         assert!((1..5000).contains(&n_early), "the socket never was full: {n_early}");
-        listener.manager.turned();
+        listener.manager.turned(None);
         let heard = listener.heard();
         assert!(heard[0].starts_with("RELOADING=1\nMONOTONIC_USEC="), "{heard:?}");
         assert_eq!(heard[1..], ["READY=1", "STATUS=4999", "WATCHDOG=1"]);
@@ -235,12 +244,12 @@ mod tests {
     #[test]
     fn the_watchdog_is_fed_by_turns_alone_and_not_at_every_one() {
         let mut listener = listener(Some(Duration::from_secs(4000)));
-        assert_eq!(listener.manager.patience(), Some(Duration::from_secs(1000)));
+        assert_eq!(listener.manager.due_in(), Some(Duration::from_secs(1000)));
         listener.manager.ready();
         listener.manager.status("idle");
         assert_eq!(listener.heard(), ["READY=1", "STATUS=idle"]);
-        listener.manager.turned();
-        listener.manager.turned();
+        listener.manager.turned(None);
+        listener.manager.turned(None);
         assert_eq!(listener.heard(), ["WATCHDOG=1"]);
     }
 
@@ -249,8 +258,8 @@ mod tests {
         let mut manager = Manager::new(&ServiceSettings { notify_socket: None, watchdog: None });
         manager.ready();
         manager.status("idle");
-        manager.turned();
-        assert_eq!((manager.owed.len(), manager.owed_status.clone(), manager.patience()), (0, None, None));
+        manager.turned(None);
+        assert_eq!((manager.owed.len(), manager.owed_status.clone(), manager.due_in()), (0, None, None));
         let mut listener = listener(None);
         drop(listener.socket);
         listener.manager.ready();

@@ -3,12 +3,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::io::Interest;
 
 use crate::config::PressureSettings;
 
@@ -52,8 +53,12 @@ impl Pressure {
         }
     }
 
-    /// For poll(2), beside other descriptors.
-    pub fn poll_fd(&self) -> PollFd<'_> {
+    /// What the runtime is to wait for.
+    pub fn interest(&self) -> Interest {
+        if self.event == PollFlags::POLLIN { Interest::READABLE } else { Interest::PRIORITY }
+    }
+
+    fn poll_fd(&self) -> PollFd<'_> {
         PollFd::new(self.file.as_fd(), self.event)
     }
 
@@ -96,6 +101,12 @@ impl Pressure {
             return Err(io::Error::other("the threshold cannot be written at once"));
         }
         Ok(Self { file, event: if kind.is_fifo() { PollFlags::POLLIN } else { PollFlags::POLLPRI } })
+    }
+}
+
+impl AsRawFd for Pressure {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 }
 

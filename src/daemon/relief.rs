@@ -3,11 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use nix::poll::PollFd;
-
-use super::pressure::Pressure;
 use crate::answer::{Executor, Usage, mib};
-use crate::config::{Config, PressureSettings};
 
 /// Idle for so long, the daemon gives private memory back that the next job can do without.
 const REST_AFTER: Duration = Duration::from_secs(5);
@@ -16,7 +12,6 @@ const GROW_AFTER: Duration = Duration::from_secs(30);
 
 /// Gives memory back.
 pub struct Relief {
-    pressure: Option<Pressure>,
     given: Given,
     last_work: Instant,
     /// The last event of pressure, or the last growth after it.
@@ -48,16 +43,14 @@ enum Level {
 }
 
 impl Relief {
-    pub fn new(settings: &PressureSettings, config: &Config) -> Self {
+    /// `unload_after`: so long idle, the engine's memory is given back; none keeps it.
+    pub fn new(unload_after: Option<Duration>) -> Self {
         let now = Instant::now();
-        let pressure = Pressure::open(settings);
-        let unload_after = unload_after(config);
-        Self { pressure, given: Given::Nothing, last_work: now, last_change: now, swept: None, unload_after }
+        Self { given: Given::Nothing, last_work: now, last_change: now, swept: None, unload_after }
     }
 
-    /// Takes another configuration.
-    pub fn reload(&mut self, config: &Config) {
-        self.unload_after = unload_after(config);
+    pub fn set_unload_after(&mut self, unload_after: Option<Duration>) {
+        self.unload_after = unload_after;
     }
 
     /// A step was computed.
@@ -86,23 +79,19 @@ impl Relief {
         private.into_iter().chain(weights).min().map(|after| after.saturating_sub(idle))
     }
 
-    /// Takes what was said about memory pressure since the last call.
-    pub fn answer_pressure(&mut self, executor: &mut Executor, is_idle: bool) {
-        let Some(pressure) = &mut self.pressure else { return };
-        let is_event = pressure.take_event().unwrap_or_else(|error| {
-            tracing::info!("memory pressure is not watched any more: {error}");
-            self.pressure = None;
-            false
-        });
+    /// Lets a batch that was made smaller grow again after a while.
+    pub fn grow(&mut self, executor: &mut Executor) {
         let (limit, most) = (executor.batch_limit(), executor.engine().limits().max_batch_size);
-        if !is_event {
-            if let Some(larger) = grown(limit, most, self.last_change.elapsed()) {
-                self.last_change = Instant::now();
-                executor.limit_batch(larger);
-                tracing::info!("memory pressure is over for a while: {larger} requests at once");
-            }
-            return;
+        if let Some(larger) = grown(limit, most, self.last_change.elapsed()) {
+            self.last_change = Instant::now();
+            executor.limit_batch(larger);
+            tracing::info!("memory pressure is over for a while: {larger} requests at once");
         }
+    }
+
+    /// The system is short of memory.
+    pub fn answer_pressure(&mut self, executor: &mut Executor, is_idle: bool) {
+        let (limit, most) = (executor.batch_limit(), executor.engine().limits().max_batch_size);
         self.last_change = Instant::now();
         let n_idle = executor.adapters().n_idle();
         // Under load adapters fall idle all the time: if that did not help, the next level must.
@@ -127,11 +116,6 @@ impl Relief {
             None => tracing::info!("memory pressure: nothing is left to give back"),
         }
     }
-
-    /// For poll(2).
-    pub fn poll_fd(&self) -> Option<PollFd<'_>> {
-        self.pressure.as_ref().map(Pressure::poll_fd)
-    }
 }
 
 /// The first level that has something to give.
@@ -150,10 +134,6 @@ fn level(n_idle_adapters: usize, is_idle: bool, given: Given, batch_limit: usize
 /// The next larger batch, if it is time.
 fn grown(limit: usize, most: usize, quiet: Duration) -> Option<usize> {
     (limit < most && quiet >= GROW_AFTER).then(|| most.min(limit * 2))
-}
-
-fn unload_after(config: &Config) -> Option<Duration> {
-    (config.idle_unload_seconds > 0).then(|| Duration::from_secs(config.idle_unload_seconds as u64))
 }
 
 /// Says what was done and what is left.

@@ -1,7 +1,7 @@
-//! Signals as a descriptor for poll(2) and two flags: end, reload.
+//! Signals as a descriptor that the runtime watches, and two flags: end, reload.
 
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,8 +50,8 @@ impl Signals {
     }
 }
 
-impl AsFd for Signals {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.pipe.as_fd()
+impl AsRawFd for Signals {
+    fn as_raw_fd(&self) -> RawFd {
+        self.pipe.as_raw_fd()
     }
 }

@@ -1,4 +1,4 @@
-//! The machine: board, driver, device nodes, control groups, pressure, clock, service manager.
+//! The machine: board, driver, device nodes, control groups, clock, service manager.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ const NODES: [&str; 5] = ["nvmap", "nvhost", "nvgpu", "nvidia", "nvsciipc"];
 const EARLIEST: u64 = 1_704_067_200;
 
 pub fn examine(root: &Path) -> Vec<Finding> {
-    vec![board(root), driver(root), nodes(root), control_group(root), pressure(root), clock(), manager(root)]
+    vec![board(root), driver(root), nodes(root), control_group(root), clock(), manager(root)]
 }
 
 fn board(root: &Path) -> Finding {
@@ -58,14 +58,8 @@ fn nodes(root: &Path) -> Finding {
     if closed.is_empty() || groups.is_empty() {
         return Finding::ok("devices", format!("{} devices, open to {SERVICE_USER}", found.len()));
     }
-    Finding::note(
-        "devices",
-        format!("{} of {} devices are for their group only", closed.len(), found.len()),
-        format!(
-            "usermod -aG {} {SERVICE_USER}, unless the unit's SupplementaryGroups= do it",
-            groups.join(",")
-        ),
-    )
+    let what = format!("{} of {} devices are for their group only", closed.len(), found.len());
+    Finding::note("devices", what).command(format!("usermod -aG {} {SERVICE_USER}", groups.join(",")))
 }
 
 fn is_device(path: &Path) -> bool {
@@ -93,56 +87,50 @@ fn control_group(root: &Path) -> Finding {
         Ok(text) if text.split_whitespace().any(|name| name == "memory") => {
             Finding::ok("cgroup", "version 2 with the memory controller")
         }
-        Ok(_) => Finding::note(
-            "cgroup",
-            "version 2 without the memory controller: MemoryHigh= and MemoryMax= do nothing",
-            "add cgroup_enable=memory to the kernel's command line",
-        ),
-        Err(_) if root.join("sys/fs/cgroup/memory").is_dir() => Finding::note(
-            "cgroup",
-            "version 1: MemoryHigh= does nothing",
-            "add systemd.unified_cgroup_hierarchy=1 to the kernel's command line, or set memory_mib",
-        ),
-        Err(_) => {
-            Finding::note("cgroup", "no memory controller: limits of the unit do nothing", "set memory_mib")
+        Ok(_) => {
+            let what = "version 2 without the memory controller: MemoryHigh= and MemoryMax= do nothing";
+            Finding::note("cgroup", what).advice("add cgroup_enable=memory to the kernel's command line")
         }
+        Err(_) if root.join("sys/fs/cgroup/memory").is_dir() => {
+            let advice =
+                "add systemd.unified_cgroup_hierarchy=1 to the kernel's command line, or set memory_mib";
+            Finding::note("cgroup", "version 1: MemoryHigh= does nothing").advice(advice)
+        }
+        Err(_) => Finding::note("cgroup", "no memory controller: limits of the unit do nothing")
+            .advice("set memory_mib"),
     }
-}
-
-fn pressure(root: &Path) -> Finding {
-    if std::fs::read(root.join("proc/pressure/memory")).is_ok() {
-        return Finding::ok("pressure", "the kernel tells of memory pressure");
-    }
-    Finding::note(
-        "pressure",
-        "the kernel does not tell of memory pressure: the daemon gives memory back only when idle",
-        "add psi=1 to the kernel's command line",
-    )
 }
 
 fn clock() -> Finding {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     if seconds < EARLIEST {
-        return Finding::problem(
-            "clock",
-            "the clock is years behind: ages of files and job ids mean nothing",
-            "timedatectl set-ntp true, or date --set",
-        );
+        let what = "the clock is years behind: ages of files and job ids mean nothing";
+        return Finding::problem("clock", what).advice("timedatectl set-ntp true, or date --set");
     }
-    Finding::ok("clock", "plausible")
+    if is_synchronised() {
+        return Finding::ok("clock", "synchronised");
+    }
+    let what = "the clock is plausible, but nothing keeps it right: old files are not removed until it is";
+    Finding::note("clock", what).advice("apt install systemd-timesyncd, then timedatectl set-ntp true")
+}
+
+/// Whether the kernel was told that its clock is right (adjtimex(2)).
+fn is_synchronised() -> bool {
+    // SAFETY: all of it is integers, for which zero is a value; modes = 0 asks and sets nothing.
+    let mut clock: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes into the structure alone, which lives until it returns.
+    let state = unsafe { libc::adjtimex(&raw mut clock) };
+    state >= 0 && state != libc::TIME_ERROR && clock.status & libc::STA_UNSYNC == 0
 }
 
 fn manager(root: &Path) -> Finding {
     let units = ["usr/lib/systemd/system", "lib/systemd/system", "etc/systemd/system"];
     if !root.join("run/systemd/system").is_dir() {
-        return Finding::note(
-            "systemd",
-            "systemd does not run here",
-            "start `jetspool serve` by other means",
-        );
+        return Finding::note("systemd", "systemd does not run here")
+            .advice("start `jetspool serve` by other means");
     }
     match units.iter().find(|directory| root.join(directory).join("jetspool.service").exists()) {
         Some(directory) => Finding::ok("systemd", format!("the unit is in /{directory}")),
-        None => Finding::note("systemd", "jetspool.service is not installed", "install the package"),
+        None => Finding::note("systemd", "jetspool.service is not installed").advice("install the package"),
     }
 }

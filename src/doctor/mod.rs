@@ -1,10 +1,15 @@
 //! What could keep the daemon from working on this machine, each with its remedy. It changes nothing.
+//!
+//! What depends on rights is looked at by a child that is the service's user, with the code that `serve` runs.
 
+mod access;
+mod engine;
 mod examine;
-mod files;
 mod finding;
 mod machine;
 mod places;
+mod service;
+mod unit;
 
 pub use examine::{DoctorOptions, examine};
-pub use finding::{Finding, Verdict};
+pub use finding::{Finding, Fix, Verdict};

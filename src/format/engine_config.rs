@@ -1,5 +1,7 @@
 //! `config.json` of an engine directory: the workflow's keys at the top level, ours in `jetspool`.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::FormatError;
@@ -25,6 +27,8 @@ pub struct EngineConfig {
     pub bos_token_id: Option<u32>,
     /// SHA-256 of the checkpoint's config.json and weights, lower-case hex.
     pub source_digest: String,
+    /// SHA-256 of each file beside this one, by name, lower-case hex; empty in engines of before it was written.
+    pub sha256: BTreeMap<String, String>,
     pub format_version: u32,
 }
 
@@ -54,6 +58,7 @@ impl EngineConfig {
             eos_token_ids: top.token_ids("eos_token_id")?,
             bos_token_id: top.token_ids("bos_token_id")?.first().copied(),
             source_digest: ours.text("source_digest")?.to_owned(),
+            sha256: read_digests(ours)?,
             format_version: FORMAT_VERSION,
         };
         config.check()?;
@@ -128,6 +133,7 @@ impl EngineConfig {
                 "experts": a.experts.as_ref().map(experts_json),
                 "lora_targets": lora_targets,
                 "source_digest": self.source_digest,
+                "sha256": self.sha256,
             },
         });
         if let Some(positions) = original_max_positions(&a.rope.scaling) {
@@ -135,6 +141,13 @@ impl EngineConfig {
         }
         sorted_text(&value)
     }
+}
+
+fn read_digests(ours: Object) -> Result<BTreeMap<String, String>, FormatError> {
+    let Some(digests) = ours.optional_object("sha256", "jetspool.sha256.")? else {
+        return Ok(BTreeMap::new());
+    };
+    digests.map.keys().map(|name| Ok((name.clone(), digests.text(name)?.to_owned()))).collect()
 }
 
 /// The shortest decimal that reads back as this f32, so that 1e-6 stays 1e-6.
@@ -339,6 +352,7 @@ mod tests {
             eos_token_ids: vec![3, 5],
             bos_token_id: Some(1),
             source_digest: "00ff".to_owned(),
+            sha256: BTreeMap::from([("llm.engine".to_owned(), "ff00".to_owned())]),
             format_version: FORMAT_VERSION,
         }
     }

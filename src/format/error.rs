@@ -15,6 +15,9 @@ pub enum FormatError {
     /// A tensor has a type that its use does not allow.
     #[error("tensor {name} has type {found}, wanted {wanted}")]
     Dtype { name: String, wanted: &'static str, found: String },
+    /// NaN or an infinity; `index` counts the elements of the tensor.
+    #[error("tensor {name} holds {found} at element {index}, wanted finite numbers")]
+    NotFinite { name: String, index: usize, found: f32 },
     /// A configuration key is missing or has a value outside its range.
     #[error("{file}: {key} is {found}, wanted {wanted}")]
     Key { file: &'static str, key: String, wanted: String, found: String },

@@ -24,6 +24,7 @@ pub struct TensorFile {
     bytes: Bytes,
     entries: Arc<BTreeMap<String, Entry>>,
     metadata: Arc<BTreeMap<String, String>>,
+    data_start: usize,
 }
 
 struct Entry {
@@ -56,7 +57,7 @@ impl TensorFile {
             entries.insert(name, Entry { dtype: info.dtype, shape: info.shape.clone(), range });
         }
         let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
-        Ok(Self { bytes, entries: Arc::new(entries), metadata: Arc::new(metadata) })
+        Ok(Self { bytes, entries: Arc::new(entries), metadata: Arc::new(metadata), data_start })
     }
 
     /// Names in byte order.
@@ -72,6 +73,18 @@ impl TensorFile {
     /// All bytes of the file, header included.
     pub fn as_bytes(&self) -> &[u8] {
         (*self.bytes).as_ref()
+    }
+
+    /// Bytes of the header: the tensors fill all that follows.
+    pub fn data_start(&self) -> usize {
+        self.data_start
+    }
+
+    /// The tensor whose bytes this one is among, and where they begin.
+    pub fn tensor_at(&self, byte: usize) -> Option<(&str, usize)> {
+        let mut entries = self.entries.iter();
+        let (name, entry) = entries.find(|(_, entry)| entry.range.contains(&byte))?;
+        Some((name, entry.range.start))
     }
 
     /// The tensor of that name, if it is there.

@@ -8,12 +8,12 @@ pub struct Blocks {
     free: Vec<u32>,
     /// Free blocks whose memory is still committed.
     touched: BTreeSet<u32>,
-    n_blocks: usize,
+    n_blocks: u32,
 }
 
 impl Blocks {
-    pub fn new(n_blocks: usize) -> Self {
-        Self { free: (0..n_blocks as u32).rev().collect(), touched: BTreeSet::new(), n_blocks }
+    pub fn new(n_blocks: u32) -> Self {
+        Self { free: (0..n_blocks).rev().collect(), touched: BTreeSet::new(), n_blocks }
     }
 
     /// A block of one's own, or none.
@@ -40,10 +40,10 @@ impl Blocks {
     }
 
     pub fn n_blocks(&self) -> usize {
-        self.n_blocks
+        self.n_blocks as usize
     }
 
     pub fn n_used(&self) -> usize {
-        self.n_blocks - self.free.len()
+        self.n_blocks() - self.free.len()
     }
 }

@@ -81,15 +81,17 @@ impl<B: Backend> Runner<B> {
     /// Reserves the cache's address space; memory is committed as sequences grow.
     ///
     /// # Errors
-    /// The system's, when the address space cannot be had.
+    /// The system's, when the address space cannot be had; one of our own, when blocks cannot be counted.
     pub fn new(decoder: Decoder<B>, options: RunnerOptions) -> std::io::Result<Self> {
         // A sequence starts only if its blocks up to its end are free of others: nobody is ever preempted.
         let n_blocks = (options.max_batch_size * options.capacity.div_ceil(BLOCK_LEN))
             .min(options.max_kv_bytes / decoder.block_bytes());
+        let count = u32::try_from(n_blocks)
+            .map_err(|_| std::io::Error::other(format!("{n_blocks} blocks are more than can be counted")))?;
         Ok(Self {
             cache: decoder.cache(n_blocks)?,
             workspace: decoder.workspace(),
-            blocks: Blocks::new(n_blocks),
+            blocks: Blocks::new(count),
             batch_limit: options.max_batch_size,
             running: Vec::new(),
             waiting: VecDeque::new(),

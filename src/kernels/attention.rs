@@ -2,6 +2,9 @@
 //!
 //! Scores, softmax and the weighted sum walk the positions upwards, so the result depends on the position
 //! and on nothing else: not on the chunk it was computed in, nor on other sequences.
+//!
+//! A score that is NaN or infinite makes the whole head's output NaN. An infinite one would else be a weight of
+//! one or of nothing, and the product that overflowed would go unseen.
 
 use half::f16;
 
@@ -112,7 +115,7 @@ unsafe fn dot<S: Simd, T>(
     s.sum(sum)
 }
 
-/// Replaces scores by `exp(score - max)` and returns their sum. Pads to 8 with zeros.
+/// Replaces scores by `exp(score - max)` and returns their sum, NaN if a score is not finite. Pads to 8 with zeros.
 ///
 /// # Safety
 /// `scores` is writable up to `n` rounded up to 8.
@@ -121,11 +124,16 @@ unsafe fn softmax_numerators<S: Simd>(s: S, scores: *mut f32, n: usize) -> f32 {
     // SAFETY: the caller's promise.
     unsafe {
         for i in n..n.next_multiple_of(LANES) {
-            *scores.add(i) = f32::NEG_INFINITY;
+            *scores.add(i) = *scores;
         }
+        let zero = s.splat(0.0);
         let mut largest = s.splat(f32::NEG_INFINITY);
+        // Zero times anything that is not finite is NaN.
+        let mut poison = zero;
         for i in (0..n).step_by(LANES) {
-            largest = s.max(largest, s.load(scores.add(i)));
+            let scores = s.load(scores.add(i));
+            largest = s.max(largest, scores);
+            poison = s.mul_add(scores, zero, poison);
         }
         let largest = s.splat(s.max_lane(largest));
         let mut sum = s.splat(0.0);
@@ -140,7 +148,7 @@ unsafe fn softmax_numerators<S: Simd>(s: S, scores: *mut f32, n: usize) -> f32 {
             s.store(scores.add(i), numerators);
             sum = s.add(sum, numerators);
         }
-        s.sum(sum)
+        s.sum(sum) + s.sum(poison)
     }
 }
 

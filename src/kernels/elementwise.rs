@@ -5,7 +5,7 @@ use half::f16;
 use super::simd::{LANES, Simd};
 
 /// `y = x / sqrt(mean(x^2) + eps) * weight` (RMSNorm, Zhang & Sennrich 2019, arXiv 1910.07467).
-/// `y` may be `x`.
+/// `y` may be `x`. All of `y` is NaN if the sum of squares is not finite: it would else be zeros.
 ///
 /// # Safety
 /// `x` and `y` point to `weight.len()` elements.
@@ -23,7 +23,9 @@ pub unsafe fn rms_norm<S: Simd>(s: S, x: *const f32, weight: &[f32], eps: f32, y
         }
         let tail = s.load_partial(x.add(whole), n - whole);
         squares = s.mul_add(tail, tail, squares);
-        let inverse = s.splat(1.0 / (s.sum(squares) / n as f32 + eps).sqrt());
+        let sum = s.sum(squares);
+        let inverse = if sum.is_finite() { 1.0 / (sum / n as f32 + eps).sqrt() } else { f32::NAN };
+        let inverse = s.splat(inverse);
         for i in (0..whole).step_by(LANES) {
             s.store(y.add(i), s.mul(s.mul(s.load(x.add(i)), inverse), s.load(w.add(i))));
         }

@@ -34,10 +34,10 @@ unsafe impl Simd for Scalar {
         each(a, b, |a, b| a / b)
     }
     fn max(self, a: Lanes, b: Lanes) -> Lanes {
-        each(a, b, f32::max)
+        each(a, b, |a, b| if a > b { a } else { b })
     }
     fn min(self, a: Lanes, b: Lanes) -> Lanes {
-        each(a, b, f32::min)
+        each(a, b, |a, b| if a < b { a } else { b })
     }
     fn mul_add(self, a: Lanes, b: Lanes, c: Lanes) -> Lanes {
         std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))

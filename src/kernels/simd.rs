@@ -2,6 +2,11 @@
 //!
 //! All implementations give the same bits: the lane count is fixed, every multiply-add is fused, and a
 //! vector is summed as ((0+4)+(2+6)) + ((1+5)+(3+7)). So an answer does not depend on the processor.
+//!
+//! NaN and infinities are results like others, and the same ones everywhere (but for the bits of a NaN). No
+//! operation of a model makes a number of them that says nothing: what one row holds of them reaches its logits,
+//! where the sampler looks. Only three operations of these kernels could hide them, and say what they do:
+//! [`Simd::exp`], `attend` and `rms_norm`. Whoever rounds activations to integers owes the same.
 
 use half::f16;
 
@@ -24,9 +29,9 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
-    /// The larger of each lane; no lane is NaN.
+    /// The larger of each lane; NaN where `b` is, and anything where only `a` is.
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
-    /// The smaller of each lane; no lane is NaN.
+    /// The smaller of each lane; NaN where `b` is, and anything where only `a` is.
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `a * b + c` with one rounding.
     fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
@@ -93,7 +98,7 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
     }
 
-    /// The largest lane; no lane is NaN.
+    /// The largest lane that is a number; minus infinity if none is.
     #[inline(always)]
     fn max_lane(self, a: Self::F32) -> f32 {
         self.to_array(a).into_iter().fold(f32::NEG_INFINITY, f32::max)
@@ -136,12 +141,13 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         unsafe { std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, n) }
     }
 
-    /// e to the power of each lane, relative error under 2^-22; lanes below -87 give about 1e-38.
+    /// e to the power of each lane, relative error under 2^-22; lanes below -87 give about 1e-38, those above 88
+    /// about 1.7e38, and NaN gives NaN.
     ///
     /// Range reduction by ln 2 in two parts and a polynomial of degree 6 (Cephes `expf`).
     #[inline(always)]
     fn exp(self, a: Self::F32) -> Self::F32 {
-        let a = self.min(self.max(a, self.splat(-87.0)), self.splat(88.0));
+        let a = self.min(self.splat(88.0), self.max(self.splat(-87.0), a));
         let n = self.round(self.mul(a, self.splat(std::f32::consts::LOG2_E)));
         let r = self.mul_add(n, self.splat(-0.693_359_4), a);
         let r = self.mul_add(n, self.splat(2.121_944_4e-4), r);
@@ -152,5 +158,37 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         let r_squared = self.mul(r, r);
         let p = self.add(self.mul_add(p, r_squared, r), self.splat(1.0));
         self.mul(p, self.exp2_integral(n))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::scalar::Scalar;
+
+    const CASES: [f32; LANES] =
+        [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, 1.0, -90.0, 100.0, -f32::NAN];
+
+    /// The exponentials of the cases, and the larger and smaller of 0.5 and each.
+    fn results<S: Simd>(s: S) -> [[f32; LANES]; 3] {
+        // SAFETY: 8 elements.
+        let cases = unsafe { s.load(CASES.as_ptr()) };
+        let half = s.splat(0.5);
+        [s.exp(cases), s.max(half, cases), s.min(half, cases)].map(|lanes| s.to_array(lanes))
+    }
+
+    #[test]
+    fn nan_stays_nan_on_every_processor() {
+        let scalar = results(Scalar);
+        assert!(scalar.iter().all(|lanes| lanes.map(f32::is_nan) == CASES.map(f32::is_nan)), "{scalar:?}");
+        let [exp, ..] = scalar;
+        assert!(exp[1] > 1e38 && exp[1].is_finite() && exp[2] < 2e-38 && exp[3] == 1.0, "{exp:?}");
+        #[cfg(target_arch = "x86_64")]
+        let found = crate::kernels::x86_64::Avx2::new().map(results);
+        #[cfg(target_arch = "aarch64")]
+        let found = crate::kernels::aarch64::Neon::new().map(results);
+        for (found, wanted) in found.iter().flatten().flatten().zip(scalar.iter().flatten()) {
+            assert!(found == wanted || found.is_nan() && wanted.is_nan(), "{found} {wanted}");
+        }
     }
 }

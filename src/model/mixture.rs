@@ -75,7 +75,7 @@ struct Choice {
 }
 
 /// The experts with the largest logits, by rising number; of equal ones the lower number. Weights are those of
-/// the softmax over all experts, or over the chosen ones.
+/// the softmax over all experts, or over the chosen ones; all NaN if a logit is not finite, chosen or not.
 fn choose(row: usize, logits: &[f32], experts: &Experts) -> Vec<Choice> {
     let mut order: Vec<usize> = (0..logits.len()).collect();
     order.sort_unstable_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
@@ -88,8 +88,9 @@ fn choose(row: usize, logits: &[f32], experts: &Experts) -> Vec<Choice> {
         true => order.iter().map(|&expert| numerator(expert)).sum(),
         false => (0..logits.len()).map(numerator).sum(),
     };
+    let all_finite = logits.iter().all(|logit| logit.is_finite());
     #[expect(clippy::cast_possible_truncation)]
-    let weight = |expert: usize| (numerator(expert) / sum) as f32;
+    let weight = |expert: usize| if all_finite { (numerator(expert) / sum) as f32 } else { f32::NAN };
     order.into_iter().map(|expert| Choice { row, expert, weight: weight(expert) }).collect()
 }
 

@@ -81,7 +81,7 @@ impl<B: Backend> Weights<B> {
         let is_change = |name: &str| name.ends_with(".pre_quant_scale") || name.ends_with(".input_order");
         Ok(Self {
             changes_inputs: file.names().any(is_change),
-            embedding: source.matrix(EMBEDDING, table)?,
+            embedding: source.plain(EMBEDDING, table)?,
             layers,
             final_norm: source.vector(FINAL_NORM, architecture.hidden_size)?,
             head: if architecture.tied_head { None } else { Some(source.matrix(HEAD, table)?) },
@@ -97,6 +97,19 @@ struct Source<'a, B> {
 impl<B: Backend> Source<'_, B> {
     fn matrix(&self, name: &str, shape: (usize, usize)) -> Result<B::Weights, FormatError> {
         self.backend.weights(name, StoredMatrix::find(self.file, name, shape)?)
+    }
+
+    /// A matrix whose rows are looked up or stacked, for which no inputs are changed.
+    fn plain(&self, name: &str, shape: (usize, usize)) -> Result<B::Weights, FormatError> {
+        let matrix = StoredMatrix::find(self.file, name, shape)?;
+        if matrix.input_scale.is_some() || matrix.input_order.is_some() {
+            return Err(FormatError::Unsupported {
+                what: "a change of inputs",
+                found: name.to_owned(),
+                supported: "projections, routers and heads of their own".to_owned(),
+            });
+        }
+        self.backend.weights(name, matrix)
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<B::Vector, FormatError> {
@@ -150,9 +163,8 @@ impl<B: Backend> Source<'_, B> {
 
     fn mixture(&self, hidden_size: usize, experts: &Experts, layer: usize) -> Result<Mlp<B>, FormatError> {
         let (n, size) = (experts.n_experts, experts.intermediate_size);
-        let stack = |projection, (rows, columns)| {
-            self.matrix(&experts_weight(layer, projection), (n * rows, columns))
-        };
+        let stack =
+            |projection, (rows, columns)| self.plain(&experts_weight(layer, projection), (n * rows, columns));
         Ok(Mlp::Mixture {
             router: self.matrix(&router_weight(layer), (n, hidden_size))?,
             experts: Gated {

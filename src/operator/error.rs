@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::spool::SpoolError;
+use crate::spool::control::Refusal;
 use crate::spool::wire::Fault;
 use crate::store::StoreError;
 
@@ -19,6 +20,10 @@ pub enum OperatorError {
     SomeFailed { n_failed: usize, n_requests: usize, output: PathBuf },
     #[error("{} may be opened by root and the daemon's user only; try with sudo", path.display())]
     NotOperator { path: PathBuf },
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("there is no spool at {}: {source}; name it with --spool DIR", root.display())]
+    NoSpool { root: PathBuf, source: std::io::Error },
     #[error("cannot {action}: {source}")]
     System { action: &'static str, source: std::io::Error },
 }
@@ -29,6 +34,12 @@ impl OperatorError {
         move |source| Self::System { action, source }
     }
 
+    /// The daemon says something else than it should.
+    pub fn other_version() -> Self {
+        let source = std::io::ErrorKind::InvalidData.into();
+        Self::System { action: "understand the daemon; it is of another version", source }
+    }
+
     /// The exit code of sysexits.h.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -36,6 +47,8 @@ impl OperatorError {
             Self::Spool(error) => error.exit_code(),
             Self::Rejected { .. } | Self::SomeFailed { .. } => 65,
             Self::NotOperator { .. } => 77,
+            Self::Refused(refusal) => refusal.code,
+            Self::NoSpool { .. } => 66,
             Self::System { source, .. } if source.raw_os_error() == Some(libc::ENOSPC) => 74,
             Self::System { .. } => 71,
         }

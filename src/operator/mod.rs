@@ -1,14 +1,16 @@
 //! The other end of the spool: `submit`, `status`, and the commands on jobs.
 
+mod client;
 mod error;
 mod operate;
 mod output;
+mod page;
 mod screen;
 mod submit;
 
 pub use error::OperatorError;
 pub use operate::{OperateOptions, flush, operate};
-pub use screen::{StatusOptions, status};
+pub use screen::{ErrorsOptions, StatusOptions, errors, status};
 pub use submit::{SubmitOptions, submit};
 
 pub use crate::spool::Action;

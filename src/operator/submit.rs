@@ -1,17 +1,24 @@
 //! `submit`: a request file into the spool, and its answer.
 
+use std::ffi::OsString;
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, ErrorKind};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::de::IgnoredAny;
 
+use super::client::ask_within;
 use super::error::OperatorError;
 use super::output::print;
+use crate::spool::control::{JobName, Order, Reply};
 use crate::spool::submit::{submit as drop_in, wait_for_answer};
 use crate::spool::wire::RequestFile;
+use crate::spool::{Place, SpoolError, printable};
 use crate::store::read_small;
+
+/// While no daemon runs, it is asked for so often.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The flags of `submit`.
 #[derive(Debug, Clone)]
@@ -33,13 +40,38 @@ pub fn submit(options: &SubmitOptions) -> Result<(), OperatorError> {
     RequestFile::parse(bytes.clone())
         .map_err(|fault| OperatorError::Rejected { path: path.clone(), fault })?;
     let name = path.file_name().unwrap_or(path.as_os_str());
-    let name = drop_in(&options.spool, name, &bytes)?;
+    let (name, inode) = drop_in(&options.spool, name, &bytes)?;
     if !options.wait {
-        return print(&name.display().to_string()).map(drop);
+        return print(&printable(&name).to_string()).map(drop);
     }
-    let answer = wait_for_answer(&options.spool, &name, options.timeout)?;
-    print(&answer.display().to_string())?;
+    let answer = wait(options, name, inode)?;
+    print(&printable(&answer).to_string())?;
     check_answer(answer)
+}
+
+/// Waits for the answer: the daemon says under which name it stands. While none runs, out/ is looked at.
+fn wait(options: &SubmitOptions, name: OsString, inode: u64) -> Result<PathBuf, OperatorError> {
+    let begin = Instant::now();
+    loop {
+        let left = options.timeout.saturating_sub(begin.elapsed());
+        let order = Order::Follow { name: JobName(name.clone()), inode };
+        if left.is_zero() {
+            let seconds = options.timeout.as_secs();
+            return Err(SpoolError::NoAnswerYet { name, seconds }.into());
+        }
+        match ask_within(&options.spool, &order, Some(left)) {
+            Ok(Some(Reply::Answered { name })) => {
+                return Ok(options.spool.join(Place::Out.name()).join(name.0));
+            }
+            Ok(_) => match wait_for_answer(&options.spool, &name, left.min(LOOK_EVERY)) {
+                Err(SpoolError::NoAnswerYet { .. }) => {}
+                found => return Ok(found?),
+            },
+            // A read that took as long as there was time.
+            Err(OperatorError::System { source, .. }) if source.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// An answer file, of which only the faults matter.

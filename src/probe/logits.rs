@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use super::error::ProbeError;
 use crate::backend::{Backend, Cpu};
-use crate::format::{Adapter, AdapterError, TensorFile};
+use crate::format::{Adapter, AdapterError, FiniteCheck, TensorFile};
 use crate::kernels::Kernels;
 use crate::model::{BLOCK_LEN, Decoder, LogitRows, Lora, Segment};
-use crate::store::{AtomicFile, Engine, StoreError, map_file};
+use crate::store::{AtomicFile, Engine, Losses, StoreError, map_file};
 
 /// Tokens of one forward pass; bounds the memory of the logits held at once.
 const CHUNK: usize = 32;
@@ -31,6 +31,7 @@ pub struct LogitsOptions {
 /// # Errors
 /// [`ProbeError`] with the file or token that is wrong.
 pub fn logits(options: &LogitsOptions) -> Result<(), ProbeError> {
+    let losses = Losses::now();
     let (decoder, engine) = open_decoder(&options.engine_dir, options.threads)?;
     let (tokens, architecture) = (&options.tokens, decoder.architecture());
     let (capacity, vocab_size) = (engine.config.limits.max_kv_cache_capacity, architecture.vocab_size);
@@ -67,6 +68,7 @@ pub fn logits(options: &LogitsOptions) -> Result<(), ProbeError> {
             file.write_all(bytemuck::cast_slice(row)).map_err(failed)?;
         }
     }
+    losses.check()?;
     Ok(file.commit()?)
 }
 
@@ -92,7 +94,8 @@ pub fn open_lora<B: Backend>(
     let wrong = |source: AdapterError| ProbeError::Adapter { path: path.to_owned(), source };
     let tensors = TensorFile::parse(map_file(path)?).map_err(|error| wrong(error.into()))?;
     let max_rank = engine.config.limits.max_lora_rank;
-    let adapter = Adapter::bind(tensors, decoder.architecture(), max_rank).map_err(wrong)?;
+    let adapter = Adapter::bind(tensors.clone(), decoder.architecture(), max_rank).map_err(wrong)?;
+    FiniteCheck::new(&tensors).look(0, tensors.as_bytes()).map_err(|error| wrong(error.into()))?;
     Ok(Arc::new(decoder.lora(&adapter).map_err(|error| wrong(error.into()))?))
 }
 

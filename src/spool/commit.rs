@@ -27,8 +27,8 @@ use super::order::{Order, Outcome, Progress};
 use super::outbox::{Ending, bring_out, make_ready};
 use super::place::Place;
 use super::root::Spool;
-use super::wire::AnswerFile;
 use super::wire::answer_file::write_rejection;
+use super::wire::{Answer, AnswerFile};
 
 /// One job's part of a batch.
 struct Share {
@@ -191,7 +191,7 @@ impl Spool {
                     Outcome::Begun { job, progress: share.progress.take().unwrap_or_default() }
                 }
                 Order::Run { job, index, .. } => Outcome::Marked { job, index },
-                Order::Record { job, index, .. } => Outcome::Recorded { job, index },
+                Order::Record { job, index, is_failed, .. } => Outcome::Recorded { job, index, is_failed },
                 Order::Pause { job } => Outcome::Paused { job },
                 Order::Publish { job, .. } | Order::Reject { job, .. } => {
                     Outcome::Published { job, name: share.published.clone().unwrap_or_default() }
@@ -241,11 +241,11 @@ fn shares(orders: &[Order]) -> Vec<Share> {
 }
 
 /// The answers in the batch.
-fn records<'o>(orders: &'o [Order], share: &Share) -> BTreeMap<usize, &'o str> {
+fn records<'o>(orders: &'o [Order], share: &Share) -> BTreeMap<usize, &'o Answer> {
     let mut records = BTreeMap::new();
     for &at in &share.orders {
         if let Order::Record { index, answer, .. } = &orders[at] {
-            records.entry(*index).or_insert(answer.as_str());
+            records.entry(*index).or_insert(&**answer);
         }
     }
     records
@@ -293,7 +293,7 @@ fn write_part(
     id: JobId,
     job: &Job,
     end: &Order,
-    records: &BTreeMap<usize, &str>,
+    records: &BTreeMap<usize, &Answer>,
 ) -> Result<File, SpoolError> {
     let history = job.journal.history();
     let has = |index: &usize| history.has_answer(*index) || records.contains_key(index);
@@ -326,12 +326,12 @@ fn write_answers(
     input_file: &str,
     n_requests: usize,
     warnings: &[String],
-    records: &BTreeMap<usize, &str>,
+    records: &BTreeMap<usize, &Answer>,
 ) -> io::Result<()> {
     let mut file = AnswerFile::begin(out, input_file)?;
     for index in 0..n_requests {
         file.entry(|out| match (job.journal.write_answer(index, out)?, records.get(&index)) {
-            (false, Some(answer)) => out.write_all(answer.as_bytes()),
+            (false, Some(answer)) => answer.write_json(out),
             _ => Ok(()),
         })?;
     }

@@ -67,7 +67,7 @@ impl Disk {
             dirs.push(Dir { fd, is_dirty: true });
         }
         let dirs = dirs.try_into().expect("there is one for each place");
-        Ok(Self { root: root.to_owned(), dirs, durability, probe: Probe::default() })
+        Ok(Self { root: root.to_owned(), dirs, durability, probe: Default::default() })
     }
 
     /// The path of a name, for messages and for the answer's `input_file`.

@@ -37,6 +37,16 @@ impl JobId {
         Self(last.map_or(at, |last| at.max(last.0 + 1)))
     }
 
+    /// Microseconds since 1970 at the claim, as the clock was then.
+    pub fn micros(self) -> u64 {
+        self.0
+    }
+
+    /// The id of which these are the [`JobId::micros`].
+    pub fn from_micros(micros: u64) -> Self {
+        Self(micros)
+    }
+
     /// Seconds since 1970 at the claim, as the clock was then.
     pub fn unix_time(self) -> f64 {
         self.0 as f64 / 1e6

@@ -13,9 +13,10 @@ use super::disk::Disk;
 use super::error::SpoolError;
 use super::history::{Event, History, Span, around_answer};
 use super::id::JobId;
-use super::lines::{FileFrom, read_lines, write_line};
+use super::lines::{FileFrom, PREFIX_BYTES, read_lines, write_line, write_line_by};
 use super::name::journal_name;
 use super::place::Place;
+use super::wire::Answer;
 
 /// What an open journal can be trusted with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +32,7 @@ enum Health {
 #[derive(Debug)]
 pub enum NewLine<'a> {
     Event(Event),
-    Done { index: usize, is_failed: bool, answer: &'a str },
+    Done { index: usize, is_failed: bool, answer: &'a Answer },
 }
 
 /// A journal, open for append once it has a line.
@@ -103,10 +104,11 @@ impl Journal {
             self.n_bytes = span.start + span.n_bytes;
             match line {
                 NewLine::Event(event) => self.history.take(event, boot),
-                NewLine::Done { index, is_failed, answer } => {
-                    // An answer ends before the brace and the line feed that close its line.
-                    let n_bytes = answer.len() as u64;
-                    let start = self.n_bytes - 2 - n_bytes;
+                NewLine::Done { index, is_failed, .. } => {
+                    let [before, after] = around_answer(*index, *is_failed).map(|text| text.len() as u64);
+                    let start = span.start + PREFIX_BYTES + before;
+                    // Behind the answer stand what closes the line, and its line feed.
+                    let n_bytes = self.n_bytes - after - 1 - start;
                     self.history.take_answer(*index, *is_failed, Span { start, n_bytes });
                     self.has_unsynced_answers = true;
                 }
@@ -184,7 +186,11 @@ fn write_lines(mut out: impl Write, lines: &[NewLine], mut at: u64) -> io::Resul
             NewLine::Event(event) => write_line(&mut out, &[&serde_json::to_string(event)?])?,
             NewLine::Done { index, is_failed, answer } => {
                 let [before, after] = around_answer(*index, *is_failed);
-                write_line(&mut out, &[&before, answer, &after])?
+                write_line_by(&mut out, |out| {
+                    out.write_all(before.as_bytes())?;
+                    answer.write_json(&mut *out)?;
+                    out.write_all(after.as_bytes())
+                })?
             }
         };
         spans.push(Span { start: at, n_bytes });

@@ -95,6 +95,41 @@ pub fn write_line(out: &mut impl Write, json: &[&str]) -> io::Result<u64> {
     Ok(PREFIX_BYTES + json.iter().map(|piece| piece.len() as u64).sum::<u64>() + 1)
 }
 
+/// Writes a line whose JSON `json` writes, twice the same: first for the checksum. Returns how many bytes it has.
+///
+/// # Errors
+/// The writer's.
+pub fn write_line_by(
+    out: &mut impl Write,
+    json: impl Fn(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<u64> {
+    let mut sum = Sum::default();
+    json(&mut sum)?;
+    write!(out, "{:08x} ", sum.crc.finalize())?;
+    json(out)?;
+    out.write_all(b"\n")?;
+    Ok(PREFIX_BYTES + sum.n_bytes + 1)
+}
+
+/// Length and checksum of what is written to it.
+#[derive(Default)]
+struct Sum {
+    crc: crc32fast::Hasher,
+    n_bytes: u64,
+}
+
+impl Write for Sum {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.crc.update(bytes);
+        self.n_bytes += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Reads a file from a place of one's own, whatever else reads or appends.
 #[derive(Debug)]
 pub struct FileFrom<'f> {

@@ -3,6 +3,7 @@
 pub mod claim;
 pub mod clock;
 pub mod commit;
+pub mod control;
 #[cfg(test)]
 mod crash_tests;
 pub mod destination;
@@ -15,6 +16,7 @@ pub mod job;
 pub mod journal;
 pub mod lines;
 pub mod name;
+pub mod new_dir;
 #[cfg(test)]
 mod old_layout;
 pub mod operate;
@@ -44,9 +46,10 @@ pub use destination::Destination;
 pub use disk::Free;
 pub use error::{Fate, SpoolError};
 pub use id::JobId;
-pub use inbox::{Candidate, Inbox};
+pub use inbox::{Candidate, Inbox, InboxConfig};
 pub use job::{Claimed, OpenJob, Opened};
 pub use name::printable;
+pub use new_dir::NewDir;
 pub use operate::{Action, Found};
 pub use order::{Order, Outcome, Progress};
 pub use place::Place;

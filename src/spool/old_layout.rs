@@ -59,7 +59,7 @@ impl Journal<'_> {
             r#"{"event":"start","attempt":1}"#.to_owned(),
         ];
         for index in 0..self.n_answers {
-            lines.push(format!(r#"{{"event":"done","index":{index},"answer":{}}}"#, answer(index)));
+            lines.push(format!(r#"{{"event":"done","index":{index},"answer":{}}}"#, answer(index).to_json()));
         }
         if self.announced {
             lines.push(r#"{"event":"publish","to":"done"}"#.to_owned());

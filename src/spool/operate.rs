@@ -5,6 +5,8 @@ use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 
+use serde::{Deserialize, Serialize};
+
 use super::destination::Destination;
 use super::disk::Renamed;
 use super::error::SpoolError;
@@ -16,8 +18,12 @@ use super::name::{self, WorkName};
 use super::place::Place;
 use super::root::Spool;
 
+/// Jobs that one order without names moves: nobody waits long for it, and memory stays small.
+const MAX_JOBS: usize = 1000;
+
 /// What is done with a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Action {
     /// From new/ or work/ to hold/.
     Hold,
@@ -40,6 +46,16 @@ impl Action {
         }
     }
 
+    /// What was done, for a person.
+    pub fn past(self) -> &'static str {
+        match self {
+            Action::Hold => "held",
+            Action::Release => "released",
+            Action::Requeue => "requeued",
+            Action::Delete => "deleted",
+        }
+    }
+
     /// Whether it can be done with a job in this place.
     pub fn is_from(self, place: Place) -> bool {
         match self {
@@ -59,6 +75,16 @@ pub struct Found {
     pub id: Option<JobId>,
     /// The name that was dropped; in done/ and failed/ the file's.
     pub name: OsString,
+}
+
+/// What an order is about.
+#[derive(Debug)]
+pub struct Chosen {
+    pub jobs: Vec<Found>,
+    /// Names without such a job, with where it stands instead.
+    pub missing: Vec<(OsString, SpoolError)>,
+    /// There are more jobs than one order is for.
+    pub is_more: bool,
 }
 
 /// How a person names a job.
@@ -117,8 +143,16 @@ impl Spool {
 
     /// All jobs of a place, the oldest first where they have ids.
     pub fn jobs(&self, place: Place) -> Result<Vec<Found>, SpoolError> {
+        self.jobs_up_to(place, usize::MAX)
+    }
+
+    /// Jobs of a place, whichever come first where there are more.
+    fn jobs_up_to(&self, place: Place, n_jobs: usize) -> Result<Vec<Found>, SpoolError> {
         let mut jobs = Vec::new();
         self.disk.list(place, |file| {
+            if jobs.len() >= n_jobs {
+                return;
+            }
             let (id, name) = match (place, WorkName::parse(file)) {
                 (Place::Work, Some(WorkName::Input(id, name))) => (Some(id), name),
                 (Place::Work, _) => return,
@@ -135,6 +169,57 @@ impl Spool {
         })?;
         jobs.sort_by(|a, b| (a.id, &a.name).cmp(&(b.id, &b.name)));
         Ok(jobs)
+    }
+
+    /// The jobs that an order is about: those of the names, or without names all that the action is for, up to
+    /// `MAX_JOBS`.
+    ///
+    /// # Errors
+    /// [`SpoolError`] when a place cannot be read.
+    pub fn chosen(&self, action: Action, names: Option<&[&OsStr]>) -> Result<Chosen, SpoolError> {
+        let (mut jobs, mut missing) = (Vec::new(), Vec::new());
+        let Some(names) = names else {
+            for place in action.all_of() {
+                jobs.extend(self.jobs_up_to(*place, MAX_JOBS + 1 - jobs.len())?);
+            }
+            let is_more = jobs.len() > MAX_JOBS;
+            jobs.truncate(MAX_JOBS);
+            return Ok(Chosen { jobs, missing, is_more });
+        };
+        for &name in names {
+            let found = match self.find(name) {
+                Ok(found) => found,
+                Err(error) => {
+                    missing.push((name.to_owned(), error));
+                    continue;
+                }
+            };
+            let (n_before, place) = (jobs.len(), found.first().map(|job| job.place));
+            jobs.extend(found.into_iter().filter(|job| action.is_from(job.place)));
+            if jobs.len() == n_before {
+                missing.push((name.to_owned(), SpoolError::NoJob { name: name.to_owned(), place }));
+            }
+        }
+        Ok(Chosen { jobs, missing, is_more: false })
+    }
+
+    /// Does it with one job; one that comes back to work/ is returned.
+    ///
+    /// # Errors
+    /// As the action's own.
+    pub fn act(&mut self, action: Action, job: &Found) -> Result<Option<Claimed>, SpoolError> {
+        match action {
+            Action::Hold => self.hold(job).map(|_| None),
+            Action::Release => self.release(job).map(Some),
+            Action::Requeue => self.requeue(job).map(Some),
+            Action::Delete => self.delete(job).map(|()| None),
+        }
+    }
+
+    /// The user whose file a job is; none if it is gone.
+    pub fn owner(&self, job: &Found) -> Option<u32> {
+        let stat = self.disk.stat(job.place, &file_name(job)).ok().flatten();
+        stat.map(|stat| stat.st_uid)
     }
 
     /// Moves a job from new/ or work/ to hold/; returns its id. It is not open any more.

@@ -7,18 +7,18 @@ use std::sync::Arc;
 use super::destination::Destination;
 use super::error::SpoolError;
 use super::id::JobId;
-use super::wire::Fault;
+use super::wire::{Answer, Fault};
 
 /// One thing to be written for an open job.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Order {
     /// The input was read and is a request file: `size` bytes with the checksum `crc`. What the journal holds
     /// counts only for the same bytes.
     Begin { job: JobId, size: u64, crc: u32 },
     /// A request is about to enter its first step.
     Run { job: JobId, index: usize, is_alone: bool },
-    /// A request has its answer, as JSON. One that is there already stays as it is.
-    Record { job: JobId, index: usize, is_failed: bool, answer: String },
+    /// A request has its answer, One that is there already stays as it is.
+    Record { job: JobId, index: usize, is_failed: bool, answer: Box<Answer> },
     /// The daemon lets the job go in good order: what runs did not crash.
     Pause { job: JobId },
     /// The answers to the requests 0..n_requests are all recorded, or are in the same batch: brings them out.
@@ -56,6 +56,7 @@ pub enum Outcome {
     Recorded {
         job: JobId,
         index: usize,
+        is_failed: bool,
     },
     Paused {
         job: JobId,

@@ -1,16 +1,11 @@
-//! What a running daemon tells about itself, as `status.json` in the spool: `status` and other programs read it.
-//!
-//! It is a view, not a record: written whole and renamed into place, never synced, removed at the end.
+//! What a running daemon tells about itself: `status --json` prints it, programs may read it.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 /// Changes when a field changes its meaning or goes.
-pub const REPORT_VERSION: u32 = 1;
-/// The file's name in the spool.
-pub const REPORT_FILE: &str = "status.json";
+pub const REPORT_VERSION: u32 = 2;
 
 /// A daemon at one moment. Times are seconds since 1970, sizes bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,6 +19,8 @@ pub struct Report {
     pub engine: EngineReport,
     pub queue: QueueReport,
     pub speed: Speed,
+    /// Until the requests that are known of are answered, by the speed so far.
+    pub eta_seconds: Option<f64>,
     pub totals: Totals,
     /// Adapters of requests under way, by name.
     pub adapters: Vec<AdapterReport>,
@@ -55,33 +52,60 @@ pub struct EngineReport {
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct QueueReport {
-    /// Files in new/ that are known of.
+    /// Files in new/ that are known of, those that are not whole included.
     pub n_waiting: usize,
-    /// Jobs under way, as far as [`QueueReport::jobs`] does not list them too.
+    /// Of them, files that are not whole yet.
+    pub n_partial: usize,
+    /// Jobs that were taken, in work/.
     pub n_open: usize,
     /// Requests that run.
     pub n_running: usize,
-    /// The first jobs under way, in the order they were taken.
+    /// Requests of the jobs whose files were read.
+    pub n_requests: usize,
+    /// Of them, those that have their answer.
+    pub n_answered: usize,
+    /// The first jobs, the highest priority first, then in the order they were taken.
     pub jobs: Vec<JobReport>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobReport {
+    pub id: String,
     pub name: String,
+    /// User id of the file's owner.
+    pub owner: u32,
     pub priority: i32,
+    pub stage: JobStage,
     pub n_requests: usize,
     pub n_answered: usize,
-    pub n_unstarted: usize,
+    /// Of the answered ones, those with an error.
+    pub n_failed: usize,
+    pub n_running: usize,
 }
 
-/// Tokens per second since the report before.
+/// How far a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobStage {
+    /// Taken; its file is not read yet.
+    Waiting,
+    /// Its requests are answered.
+    Answering,
+    /// What ran when the daemon ended without warning is tried alone.
+    Suspected,
+    /// Its answer is brought out.
+    Publishing,
+}
+
+/// Per second, over the last seconds of work.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Speed {
     pub prompt: f64,
     pub generated: f64,
+    pub requests: f64,
 }
 
-/// Counts since the start.
+/// Counts since the spool was made; a restart goes on with them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Totals {
     pub files_answered: u64,
@@ -116,46 +140,8 @@ pub struct MemoryReport {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ErrorReport {
     pub time: f64,
+    /// The job's name, and its request, where it is about one.
+    pub job: Option<String>,
+    pub request: Option<usize>,
     pub message: String,
-}
-
-impl Report {
-    /// The report of the spool at `root`; none if there is none that this version understands.
-    pub fn read(root: &Path) -> Option<Self> {
-        let bytes = std::fs::read(root.join(REPORT_FILE)).ok()?;
-        serde_json::from_slice::<Self>(&bytes).ok().filter(|report| report.version == REPORT_VERSION)
-    }
-
-    /// Puts the report into the spool at `root`.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn write(&self, root: &Path) -> io::Result<()> {
-        let json = serde_json::to_vec(self).map_err(io::Error::other)?;
-        replace(&root.join(REPORT_FILE), &json)
-    }
-
-    /// Takes the report away; one that is missing is as good.
-    pub fn remove(root: &Path) {
-        let _ = std::fs::remove_file(root.join(REPORT_FILE));
-    }
-}
-
-/// Writes a file that readers see whole or not at all, without waiting for the disk.
-pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut part = std::ffi::OsString::from(".");
-    part.push(name);
-    part.push(".part");
-    let part = path.with_file_name(part);
-    // Not a file that somebody else put there, nor through a link of his.
-    let _ = std::fs::remove_file(&part);
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o644);
-    let mut file = options.open(&part)?;
-    // Whatever the umask: the collector and people of other groups read it.
-    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
-    io::Write::write_all(&mut file, bytes)?;
-    std::fs::rename(&part, path)
 }

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions, Permissions};
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::stat::FileStat;
 
 use super::clock::Now;
 use super::disk::{Disk, Free, Renamed};
@@ -20,7 +19,6 @@ use super::place::Place;
 use super::probe::Probe;
 use super::settings::SpoolConfig;
 use super::states::{Recovery, recover};
-use super::wire::{Completeness, completeness};
 
 /// The file under the root that is locked; it holds the daemon's process id.
 pub const LOCK_NAME: &str = "lock";
@@ -76,6 +74,11 @@ impl Spool {
         self.config = config;
     }
 
+    /// The directory of the whole spool.
+    pub fn root(&self) -> &Path {
+        self.disk.root()
+    }
+
     /// The path of one of the directories.
     pub fn path(&self, place: Place) -> PathBuf {
         self.disk.path(place, OsStr::new(""))
@@ -90,17 +93,6 @@ impl Spool {
     /// that is set.
     pub fn prune(&mut self, now: Now) -> Result<usize, SpoolError> {
         self.config.retention.prune(&mut self.disk, now)
-    }
-
-    /// Whether a file in new/ holds a whole JSON text, or will not become a job by waiting: anything but a
-    /// regular file of a size that is taken. One that cannot be read counts as not complete.
-    pub(super) fn is_complete(&self, name: &OsStr, stat: &FileStat) -> bool {
-        let n_bytes = u64::try_from(stat.st_size).unwrap_or(0);
-        if stat.st_mode & libc::S_IFMT != libc::S_IFREG || n_bytes > self.config.max_input_bytes {
-            return true;
-        }
-        let Ok(file) = self.disk.open_for_reading(Place::New, name) else { return false };
-        matches!(completeness(file.take(self.config.max_input_bytes)), Ok(Completeness::Whole))
     }
 }
 

@@ -37,8 +37,6 @@ pub struct SpoolConfig {
     pub durability: Durability,
     /// Largest request file.
     pub max_input_bytes: u64,
-    /// How long a file must have been left alone before a scan takes it.
-    pub settle: Duration,
     /// Bytes that must be free before a job is taken.
     pub min_free_bytes: u64,
     /// What is removed when it is old.
@@ -53,7 +51,6 @@ impl Default for SpoolConfig {
         Self {
             durability: Durability::Synced,
             max_input_bytes: 64 << 20,
-            settle: Duration::from_secs(1),
             min_free_bytes: 64 << 20,
             retention: Retention::default(),
             boot_id: clock::boot_id(),

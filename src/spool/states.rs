@@ -51,7 +51,7 @@
 //! out/, or in work/ and put away: the name in work/ is dropped. Nobody was told of the rename then, so either
 //! would do.
 //!
-//! The order of the clean-up: old layouts first ([`crate::spool::takeover`]), then double names, then ready
+//! The order of the clean-up: old layouts first (takeover.rs), then double names, then ready
 //! answers are brought out, then what belongs to no job goes. It may be cut at any point and repeated.
 
 use std::collections::BTreeMap;

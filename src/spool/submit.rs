@@ -4,38 +4,39 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::error::SpoolError;
-use super::name;
+use super::id::JobId;
+use super::name::{self, MAX_NAME_BYTES};
 use super::place::Place;
 use super::watch::Watch;
 
 /// Drops `bytes` into the spool at `root` as `name`, or, where a job or an answer has that name, as
-/// `NAME.TIME-PID.json`. Returns the name that it has: its answer will have the same.
-pub fn submit(root: &Path, name: &OsStr, bytes: &[u8]) -> Result<OsString, SpoolError> {
+/// `NAME.MARK.json`. Returns the name that it has, and the inode that tells it from others of that name.
+pub fn submit(root: &Path, name: &OsStr, bytes: &[u8]) -> Result<(OsString, u64), SpoolError> {
     let name = name::completed(name).map_err(|why| SpoolError::Name { name: name.to_owned(), why })?;
     let new = root.join(Place::New.name());
-    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    let mark = format!("{time:x}-{:x}", std::process::id());
+    let mark = JobId::next(None).to_string();
     // A producer need not have access to tmp/; the daemon does not look at dot names.
-    let unready = new.join(format!(".{mark}.part"));
+    let unready = new.join(format!(".{mark}-{}.part", std::process::id()));
+    let marked = name::with_id(&name, &mark);
     let dropped = write_whole(&unready, bytes)
-        .and_then(|()| drop_as(root, &unready, [&name, &name::with_id(&name, &mark)]));
+        .and_then(|inode| drop_as(root, &unready, [&name, &marked]).map(|name| (name, inode)));
     if dropped.is_err() {
         // If it cannot be removed either, the daemon does not look at it.
         let _ = fs::remove_file(&unready);
     }
-    let name = dropped.map_err(|source| SpoolError::Io { doing: "submit to", path: new.clone(), source })?;
+    let dropped = dropped.map_err(|source| SpoolError::Io { doing: "submit to", path: new.clone(), source });
     // The name reaches the disk with its directory; a producer that may not open it still has dropped the file.
     let _ = fs::File::open(&new).and_then(|dir| dir.sync_all());
-    Ok(name)
+    dropped
 }
 
 /// Waits until `out/NAME` is there and returns its path. The producer must be allowed to look at out/.
@@ -64,12 +65,13 @@ pub fn wait_for_answer(root: &Path, name: &OsStr, limit: Duration) -> Result<Pat
     }
 }
 
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<u64> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(path)?;
     // The daemon reads it as a member of the group that new/ gives to what is in it, whatever the umask.
     file.set_permissions(fs::Permissions::from_mode(0o640))?;
     file.write_all(bytes)?;
-    file.sync_all()
+    file.sync_all()?;
+    Ok(file.metadata()?.ino())
 }
 
 fn drop_as(root: &Path, unready: &Path, names: [&OsString; 2]) -> io::Result<OsString> {
@@ -86,12 +88,16 @@ fn drop_as(root: &Path, unready: &Path, names: [&OsString; 2]) -> io::Result<OsS
             RenameFlags::RENAME_NOREPLACE,
         ) {
             Ok(()) => return Ok(plain.clone()),
-            // Another producer was faster, or the file system cannot refuse to replace.
-            Err(Errno::EEXIST | Errno::EINVAL | Errno::ENOSYS) => {}
+            // Another producer was faster.
+            Err(Errno::EEXIST) => {}
             Err(e) => return Err(e.into()),
         }
     }
-    // Time and process make this name unique.
-    fs::rename(unready, new.join(marked))?;
+    if marked.len() > MAX_NAME_BYTES {
+        let why = "a job or an answer has this name, which is too long to get a mark; give it another one";
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
+    }
+    let marked_path = new.join(marked);
+    nix::fcntl::renameat2(AT_FDCWD, unready, AT_FDCWD, &marked_path, RenameFlags::RENAME_NOREPLACE)?;
     Ok(marked.clone())
 }

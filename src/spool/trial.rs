@@ -11,13 +11,16 @@ use std::time::Duration;
 use super::destination::Destination;
 use super::error::{Fate, SpoolError};
 use super::id::JobId;
-use super::inbox::Inbox;
+use super::inbox::{Inbox, InboxConfig};
 use super::job::{Claimed, Opened};
+use super::name::MAX_NAME_BYTES;
+use super::new_dir::NewDir;
 use super::operate::{Action, Found};
 use super::order::{Order, Outcome, Progress};
 use super::place::Place;
 use super::root::Spool;
 use super::settings::SpoolConfig;
+use super::watch::Arrival;
 use super::wire::{Answer, RequestFile};
 
 /// Why a life ended early.
@@ -54,7 +57,7 @@ struct Open {
 
 pub fn config() -> SpoolConfig {
     let boot_id = "boot".into();
-    SpoolConfig { settle: Duration::ZERO, min_free_bytes: 0, boot_id, ..SpoolConfig::default() }
+    SpoolConfig { min_free_bytes: 0, boot_id, ..SpoolConfig::default() }
 }
 
 pub fn input(n_requests: usize) -> String {
@@ -63,8 +66,8 @@ pub fn input(n_requests: usize) -> String {
     format!(r#"{{"batch_size":2,"extra":1,"requests":[{}]}}"#, requests.join(","))
 }
 
-pub fn answer(index: usize) -> String {
-    Answer { output_text: format!("answer {index}"), ..Answer::empty(index, 2) }.to_json()
+pub fn answer(index: usize) -> Box<Answer> {
+    Box::new(Answer { output_text: format!("answer {index}"), ..Answer::empty(index, 2) })
 }
 
 /// In memory where the system has such a place: every step is synced, thousands of times.
@@ -118,9 +121,14 @@ impl<'t> Trial<'t> {
 
     pub fn claim_all(&mut self, spool: &mut Spool) -> Result<Vec<Claimed>, Halt> {
         let mut jobs = Vec::new();
-        let mut inbox = Inbox::default();
-        inbox.scan(spool)?;
-        while let Some(candidate) = inbox.next(spool)? {
+        let dir = NewDir::open(spool.root())?;
+        let (max_input_bytes, max_name_bytes) = (spool.config().max_input_bytes, MAX_NAME_BYTES);
+        let mut inbox = Inbox::new(InboxConfig { max_input_bytes, settle: Duration::ZERO, max_name_bytes });
+        // As their producers renamed them in: whole, whatever is in them.
+        for name in names(spool.root(), Place::New) {
+            inbox.note(&dir, &Arrival::Renamed(name))?;
+        }
+        while let Some(candidate) = inbox.next(&dir, &[])? {
             jobs.extend(self.patiently(|| spool.claim(&candidate))?);
         }
         jobs.sort_by(|a, b| a.name.cmp(&b.name));
@@ -213,7 +221,7 @@ impl<'t> Trial<'t> {
             for outcome in outcomes {
                 match outcome {
                     Outcome::Begun { job, progress } => begun.push((job, progress)),
-                    Outcome::Recorded { job, index } => (self.tell)(Told::Recorded(name(job), index)),
+                    Outcome::Recorded { job, index, .. } => (self.tell)(Told::Recorded(name(job), index)),
                     Outcome::Published { job, name: out } => (self.tell)(Told::Published(name(job), out)),
                     Outcome::Marked { .. } | Outcome::Paused { .. } => {}
                     Outcome::Failed { order, error } => {

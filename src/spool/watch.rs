@@ -1,11 +1,11 @@
 //! Tells at once when something arrives in a directory. A hint only: set the watch, then scan.
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use super::error::SpoolError;
 
@@ -16,19 +16,16 @@ pub enum Arrival {
     Renamed(OsString),
     /// A file was closed by a program that could write to it; it may open it again.
     Closed(OsString),
-    /// Something arrived in the control directory.
-    Wish,
     /// Events were lost: scan.
     Rescan,
     /// The directory was moved, removed or unmounted: no more events come.
     Lost,
 }
 
-/// An inotify watch on one directory; its descriptor is for poll(2).
+/// An inotify watch on one directory; its descriptor tells when.
 #[derive(Debug)]
 pub struct Watch {
     inotify: Inotify,
-    control: Option<WatchDescriptor>,
 }
 
 /// Reads of 4 KiB of events in one call, so that a flood does not keep the loop from its work.
@@ -38,14 +35,13 @@ impl Watch {
     /// Watches `dir`.
     pub fn new(dir: &Path) -> Result<Self, SpoolError> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).map_err(failed(dir))?;
-        add(&inotify, dir)?;
-        Ok(Self { inotify, control: None })
-    }
-
-    /// Watches the control directory as well; what arrives there is an [`Arrival::Wish`].
-    pub fn with_control(mut self, dir: &Path) -> Result<Self, SpoolError> {
-        self.control = Some(add(&self.inotify, dir)?);
-        Ok(self)
+        let events = AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_MOVE_SELF
+            | AddWatchFlags::IN_DELETE_SELF
+            | AddWatchFlags::IN_ONLYDIR;
+        inotify.add_watch(dir, events).map_err(failed(dir))?;
+        Ok(Self { inotify })
     }
 
     /// What happened since the last call; never waits.
@@ -68,7 +64,6 @@ impl Watch {
                 match event.name {
                     _ if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) => arrivals.push(Arrival::Rescan),
                     _ if event.mask.intersects(lost) => arrivals.push(Arrival::Lost),
-                    Some(_) if Some(event.wd) == self.control => arrivals.push(Arrival::Wish),
                     Some(name) if event.mask.contains(AddWatchFlags::IN_MOVED_TO) => {
                         arrivals.push(Arrival::Renamed(name));
                     }
@@ -81,17 +76,14 @@ impl Watch {
     }
 }
 
-fn add(inotify: &Inotify, dir: &Path) -> Result<WatchDescriptor, SpoolError> {
-    let events = AddWatchFlags::IN_CLOSE_WRITE
-        | AddWatchFlags::IN_MOVED_TO
-        | AddWatchFlags::IN_MOVE_SELF
-        | AddWatchFlags::IN_DELETE_SELF
-        | AddWatchFlags::IN_ONLYDIR;
-    inotify.add_watch(dir, events).map_err(failed(dir))
-}
-
 fn failed(dir: &Path) -> impl Fn(Errno) -> SpoolError + '_ {
     |e| SpoolError::Io { doing: "watch", path: dir.to_owned(), source: e.into() }
+}
+
+impl AsRawFd for Watch {
+    fn as_raw_fd(&self) -> RawFd {
+        self.inotify.as_fd().as_raw_fd()
+    }
 }
 
 impl AsFd for Watch {

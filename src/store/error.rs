@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::damage::Damage;
 use crate::format::FormatError;
 
 /// Why a file or directory was not used.
@@ -41,6 +42,9 @@ pub enum StoreError {
     /// A path that requests may not name.
     #[error("{} lies outside the allowed directories ({roots})", path.display())]
     OutsideRoots { path: PathBuf, roots: String },
+    /// A mapped file changed under its reader.
+    #[error(transparent)]
+    Damaged(#[from] Damage),
     /// A name that is a path.
     #[error("{} is not a plain name: no slash, not . or ..", path.display())]
     NotPlainName { path: PathBuf },
@@ -58,6 +62,7 @@ impl StoreError {
             },
             Self::NoWeights { .. } | Self::MissingShards { .. } => 66,
             Self::OutsideRoots { .. } => 77,
+            Self::Damaged(_) => 74,
             _ => 65,
         }
     }
@@ -70,6 +75,11 @@ impl StoreError {
     /// For `map_err`: a [`StoreError::Format`] with its path.
     pub fn format(path: &Path) -> impl FnOnce(FormatError) -> Self {
         move |source| Self::Format { path: path.to_owned(), source }
+    }
+
+    /// Whether the cause is that this process holds as many files open as it may.
+    pub fn is_too_many_files(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.raw_os_error() == Some(libc::EMFILE))
     }
 
     /// Whether the cause is that nothing is there.

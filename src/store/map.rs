@@ -1,15 +1,19 @@
 //! Files as bytes: mapped when they are large, read when they are small. Regular files only.
+//!
+//! A map shows what is written into its file meanwhile, and zeros where the file was cut short. Nobody is kept
+//! from doing so: who computes with a map asks [`FileMap::damage`] before the result is believed.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use memmap2::{Mmap, UncheckedAdvice};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use super::StoreError;
+use super::damage::{Damage, Guarded};
 use crate::format::Bytes;
 
 /// Longest file that [`read_small`] takes (a tokenizer has up to 20 MiB).
@@ -22,6 +26,8 @@ pub struct Generation {
     inode: u64,
     size: u64,
     mtime_ns: i128,
+    /// Nobody can set it back, but a new name or a lost one moves it too.
+    ctime_ns: i128,
 }
 
 impl Generation {
@@ -31,30 +37,94 @@ impl Generation {
     }
 
     pub(super) fn of(metadata: &Metadata) -> Self {
+        let nanoseconds = |seconds: i64, part: i64| i128::from(seconds) * 1_000_000_000 + i128::from(part);
         Self {
             device: metadata.dev(),
             inode: metadata.ino(),
             size: metadata.size(),
-            mtime_ns: i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()),
+            mtime_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+            ctime_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
         }
+    }
+
+    /// Nanoseconds since 1970, by the clock of the file system.
+    pub(super) fn ctime_ns(&self) -> i128 {
+        self.ctime_ns
+    }
+
+    /// Whether a write has moved size or time; one whose writer set the time back only shows in the ctime.
+    pub(super) fn is_written_since(&self, before: &Self) -> bool {
+        (self.size, self.mtime_ns) != (before.size, before.mtime_ns)
     }
 }
 
 /// A mapped file whose pages can be given back while it stays mapped.
 pub struct FileMap {
+    /// Stands before the map, because it must be dropped first.
+    guard: Option<Guarded>,
     /// None for an empty file, which the system refuses to map.
     map: Option<Mmap>,
     file: File,
+    path: PathBuf,
+    /// When it was opened.
+    generation: Generation,
+    n_links: u64,
 }
 
 impl FileMap {
-    /// Maps a whole file.
+    /// Maps a whole file for reading; pages come in as they are touched.
     ///
     /// # Errors
     /// [`StoreError::Io`], [`StoreError::NotRegular`].
     pub fn open(path: &Path) -> Result<Arc<Self>, StoreError> {
         let (file, metadata) = open_regular(path)?;
-        Ok(Arc::new(Self { map: map_opened(path, &file, &metadata)?, file }))
+        let map = map_opened(path, &file, &metadata)?;
+        let guard = map.as_deref().map(|map| Guarded::new(map, path));
+        let (generation, n_links) = (Generation::of(&metadata), metadata.nlink());
+        Ok(Arc::new(Self { guard, map, file, path: path.to_owned(), generation, n_links }))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Of the file that is mapped, when it was opened.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Of the mapped file as it is now, whatever its name belongs to.
+    pub(super) fn generation_now(&self) -> Result<Generation, StoreError> {
+        self.metadata().map(|metadata| Generation::of(&metadata))
+    }
+
+    /// Whether pages could not be had, and zeros were read instead.
+    pub fn is_damaged(&self) -> bool {
+        self.guard.as_ref().is_some_and(Guarded::is_broken)
+    }
+
+    /// What happened to the file since it was opened, if its bytes may be others. A new owner or mode counts as
+    /// damage, for it cannot be told from a write that set the time back; a new link and a lost name do not.
+    pub fn damage(&self) -> Option<Damage> {
+        if self.is_damaged() {
+            return Some(self.lost());
+        }
+        let Ok(metadata) = self.metadata() else { return Some(self.lost()) };
+        let now = Generation::of(&metadata);
+        let is_touched = now.ctime_ns != self.generation.ctime_ns && metadata.nlink() == self.n_links;
+        (is_touched || now.is_written_since(&self.generation)).then(|| self.written())
+    }
+
+    pub(super) fn lost(&self) -> Damage {
+        Damage::Lost { path: self.path.clone() }
+    }
+
+    pub(super) fn written(&self) -> Damage {
+        Damage::Written { path: self.path.clone() }
+    }
+
+    fn metadata(&self) -> Result<Metadata, StoreError> {
+        self.file.metadata().map_err(StoreError::io(&self.path, "stat"))
     }
 
     /// Takes the pages out of this process. The system keeps them as long as it has nothing better to do with
@@ -82,25 +152,12 @@ impl AsRef<[u8]> for FileMap {
     }
 }
 
-/// Maps a whole file for reading; pages come in as they are touched.
+/// Maps a whole file, for who asks [`super::Losses`] in the end.
 ///
 /// # Errors
-/// [`StoreError::Io`], [`StoreError::NotRegular`].
+/// As [`FileMap::open`].
 pub fn map_file(path: &Path) -> Result<Bytes, StoreError> {
-    map_with_generation(path).map(|(bytes, _)| bytes)
-}
-
-/// Like [`map_file`], with the generation of exactly the mapped file.
-///
-/// # Errors
-/// As [`map_file`].
-pub fn map_with_generation(path: &Path) -> Result<(Bytes, Generation), StoreError> {
-    let (file, metadata) = open_regular(path)?;
-    let generation = Generation::of(&metadata);
-    match map_opened(path, &file, &metadata)? {
-        Some(map) => Ok((Arc::new(map), generation)),
-        None => Ok((Arc::new(Vec::new()), generation)),
-    }
+    FileMap::open(path).map(|map| map as Bytes)
 }
 
 /// The file's map; none for an empty file, which the system refuses.
@@ -108,8 +165,10 @@ fn map_opened(path: &Path, file: &File, metadata: &Metadata) -> Result<Option<Mm
     if metadata.len() == 0 {
         return Ok(None);
     }
-    // SAFETY: the bytes must not change while mapped. Our own writers replace these files by rename and never
-    // write into them; whoever truncates a mapped file from outside kills this process by SIGBUS, as documented.
+    // SAFETY: the bytes should not change while mapped. Our own writers replace these files by rename and never
+    // write into them. Where others do, values change under their readers, which only ever compute with them:
+    // lengths and offsets are read once, into memory of our own, and what is read twice is bounded each time.
+    // Results are kept only after `FileMap::damage` or `Losses` was asked. A file that shrinks is `Guarded`.
     unsafe { Mmap::map(file) }.map(Some).map_err(StoreError::io(path, "map"))
 }
 
@@ -144,7 +203,7 @@ pub fn read_small_optional(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
 }
 
 /// Opens without waiting for a writer on a pipe, then looks at what was opened.
-fn open_regular(path: &Path) -> Result<(File, Metadata), StoreError> {
+pub(super) fn open_regular(path: &Path) -> Result<(File, Metadata), StoreError> {
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
@@ -185,5 +244,35 @@ mod tests {
         assert!(matches!(map_file(dir.path()), Err(StoreError::NotRegular { .. })));
         assert!(map_file(&dir.path().join("none")).err().unwrap().is_not_found());
         assert_eq!(read_small_optional(&dir.path().join("none")).unwrap(), None);
+    }
+
+    #[test]
+    fn names_may_change_and_bytes_may_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("file"), dir.path().join("other"));
+        std::fs::write(&path, [1; 100]).unwrap();
+        let open = || FileMap::open(&path).unwrap();
+        let map = open();
+        assert_eq!(map.damage(), None);
+        std::fs::hard_link(&path, &other).unwrap();
+        assert_eq!(map.damage(), None, "a link");
+        let linked = open();
+        std::fs::remove_file(&other).unwrap();
+        assert_eq!(linked.damage(), None, "a lost name");
+        std::fs::write(&other, [2; 100]).unwrap();
+        std::fs::rename(&other, &path).unwrap();
+        assert_eq!(map.damage(), None, "replaced by rename");
+
+        let set_times = |path: &Path, time| {
+            let file = File::options().append(true).open(path).unwrap();
+            file.set_times(std::fs::FileTimes::new().set_modified(time)).unwrap();
+        };
+        let map = open();
+        let time = std::fs::metadata(&path).unwrap().modified().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        std::fs::write(&path, [3; 100]).unwrap();
+        assert_eq!(map.damage(), Some(map.written()));
+        set_times(&path, time);
+        assert_eq!(map.damage(), Some(map.written()), "the time set back");
     }
 }

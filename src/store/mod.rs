@@ -1,19 +1,25 @@
-//! Live files: the one map, the one atomic writer, and the catalog that shares what was loaded.
+//! Live files: the one map and what may break it, the one atomic writer, and the catalog that shares what was
+//! loaded.
 
 pub mod atomic_file;
 pub mod catalog;
 pub mod checkpoint;
+pub mod damage;
+pub mod digest;
 pub mod engine;
 pub mod error;
 pub mod map;
 pub mod roots;
+pub mod sealed;
 pub mod weight_files;
 
 pub use atomic_file::AtomicFile;
 pub use catalog::Catalog;
 pub use checkpoint::Checkpoint;
+pub use damage::{Damage, Losses};
 pub use engine::Engine;
 pub use error::StoreError;
 pub use map::{FileMap, Generation, map_file, read_small, read_small_optional};
 pub use roots::AllowedRoots;
+pub use sealed::Sealed;
 pub use weight_files::WeightFiles;

@@ -1,7 +1,5 @@
 //! tokenizer.json to a token table. The same file always gives the same bytes.
 
-use sha2::{Digest, Sha256};
-
 use super::error::TextError;
 use super::table::{
     EMPTY, ENTRY_LEN, HEADER_LEN, Header, MERGE_LEN, SLOT_LEN, TableSource, hash_pair, hash_text, probes,
@@ -26,10 +24,8 @@ pub(super) fn compile(tokenizer_json: &[u8]) -> Result<Vec<u8>, TextError> {
         tokens.texts.clone(),
     ]
     .concat();
-    let source =
-        TableSource { n_bytes: tokenizer_json.len() as u64, sha256: Sha256::digest(tokenizer_json).into() };
     let header = Header {
-        source,
+        source: TableSource::of(tokenizer_json),
         n_tokens: size(tokens.entries.len() - 1)?,
         n_token_slots: size(tokens.slots.len())?,
         n_merge_slots: size(merges.len())?,

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::error::TextError;
+use super::steps::check_steps;
 use super::wire::{damaged, unsupported};
 
 const DECODERS: &str =
@@ -62,6 +63,7 @@ impl Decoding {
         let Some(decoder) = decoder else {
             return Ok(Self { spaced: true, ..Self::default() });
         };
+        check_steps(decoder, "decoder", "decoders")?;
         let mut decoding = Self::default();
         let mut fused = false;
         decoding.add(decoder, &mut fused, 0)?;

@@ -29,9 +29,21 @@ pub enum TextError {
     /// More text than a prompt may have.
     #[error("the prompt has {found} bytes of text, more than the limit of {limit}; shorten the messages")]
     TooLong { found: usize, limit: usize },
-    /// The messages hold every character that could mark their special tokens.
-    #[error("the messages hold all noncharacters U+FDD0 to U+FDEF; remove one of them")]
-    NoMarker,
+    /// More text than the tokens of a prompt can hold, whatever it is.
+    #[error(
+        "the prompt has {found} bytes of text, more than {max_bytes}, which is what {max_tokens} tokens can hold; \
+         shorten the messages"
+    )]
+    TooManyBytes { found: usize, max_bytes: usize, max_tokens: usize },
+    /// The messages hold so many private-use characters that none are left to mark their text with.
+    #[error("the messages hold private-use characters from end to end of their planes; remove some of them")]
+    NoColours,
+    /// The template does with contents what cannot be followed.
+    #[error(
+        "the chat template changes or compares the messages in a way that hides which special tokens are its own; \
+         change the messages, or repair chat_template in the checkpoint"
+    )]
+    Unclear,
     /// The tokenizer has no tokens for a text.
     #[error("the tokenizer cannot encode the prompt: {why}; change the text, or repair tokenizer.json")]
     Encode { why: String },

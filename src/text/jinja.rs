@@ -10,19 +10,27 @@ use minijinja::value::{Kwargs, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value, context, escape_formatter};
 
 use super::calendar::strftime;
+use super::coloured::coloured_environment;
 use super::error::TextError;
-use super::prompt::MAX_PROMPT_BYTES;
+use super::prompt::{MAX_PROMPT_BYTES, Prompt};
 use super::python::{to_json, to_python};
+use super::scan::{Literal, literals, rewrite};
 use super::source::TemplateVariables;
-use super::template::{Marked, RenderOptions, Turn};
+use super::special::{Colours, SpecialTokens};
+use super::template::{RenderOptions, Rendered, Turn};
 
 const NAME: &str = "chat_template";
 /// Steps and units of 64 bytes that one rendering may use. 64 long messages need under a tenth of it.
 const FUEL: u64 = 400_000;
-/// Stack of a rendering: enough to drop a value nested as deeply as the fuel allows. Untouched pages cost nothing.
+/// The same with colours, which have up to four bytes for one.
+const COLOURED_FUEL: u64 = 5 * FUEL;
+/// Stack of a compilation and of a rendering: enough for what scan.rs lets through, and
+/// to drop a value nested as deeply as the fuel allows. Untouched pages cost nothing.
 const STACK_BYTES: usize = 64 << 20;
 /// Widest field of `'{:20}'.format(…)`.
 const MAX_FORMAT_WIDTH: u64 = 1_000;
+/// Roles of templates that do not compare them with anything.
+const ROLES: [&str; 5] = ["system", "user", "assistant", "tool", "developer"];
 /// A message that no conversation holds: it finds where the first user's block begins.
 const PROBE: &str = "jetspool-probe-3f1c";
 
@@ -31,7 +39,9 @@ const PROBE: &str = "jetspool-probe-3f1c";
 pub(super) struct JinjaTemplate {
     environment: Environment<'static>,
     variables: TemplateVariables,
+    /// Plain Jinja.
     source: String,
+    literals: Vec<Literal>,
 }
 
 /// What the template gave to `raise_exception`.
@@ -39,39 +49,121 @@ pub(super) struct JinjaTemplate {
 #[error("{0}")]
 struct Raised(String);
 
+/// Which literals are coloured before the second rendering: those of the template that occur in contents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Painting {
+    Nothing,
+    /// What cannot be a part of a special token, or is looked for with `in`; no words, which may be keys.
+    Marks,
+    /// Words too.
+    All,
+}
+
 impl JinjaTemplate {
+    /// Compiles on a thread of its own: the parser recurses.
+    ///
     /// # Errors
     /// `TemplateSource`.
     pub fn compile(source: &str, variables: TemplateVariables) -> Result<Self, TextError> {
-        let mut environment = environment()?;
-        environment
-            .add_template_owned(NAME, plain_syntax(source))
-            .map_err(|error| TextError::TemplateSource { why: error.to_string() })?;
-        Ok(Self { environment, variables, source: source.to_owned() })
-    }
-
-    pub fn source(&self) -> &str {
-        &self.source
+        let wrong = |why: String| TextError::TemplateSource { why };
+        let source = plain_syntax(source);
+        let literals = literals(&source).map_err(wrong)?;
+        let environment = with_stack(wrong, || {
+            let mut environment = environment()?;
+            environment.add_template_owned(NAME, source.clone()).map_err(|error| wrong(error.to_string()))?;
+            Ok(environment)
+        })?;
+        Ok(Self { environment, variables, source, literals })
     }
 
     /// Renders on a thread of its own: values that a hostile template nests deeply are dropped by recursion.
     ///
     /// # Errors
-    /// `Template`, `TemplateRun`, `TooLong`.
-    pub fn render(&self, turns: &[Turn], options: &RenderOptions) -> Result<Marked, TextError> {
-        let failed = |why: &str| TextError::TemplateRun { why: why.to_owned() };
-        std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().name("chat-template".to_owned()).stack_size(STACK_BYTES);
-            let thread = thread.spawn_scoped(scope, || self.render_here(turns, options));
-            let thread = thread.map_err(|error| failed(&format!("no thread for it ({error})")))?;
-            thread.join().unwrap_or_else(|_| Err(failed("its thread broke")))
-        })
+    /// `Template`, `TemplateRun`, `TooLong`, `NoColours`, `Unclear`.
+    pub fn render(
+        &self,
+        turns: &[Turn],
+        special: &SpecialTokens,
+        options: &RenderOptions,
+    ) -> Result<Rendered, TextError> {
+        with_stack(|why| TextError::TemplateRun { why }, || self.render_here(turns, special, options))
     }
 
-    fn render_here(&self, turns: &[Turn], options: &RenderOptions) -> Result<Marked, TextError> {
-        let text = self.run(turns, options)?;
+    fn render_here(
+        &self,
+        turns: &[Turn],
+        special: &SpecialTokens,
+        options: &RenderOptions,
+    ) -> Result<Rendered, TextError> {
+        let text = self.run(&self.environment, turns, options)?;
         let system_prompt = self.system_prompt(turns, options, &text).unwrap_or_default();
-        Ok(Marked { system_prompt, text })
+        let prompt = self.prompt(text, turns, special, options)?;
+        Ok(Rendered { system_prompt, prompt })
+    }
+
+    /// The prompt with what of it is the template's own (see special.rs).
+    fn prompt(
+        &self,
+        text: String,
+        turns: &[Turn],
+        special: &SpecialTokens,
+        options: &RenderOptions,
+    ) -> Result<Prompt, TextError> {
+        let own =
+            self.variables.named_tokens.iter().map(|(_, text)| text.as_str()).chain([self.source.as_str()]);
+        let colours = special.colours(turns.iter().flat_map(|turn| [turn.role, turn.content]).chain(own))?;
+        let coloured: Vec<(Cow<str>, Cow<str>)> = turns
+            .iter()
+            .map(|turn| {
+                let role =
+                    if self.knows_role(turn.role) { turn.role.into() } else { colours.paint(turn.role) };
+                (role, colours.paint(turn.content))
+            })
+            .collect();
+        let coloured: Vec<Turn> = coloured.iter().map(|(role, content)| Turn { role, content }).collect();
+        if coloured.iter().zip(turns).all(|(coloured, turn)| coloured == turn) {
+            return Prompt::trusted(text);
+        }
+        let mut environment = coloured_environment(&self.environment, &colours);
+        environment.set_fuel(Some(COLOURED_FUEL));
+        for painting in [Painting::Nothing, Painting::Marks, Painting::All] {
+            if painting != Painting::Nothing {
+                let source = self.painted_source(painting, turns, special, &colours);
+                // Compiled once already, with other characters in its literals.
+                environment.add_template_owned(NAME, source).map_err(text_error)?;
+            }
+            if let Ok(coloured) = self.run(&environment, &coloured, options)
+                && colours.stripped(&coloured).eq(text.chars())
+            {
+                return Prompt::from_coloured(&coloured, &colours);
+            }
+        }
+        Err(TextError::Unclear)
+    }
+
+    /// Roles are as trusted as the template's own text if they are words that it names, or that all know:
+    /// `'<|' ~ role ~ '|>'` is a token.
+    fn knows_role(&self, role: &str) -> bool {
+        let is_named = || is_word(role) && self.literals.iter().any(|literal| literal.value == role);
+        ROLES.contains(&role) || is_named()
+    }
+
+    fn painted_source(
+        &self,
+        painting: Painting,
+        turns: &[Turn],
+        special: &SpecialTokens,
+        colours: &Colours,
+    ) -> String {
+        let is_role = |text: &str| ROLES.contains(&text) || turns.iter().any(|turn| turn.role == text);
+        let is_key = |text: &str| ["role", "content"].contains(&text) || is_role(text);
+        let is_painted = |literal: &Literal| {
+            let value = literal.value.as_str();
+            let occurs = || turns.iter().any(|turn| turn.content.contains(value));
+            let is_skipped = if painting == Painting::All { is_key(value) } else { is_word(value) };
+            !is_skipped && occurs() && (literal.is_sought || is_word(value) || !special.may_touch(value))
+        };
+        rewrite(&self.source, &self.literals, is_painted, |character| colours.paint_character(character))
     }
 
     /// The start of `text` that is the system prompt's block: what the template writes for the leading system messages
@@ -82,7 +174,7 @@ impl JinjaTemplate {
         let n_system = turns.iter().take_while(|turn| turn.role == "system").count();
         let block = match n_system {
             0 => self.default_system_prompt(&options)?,
-            _ => self.run(&turns[..n_system], &options).ok()?,
+            _ => self.run(&self.environment, &turns[..n_system], &options).ok()?,
         };
         let is_block = block.trim() != self.variables.token("bos_token").unwrap_or_default();
         (is_block && text.starts_with(&block)).then_some(block)
@@ -91,24 +183,24 @@ impl JinjaTemplate {
     /// The user's header is what stands between a system block and the user's text; without a system message, the part
     /// before that header is the template's own.
     fn default_system_prompt(&self, options: &RenderOptions) -> Option<String> {
-        let turn = |role: &'static str, content: &'static str| Turn {
-            role: Cow::Borrowed(role),
-            content: Cow::Borrowed(content),
-        };
-        let (system, user) = (turn("system", "."), turn("user", PROBE));
-        let system_alone = self.run(std::slice::from_ref(&system), options).ok()?;
-        let both = self.run(&[system, user.clone()], options).ok()?;
+        let run = |turns: &[Turn]| self.run(&self.environment, turns, options).ok();
+        let (system, user) = (Turn { role: "system", content: "." }, Turn { role: "user", content: PROBE });
+        let system_alone = run(&[system])?;
+        let both = run(&[system, user])?;
         let header = both.strip_prefix(&system_alone)?.split(PROBE).next()?;
-        let user_alone = self.run(&[user], options).ok()?;
+        let user_alone = run(&[user])?;
         let before = user_alone.split(PROBE).next()?;
         before.strip_suffix(header).map(str::to_owned)
     }
 
-    fn run(&self, turns: &[Turn], options: &RenderOptions) -> Result<String, TextError> {
-        let messages: Vec<Value> = turns
-            .iter()
-            .map(|turn| context! { role => turn.role.as_ref(), content => turn.content.as_ref() })
-            .collect();
+    fn run(
+        &self,
+        environment: &Environment,
+        turns: &[Turn],
+        options: &RenderOptions,
+    ) -> Result<String, TextError> {
+        let messages: Vec<Value> =
+            turns.iter().map(|turn| context! { role => turn.role, content => turn.content }).collect();
         let mut variables: BTreeMap<String, Value> = BTreeMap::from([
             ("messages".to_owned(), Value::from(messages)),
             ("add_generation_prompt".to_owned(), options.add_generation_prompt.into()),
@@ -123,14 +215,31 @@ impl JinjaTemplate {
         }
         let named = self.variables.named_tokens.iter().cloned().map(|(name, text)| (name, Value::from(text)));
         variables.extend(named);
-        let template = self.environment.get_template(NAME).map_err(text_error)?;
+        let template = environment.get_template(NAME).map_err(text_error)?;
         let text = template.render(Value::from(variables)).map_err(text_error)?;
-        // Markers make a text longer, by less than this.
+        // Colours make a text longer, by no more than this.
         if text.len() > 4 * MAX_PROMPT_BYTES {
             return Err(TextError::TooLong { found: text.len(), limit: MAX_PROMPT_BYTES });
         }
         Ok(text)
     }
+}
+
+fn is_word(text: &str) -> bool {
+    text.chars().all(|character| character.is_alphanumeric() || character == '_')
+}
+
+/// Runs on a stack that is large enough for what a template can nest.
+fn with_stack<T: Send>(
+    failed: impl Fn(String) -> TextError,
+    work: impl FnOnce() -> Result<T, TextError> + Send,
+) -> Result<T, TextError> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("chat-template".to_owned()).stack_size(STACK_BYTES);
+        let thread = thread.spawn_scoped(scope, work);
+        let thread = thread.map_err(|error| failed(format!("no thread for it ({error})")))?;
+        thread.join().unwrap_or_else(|_| Err(failed("its thread broke".to_owned())))
+    })
 }
 
 fn environment() -> Result<Environment<'static>, TextError> {
@@ -153,7 +262,7 @@ fn environment() -> Result<Environment<'static>, TextError> {
 }
 
 /// Prints as Python does: None, True, ['a'].
-fn print(output: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
+pub(super) fn print(output: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
     match value.kind() {
         ValueKind::None | ValueKind::Bool | ValueKind::Seq | ValueKind::Map => {
             Ok(output.write_str(&to_python(value)?)?)
@@ -178,7 +287,7 @@ fn escape(value: &Value) -> Result<String, Error> {
 }
 
 /// Python's methods: those of minijinja's Python set, and the few that it lacks.
-fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+pub(super) fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
     match (value.as_str(), name) {
         (Some(text), "rsplit") => {
             let (separator, n_splits): (&str, Option<usize>) = from_args(args)?;
@@ -249,9 +358,10 @@ mod tests {
     use super::*;
 
     fn render(source: &str, content: &str) -> Result<String, TextError> {
-        let turn = Turn { role: Cow::Borrowed("user"), content: Cow::Borrowed(content) };
+        let turn = Turn { role: "user", content };
         let template = JinjaTemplate::compile(source, TemplateVariables::default())?;
-        template.render(&[turn], &RenderOptions::default()).map(|marked| marked.text)
+        let rendered = template.render(&[turn], &SpecialTokens::default(), &RenderOptions::default())?;
+        Ok(rendered.prompt.text().to_owned())
     }
 
     #[test]
@@ -281,6 +391,35 @@ mod tests {
         let nested = format!("{}1{}", "{{ (".repeat(5000), ") }}".repeat(5000));
         assert!(render(&nested, "").is_err());
         assert!(render(&format!("{{{{ {}1{} }}}}", "[".repeat(5000), "]".repeat(5000)), "").is_err());
+    }
+
+    #[test]
+    fn the_deepest_templates_have_a_stack() {
+        let chains =
+            ["~x", "|e", ".x", "[0]", " if x else x", " and x", "**x", "()", "+x", " == x", " is odd", ":x"];
+        let nests = ["-", "not ", "(", "[", "{1:", "x if ", "f("];
+        for part in chains {
+            for n in [100, 400, 900, 1900] {
+                let _ = render(&format!("{{{{ x{} }}}}", part.repeat(n)), "");
+                let _ = render(&format!("{{% if x{} %}}{{% endif %}}", part.repeat(n)), "");
+            }
+        }
+        for part in nests {
+            for n in [100, 140, 400, 1900, 23_000] {
+                let _ = render(&format!("{{{{ {}x }}}}", part.repeat(n)), "");
+                let _ = render(&format!("{{% set y = {}x %}}", part.repeat(n)), "");
+            }
+        }
+        let blocks = ["{% if x %}", "{% for y in x %}", "{% set y %}", "{% filter e %}", "{% macro f() %}"];
+        for block in blocks {
+            let end = block.split(' ').nth(1).unwrap();
+            for n in [100, 190, 1900] {
+                let _ = render(&format!("{}{}", block.repeat(n), format!("{{% end{end} %}}").repeat(n)), "");
+            }
+        }
+        for n in [190, 1900] {
+            let _ = render(&format!("{{% if x %}}{}{{% endif %}}", "{% elif x %}".repeat(n)), "");
+        }
     }
 
     #[test]

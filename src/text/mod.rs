@@ -5,8 +5,10 @@
 
 mod added;
 mod answer;
+mod bound;
 mod bpe;
 mod calendar;
+mod coloured;
 mod compile;
 mod decoding;
 mod error;
@@ -15,8 +17,10 @@ mod message;
 mod processed;
 mod prompt;
 mod python;
+mod scan;
 mod source;
 mod special;
+mod steps;
 mod stop;
 mod table;
 mod template;

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::error::TextError;
-use super::template::{Marked, RenderOptions, Turn};
+use super::prompt::Prompt;
+use super::special::SpecialTokens;
+use super::template::{RenderOptions, Rendered, Turn};
 
 /// A checked processed_chat_template.json.
 #[derive(Debug, Deserialize)]
@@ -73,29 +75,39 @@ impl ProcessedTemplate {
     /// message, then the generation prompt. The system prompt includes `prompt_prefix`, so that it begins the prompt.
     ///
     /// # Errors
-    /// `Role` for a role without an entry.
-    pub fn render(&self, turns: &[Turn], options: &RenderOptions) -> Result<Marked, TextError> {
+    /// `Role` for a role without an entry, `TooLong`, `NoColours`.
+    pub fn render(
+        &self,
+        turns: &[Turn],
+        special: &SpecialTokens,
+        options: &RenderOptions,
+    ) -> Result<Rendered, TextError> {
+        let all_text = self.all_text();
+        let colours = special.colours(turns.iter().map(|turn| turn.content).chain([all_text.as_str()]))?;
         let mut text = self.prompt_prefix.clone();
-        let explicit = turns.first().filter(|turn| turn.role == "system").map(|turn| turn.content.as_ref());
+        let explicit = turns.first().filter(|turn| turn.role == "system").map(|turn| turn.content);
         let default = Some(self.default_system_prompt.as_str()).filter(|prompt| !prompt.is_empty());
         let mut system_prompt = String::new();
-        if let Some(content) = explicit.or(default) {
-            self.append(&mut text, "system", content)?;
+        if let Some(content) = explicit {
+            self.append(&mut text, "system", &colours.paint(self.trimmed(content)))?;
+            system_prompt = colours.strip(&text).into_owned();
+        } else if let Some(content) = default {
+            self.append(&mut text, "system", self.trimmed(content))?;
             system_prompt.clone_from(&text);
         }
         for turn in &turns[usize::from(explicit.is_some())..] {
-            self.append(&mut text, &turn.role, &turn.content)?;
+            self.append(&mut text, turn.role, &colours.paint(self.trimmed(turn.content)))?;
         }
         if options.add_generation_prompt {
             let thinking =
                 self.generation_prompt_thinking.as_ref().filter(|_| options.enable_thinking == Some(true));
             text.push_str(thinking.unwrap_or(&self.generation_prompt));
         }
-        Ok(Marked { system_prompt, text })
+        Ok(Rendered { system_prompt, prompt: Prompt::from_coloured(&text, &colours)? })
     }
 
     /// Every text that the template can write.
-    pub fn all_text(&self) -> String {
+    fn all_text(&self) -> String {
         let frames = self.roles.values().flat_map(|frame| [frame.prefix.as_str(), frame.suffix.as_str()]);
         let thinking = self.generation_prompt_thinking.as_deref().unwrap_or_default();
         let rest = [&self.generation_prompt, thinking, &self.default_system_prompt, &self.prompt_prefix];
@@ -107,10 +119,12 @@ impl ProcessedTemplate {
             let known = self.roles.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
             return Err(TextError::Role { role: role.to_owned(), known });
         };
-        let is_space = |character: char| character.is_ascii_whitespace() || character == '\u{B}';
-        text.push_str(&frame.prefix);
-        text.push_str(if self.trim_content { content.trim_matches(is_space) } else { content });
-        text.push_str(&frame.suffix);
+        text.extend([&frame.prefix, content, &frame.suffix]);
         Ok(())
+    }
+
+    fn trimmed<'a>(&self, content: &'a str) -> &'a str {
+        let is_space = |character: char| character.is_ascii_whitespace() || character == '\u{B}';
+        if self.trim_content { content.trim_matches(is_space) } else { content }
     }
 }

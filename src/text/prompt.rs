@@ -1,6 +1,10 @@
-//! A rendered prompt: its text, and where message contents spell something that must not become a special token.
+//! A rendered prompt: its text, and where message contents stand that must not become special tokens.
 
+use std::ops::Range;
+
+use super::added::Foreign;
 use super::error::TextError;
+use super::special::Colours;
 
 /// Most bytes of text that one prompt may have: the documented limit before tokenization.
 pub const MAX_PROMPT_BYTES: usize = 1 << 20;
@@ -9,8 +13,9 @@ pub const MAX_PROMPT_BYTES: usize = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
     text: String,
-    /// Byte positions, rising, that no special token may span (see `Prompt::breaks_token`).
-    breaks: Vec<usize>,
+    /// Byte ranges, rising and apart, that hold characters of contents. What lies between two of them may be of
+    /// contents too, but then it has no character of a special token.
+    foreign: Vec<Range<usize>>,
 }
 
 impl Prompt {
@@ -19,27 +24,36 @@ impl Prompt {
     /// # Errors
     /// `TooLong` above `MAX_PROMPT_BYTES`.
     pub fn trusted(text: impl Into<String>) -> Result<Self, TextError> {
-        Self::with_breaks(text.into(), Vec::new())
+        Self::checked(text.into(), Vec::new())
     }
 
-    /// A rendering in which `marker` stands at every place that no special token may span; the markers go away.
-    pub(super) fn from_marked(marked: &str, marker: char) -> Result<Self, TextError> {
-        let mut text = String::with_capacity(marked.len());
-        let mut breaks = Vec::new();
-        for (piece_idx, piece) in marked.split(marker).enumerate() {
-            if piece_idx > 0 && breaks.last() != Some(&text.len()) {
-                breaks.push(text.len());
+    /// A rendering in which the characters of contents are coloured.
+    pub(super) fn from_coloured(coloured: &str, colours: &Colours) -> Result<Self, TextError> {
+        let mut text = String::with_capacity(coloured.len());
+        let mut foreign: Vec<Range<usize>> = Vec::new();
+        let mut is_broken = true;
+        for character in coloured.chars() {
+            let start = text.len();
+            let Some(below) = colours.below(character) else {
+                text.push(character);
+                is_broken |= colours.know(character);
+                continue;
+            };
+            text.push(below);
+            match foreign.last_mut().filter(|_| !is_broken) {
+                Some(range) => range.end = text.len(),
+                None => foreign.push(start..text.len()),
             }
-            text.push_str(piece);
+            is_broken = false;
         }
-        Self::with_breaks(text, breaks)
+        Self::checked(text, foreign)
     }
 
-    fn with_breaks(text: String, breaks: Vec<usize>) -> Result<Self, TextError> {
+    fn checked(text: String, foreign: Vec<Range<usize>>) -> Result<Self, TextError> {
         if text.len() > MAX_PROMPT_BYTES {
             return Err(TextError::TooLong { found: text.len(), limit: MAX_PROMPT_BYTES });
         }
-        Ok(Self { text, breaks })
+        Ok(Self { text, foreign })
     }
 
     /// The text as the model would read it (`formatted_complete_request`).
@@ -48,35 +62,36 @@ impl Prompt {
     }
 
     pub(super) fn is_trusted(&self) -> bool {
-        self.breaks.is_empty()
+        self.foreign.is_empty()
     }
+}
 
-    /// Whether bytes `start..end` cannot be a special token because a message's content has a part in it.
-    /// A token of one character has no inside: its break stands right behind it.
-    pub(super) fn breaks_token(&self, start: usize, end: usize) -> bool {
-        let first = self.breaks.partition_point(|&position| position <= start);
-        let Some(&position) = self.breaks.get(first) else {
-            return false;
-        };
-        let one_character = || self.text.get(start..end).is_some_and(|token| token.chars().nth(1).is_none());
-        position < end || (position == end && one_character())
+impl Foreign for Prompt {
+    /// Bytes of a message's content cannot be in a special token.
+    fn part(&self, range: &Range<usize>) -> Option<Range<usize>> {
+        let first = self.foreign.partition_point(|foreign| foreign.end <= range.start);
+        self.foreign.get(first).filter(|foreign| foreign.start < range.end).cloned()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::SpecialTokens;
 
     #[test]
-    fn markers_become_breaks() {
-        let prompt = Prompt::from_marked("a<@|b@@|>c", '@').unwrap();
-        assert_eq!(prompt.text(), "a<|b|>c");
-        assert_eq!(prompt.breaks, [2, 4]);
-        assert!(prompt.breaks_token(1, 6));
-        assert!(prompt.breaks_token(0, 3));
-        assert!(!prompt.breaks_token(2, 4));
-        assert!(!prompt.breaks_token(4, 7));
-        assert!(prompt.breaks_token(1, 2), "one character with its break behind");
+    fn colours_become_ranges() {
+        let special = SpecialTokens::new(["<b>".to_owned()]);
+        let colours = special.colours([]).unwrap();
+        let coloured = format!("<b>{}<b>{} c", colours.paint("<b> xy <b>"), colours.paint("b"));
+        let prompt = Prompt::from_coloured(&coloured, &colours).unwrap();
+        assert_eq!(prompt.text(), "<b><b> xy <b><b>b c");
+        assert_eq!(prompt.foreign, [3..13, 16..17]);
+        for (range, is_foreign) in
+            [(0..3, false), (2..5, true), (10..13, true), (13..16, false), (16..17, true)]
+        {
+            assert_eq!(prompt.part(&range).is_some(), is_foreign, "{range:?}");
+        }
     }
 
     #[test]

@@ -1,22 +1,38 @@
-//! Message contents must not smuggle special tokens into a prompt.
+//! Message contents must not smuggle special tokens into a prompt, whatever a template does with them.
 //!
-//! Before rendering, every place of a content that spells a special token, or could complete one together with the
-//! text around it, gets a marker: a noncharacter that no message and no template holds. Rendering carries the
-//! markers along through whatever the template does. `Prompt` then takes them out and remembers their positions;
-//! the tokenizer lets no special token span one. Tokens that are added but not special (`</think>`) are left alone:
-//! templates look for them.
+//! A conversation is rendered twice. The first rendering is the prompt's text. In the second, every character of a
+//! content that occurs in some special token is replaced by a colour: a private-use character of its own that neither
+//! messages nor template hold. Templates carry colours through concatenation, slices, loops and joins as they carry any
+//! character; filters that look at characters (lower, trim, replace, …) are replaced by ones that see through colours
+//! (`coloured.rs`). If the second rendering without its colours is the first one, then each of its characters that is
+//! not a colour was put there by the template: a special token counts where it has no coloured character. If it is
+//! not, the template compares contents with texts of its own; these are coloured too (`scan.rs`) and it is rendered
+//! again; a template that still differs is refused, so that nothing is ever guessed.
+//!
+//! Tokens that are added but not special (`</think>`) count everywhere: templates look for them.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::error::TextError;
+
+/// The supplementary private-use planes, from which colours are taken.
+const PRIVATE_PLANES: [Range<u32>; 2] = [0x10_0000..0x10_FFFE, 0xF_0000..0xF_FFFE];
 
 /// The texts of a tokenizer's special tokens. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct SpecialTokens {
     texts: Arc<[String]>,
-    first_characters: Arc<BTreeSet<char>>,
+    /// All characters of the texts, in order, and what they are in upper and lower case: normalizers may change it.
+    alphabet: Arc<[char]>,
+}
+
+/// The characters that stand for an alphabet's: the character at `alphabet[idx]` is `base + idx`.
+#[derive(Debug, Clone)]
+pub(super) struct Colours {
+    alphabet: Arc<[char]>,
+    base: u32,
 }
 
 impl SpecialTokens {
@@ -24,122 +40,146 @@ impl SpecialTokens {
         let mut texts: Vec<String> = texts.into_iter().filter(|text| !text.is_empty()).collect();
         texts.sort();
         texts.dedup();
-        let first_characters = texts.iter().filter_map(|text| text.chars().next()).collect();
-        Self { texts: texts.into(), first_characters: Arc::new(first_characters) }
+        let all = texts.iter().flat_map(|text| text.chars());
+        let cases = |c: char| std::iter::once(c).chain(c.to_lowercase()).chain(c.to_uppercase());
+        let mut alphabet: Vec<char> = all.flat_map(cases).collect();
+        alphabet.sort_unstable();
+        alphabet.dedup();
+        Self { texts: texts.into(), alphabet: alphabet.into() }
     }
 
     pub fn contains(&self, text: &str) -> bool {
         self.texts.binary_search_by(|known| known.as_str().cmp(text)).is_ok()
     }
 
-    /// `text` with markers in the special tokens that it spells out.
-    pub(super) fn mark_whole<'a>(&self, text: &'a str, marker: char) -> Cow<'a, str> {
-        insert(text, &self.inside(text), marker)
+    /// Whether a text could be a part of a special token: it holds one, or could begin, end or stand inside one.
+    pub(super) fn may_touch(&self, text: &str) -> bool {
+        let begins = |token: &str| {
+            let mut ends = token.char_indices().map(|(end, _)| end).skip(1);
+            ends.any(|end| text.ends_with(&token[..end]) || text.starts_with(&token[end..]))
+        };
+        self.texts.iter().any(|token| text.contains(token.as_str()) || token.contains(text) || begins(token))
     }
 
-    /// `text` with markers in the special tokens that it spells out, and at both ends where it could be a part of one.
-    pub(super) fn mark<'a>(&self, text: &'a str, marker: char) -> Cow<'a, str> {
-        let mut places = self.inside(text);
-        for token in self.texts.iter() {
-            for candidate in [text, text.trim()] {
-                let offset = candidate.as_ptr() as usize - text.as_ptr() as usize;
-                places.extend(open_ends(candidate, token).map(|place| place + offset));
-                places.extend(open_starts(candidate, token).map(|place| place + offset));
-            }
+    /// Whether all characters of a text occur in special tokens.
+    pub(super) fn spells(&self, text: &str) -> bool {
+        text.chars().all(|character| self.alphabet.binary_search(&character).is_ok())
+    }
+
+    /// Colours that none of `texts` holds; none where no content can be a part of a special token.
+    ///
+    /// # Errors
+    /// `NoColours` if the texts hold private-use characters without a gap for them.
+    pub(super) fn colours<'a>(&self, texts: impl IntoIterator<Item = &'a str>) -> Result<Colours, TextError> {
+        let is_private = |c: &u32| PRIVATE_PLANES.iter().any(|plane| plane.contains(c));
+        let mut taken: Vec<u32> =
+            texts.into_iter().flat_map(|text| text.chars().map(u32::from).filter(is_private)).collect();
+        taken.extend(self.alphabet.iter().map(|&c| u32::from(c)).filter(is_private));
+        taken.sort_unstable();
+        taken.dedup();
+        let n = self.alphabet.len() as u32;
+        let gap = PRIVATE_PLANES.into_iter().find_map(|plane| {
+            let inside = taken.iter().copied().filter(|c| plane.contains(c));
+            let starts = std::iter::once(plane.start).chain(inside.clone().map(|c| c + 1));
+            let ends = inside.chain([plane.end]);
+            starts.zip(ends).find(|(start, end)| end - start >= n)
+        });
+        let (base, _) = gap.ok_or(TextError::NoColours)?;
+        Ok(Colours { alphabet: Arc::clone(&self.alphabet), base })
+    }
+}
+
+impl Colours {
+    /// The text with every character of the alphabet coloured.
+    pub fn paint<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        if !text.chars().any(|character| self.index(character).is_some()) {
+            return Cow::Borrowed(text);
         }
-        insert(text, &places, marker)
+        Cow::Owned(text.chars().map(|character| self.paint_character(character)).collect())
     }
 
-    /// The position behind the first character of every special token in `text`, overlapping ones too.
-    fn inside(&self, text: &str) -> BTreeSet<usize> {
-        let starts = text.char_indices().filter(|(_, first)| self.first_characters.contains(first));
-        starts
-            .filter(|&(start, _)| self.texts.iter().any(|token| text[start..].starts_with(token.as_str())))
-            .map(|(start, first)| start + first.len_utf8())
-            .collect()
+    pub fn paint_character(&self, character: char) -> char {
+        let colour = self.index(character).and_then(|idx| char::from_u32(self.base + idx as u32));
+        colour.unwrap_or(character)
     }
-}
 
-/// The places in `text` to mark where it ends like `token` begins.
-fn open_ends(text: &str, token: &str) -> impl Iterator<Item = usize> {
-    let first = token.chars().next().map_or(0, char::len_utf8);
-    let lengths = token.char_indices().skip(1).map(|(length, _)| length);
-    lengths.filter(|&length| text.ends_with(&token[..length])).map(move |length| text.len() - length + first)
-}
-
-/// The places in `text` to mark where it begins like `token` ends.
-fn open_starts(text: &str, token: &str) -> impl Iterator<Item = usize> {
-    let last = token.chars().next_back().map_or(0, char::len_utf8);
-    let starts = token.char_indices().skip(1).map(|(start, _)| start);
-    starts.filter(|&start| text.starts_with(&token[start..])).map(move |start| token.len() - start - last)
-}
-
-fn insert<'a>(text: &'a str, places: &BTreeSet<usize>, marker: char) -> Cow<'a, str> {
-    if places.is_empty() {
-        return Cow::Borrowed(text);
+    /// The character of the alphabet that a colour stands for.
+    pub fn below(&self, colour: char) -> Option<char> {
+        let idx = u32::from(colour).checked_sub(self.base)?;
+        self.alphabet.get(idx as usize).copied()
     }
-    let mut marked = String::with_capacity(text.len() + places.len() * marker.len_utf8());
-    let mut done = 0;
-    for &place in places {
-        marked.push_str(&text[done..place]);
-        marked.push(marker);
-        done = place;
-    }
-    marked.push_str(&text[done..]);
-    Cow::Owned(marked)
-}
 
-/// A noncharacter that none of `texts` holds.
-///
-/// # Errors
-/// `NoMarker` if all 32 candidates occur.
-pub(super) fn marker_for<'a>(texts: impl Iterator<Item = Cow<'a, str>>) -> Result<char, TextError> {
-    let is_candidate = |character: &char| ('\u{FDD0}'..='\u{FDEF}').contains(character);
-    let mut taken = BTreeSet::new();
-    for text in texts {
-        taken.extend(text.chars().filter(is_candidate));
+    /// The text as it reads.
+    pub fn strip<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        if !self.are_in(text) {
+            return Cow::Borrowed(text);
+        }
+        Cow::Owned(self.stripped(text).collect())
     }
-    ('\u{FDD0}'..='\u{FDEF}').find(|candidate| !taken.contains(candidate)).ok_or(TextError::NoMarker)
+
+    /// The characters of a text as it reads.
+    pub fn stripped<'a>(&'a self, text: &'a str) -> impl Iterator<Item = char> + 'a {
+        text.chars().map(|character| self.below(character).unwrap_or(character))
+    }
+
+    pub fn are_in(&self, text: &str) -> bool {
+        // Colours have four bytes, which begin with these.
+        let may_be = text.bytes().any(|byte| byte >= 0xF3);
+        may_be && text.chars().any(|character| self.below(character).is_some())
+    }
+
+    /// Whether the alphabet has a character.
+    pub fn know(&self, character: char) -> bool {
+        self.index(character).is_some()
+    }
+
+    fn index(&self, character: char) -> Option<usize> {
+        self.alphabet.binary_search(&character).ok()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn marks_stand_inside_every_special_token() {
-        let special = SpecialTokens::new(["<|end|>", "</s>", "$"].map(str::to_owned));
-        struct Case {
-            text: &'static str,
-            marked: &'static str,
-        }
-        let cases = [
-            Case { text: "", marked: "" },
-            Case { text: "plain < text > here", marked: "plain < text > here" },
-            Case { text: "a<|end|>b", marked: "a<@|end|>b" },
-            Case { text: "</s></s>.", marked: "<@/s><@/s>." },
-            Case { text: "ab $.", marked: "ab $@." },
-            Case { text: "tail <|en", marked: "tail <@|en" },
-            Case { text: "tail <", marked: "tail <@" },
-            Case { text: "tail </ \n", marked: "tail <@/ \n" },
-            Case { text: "nd|> head", marked: "nd|@> head" },
-            Case { text: "> head", marked: "@> head" },
-            Case { text: " s> head", marked: " s@> head" },
-            Case { text: "<|end|>", marked: "<@|end|>" },
-            Case { text: "<|<|end|>.", marked: "<|<@|end|>." },
-        ];
-        for Case { text, marked } in cases {
-            assert_eq!(special.mark(text, '@'), marked, "{text:?}");
-        }
-        assert_eq!(special.mark_whole("<|e", '@'), "<|e");
-        assert_eq!(special.mark_whole("x<|end|>", '@'), "x<@|end|>");
+    fn special() -> SpecialTokens {
+        SpecialTokens::new(["<|end|>", "</s>", "$"].map(str::to_owned))
     }
 
     #[test]
-    fn the_marker_is_new() {
-        let marker = |text: &str| marker_for([Cow::Owned(text.to_owned())].into_iter());
-        assert_eq!(marker("abc"), Ok('\u{FDD0}'));
-        assert_eq!(marker("\u{FDD0}\u{FDD2}"), Ok('\u{FDD1}'));
-        assert_eq!(marker(&('\u{FDD0}'..='\u{FDEF}').collect::<String>()), Err(TextError::NoMarker));
+    fn colours_come_and_go() {
+        let special = special();
+        let colours = special.colours(["plain"]).unwrap();
+        for text in ["", "ab ü 世", "<|END|>", "x</s>é$"] {
+            let painted = colours.paint(text);
+            assert_eq!(colours.strip(&painted), text);
+            assert_eq!(painted.chars().count(), text.chars().count());
+            assert!(!painted.contains(['<', '$', 'E', 'n', '/']), "{text}");
+        }
+        assert_eq!(colours.paint("ab ü 世"), "ab ü 世");
+        assert!(!colours.are_in("ab ü 世 \u{10FFFD}"));
+    }
+
+    #[test]
+    fn colours_are_new() {
+        let special = special();
+        let taken: String = ('\u{100000}'..'\u{10FFFE}').collect();
+        assert_eq!(special.colours([]).unwrap().base, 0x10_0000);
+        assert_eq!(special.colours(["\u{100005}"]).unwrap().base, 0x10_0006);
+        assert_eq!(special.colours([taken.as_str()]).unwrap().base, 0xF_0000);
+        let all: String = ('\u{F0000}'..'\u{FFFFE}').collect();
+        assert_eq!(special.colours([taken.as_str(), &all]).unwrap_err(), TextError::NoColours);
+    }
+
+    #[test]
+    fn parts_of_special_tokens_are_known() {
+        let special = special();
+        for text in ["<|end|>", "a</s>b", "text <|", "|> text", "end", "<", "a$"] {
+            assert!(special.may_touch(text), "{text}");
+        }
+        for text in ["</think>", "think", "<tools>\n", "a < b"] {
+            assert!(!special.may_touch(text), "{text}");
+        }
+        assert!(special.spells("<|DNE|>") && !special.spells("<|en f"));
     }
 }

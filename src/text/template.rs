@@ -8,7 +8,7 @@ use super::message::ChatMessage;
 use super::processed::ProcessedTemplate;
 use super::prompt::Prompt;
 use super::source::TemplateVariables;
-use super::special::{SpecialTokens, marker_for};
+use super::special::SpecialTokens;
 
 /// A checkpoint's chat template.
 #[derive(Debug)]
@@ -43,18 +43,11 @@ pub struct Rendered {
     pub prompt: Prompt,
 }
 
-/// A message with its texts marked (see `special.rs`).
-#[derive(Debug, Clone)]
+/// A message as templates see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Turn<'a> {
-    pub role: Cow<'a, str>,
-    pub content: Cow<'a, str>,
-}
-
-/// A rendering that still has its markers.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Marked {
-    pub system_prompt: String,
-    pub text: String,
+    pub role: &'a str,
+    pub content: &'a str,
 }
 
 impl ChatTemplate {
@@ -84,24 +77,16 @@ impl ChatTemplate {
     /// stay ordinary text in the prompt.
     ///
     /// # Errors
-    /// `Template` if the template refuses the messages, `Role`, `TemplateRun`, `TooLong`, `NoMarker`.
+    /// `Template` if the template refuses the messages, `Role`, `TemplateRun`, `TooLong`, `NoColours`, `Unclear`.
     pub fn render(&self, messages: &[ChatMessage], options: &RenderOptions) -> Result<Rendered, TextError> {
-        let contents = messages.iter().map(|message| message.content.text());
-        let roles = messages.iter().map(|message| Cow::Borrowed(message.role.as_str()));
-        let marker = marker_for(contents.chain(roles).chain([self.source()]))?;
-        let turn = |message: &ChatMessage| Turn {
-            role: Cow::Owned(self.special.mark_whole(&message.role, marker).into_owned()),
-            content: Cow::Owned(self.special.mark(&message.content.text(), marker).into_owned()),
-        };
-        let turns: Vec<Turn> = messages.iter().map(turn).collect();
-        let marked = match &self.kind {
-            Kind::Jinja(template) => template.render(&turns, options)?,
-            Kind::Processed(template) => template.render(&turns, options)?,
-        };
-        Ok(Rendered {
-            system_prompt: marked.system_prompt.replace(marker, ""),
-            prompt: Prompt::from_marked(&marked.text, marker)?,
-        })
+        let contents: Vec<Cow<str>> = messages.iter().map(|message| message.content.text()).collect();
+        let turns = messages.iter().zip(&contents);
+        let turns: Vec<Turn> =
+            turns.map(|(message, content)| Turn { role: &message.role, content }).collect();
+        match &self.kind {
+            Kind::Jinja(template) => template.render(&turns, &self.special, options),
+            Kind::Processed(template) => template.render(&turns, &self.special, options),
+        }
     }
 
     /// Without a template (`apply_chat_template` false): the contents, joined by nothing. Here the request writes the
@@ -114,13 +99,6 @@ impl ChatTemplate {
         let is_system = |message: &&ChatMessage| message.role == "system";
         let system = messages.first().filter(is_system).map(|message| message.content.text().into_owned());
         Ok(Rendered { system_prompt: system.unwrap_or_default(), prompt: Prompt::trusted(text)? })
-    }
-
-    fn source(&self) -> Cow<'_, str> {
-        match &self.kind {
-            Kind::Jinja(template) => Cow::Borrowed(template.source()),
-            Kind::Processed(template) => Cow::Owned(template.all_text()),
-        }
     }
 }
 

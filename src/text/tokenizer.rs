@@ -2,7 +2,7 @@
 //!
 //! The library normalizes and cuts text into pieces; vocabulary, added tokens, merges and decoding are ours.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokenizers::pre_tokenizer::Split;
 use tokenizers::tokenizer::normalizer::Range;
@@ -11,8 +11,9 @@ use tokenizers::{
     PreTokenizer, PreTokenizerWrapper, Token,
 };
 
-use super::added::{AddedPatterns, slices};
+use super::added::{AddedPatterns, Foreign, slices};
 use super::answer::AnswerDecoder;
+use super::bound::{Bounded, ByteBound};
 use super::bpe::{Bpe, PieceEncoder};
 use super::compile::compile;
 use super::decoding::{Decoding, Place};
@@ -39,6 +40,8 @@ pub struct Tokenizer {
     /// Added tokens looked for in the normalized text.
     normalized_patterns: AddedPatterns,
     vocab_size: usize,
+    /// Found when it is first asked for: it takes a look at the whole vocabulary.
+    bound: OnceLock<Option<ByteBound>>,
 }
 
 impl Tokenizer {
@@ -83,6 +86,7 @@ impl Tokenizer {
             normalized_patterns: normalized,
             vocab_size: vocabulary.size(),
             vocabulary,
+            bound: OnceLock::new(),
         })
     }
 
@@ -118,6 +122,43 @@ impl Tokenizer {
             }
         }
         Ok(ids)
+    }
+
+    /// Bytes of text that one token stands for at most; none where that has no bound.
+    pub fn longest_token_bytes(&self) -> Option<usize> {
+        self.bound().map(ByteBound::longest_token_bytes)
+    }
+
+    /// Whether a prompt may have no more than `max_tokens` tokens, as far as its bytes tell: what this refuses has more.
+    ///
+    /// # Errors
+    /// `TooManyBytes`.
+    pub fn check_bytes(&self, prompt: &Prompt, max_tokens: usize) -> Result<(), TextError> {
+        let Some(bound) = self.bound() else { return Ok(()) };
+        match bound.compare(prompt.text(), max_tokens) {
+            (found, max_bytes) if found > max_bytes => {
+                Err(TextError::TooManyBytes { found, max_bytes, max_tokens })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn bound(&self) -> Option<&ByteBound> {
+        let find = || {
+            let table = &self.vocabulary.table;
+            // Read once already, when it was opened.
+            let parts: PartsWire = serde_json::from_slice(table.parts()).ok()?;
+            let added = parts.added_tokens();
+            ByteBound::of(&Bounded {
+                normalizer: parts.normalizer_wire(),
+                pre_tokenizer: parts.pre_tokenizer_wire(),
+                model: &parts.model,
+                table: table.view(),
+                added: added.iter().map(|token| token.content.as_str()).collect(),
+                strips: added.iter().any(|token| token.lstrip || token.rstrip),
+            })
+        };
+        self.bound.get_or_init(find).as_ref()
     }
 
     /// The id of a token by its text in the vocabulary.
@@ -168,19 +209,15 @@ impl Tokenizer {
     fn cut(&self, prompt: &Prompt) -> tokenizers::Result<PreTokenizedString> {
         let mut pieces = PreTokenizedString::from(prompt.text());
         pieces.split(|_, text: NormalizedString| {
-            let splits =
-                self.raw_patterns.split(text.get(), |range| prompt.breaks_token(range.start, range.end));
+            let splits = self.raw_patterns.split(text.get(), prompt);
             Ok(slices(&text, splits).into_iter().map(into_split))
         })?;
         pieces.split(|_, mut text: NormalizedString| {
             if let Some(normalizer) = &self.normalizer {
                 normalizer.normalize(&mut text)?;
             }
-            let splits = self.normalized_patterns.split(text.get(), |range| {
-                let (offset, _) = text.offsets_original();
-                let original = text.convert_offsets(Range::Normalized(range)).unwrap_or_default();
-                prompt.breaks_token(offset + original.start, offset + original.end)
-            });
+            let foreign = NormalizedPart { prompt, special: &self.special, text: &text };
+            let splits = self.normalized_patterns.split(text.get(), &foreign);
             Ok(slices(&text, splits).into_iter().map(into_split))
         })?;
         if let Some(pre_tokenizer) = &self.pre_tokenizer {
@@ -208,6 +245,31 @@ impl Tokenizer {
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
         formatter.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size).finish_non_exhaustive()
+    }
+}
+
+/// A normalized piece of a prompt.
+struct NormalizedPart<'a> {
+    prompt: &'a Prompt,
+    special: &'a SpecialTokens,
+    text: &'a NormalizedString,
+}
+
+impl Foreign for NormalizedPart<'_> {
+    /// A character that no special token has carries no colour, so that it cannot be told whose it is: normalization
+    /// may have made it one that they have.
+    fn part(&self, range: &std::ops::Range<usize>) -> Option<std::ops::Range<usize>> {
+        if self.prompt.is_trusted() {
+            return None;
+        }
+        let (offset, _) = self.text.offsets_original();
+        let original = self.text.convert_offsets(Range::Normalized(range.clone()));
+        let original = original.map(|original| offset + original.start..offset + original.end);
+        let is_own = original.is_some_and(|original| {
+            let text = self.prompt.text().get(original.clone());
+            self.prompt.part(&original).is_none() && text.is_some_and(|text| self.special.spells(text))
+        });
+        (!is_own).then_some(range.end..range.end)
     }
 }
 

@@ -78,7 +78,7 @@ impl Vocabulary {
     /// The texts to look for, normalized where a token asks for that.
     ///
     /// # Errors
-    /// `Encode` if a text cannot be normalized.
+    /// `Encode` if a text cannot be normalized, `Damaged` for too many.
     pub fn patterns(&self, normalizer: Option<&NormalizerWrapper>) -> Result<PatternPair, TextError> {
         let (mut raw, mut normalized) = (Vec::new(), Vec::new());
         for token in &self.searched {
@@ -100,6 +100,6 @@ impl Vocabulary {
             };
             if token.normalized { normalized.push(pattern) } else { raw.push(pattern) }
         }
-        Ok(PatternPair { raw: AddedPatterns::new(raw), normalized: AddedPatterns::new(normalized) })
+        Ok(PatternPair { raw: AddedPatterns::new(raw)?, normalized: AddedPatterns::new(normalized)? })
     }
 }

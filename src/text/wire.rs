@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokenizers::{AddedToken, NormalizerWrapper, PreTokenizerWrapper};
 
 use super::error::{TOKENIZER_FILE, TextError};
+use super::steps::{MAX_TOKEN_BYTES, check_steps};
 
 const NORMALIZERS: &str = "NFC, NFD, NFKC, NFKD, Lowercase, Prepend, Replace (of a string), Sequence";
 const PRE_TOKENIZERS: &str =
@@ -137,6 +138,13 @@ impl TokenizerWire {
         if let Some((token, id)) = vocab.iter().find(|&(_, &id)| id > MAX_ID) {
             return Err(damaged(format!("token {token:?} has id {id}, more than {MAX_ID}")));
         }
+        let added = self.added_tokens.iter().map(|token| &token.content);
+        if let Some(token) = vocab.keys().chain(added).find(|token| token.len() > MAX_TOKEN_BYTES) {
+            let (start, found) = (token.chars().take(20).collect::<String>(), token.len());
+            return Err(damaged(format!(
+                "token {start:?}… has {found} bytes, more than the limit of {MAX_TOKEN_BYTES}"
+            )));
+        }
         let find_unknown = |unknown: String| {
             let missing = || damaged(format!("unk_token {unknown:?} is not in the vocabulary"));
             vocab.get(&unknown).copied().ok_or_else(missing)
@@ -176,6 +184,7 @@ impl PartsWire {
             return Ok(None);
         };
         check_kind(value, "normalizer", "normalizers", NORMALIZERS)?;
+        check_steps(value, "normalizer", "normalizers")?;
         serde_json::from_value(value.clone())
             .map(Some)
             .map_err(|error| damaged(format!("normalizer: {error}")))
@@ -188,9 +197,18 @@ impl PartsWire {
             return Ok(None);
         };
         check_kind(value, "pre_tokenizer", "pretokenizers", PRE_TOKENIZERS)?;
+        check_steps(value, "pre_tokenizer", "pretokenizers")?;
         serde_json::from_value(value.clone())
             .map(Some)
             .map_err(|error| damaged(format!("pre_tokenizer: {error}")))
+    }
+
+    pub fn normalizer_wire(&self) -> Option<&Value> {
+        present(&self.normalizer)
+    }
+
+    pub fn pre_tokenizer_wire(&self) -> Option<&Value> {
+        present(&self.pre_tokenizer)
     }
 
     pub fn added_tokens(&self) -> Vec<AddedToken> {

@@ -15,7 +15,7 @@ use crate::format::storage::kinds_text;
 use crate::format::{Kind, PeftConfig, StoredMatrix, TensorFile};
 use crate::store::engine::{DirectoryKind, TOKENIZER_TABLE_FILE};
 use crate::store::{Checkpoint, Engine, StoreError, map_file, read_small};
-use crate::text::Tokenizer;
+use crate::text::{ChatTemplate, SpecialTokens, Tokenizer, template_source};
 use crate::tools::ToolError;
 
 /// Longest line, in characters.
@@ -97,6 +97,9 @@ fn inspect_engine(path: &Path, page: &mut Page) -> Result<(), ToolError> {
     if let Some(fault) = table_fault(&engine) {
         page.line("warning", format!("{TOKENIZER_TABLE_FILE} {fault}; build the engine again"));
     }
+    if let Some(fault) = template_fault(&engine) {
+        page.line("warning", fault);
+    }
     if config.eos_token_ids.is_empty() {
         page.line("warning", "no end-of-sequence token: answers end only at their length");
     }
@@ -112,6 +115,18 @@ fn stored_kinds(engine: &Engine) -> impl Iterator<Item = Kind> {
         }
         Item::Vector { .. } => None,
     })
+}
+
+/// What is wrong with the source of the chat template; what it does is not tried here.
+fn template_fault(engine: &Engine) -> Option<String> {
+    let config = engine.tokenizer_config.as_ref().map(|bytes| (**bytes).as_ref());
+    let source = template_source(config, engine.chat_template.as_deref());
+    let compiled = source.and_then(|source| {
+        let compile =
+            |jinja: String| ChatTemplate::from_jinja(&jinja, source.variables, SpecialTokens::default());
+        source.jinja.map(compile).transpose()
+    });
+    compiled.err().map(|error| error.to_string())
 }
 
 /// What is wrong with the compiled tokenizer, all of it read and compared with what it was compiled from.

@@ -14,7 +14,7 @@ use safetensors::tensor::TensorView;
 
 use crate::format::adapter::listed;
 use crate::format::{FormatError, LoraPart, PeftConfig, PeftName, Tensor, TensorFile};
-use crate::store::{AtomicFile, StoreError, map_file, read_small, read_small_optional};
+use crate::store::{AtomicFile, Losses, StoreError, map_file, read_small, read_small_optional};
 use crate::tools::ToolError;
 use crate::tools::weights::source::{Decoder, decoder};
 
@@ -47,6 +47,7 @@ pub struct ProcessReport {
 /// # Errors
 /// [`ToolError`]; the output files are then as they were.
 pub fn process_lora(options: &ProcessOptions) -> Result<ProcessReport, ToolError> {
+    let losses = Losses::now();
     let config_path = options.input_dir.join(CONFIG_FILE);
     let config_json = read_small(&config_path)?;
     let config = PeftConfig::parse(&config_json).map_err(ToolError::format(&config_path))?;
@@ -73,6 +74,7 @@ pub fn process_lora(options: &ProcessOptions) -> Result<ProcessReport, ToolError
         }
     }
     let bytes = serialize(&processed).map_err(format_error)?;
+    losses.check()?;
     drop(processed);
     write_output(&options.output_dir, &bytes, &config_json)?;
     let path = options.output_dir.join(OUTPUT_WEIGHTS_FILE);

@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use crate::store::StoreError;
 use crate::store::atomic_file::sync_directory;
+use crate::store::{Losses, StoreError};
 use crate::tools::ToolError;
 
 /// A directory `TARGET.tmp-PID`; dropped unpublished, it is removed.
@@ -14,6 +14,8 @@ pub struct Staging {
     temporary: PathBuf,
     /// In the order of writing, which is the order of publishing.
     names: Vec<String>,
+    /// Before it was filled.
+    losses: Losses,
 }
 
 impl Staging {
@@ -30,7 +32,7 @@ impl Staging {
         name.push(format!(".tmp-{}", std::process::id()));
         let temporary = target.with_file_name(name);
         fs::create_dir(&temporary).map_err(StoreError::io(&temporary, "create"))?;
-        Ok(Self { target, temporary, names: Vec::new() })
+        Ok(Self { target, temporary, names: Vec::new(), losses: Losses::now() })
     }
 
     /// Where the directory will be.
@@ -78,8 +80,9 @@ impl Staging {
     /// were written; files of `known` that the new one does not have are removed.
     ///
     /// # Errors
-    /// [`StoreError::Io`].
+    /// [`StoreError::Io`]; [`StoreError::Damaged`] when a mapped file broke meanwhile.
     pub fn publish(mut self, known: &[&str]) -> Result<(), ToolError> {
+        self.losses.check()?;
         sync_directory(&self.temporary)?;
         if self.target.exists() {
             for stale in known.iter().filter(|known| !self.names.iter().any(|name| name == **known)) {

@@ -121,3 +121,12 @@ pub fn ids(file: &TensorFile, name: &str) -> Vec<u32> {
 pub fn argmax(row: &[f32]) -> u32 {
     (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best }) as u32
 }
+
+/// The journal of the job of that name, under way or held: `ID.journal` beside `ID.NAME`. Empty if there is none.
+pub fn journal_of(spool: &Path, job: &str) -> String {
+    let files = ["work", "hold"].into_iter().filter_map(|place| std::fs::read_dir(spool.join(place)).ok());
+    let names = files.flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut ids = names.filter_map(|name| Some(name.strip_suffix(job)?.strip_suffix('.')?.to_owned()));
+    let journal = ids.next().map(|id| spool.join(format!("work/{id}.journal")));
+    journal.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default()
+}

@@ -76,7 +76,9 @@ impl Weights {
             self.stored.input_scale.as_ref().map(|tensor| tensor.as_slice().expect(CHECKED));
         for (column, value) in out[..self.stored.n_columns].iter_mut().enumerate() {
             let input = order.map_or(column, |order| order[column] as usize);
-            *value = scale.map_or(x[input], |scale| x[input] * scale[input]);
+            // The order was checked, but the file may have been written into since.
+            let x = x.get(input).copied().unwrap_or(f32::NAN);
+            *value = scale.map_or(x, |scale| x * scale.get(input).copied().unwrap_or(f32::NAN));
         }
     }
 }

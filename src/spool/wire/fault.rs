@@ -18,12 +18,16 @@ pub enum FaultCode {
     UnsupportedContent,
     /// `lora_name` names no adapter.
     UnknownAdapter,
-    /// The adapter does not fit the engine.
+    /// The adapter does not fit the engine, or makes no finite numbers with it.
     AdapterMismatch,
+    /// The adapter's file was written into while the request used it; the request may be sent again.
+    AdapterChanged,
     /// The adapter's path lies outside the allowed roots, or its file cannot be read.
     AdapterRefused,
     /// The prompt is longer than the limit or than the engine takes.
     PromptTooLong,
+    /// Rendering or tokenizing the prompt takes more time or memory than one request may.
+    PromptTooCostly,
     /// The job was started too often without reaching its end.
     GaveUp,
     /// A person or a limit of time ended the request.

@@ -1,6 +1,6 @@
 //! `build`: a Hugging Face checkpoint directory to an engine directory.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use crate::format::engine::{EMBEDDING, FORMAT_VERSION, HEAD, Item, checkpoint_na
 use crate::format::naming::{Beside, beside, places};
 use crate::format::storage::kinds_text;
 use crate::format::{EngineConfig, FormatError, Limits, Precision, Target, Tensor};
+use crate::store::digest::{Sha256Writer, sha256};
 use crate::store::engine::{CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_TABLE_FILE, WEIGHTS_FILE};
 use crate::store::{Checkpoint, read_small_optional};
 use crate::text::{ChatTemplate, SpecialTokens, Tokenizer, template_source};
@@ -106,6 +107,7 @@ pub(crate) fn engine_config(
         eos_token_ids,
         bos_token_id,
         source_digest: String::new(),
+        sha256: BTreeMap::new(),
         format_version: FORMAT_VERSION,
     };
     config.check().map_err(|error| ToolError::Options(error.to_string()))?;
@@ -135,10 +137,19 @@ pub(crate) fn write_engine(
 
     let mut staging = Staging::create(&options.engine_dir)?;
     check_space(staging.target(), plan.n_bytes())?;
-    staging.write(WEIGHTS_FILE, |out| write_weights(out, &plan, &sources, options))?;
+    let mut digests = BTreeMap::new();
+    staging.write(WEIGHTS_FILE, |out| {
+        let (out, digest) = write_weights(Sha256Writer::new(out), &plan, &sources, options)?.finish();
+        digests.insert(WEIGHTS_FILE.to_owned(), digest);
+        Ok(out)
+    })?;
+    let mut write_beside = |staging: &mut Staging, name: &str, bytes: &[u8]| {
+        digests.insert(name.to_owned(), sha256(bytes));
+        staging.write_bytes(name, bytes)
+    };
     for name in TEXT_FILES {
         match read_small_optional(&options.model_dir.join(name))? {
-            Some(bytes) => staging.write_bytes(name, &bytes)?,
+            Some(bytes) => write_beside(&mut staging, name, &bytes)?,
             None if name == TOKENIZER_FILE => {
                 warnings
                     .push(format!("{TOKENIZER_FILE} is missing: this engine knows token ids, but no text"));
@@ -147,8 +158,9 @@ pub(crate) fn write_engine(
         }
     }
     if let Some(table) = token_table {
-        staging.write_bytes(TOKENIZER_TABLE_FILE, &table)?;
+        write_beside(&mut staging, TOKENIZER_TABLE_FILE, &table)?;
     }
+    config.sha256 = digests;
     staging.write_bytes(CONFIG_FILE, config.to_json().as_bytes())?;
     let engine_dir = staging.target().to_owned();
     staging.publish(&[&TEXT_FILES[..], &[TOKENIZER_TABLE_FILE]].concat())?;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::graph::insert_adapters;
 use crate::format::onnx::Model;
-use crate::store::{AtomicFile, map_file};
+use crate::store::{AtomicFile, Losses, map_file};
 use crate::tools::ToolError;
 use crate::tools::export::run::{LORA_MODEL_FILE, MODEL_FILE};
 use crate::tools::weights::onnx::OnnxFiles;
@@ -30,6 +30,7 @@ pub struct InsertReport {
 /// # Errors
 /// [`ToolError`]; a `lora_model.onnx` that is there already then stays as it was.
 pub fn insert_lora(options: &InsertOptions) -> Result<InsertReport, ToolError> {
+    let losses = Losses::now();
     let model_path = options.onnx_dir.join(MODEL_FILE);
     let bytes = map_file(&model_path)?;
     let mut model = Model::parse((*bytes).as_ref()).map_err(ToolError::format(&model_path))?;
@@ -38,6 +39,7 @@ pub fn insert_lora(options: &InsertOptions) -> Result<InsertReport, ToolError> {
     model.take_scalars(|name| scalars.get(name).map(|bytes| (**bytes).as_ref()));
     let inserted = insert_adapters(&model).map_err(ToolError::format(&model_path))?;
     let path = options.onnx_dir.join(LORA_MODEL_FILE);
+    losses.check()?;
     AtomicFile::write(&path, &inserted.model)?;
     Ok(InsertReport { path, n_pairs: inserted.n_pairs, n_layers: inserted.n_layers })
 }

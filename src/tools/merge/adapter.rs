@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::format::adapter::listed;
-use crate::format::{LoraPart, PeftConfig, PeftName, Tensor, TensorFile};
+use crate::format::{FormatError, LoraPart, PeftConfig, PeftName, Tensor, TensorFile, first_not_finite};
 use crate::store::{StoreError, WeightFiles, map_file, read_small};
 use crate::tools::ToolError;
 
@@ -133,14 +133,25 @@ impl AdapterTensors {
             PeftName::Lora { adapter: Some(adapter), .. } if Some(adapter) != chosen => return Ok(()),
             PeftName::Lora { module, part, .. } => (module.to_owned(), part),
             PeftName::Whole { tensor } => {
+                self.check_finite(&named)?;
                 let name = named.name.clone();
                 let first = self.whole.insert(tensor, named);
                 return first.map_or(Ok(()), |first| Err(self.twice(&first.name, &name)));
             }
         };
+        self.check_finite(&named)?;
         let name = named.name.clone();
         let first = self.modules.entry(module).or_default().slot(part).replace(named);
         first.map_or(Ok(()), |first| Err(self.twice(&first.name, &name)))
+    }
+
+    /// Here, because in the sum with a weight nobody knows any more whose fault it is.
+    fn check_finite(&self, named: &Named) -> Result<(), ToolError> {
+        let Some((index, found)) = first_not_finite(named.tensor.dtype(), named.tensor.data()) else {
+            return Ok(());
+        };
+        let source = FormatError::NotFinite { name: named.name.clone(), index, found };
+        Err(ToolError::Format { path: self.path.clone(), source })
     }
 
     fn twice(&self, first: &str, second: &str) -> ToolError {

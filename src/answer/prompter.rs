@@ -1,0 +1,96 @@
+//! A request's messages to the tokens that the model reads: the template, the bound on bytes, the tokenizer.
+//!
+//! All of it may be hostile: a template, a tokenizer and the messages. `run` does it here; the daemon in a process of
+//! its own (text_process/), which has limits.
+
+use std::sync::Arc;
+
+use super::error::AnswerError;
+use super::text_files::TextFiles;
+use crate::spool::wire::{ChatOptions, Fault, FaultCode, Request};
+use crate::text::{ChatMessage, ChatTemplate, RenderOptions, TextError, Tokenizer};
+
+/// What of a request becomes its prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PromptRequest {
+    pub messages: Vec<ChatMessage>,
+    pub chat: ChatOptions,
+    /// What a template may print as the date.
+    pub unix_time: i64,
+}
+
+/// A prompt that is ready to be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepared {
+    /// `formatted_system_prompt`.
+    pub system_prompt: String,
+    /// `formatted_complete_request`.
+    pub prompt_text: String,
+    pub tokens: Vec<u32>,
+}
+
+/// The text side of an engine.
+pub struct Prompter {
+    tokenizer: Arc<Tokenizer>,
+    template: Option<ChatTemplate>,
+    /// Longest prompt, in tokens.
+    max_input_len: usize,
+}
+
+impl PromptRequest {
+    pub fn new(request: &Request, unix_time: i64) -> Self {
+        let message = |role: &str, text: String| ChatMessage::new(role, text);
+        let messages = request.messages.iter().map(|said| message(said.role.as_str(), said.text())).collect();
+        Self { messages, chat: request.chat, unix_time }
+    }
+}
+
+impl Prompter {
+    /// Compiles the template.
+    ///
+    /// # Errors
+    /// [`AnswerError`] with the file that is wrong.
+    pub fn new(
+        files: &TextFiles,
+        tokenizer: Arc<Tokenizer>,
+        max_input_len: usize,
+    ) -> Result<Self, AnswerError> {
+        let template = files.template(tokenizer.special_tokens())?;
+        Ok(Self { tokenizer, template, max_input_len })
+    }
+
+    /// # Errors
+    /// A [`Fault`] with what the template or the tokenizer says; what cannot fit is refused by its bytes.
+    pub fn prepare(&self, request: &PromptRequest) -> Result<Prepared, Fault> {
+        let (messages, chat) = (&request.messages, &request.chat);
+        let rendered = if chat.apply_chat_template {
+            let no_template = || {
+                Fault::new(
+                    FaultCode::BadRequest,
+                    "the engine has no chat template; set apply_chat_template to false",
+                )
+            };
+            let options = RenderOptions {
+                add_generation_prompt: chat.add_generation_prompt,
+                enable_thinking: Some(chat.enable_thinking),
+                unix_time: request.unix_time,
+            };
+            self.template.as_ref().ok_or_else(no_template)?.render(messages, &options)
+        } else {
+            ChatTemplate::plain(messages)
+        };
+        let rendered = rendered.map_err(text_fault)?;
+        self.tokenizer.check_bytes(&rendered.prompt, self.max_input_len).map_err(text_fault)?;
+        let tokens = self.tokenizer.encode(&rendered.prompt).map_err(text_fault)?;
+        let prompt_text = rendered.prompt.text().to_owned();
+        Ok(Prepared { system_prompt: rendered.system_prompt, prompt_text, tokens })
+    }
+}
+
+fn text_fault(error: TextError) -> Fault {
+    let code = match error {
+        TextError::TooLong { .. } | TextError::TooManyBytes { .. } => FaultCode::PromptTooLong,
+        _ => FaultCode::BadRequest,
+    };
+    Fault::new(code, error.to_string())
+}

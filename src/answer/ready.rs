@@ -1,0 +1,52 @@
+//! A request of a file on its way to the engine: read, rendered, tokenized, or answered before it could run.
+
+use std::sync::Arc;
+
+use super::executor::refused;
+use super::prompter::{Prepared, PromptRequest};
+use crate::spool::wire::{Answer, BadRequest, Fault, FaultCode, Request, RequestFile};
+
+/// What was made of a request.
+pub enum Ready {
+    Run(Box<Runnable>),
+    Answered(Box<Answer>),
+}
+
+/// A request that can run, with all that belongs to it.
+pub struct Runnable {
+    pub request: Request,
+    pub prepared: Prepared,
+    /// The file that it comes from.
+    pub file: Arc<RequestFile>,
+}
+
+impl Ready {
+    /// Lets `prepare` make tokens of the request at `index` of a file. `unix_time` is what its template may
+    /// print as the date.
+    pub fn new(
+        request: Result<Request, BadRequest>,
+        (file, index): (&Arc<RequestFile>, usize),
+        unix_time: i64,
+        prepare: impl FnOnce(&PromptRequest) -> Result<Prepared, Fault>,
+    ) -> Self {
+        let request = match request {
+            Ok(request) => request,
+            Err(bad) => return Self::Answered(Box::new(Answer::failed(index, file.batch_size, bad))),
+        };
+        match prepare(&PromptRequest::new(&request, unix_time)) {
+            Ok(prepared) => Self::Run(Box::new(Runnable { request, prepared, file: Arc::clone(file) })),
+            Err(fault) => Self::Answered(Box::new(refused(index, file.batch_size, Ok(request), fault))),
+        }
+    }
+
+    /// The answer to a request that is not run for this reason.
+    pub fn refused(file: &RequestFile, index: usize, fault: Fault) -> Self {
+        Self::Answered(Box::new(refused(index, file.batch_size, file.request(index), fault)))
+    }
+
+    /// Whether the text took more than it was given.
+    pub fn is_too_costly(&self) -> bool {
+        let Self::Answered(answer) = self else { return false };
+        answer.error.as_ref().is_some_and(|fault| fault.code == FaultCode::PromptTooCostly)
+    }
+}

@@ -1,0 +1,197 @@
+//! The text files of an engine directory, and what they are read into: tokenizer, template, tokens that end an answer.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::error::AnswerError;
+use crate::format::Bytes;
+use crate::store::engine::{
+    CHAT_TEMPLATE_FILE, PROCESSED_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_TABLE_FILE,
+};
+use crate::store::{FileMap, StoreError, read_small_optional};
+use crate::text::{ChatTemplate, SpecialTokens, TemplateSource, Tokenizer, template_source};
+
+/// Files of one directory as they were when it was read.
+pub struct TextFiles {
+    /// For errors.
+    pub directory: PathBuf,
+    /// Missing only for a checkpoint that had none: such an engine knows token ids, but no text.
+    pub tokenizer_json: Option<Bytes>,
+    pub tokenizer_table: Option<Bytes>,
+    pub tokenizer_config: Option<Bytes>,
+    pub chat_template: Option<Bytes>,
+    pub processed_chat_template: Option<Bytes>,
+}
+
+/// Names of the files, in the order of the fields.
+pub const TEXT_FILES: [&str; 5] = [
+    TOKENIZER_FILE,
+    TOKENIZER_TABLE_FILE,
+    TOKENIZER_CONFIG_FILE,
+    CHAT_TEMPLATE_FILE,
+    PROCESSED_TEMPLATE_FILE,
+];
+
+impl TextFiles {
+    /// Maps the large ones and reads the small ones.
+    ///
+    /// # Errors
+    /// [`AnswerError::Store`].
+    pub fn read(directory: &Path) -> Result<Self, AnswerError> {
+        Self::read_paths(directory, TEXT_FILES.map(|name| Some(directory.join(name))))
+    }
+
+    /// The same from `paths`, in the order of `TEXT_FILES`; errors name `directory`.
+    ///
+    /// # Errors
+    /// [`AnswerError::Store`].
+    pub fn read_paths(directory: &Path, paths: [Option<PathBuf>; 5]) -> Result<Self, AnswerError> {
+        let [json, table, config, template, processed] = paths;
+        let small = |path: Option<PathBuf>| -> Result<Option<Bytes>, StoreError> {
+            let Some(path) = path else { return Ok(None) };
+            Ok(read_small_optional(&path)?.map(|bytes| Arc::new(bytes) as Bytes))
+        };
+        Ok(Self {
+            directory: directory.to_owned(),
+            tokenizer_json: json.map(|path| map_optional(&path)).transpose()?.flatten(),
+            tokenizer_table: table.map(|path| map_optional(&path)).transpose()?.flatten(),
+            tokenizer_config: small(config)?,
+            chat_template: small(template)?,
+            processed_chat_template: small(processed)?,
+        })
+    }
+
+    /// The compiled table where it is there and of this tokenizer.json, else the file itself, which costs time and
+    /// memory.
+    ///
+    /// # Errors
+    /// [`AnswerError::NoTokenizer`], [`AnswerError::Text`].
+    pub fn tokenizer(&self) -> Result<Tokenizer, AnswerError> {
+        let path = self.directory.join(TOKENIZER_FILE);
+        let Some(json) = &self.tokenizer_json else { return Err(AnswerError::NoTokenizer { path }) };
+        let json = (**json).as_ref();
+        if let Some(table) = &self.tokenizer_table {
+            let path = self.directory.join(TOKENIZER_TABLE_FILE).display().to_string();
+            match Tokenizer::open(Arc::clone(table)) {
+                // All that can be checked without reading tokenizer.json; `inspect` checks its digest.
+                Ok(tokenizer) if tokenizer.source().is(json) => return Ok(tokenizer),
+                Ok(_) => tracing::warn!(
+                    "{path} is of another {TOKENIZER_FILE}, which is read instead; build the engine again"
+                ),
+                Err(error) => tracing::warn!("{path}: {error}; {TOKENIZER_FILE} is read instead"),
+            }
+        }
+        Tokenizer::parse(json).map_err(|source| AnswerError::Text { path, source })
+    }
+
+    /// The checkpoint's Jinja and its named tokens.
+    ///
+    /// # Errors
+    /// [`AnswerError::Text`], [`AnswerError::Store`].
+    pub fn source(&self) -> Result<TemplateSource, AnswerError> {
+        let config = self.tokenizer_config.as_ref().map(|bytes| (**bytes).as_ref());
+        let jinja = self.chat_template.as_ref().map(|bytes| std::str::from_utf8((**bytes).as_ref()));
+        let path = self.directory.join(CHAT_TEMPLATE_FILE);
+        let jinja = jinja.transpose().map_err(|_| StoreError::NotText { path })?;
+        let path = self.directory.join(TOKENIZER_CONFIG_FILE);
+        template_source(config, jinja).map_err(|source| AnswerError::Text { path, source })
+    }
+
+    /// `processed_chat_template.json` where present, else the checkpoint's Jinja.
+    ///
+    /// # Errors
+    /// [`AnswerError::Text`], [`AnswerError::Store`].
+    pub fn template(&self, special: &SpecialTokens) -> Result<Option<ChatTemplate>, AnswerError> {
+        let wrong = |name: &str| {
+            let path = self.directory.join(name);
+            |source| AnswerError::Text { path, source }
+        };
+        let source = self.source()?;
+        if let Some(bytes) = &self.processed_chat_template {
+            let template = ChatTemplate::from_processed((**bytes).as_ref(), special.clone())
+                .map_err(wrong(PROCESSED_TEMPLATE_FILE))?;
+            return Ok(Some(template));
+        }
+        let Some(jinja) = source.jinja else { return Ok(None) };
+        let template = ChatTemplate::from_jinja(&jinja, source.variables, special.clone())
+            .map_err(wrong(CHAT_TEMPLATE_FILE))?;
+        Ok(Some(template))
+    }
+
+    /// The ids of the model's configuration, and the tokenizer's own end token.
+    ///
+    /// # Errors
+    /// As [`Self::source`].
+    pub fn stop_tokens(&self, of_model: &[u32], tokenizer: &Tokenizer) -> Result<Arc<[u32]>, AnswerError> {
+        let source = self.source()?;
+        let of_tokenizer = source.variables.token("eos_token").and_then(|token| tokenizer.token_id(token));
+        let mut tokens = of_model.to_vec();
+        tokens.extend(of_tokenizer.filter(|token| !of_model.contains(token)));
+        Ok(tokens.into())
+    }
+}
+
+fn map_optional(path: &Path) -> Result<Option<Bytes>, StoreError> {
+    match FileMap::open(path) {
+        Ok(map) => Ok(Some(map as Bytes)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_used_where_it_belongs_to_the_file() {
+        let name = "tests/data/references/tokenizers/qwen2/tokenizer.json";
+        let json = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
+        let text = String::from_utf8(json.clone()).unwrap();
+        let (a, b) = ("\"a\": 64", "\"b\": 65");
+        assert!(text.contains(a) && text.contains(b));
+        // Of the same length, and known by its ids.
+        let swapped = text.replacen(a, "\"a\": 65", 1).replacen(b, "\"b\": 64", 1);
+        let table = |json: &[u8]| Tokenizer::compile(json).unwrap().to_vec();
+        let longer = format!("{swapped} ");
+        let damaged = table(&json)[1..].to_vec();
+        // A table of one file whose header names another: where its ids come out, it was used.
+        let mut claimed = table(swapped.as_bytes());
+        claimed[16..56].copy_from_slice(&table(&json)[16..56]);
+        claimed[92..96].copy_from_slice(&table(&json)[92..96]);
+        let sum = crc32fast::hash(&claimed[16..128]);
+        claimed[12..16].copy_from_slice(&sum.to_le_bytes());
+        struct Case {
+            table: Option<Vec<u8>>,
+            ids: [u32; 2],
+        }
+        let cases = [
+            Case { table: None, ids: [64, 65] },
+            Case { table: Some(table(&json)), ids: [64, 65] },
+            Case { table: Some(claimed), ids: [65, 64] },
+            Case { table: Some(table(swapped.as_bytes())), ids: [64, 65] },
+            Case { table: Some(table(longer.as_bytes())), ids: [64, 65] },
+            Case { table: Some(damaged), ids: [64, 65] },
+        ];
+        let json: Bytes = Arc::new(json);
+        for (case_idx, Case { table, ids }) in cases.into_iter().enumerate() {
+            let table = table.map(|table| Arc::new(table) as Bytes);
+            let files = files(Some(Arc::clone(&json)), table);
+            let tokenizer = files.tokenizer().unwrap();
+            let found = ["a", "b"].map(|letter| tokenizer.token_id(letter).unwrap());
+            assert_eq!(found, ids, "case {case_idx}");
+        }
+        assert!(matches!(files(None, None).tokenizer(), Err(AnswerError::NoTokenizer { .. })));
+    }
+
+    fn files(tokenizer_json: Option<Bytes>, tokenizer_table: Option<Bytes>) -> TextFiles {
+        TextFiles {
+            directory: PathBuf::from("engine"),
+            tokenizer_json,
+            tokenizer_table,
+            tokenizer_config: None,
+            chat_template: None,
+            processed_chat_template: None,
+        }
+    }
+}

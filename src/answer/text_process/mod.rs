@@ -1,0 +1,12 @@
+//! Prompts are rendered and tokenized in a process of its own, which may take its time and memory, break or be killed
+//! without anybody else noticing: templates, tokenizers and texts are strangers'.
+
+mod frame;
+mod limits;
+mod process;
+mod wire;
+mod worker;
+
+pub use limits::{Launch, TextLimits};
+pub use process::{Canceller, NotPrepared, TextProcess, TextProcessOptions};
+pub use worker::text_worker;

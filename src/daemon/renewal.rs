@@ -1,0 +1,109 @@
+//! What the loop does about a new configuration, a new engine, and one whose files broke.
+
+use super::compute::Compute;
+use super::error::DaemonError;
+use super::event::Event;
+use super::main_loop::MainLoop;
+use super::message;
+use super::prepare::Lanes;
+use super::scout::Look;
+use super::settings::{
+    adapter_places, engine_options, inbox_config, scan_every, spool_config, text_source, unload_after,
+};
+use super::writer::Write;
+use crate::answer::{AnswerError, TextEngine, open_engine};
+use crate::config::Config;
+use crate::store::Damage;
+
+impl MainLoop {
+    /// Takes the configuration anew; a bad one changes nothing.
+    pub(super) fn reload(&mut self) {
+        self.manager.reloading();
+        match Config::read(&self.config_path) {
+            Ok(config) => {
+                if config.spool != self.config.spool {
+                    tracing::warn!("the spool is changed by a restart, not by a reload");
+                }
+                let config = Config { spool: self.config.spool.clone(), ..config };
+                let old = std::mem::replace(&mut self.config, config);
+                self.spread();
+                let is_other = engine_options(&old) != engine_options(&self.config);
+                if is_other || !self.engine.is_current() {
+                    self.renew_engine();
+                } else {
+                    self.reloaded();
+                }
+            }
+            Err(error) => {
+                let text = format!("{error}; the old configuration stays");
+                self.tell_error(Some(message::RELOAD_REFUSED), text);
+                self.manager.ready();
+            }
+        }
+    }
+
+    /// Tells everybody what the configuration says.
+    fn spread(&mut self) {
+        let threads = &mut self.threads;
+        threads.writer.send(Write::Config(spool_config(&self.config)));
+        threads.scout.send(Look::Config(inbox_config(&self.config), scan_every(&self.config)));
+        threads.compute.send(Compute::Places(adapter_places(&self.config)));
+        threads.compute.send(Compute::UnloadAfter(unload_after(&self.config)));
+        self.jobs.set_max_crashes(u32::try_from(self.config.max_attempts).unwrap_or(u32::MAX));
+    }
+
+    fn reloaded(&mut self) {
+        tracing::info!(message_id = message::RELOADED, "configuration reloaded");
+        self.is_news = true;
+        self.manager.ready();
+    }
+
+    /// Opens the engine of the configuration beside the loop; [`Event::Opened`] brings it.
+    pub(super) fn renew_engine(&mut self) {
+        self.is_renewing = true;
+        let options = engine_options(&self.config);
+        let kv = self.compute.kv;
+        let promised = kv.reserved.saturating_sub(kv.in_use);
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let opened = tokio::task::spawn_blocking(move || open_engine(&options, promised));
+            let opened = opened.await.unwrap_or_else(|error| {
+                Err(AnswerError::System { action: "open the engine", source: std::io::Error::other(error) })
+            });
+            events.send_async(Event::Opened(Box::new(opened))).await;
+        });
+    }
+
+    pub(super) fn engine_opened(&mut self, opened: Result<TextEngine, AnswerError>) {
+        self.is_renewing = false;
+        match opened {
+            Ok(engine) => {
+                self.engine = engine.facts();
+                let lanes = text_source(&self.config, &self.engine).and_then(|source| {
+                    let failed = DaemonError::system("start a thread");
+                    Lanes::new(&source, self.events.clone()).map_err(failed)
+                });
+                match lanes {
+                    Ok(lanes) => self.lanes = lanes,
+                    Err(error) => self.tell_error(None, error.to_string()),
+                }
+                self.threads.compute.send(Compute::Replace(Box::new(engine)));
+            }
+            Err(error) => {
+                self.tell_error(None, format!("the new engine cannot be used: {error}; the old one stays"));
+            }
+        }
+        self.reloaded();
+    }
+
+    /// The files of the engine changed under it: what was computed is thrown away, and computed anew by the
+    /// engine that is there now.
+    pub(super) fn damaged(&mut self, damage: &Damage) {
+        self.tell_error(None, format!("{damage}; what was computed with it is thrown away"));
+        self.jobs.take_back();
+        self.marking.clear();
+        if !self.is_renewing {
+            self.renew_engine();
+        }
+    }
+}
