@@ -17,7 +17,7 @@ pub enum Order {
     Begin { job: JobId, size: u64, crc: u32 },
     /// A request is about to enter its first step.
     Run { job: JobId, index: usize, is_alone: bool },
-    /// A request has its answer, One that is there already stays as it is.
+    /// A request has its answer. One that is there already stays as it is.
     Record { job: JobId, index: usize, is_failed: bool, answer: Box<Answer> },
     /// The daemon lets the job go in good order: what runs did not crash.
     Pause { job: JobId },

@@ -452,7 +452,7 @@ fn a_power_cut_while_jobs_are_requeued() {
 }
 
 #[test]
-#[ignore = "long: minutes"]
+#[ignore = "long: half a minute"]
 fn a_power_cut_some_time_after_a_crash() {
     for case in [&RELEASE_AND_DELETE, &BY_HAND, &HOLD, &TWO_JOBS] {
         trouble_everywhere(case, 1, Trouble::Crash, 8);
@@ -479,7 +479,7 @@ fn power_cuts_thoroughly() {
 
 /// A sync that can be left out without anybody noticing is not needed.
 #[test]
-#[ignore = "long: minutes"]
+#[ignore = "long: half a minute"]
 fn no_sync_can_be_left_out() {
     let mut sites = Vec::new();
     for case in CASES {
