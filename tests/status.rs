@@ -68,14 +68,14 @@ fn the_daemon_tells_what_it_does() {
     service.drop_in("long\u{1b}name.json", &requests);
     let busy = service.wait_for("a report of a busy daemon", |_| {
         let report = report(&spool);
-        (report["state"] == "running" && report["totals"]["generated_tokens"].as_u64() > Some(60))
-            .then_some(report)
+        let is_busy = report["state"] == "running" && report["adapters"][0].is_object();
+        (is_busy && report["totals"]["generated_tokens"].as_u64() > Some(60)).then_some(report)
     });
     assert_eq!(busy["queue"]["n_open"], 1);
     let job = &busy["queue"]["jobs"][0];
     assert_eq!((&job["n_requests"], &job["priority"]), (&30.into(), &0.into()));
     assert_eq!(busy["adapters"][0]["name"], "french");
-    assert!((1..=4).contains(&busy["adapters"][0]["n_requests"].as_u64().unwrap()), "{busy}");
+    assert!((1..=2).contains(&busy["adapters"][0]["n_requests"].as_u64().unwrap()), "{busy}");
     assert!(busy["speed"]["generated"].as_f64().unwrap() > 0.0, "{busy}");
     assert!(busy["memory"]["kv_in_use"].as_u64().unwrap() > 0, "{busy}");
     // The kernel's own figure, as far as pages come and go meanwhile.

@@ -38,7 +38,7 @@ impl Engines {
         &mut self.current
     }
 
-    /// Adapters of the requests under way on all engines, with how many requests each has.
+    /// Adapters of the requests that run on all engines, with how many requests each has.
     pub fn adapters_in_use(&self) -> BTreeMap<String, usize> {
         let mut in_use = BTreeMap::new();
         for name in self.all().flat_map(Executor::adapters_in_use) {
@@ -50,6 +50,11 @@ impl Engines {
     /// Requests under way on all engines.
     pub fn n_active(&self) -> usize {
         self.all().map(Executor::n_active).sum()
+    }
+
+    /// Requests that generate on all engines.
+    pub fn n_running(&self) -> usize {
+        self.all().map(Executor::n_running).sum()
     }
 
     /// Computes one step of every engine; returns the answers that it finished.

@@ -70,9 +70,15 @@ impl Executor {
         self.adapters.find_by_name(self.engine.runner.decoder(), name).map(drop)
     }
 
-    /// The adapter's name of each request under way that has one.
+    /// The adapter's name of each request that runs and has one.
     pub fn adapters_in_use(&self) -> impl Iterator<Item = &str> {
-        self.active.values().filter_map(|active| active.answer.lora_name.as_deref())
+        let running = self.active.iter().filter(|(id, _)| self.engine.runner.is_running(**id));
+        running.filter_map(|(_, active)| active.answer.lora_name.as_deref())
+    }
+
+    /// Requests that generate.
+    pub fn n_running(&self) -> usize {
+        self.engine.runner.n_running()
     }
 
     /// Requests that generate or wait for a place.

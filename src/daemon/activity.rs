@@ -116,7 +116,7 @@ impl Activity {
                 n_waiting: situation.n_waiting,
                 n_partial: situation.n_partial,
                 n_open: situation.n_open,
-                n_running: compute.n_active.min(compute.batch_limit),
+                n_running: compute.n_running,
                 n_requests,
                 n_answered,
                 jobs: situation.jobs,

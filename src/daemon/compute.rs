@@ -42,8 +42,10 @@ pub struct Computed {
 /// The engines after a step.
 #[derive(Debug, Clone, Default)]
 pub struct ComputeState {
-    /// Requests that run.
+    /// Requests that run or wait for a place.
     pub n_active: usize,
+    /// Requests that run.
+    pub n_running: usize,
     /// Of the last step.
     pub counts: StepCounts,
     pub batch_limit: usize,
@@ -73,6 +75,7 @@ impl Worker {
         let current = self.engines.current();
         ComputeState {
             n_active: self.engines.n_active(),
+            n_running: self.engines.n_running(),
             counts: self.engines.last_step(),
             batch_limit: current.batch_limit(),
             kv: current.kv_memory(),

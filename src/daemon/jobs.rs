@@ -456,7 +456,7 @@ impl OpenJob {
     }
 
     fn report(&self) -> JobReport {
-        let [n_requests, n_answered, n_failed, n_running] = self.counts();
+        let [n_requests, n_answered, n_failed, n_under_way] = self.counts();
         JobReport {
             id: self.claimed.id.to_string(),
             name: printable(&self.claimed.name).to_string(),
@@ -471,7 +471,7 @@ impl OpenJob {
             n_requests,
             n_answered,
             n_failed,
-            n_running,
+            n_under_way,
         }
     }
 }

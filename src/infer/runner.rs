@@ -111,6 +111,16 @@ impl<B: Backend> Runner<B> {
         self.running.is_empty() && self.waiting.is_empty()
     }
 
+    /// Whether the sequence has a place and does not wait for one.
+    pub fn is_running(&self, id: SequenceId) -> bool {
+        self.running.iter().any(|sequence| sequence.id == id)
+    }
+
+    /// Sequences that have a place.
+    pub fn n_running(&self) -> usize {
+        self.running.len()
+    }
+
     /// Blocks of the cache that sequences hold.
     pub fn n_used_blocks(&self) -> usize {
         self.blocks.n_used()

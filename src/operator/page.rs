@@ -164,7 +164,7 @@ impl Page {
         self.line("owner", &format!("user {}", job.owner));
         let done = bar(job.n_answered, job.n_requests);
         self.line("requests", &format!("{done} {} of {} answered", job.n_answered, job.n_requests));
-        self.line("", &format!("{} failed, {} running", job.n_failed, job.n_running));
+        self.line("", &format!("{} failed, {} under way", job.n_failed, job.n_under_way));
     }
 
     /// The latest errors, the last `n` of them.

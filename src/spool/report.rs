@@ -80,7 +80,8 @@ pub struct JobReport {
     pub n_answered: usize,
     /// Of the answered ones, those with an error.
     pub n_failed: usize,
-    pub n_running: usize,
+    /// Prepared, running, or waiting for their answer to be written.
+    pub n_under_way: usize,
 }
 
 /// How far a job is.
