@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use super::budget::Need;
 use super::error::AnswerError;
@@ -157,6 +158,11 @@ impl TextEngine {
     /// Which files it was opened from.
     pub fn generation(&self) -> &EngineGeneration {
         &self.generation
+    }
+
+    /// Counts what its threads compute, piece by piece.
+    pub fn n_tasks(&self) -> Arc<AtomicU64> {
+        self.runner.decoder().backend().n_tasks()
     }
 
     /// What it takes of the machine's memory.

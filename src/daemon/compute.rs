@@ -55,19 +55,22 @@ pub struct ComputeState {
     pub n_mapped: usize,
 }
 
-/// Raised whenever something was computed: the watchdog looks at it.
-pub type Progress = Arc<AtomicU64>;
-
 pub struct Worker {
     engines: Engines,
     relief: Relief,
     events: Events,
-    progress: Progress,
+    /// Raised by every command and every step, for what they do besides computing.
+    n_turns: Arc<AtomicU64>,
 }
 
 impl Worker {
-    pub fn new(engines: Engines, relief: Relief, events: Events, progress: Progress) -> Self {
-        Self { engines, relief, events, progress }
+    pub fn new(engines: Engines, relief: Relief, events: Events) -> Self {
+        Self { engines, relief, events, n_turns: Arc::default() }
+    }
+
+    /// Moves while the thread does anything.
+    pub fn n_turns(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.n_turns)
     }
 
     /// The engines as they are now.
@@ -93,6 +96,7 @@ impl Worker {
             } else {
                 self.wait(commands)
             };
+            self.n_turns.fetch_add(1, Ordering::Relaxed);
             match command {
                 Ok(command) => {
                     finished.extend(self.take(command));
@@ -103,7 +107,6 @@ impl Worker {
             }
             let was_active = self.engines.n_active() > 0;
             finished.extend(self.engines.step());
-            self.progress.fetch_add(1, Ordering::Relaxed);
             let damage = self.engines.damage();
             if damage.is_some() {
                 finished.clear();

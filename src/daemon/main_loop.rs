@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::activity::{self, Activity, Situation};
-use super::compute::{Compute, ComputeState, Progress};
+use super::compute::{Compute, ComputeState};
 use super::error::DaemonError;
 use super::event::{Event, Events};
 use super::followers::Followers;
@@ -23,6 +23,7 @@ use super::message;
 use super::notify::Manager;
 use super::prepare::Lanes;
 use super::pressure::Pressure;
+use super::progress::Progress;
 use super::scout::Look;
 use super::signals::Signals;
 use super::totals;
@@ -238,7 +239,7 @@ impl MainLoop {
             // A thread that has ended has told why, or the process ends with it.
             let () = result;
         }
-        let progress = self.threads.progress.load(std::sync::atomic::Ordering::Relaxed);
+        let progress = self.threads.progress.total();
         self.manager.turned((self.compute.n_active > 0).then_some(progress));
         let every = if self.is_news { TELL_AT_MOST_EVERY } else { TELL_EVERY };
         if (self.is_news || is_busy) && self.told.elapsed() >= every {

@@ -15,6 +15,7 @@ mod notify;
 mod orders;
 mod prepare;
 mod pressure;
+mod progress;
 mod relief;
 mod renewal;
 mod scout;

@@ -254,6 +254,19 @@ mod tests {
     }
 
     #[test]
+    fn while_there_is_something_to_compute_only_progress_feeds_the_watchdog() {
+        let mut listener = listener(Some(Duration::ZERO));
+        let mut n_signs = |progress: &[Option<u64>]| {
+            progress.iter().for_each(|progress| listener.manager.turned(*progress));
+            listener.heard().len()
+        };
+        assert_eq!(n_signs(&[None, None]), 2, "idle");
+        assert_eq!(n_signs(&[Some(7), Some(7), Some(7)]), 1);
+        assert_eq!(n_signs(&[Some(8), Some(9), Some(9)]), 2);
+        assert_eq!(n_signs(&[None, Some(9)]), 2, "it was idle meanwhile");
+    }
+
+    #[test]
     fn without_a_manager_nothing_is_kept() {
         let mut manager = Manager::new(&ServiceSettings { notify_socket: None, watchdog: None });
         manager.ready();

@@ -78,6 +78,7 @@ impl MainLoop {
         self.is_renewing = false;
         match opened {
             Ok(engine) => {
+                self.threads.progress.watch(engine.n_tasks());
                 self.engine = engine.facts();
                 let lanes = text_source(&self.config, &self.engine).and_then(|source| {
                     let failed = DaemonError::system("start a thread");

@@ -1,11 +1,10 @@
 //! How the daemon starts: the spool, the engine, the threads, and then the loop.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use super::compute::{Progress, Worker};
+use super::compute::Worker;
 use super::control::{self, Rights};
 use super::error::DaemonError;
 use super::event::Events;
@@ -13,6 +12,7 @@ use super::link::Link;
 use super::main_loop::{MainLoop, Parts, Threads};
 use super::notify::Manager;
 use super::prepare::Lanes;
+use super::progress::Progress;
 use super::relief::Relief;
 use super::scout::Scout;
 use super::settings::{
@@ -75,11 +75,13 @@ async fn run(
     let scout = start("jetspool-scout", |looks: Receiver<_>| scout.run(&looks))?;
     let writer = Writer::new(spool, events.clone());
     let writer = start("jetspool-writer", |commands: Receiver<_>| writer.run(&commands))?;
-    let progress = Progress::default();
     let facts = engine.facts();
+    let mut progress = Progress::default();
+    progress.watch(engine.n_tasks());
     let engines = Engines::new(engine, adapter_places(&config));
     let relief = Relief::new(unload_after(&config));
-    let worker = Worker::new(engines, relief, events.clone(), Arc::clone(&progress));
+    let worker = Worker::new(engines, relief, events.clone());
+    progress.watch(worker.n_turns());
     let state = worker.state();
     let compute = start("jetspool-compute", |commands: Receiver<_>| worker.run(&commands))?;
 

@@ -1,7 +1,8 @@
 //! Each operation split into tasks for the pool. A task owns whole rows or whole columns of its output.
 
 use std::ops::Range;
-use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 
 use super::cache::{self, Cache};
 use super::pool::Pool;
@@ -46,6 +47,11 @@ impl Cpu {
 
     pub fn kernels(&self) -> &Kernels {
         &self.kernels
+    }
+
+    /// Counts what is computed, piece by piece: it stands still only while nothing is.
+    pub fn n_tasks(&self) -> Arc<AtomicU64> {
+        self.pool.n_tasks()
     }
 
     pub fn n_threads(&self) -> usize {

@@ -3,7 +3,7 @@
 //! A call publishes a closure and a task count; whoever is awake takes the next task until none is left.
 //! Late sleepers are not waited for: the call closes the job first, then waits for those who joined.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
@@ -25,6 +25,8 @@ struct Shared {
     /// Counts jobs; a helper that sees it change looks for work.
     epoch: AtomicUsize,
     next_task: AtomicUsize,
+    /// Tasks that the caller's thread has done, of all calls.
+    n_tasks: Arc<AtomicU64>,
     is_running: AtomicBool,
 }
 
@@ -57,6 +59,7 @@ impl Pool {
             left: Condvar::new(),
             epoch: AtomicUsize::new(0),
             next_task: AtomicUsize::new(0),
+            n_tasks: Arc::default(),
             is_running: AtomicBool::new(false),
         });
         let threads = (1..n_threads.max(1))
@@ -75,13 +78,21 @@ impl Pool {
         self.threads.len() + 1
     }
 
+    /// Counts the tasks of the calling thread, for those who watch whether it gets on.
+    pub fn n_tasks(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.shared.n_tasks)
+    }
+
     /// Calls `call(task_idx, worker_idx)` once for every task below `n_tasks`; returns when all are done.
     ///
     /// # Panics
     /// When it is called from inside a task or from two threads at once. A task that panics ends the program.
     pub fn run(&self, n_tasks: usize, call: &(dyn Fn(usize, usize) + Sync)) {
         if n_tasks <= 1 || self.threads.is_empty() {
-            (0..n_tasks).for_each(|task_idx| call(task_idx, 0));
+            for task_idx in 0..n_tasks {
+                call(task_idx, 0);
+                self.shared.count_task();
+            }
             return;
         }
         let shared = &*self.shared;
@@ -144,7 +155,15 @@ impl Shared {
                 return;
             }
             call(task_idx, worker_idx);
+            if worker_idx == 0 {
+                self.count_task();
+            }
         }
+    }
+
+    /// Of one thread only, so that nobody waits for the others' cache lines.
+    fn count_task(&self) {
+        self.n_tasks.store(self.n_tasks.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 }
 
@@ -196,6 +215,23 @@ mod tests {
                 });
                 assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1), "{n_threads} {n_tasks}");
             }
+        }
+    }
+
+    #[test]
+    fn whoever_watches_sees_a_long_call_get_on() {
+        for n_threads in [1, 3] {
+            let pool = Pool::new(n_threads).unwrap();
+            let n_tasks = pool.n_tasks();
+            let seen = Mutex::new(std::collections::BTreeSet::new());
+            pool.run(50, &|_, worker_idx| {
+                if worker_idx == 0 {
+                    seen.lock().unwrap().insert(n_tasks.load(Ordering::Relaxed));
+                }
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            });
+            let seen = seen.into_inner().unwrap();
+            assert!(seen.len() > 1 && seen.len() as u64 == n_tasks.load(Ordering::Relaxed), "{seen:?}");
         }
     }
 
