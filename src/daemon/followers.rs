@@ -70,3 +70,68 @@ impl Followers {
 fn is_same(file: &File, name: &OsStr, inode: u64) -> bool {
     file.0 == name && file.1.is_none_or(|known| known == inode)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const JOB: u64 = 7;
+
+    fn ask(followers: &mut Followers, name: &str, inode: u64) -> oneshot::Receiver<Reply> {
+        let (sender, receiver) = oneshot::channel();
+        followers.add(name.into(), inode, sender);
+        receiver
+    }
+
+    fn told(receiver: &mut oneshot::Receiver<Reply>) -> Option<String> {
+        match receiver.try_recv() {
+            Ok(Reply::Answered { name }) => Some(name.0.into_string().unwrap()),
+            Ok(_) => panic!("this is no answer"),
+            Err(_) => None,
+        }
+    }
+
+    #[test]
+    fn who_asks_before_or_after_is_told_the_name_of_his_own_answer() {
+        let mut followers = Followers::default();
+        let mut early = ask(&mut followers, "x.json", 1);
+        let mut other = ask(&mut followers, "x.json", 2);
+        followers.note_job(JobId::from_micros(JOB), "x.json".as_ref(), Some(1));
+        assert_eq!(told(&mut early), None);
+        followers.tell(JobId::from_micros(JOB), "x.7.json".as_ref());
+        assert_eq!(told(&mut early).as_deref(), Some("x.7.json"));
+        assert_eq!(told(&mut other), None, "another file of the same name");
+        assert_eq!(told(&mut ask(&mut followers, "x.json", 1)).as_deref(), Some("x.7.json"));
+        assert_eq!(told(&mut ask(&mut followers, "x.json", 3)), None);
+        // Of two answers of one file the later one counts.
+        followers.note_job(JobId::from_micros(JOB + 1), "x.json".as_ref(), Some(1));
+        followers.tell(JobId::from_micros(JOB + 1), "x.8.json".as_ref());
+        assert_eq!(told(&mut ask(&mut followers, "x.json", 1)).as_deref(), Some("x.8.json"));
+    }
+
+    #[test]
+    fn after_a_restart_the_name_is_enough() {
+        let mut followers = Followers::default();
+        followers.note_job(JobId::from_micros(JOB), "x.json".as_ref(), None);
+        let mut follower = ask(&mut followers, "x.json", 99);
+        followers.tell(JobId::from_micros(JOB), "x.json".as_ref());
+        assert_eq!(told(&mut follower).as_deref(), Some("x.json"));
+    }
+
+    #[test]
+    fn who_has_gone_away_is_forgotten_and_memory_is_bounded() {
+        let mut followers = Followers::default();
+        for inode in 0..3 * MAX_WAITING as u64 {
+            drop(ask(&mut followers, "x.json", inode));
+        }
+        assert!(followers.waiting.len() <= 1);
+        let _waiting: Vec<_> =
+            (0..MAX_WAITING as u64 + 1).map(|i| ask(&mut followers, "y.json", i)).collect();
+        assert_eq!(followers.waiting.len(), MAX_WAITING);
+        for job in 0..2 * N_RECENT as u64 {
+            followers.note_job(JobId::from_micros(job), "z.json".as_ref(), Some(job));
+            followers.tell(JobId::from_micros(job), "z.json".as_ref());
+        }
+        assert_eq!((followers.recent.len(), followers.jobs.len()), (N_RECENT, 0));
+    }
+}

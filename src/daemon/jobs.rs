@@ -27,8 +27,9 @@ const MAX_OPEN_BYTES: usize = 8 << 20;
 pub struct Jobs {
     open: BTreeMap<JobId, OpenJob>,
     backlog: VecDeque<Claimed>,
-    /// Owner and job whose turn it is to start a request.
-    turn: (u32, Option<JobId>),
+    /// The owner whose request started last, and the job of each owner's last one.
+    last_owner: u32,
+    last_jobs: BTreeMap<u32, JobId>,
     /// Requests that are prepared or run.
     n_in_flight: usize,
     /// Of them, those whose text takes long: they keep no place from others.
@@ -110,7 +111,8 @@ impl Jobs {
         Self {
             open: BTreeMap::new(),
             backlog: unfinished.into_iter().collect(),
-            turn: (0, None),
+            last_owner: 0,
+            last_jobs: BTreeMap::new(),
             n_in_flight: 0,
             n_slow: 0,
             is_alone: false,
@@ -268,6 +270,10 @@ impl Jobs {
     /// Forgets a job; what it has in flight is nobody's any more.
     pub fn close(&mut self, id: JobId) -> Option<OpenJob> {
         let job = self.open.remove(&id)?;
+        let owner = job.claimed.owner;
+        if self.open.values().all(|open| open.claimed.owner != owner) {
+            self.last_jobs.remove(&owner);
+        }
         if let Stage::Answering(work) = &job.stage {
             self.n_in_flight -= work.in_flight.len();
             self.n_slow -= work.slow.len();
@@ -360,12 +366,12 @@ impl Jobs {
 
     /// The job that has a request to start and whose turn it is.
     fn next_in_turn(&self) -> Option<JobId> {
-        let (owner, job) = self.turn;
         let rank = |open: &OpenJob| {
-            let (id, of) = (open.claimed.id, open.claimed.owner);
+            let (id, owner) = (open.claimed.id, open.claimed.owner);
             let priority = open.file().map_or(0, |file| file.priority);
-            // A circle that begins behind whoever was last.
-            (Reverse(priority), of <= owner, of, Some(id) <= job, id)
+            // Two circles, each of which begins behind whoever was last.
+            let was_before = self.last_jobs.get(&owner).is_some_and(|last| id <= *last);
+            (Reverse(priority), owner <= self.last_owner, owner, was_before, id)
         };
         let waiting = self.open.values().filter(|open| open.peek_index().is_some());
         // Jobs of one owner share its turn; only one priority is looked at.
@@ -383,7 +389,10 @@ impl Jobs {
         self.n_in_flight += 1;
         match how {
             How::Alone => self.is_alone = true,
-            How::Shared => self.turn = (owner, Some(id)),
+            How::Shared => {
+                self.last_owner = owner;
+                self.last_jobs.insert(owner, id);
+            }
             How::GiveUp(_) => {}
         }
         Some(Start { job: id, index, file, how })

@@ -7,6 +7,8 @@ mod error;
 mod event;
 mod followers;
 mod jobs;
+#[cfg(test)]
+mod jobs_tests;
 mod link;
 mod main_loop;
 mod message;
