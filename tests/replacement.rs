@@ -147,3 +147,41 @@ fn a_request_keeps_the_adapter_that_it_started_with() {
     put(&files[2], &place);
     assert_eq!(service.ask("again.json", &request(Some("mine"), 16)), medical);
 }
+
+#[test]
+fn a_broken_engine_is_waited_for_and_nobody_is_blamed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    build_demo(&path("good"), "int8", &[]);
+    build_demo(&path("engine"), "int8", &[]);
+    let (old, new) = (request(None, long()), request(None, 16));
+    let wanted_old = run(folder.path(), &path("good"), None, &old);
+    let wanted_new = run(folder.path(), &path("good"), None, &new);
+
+    let mut service = Service::start(folder.path(), &path("engine"), "");
+    service.drop_in("old.json", &old);
+    service.wait_for("start of the job", |service| {
+        support::journal_of(&service.spool, "old.json").contains("\"run\"").then_some(())
+    });
+    // As `cp` over it begins: the file is cut, in place.
+    let weights = path("engine/llm.engine");
+    std::fs::File::options().write(true).truncate(true).open(&weights).unwrap();
+    service.wait_for_log("what was computed with it is thrown away");
+    let spool = service.spool.clone();
+    let status = |words: &[&str]| {
+        let output = ok(&mut jetspool(&[&["status", "--spool", spool.to_str().unwrap()], words].concat()));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    service.wait_for("a reason", |_| status(&[]).contains("requests wait").then_some(()));
+    service.drop_in("new.json", &new);
+    service.wait_for("the second job", |_| status(&[]).contains("new.json").then_some(()));
+    assert!(!has_answered(&service, "old.json") && !has_answered(&service, "new.json"));
+    // And as it ends.
+    std::fs::write(&weights, std::fs::read(path("good/llm.engine")).unwrap()).unwrap();
+    assert_eq!(service.answers("new.json"), wanted_new);
+    assert_eq!(service.answers("old.json"), wanted_old);
+    let report: Value = serde_json::from_str(&status(&["--json"])).unwrap();
+    assert_eq!(report["report"].get("trouble"), Some(&Value::Null), "{report}");
+    let log = service.log();
+    assert!(log.matches("thrown away").count() == 1 && !log.contains("configuration reloaded"), "{log}");
+}

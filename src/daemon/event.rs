@@ -15,6 +15,15 @@ use crate::spool::{JobId, SpoolError};
 /// Events under way.
 const CAPACITY: usize = 256;
 
+/// Why an engine is opened while the daemon runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// The configuration was read again.
+    Reload,
+    /// Its files changed while they were used.
+    Damage,
+}
+
 pub enum Event {
     Seen(Seen),
     ScoutFailed(SpoolError),
@@ -26,8 +35,8 @@ pub enum Event {
     /// A request is ready to run, or answered already.
     Prepared(Done),
     Computed(Computed),
-    /// The engine of a new configuration was opened, or cannot be.
-    Opened(Box<Result<TextEngine, AnswerError>>),
+    /// The engine was opened anew, or cannot be.
+    Opened(Renewal, Box<Result<TextEngine, AnswerError>>),
     Asked(Asked),
 }
 

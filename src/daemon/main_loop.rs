@@ -69,6 +69,14 @@ pub struct Parts {
     pub lanes: Lanes,
 }
 
+/// An engine whose files changed under it.
+pub struct Broken {
+    /// Why it cannot be opened, or what was seen.
+    pub why: String,
+    /// When it is tried again.
+    pub retry: Instant,
+}
+
 pub struct MainLoop {
     pub(super) config_path: PathBuf,
     pub(super) config: Config,
@@ -97,6 +105,8 @@ pub struct MainLoop {
     pub(super) flushing: Vec<oneshot::Sender<Reply>>,
     /// An engine is being opened.
     pub(super) is_renewing: bool,
+    /// The engine's files are broken: nothing starts until it can be opened anew.
+    pub(super) broken: Option<Broken>,
     pub(super) is_ending: bool,
     /// Nothing more is to be written.
     is_written: bool,
@@ -138,6 +148,7 @@ impl MainLoop {
             trouble: None,
             flushing: Vec::new(),
             is_renewing: false,
+            broken: None,
             is_ending: false,
             is_written: false,
             is_news: true,
@@ -217,7 +228,7 @@ impl MainLoop {
             Event::Slow(job, index) => self.jobs.set_slow(job, index, true),
             Event::Prepared(prepared) => self.prepared(prepared),
             Event::Computed(computed) => self.computed(computed),
-            Event::Opened(engine) => self.engine_opened(*engine),
+            Event::Opened(why, engine) => self.engine_opened(why, *engine),
             Event::Asked(asked) => self.asked_for(asked),
         }
         Ok(())
@@ -229,6 +240,7 @@ impl MainLoop {
             if self.started.elapsed() >= SUSPECTS_WAIT {
                 self.jobs.end_patience();
             }
+            self.mend_engine();
             self.open_jobs();
             self.feed();
             self.ask_scout();
@@ -254,7 +266,7 @@ impl MainLoop {
     /// How long the loop may sleep when nothing happens.
     fn pause(&self) -> Duration {
         let mut pauses: Vec<Duration> = self.manager.due_in().into_iter().collect();
-        if self.is_busy() || self.is_ending {
+        if self.is_busy() || self.is_ending || self.broken.is_some() {
             pauses.push(TURN_EVERY);
         }
         if self.is_news {
@@ -281,7 +293,7 @@ impl MainLoop {
             n_open: self.jobs.len(),
             requests: self.jobs.counts(),
             jobs,
-            trouble: self.trouble.as_deref(),
+            trouble: self.trouble.as_deref().or(self.broken.as_ref().map(|broken| broken.why.as_str())),
             is_stopping: self.is_ending,
         })
     }

@@ -1,9 +1,11 @@
 //! What the loop does about a new configuration, a new engine, and one whose files broke.
 
+use std::time::{Duration, Instant};
+
 use super::compute::Compute;
 use super::error::DaemonError;
-use super::event::Event;
-use super::main_loop::MainLoop;
+use super::event::{Event, Renewal};
+use super::main_loop::{Broken, MainLoop};
 use super::message;
 use super::prepare::Lanes;
 use super::scout::Look;
@@ -14,6 +16,9 @@ use super::writer::Write;
 use crate::answer::{AnswerError, TextEngine, open_engine};
 use crate::config::Config;
 use crate::store::Damage;
+
+/// A broken engine is tried again this often.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
 
 impl MainLoop {
     /// Takes the configuration anew; a bad one changes nothing.
@@ -29,7 +34,7 @@ impl MainLoop {
                 self.spread();
                 let is_other = engine_options(&old) != engine_options(&self.config);
                 if is_other || !self.engine.is_current() {
-                    self.renew_engine();
+                    self.renew_engine(Renewal::Reload);
                 } else {
                     self.reloaded();
                 }
@@ -59,7 +64,7 @@ impl MainLoop {
     }
 
     /// Opens the engine of the configuration beside the loop; [`Event::Opened`] brings it.
-    pub(super) fn renew_engine(&mut self) {
+    pub(super) fn renew_engine(&mut self, why: Renewal) {
         self.is_renewing = true;
         let options = engine_options(&self.config);
         let kv = self.compute.kv;
@@ -70,41 +75,64 @@ impl MainLoop {
             let opened = opened.await.unwrap_or_else(|error| {
                 Err(AnswerError::System { action: "open the engine", source: std::io::Error::other(error) })
             });
-            events.send_async(Event::Opened(Box::new(opened))).await;
+            events.send_async(Event::Opened(why, Box::new(opened))).await;
         });
     }
 
-    pub(super) fn engine_opened(&mut self, opened: Result<TextEngine, AnswerError>) {
+    pub(super) fn engine_opened(&mut self, why: Renewal, opened: Result<TextEngine, AnswerError>) {
         self.is_renewing = false;
         match opened {
-            Ok(engine) => {
-                self.threads.progress.watch(engine.n_tasks());
-                self.engine = engine.facts();
-                let lanes = text_source(&self.config, &self.engine).and_then(|source| {
-                    let failed = DaemonError::system("start a thread");
-                    Lanes::new(&source, self.events.clone()).map_err(failed)
-                });
-                match lanes {
-                    Ok(lanes) => self.lanes = lanes,
-                    Err(error) => self.tell_error(None, error.to_string()),
-                }
-                self.threads.compute.send(Compute::Replace(Box::new(engine)));
-            }
+            Ok(engine) => self.take_engine(engine),
+            Err(error) if self.broken.is_some() => self.still_broken(&error),
             Err(error) => {
                 self.tell_error(None, format!("the new engine cannot be used: {error}; the old one stays"));
             }
         }
-        self.reloaded();
+        if why == Renewal::Reload {
+            self.reloaded();
+        }
+    }
+
+    fn take_engine(&mut self, engine: TextEngine) {
+        self.broken = None;
+        self.threads.progress.watch(engine.n_tasks());
+        self.engine = engine.facts();
+        let lanes = text_source(&self.config, &self.engine).and_then(|source| {
+            let failed = DaemonError::system("start a thread");
+            Lanes::new(&source, self.events.clone()).map_err(failed)
+        });
+        match lanes {
+            Ok(lanes) => self.lanes = lanes,
+            Err(error) => self.tell_error(None, error.to_string()),
+        }
+        self.threads.compute.send(Compute::Replace(Box::new(engine)));
     }
 
     /// The files of the engine changed under it: what was computed is thrown away, and computed anew by the
-    /// engine that is there now.
+    /// engine that is there as soon as it can be opened. No request is blamed.
     pub(super) fn damaged(&mut self, damage: &Damage) {
-        self.tell_error(None, format!("{damage}; what was computed with it is thrown away"));
         self.jobs.take_back();
         self.marking.clear();
-        if !self.is_renewing {
-            self.renew_engine();
+        if self.broken.is_none() {
+            self.tell_error(None, format!("{damage}; what was computed with it is thrown away"));
+            self.broken = Some(Broken { why: damage.to_string(), retry: Instant::now() });
+        }
+        self.mend_engine();
+    }
+
+    fn still_broken(&mut self, error: &AnswerError) {
+        let why = format!("the engine's files are broken, requests wait: {error}");
+        let retry = Instant::now() + RETRY_EVERY;
+        if self.broken.replace(Broken { why: why.clone(), retry }).is_some_and(|broken| broken.why != why) {
+            self.tell_error(None, why);
+        }
+    }
+
+    /// Opens a broken engine anew when it is time.
+    pub(super) fn mend_engine(&mut self) {
+        let is_due = self.broken.as_ref().is_some_and(|broken| Instant::now() >= broken.retry);
+        if is_due && !self.is_renewing {
+            self.renew_engine(Renewal::Damage);
         }
     }
 }

@@ -91,7 +91,8 @@ impl MainLoop {
 
     /// Starts requests while there are places for them.
     pub(super) fn feed(&mut self) {
-        while self.jobs.n_on_their_way() < self.compute.batch_limit + AHEAD
+        while self.broken.is_none()
+            && self.jobs.n_on_their_way() < self.compute.batch_limit + AHEAD
             && self.jobs.n_slow() < MAX_SLOW
             && !self.threads.writer.is_full()
         {
