@@ -28,7 +28,7 @@ pub enum FaultCode {
     PromptTooLong,
     /// Rendering or tokenizing the prompt takes more time or memory than one request may.
     PromptTooCostly,
-    /// The job was started too often without reaching its end.
+    /// The request ended the daemon several times while it ran alone, or its file did while it was read.
     GaveUp,
     /// A person or a limit of time ended the request.
     Cancelled,
