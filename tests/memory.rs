@@ -134,7 +134,7 @@ fn requests_wait_for_their_share_of_the_budget() {
     assert!(all.log().contains("may take 32.0 MiB"), "{}", all.log());
     let wanted = all.ask("job.json", &long_requests());
     let private_of_all = all.memory("Anonymous");
-    // Weights of 4 MiB and activations of 3 MiB beside the fixed 24: a dozen MiB are left for the sequences.
+    // Weights of 4 MiB, activations of 3 MiB and answers of 6 MiB beside the fixed 24: some are left for sequences.
     let mut few = Service::start(&few, &demo().join("engine"), "memory_mib = 44");
     let log = few.log();
     let may = log.split("may take ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();

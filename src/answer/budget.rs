@@ -14,6 +14,8 @@ pub struct Need {
     pub weights: u64,
     /// Activations of the largest step.
     pub workspace: u64,
+    /// The longest answers of a whole batch, with as many log probabilities as may be asked for.
+    pub answers: u64,
     /// Keys and values of one sequence of full length.
     pub sequence: u64,
     /// What other engines of this process may still come to take.
@@ -23,10 +25,11 @@ pub struct Need {
 /// A limit that is too low for the engine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "it needs {} of memory (weights {}, activations {}, one sequence of full length {}, all else {}), \
+    "it needs {} of memory (weights {}, activations {}, answers {}, one sequence of full length {}, \
+     all else {}), \
      but {} leaves {}; give it more, set a smaller max_step_rows, or build the engine with a smaller \
      --maxKVCacheCapacity",
-    mib(self.needed()), mib(need.weights), mib(need.workspace), mib(need.sequence),
+    mib(self.needed()), mib(need.weights), mib(need.workspace), mib(need.answers), mib(need.sequence),
     mib(OTHERS + need.promised), bound.name, mib(self.found())
 )]
 pub struct TooLittle {
@@ -61,7 +64,7 @@ impl Need {
 
     /// Private memory besides keys and values.
     fn fixed(&self) -> u64 {
-        self.workspace + OTHERS + self.promised
+        self.workspace + self.answers + OTHERS + self.promised
     }
 
     /// Bytes that keys and values may take under all bounds, or the tightest bound that does not hold one
@@ -85,8 +88,13 @@ mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;
-    const NEED: Need =
-        Need { weights: 500 * MIB, workspace: 10 * MIB, sequence: 20 * MIB, promised: 6 * MIB };
+    const NEED: Need = Need {
+        weights: 500 * MIB,
+        workspace: 8 * MIB,
+        answers: 2 * MIB,
+        sequence: 20 * MIB,
+        promised: 6 * MIB,
+    };
 
     fn bound(name: &str, room: u64, covers: Covers) -> Bound {
         Bound { name: name.into(), room: room * MIB, covers, is_setting: name != "machine" }
@@ -107,7 +115,13 @@ mod tests {
         let error = NEED.kv_budget(vec![bound("group", 559, Covers::Everything)]).unwrap_err();
         assert!(error.is_lasting());
         let text = error.to_string();
-        for part in ["needs 560.0 MiB", "weights 500.0 MiB", "length 20.0 MiB", "group leaves 559.0 MiB"] {
+        for part in [
+            "needs 560.0 MiB",
+            "weights 500.0 MiB",
+            "answers 2.0 MiB",
+            "length 20.0 MiB",
+            "group leaves 559.0 MiB",
+        ] {
             assert!(text.contains(part), "{part} is not in: {text}");
         }
         let error = NEED.kv_budget(vec![bound("machine", 3, Covers::Everything)]).unwrap_err();

@@ -15,7 +15,7 @@ use crate::format::{Bytes, Limits, Precision};
 use crate::infer::{Runner, RunnerOptions, Sampling, Submission};
 use crate::kernels::Kernels;
 use crate::model::{BLOCK_LEN, Decoder};
-use crate::spool::wire::{Fault, FaultCode};
+use crate::spool::wire::{Answer, Fault, FaultCode};
 use crate::store::engine::EngineGeneration;
 use crate::store::{self, Damage, FileMap, StoreError};
 use crate::text::Tokenizer;
@@ -87,6 +87,8 @@ impl TextEngine {
         let need = Need {
             weights: engine.tensors.as_bytes().len() as u64,
             workspace: decoder.workspace_bytes(runner_options.max_step_rows, runner_options.max_batch_size)
+                as u64,
+            answers: (runner_options.max_batch_size * runner_options.capacity * Answer::MAX_BYTES_PER_TOKEN)
                 as u64,
             sequence: (runner_options.capacity.div_ceil(BLOCK_LEN) * decoder.block_bytes()) as u64,
             promised,

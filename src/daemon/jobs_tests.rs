@@ -19,8 +19,11 @@ fn claimed(id: u64, owner: u32) -> Claimed {
     Claimed { id: JobId::from_micros(id), name: format!("{id}.json").into(), owner }
 }
 
-/// Jobs that are open, with nothing answered: `(id, owner, requests, priority, suspects)`.
-fn jobs(of: &[(u64, u32, usize, i32, &[(usize, u32)])]) -> Jobs {
+/// `(id, owner, requests, priority, suspects)`
+type Of<'a> = (u64, u32, usize, i32, &'a [(usize, u32)]);
+
+/// Jobs that are open, with nothing answered.
+fn jobs(of: &[Of<'_>]) -> Jobs {
     let mut jobs = Jobs::new(of.iter().map(|&(id, owner, ..)| claimed(id, owner)), MAX_CRASHES);
     for &(id, _, n_requests, priority, suspects) in of {
         assert_eq!(jobs.open_next().unwrap().id, JobId::from_micros(id));
