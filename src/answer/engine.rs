@@ -12,7 +12,7 @@ use super::prompter::{Prepared, PromptRequest, Prompter};
 use super::text_files::TextFiles;
 use crate::backend::Cpu;
 use crate::format::{Bytes, Limits, Precision};
-use crate::infer::{Runner, RunnerOptions, Sampling, Submission};
+use crate::infer::{Finish, Runner, RunnerOptions, Sampling, Submission};
 use crate::kernels::Kernels;
 use crate::model::{BLOCK_LEN, Decoder};
 use crate::spool::wire::{Answer, Fault, FaultCode};
@@ -213,7 +213,7 @@ impl TextEngine {
             sampling,
             max_new_tokens: 1,
             stop_tokens: self.stop_tokens(),
-            num_logprobs: 1,
+            num_logprobs: 0,
         };
         let failed = |why: String| AnswerError::SelfTest { why };
         self.runner.add(submission).map_err(|error| failed(error.to_string()))?;
@@ -221,9 +221,11 @@ impl TextEngine {
         if let Some(damage) = self.damage() {
             return Err(StoreError::from(damage).into());
         }
-        match outputs.first().and_then(|output| output.logprobs.first()) {
-            Some(best) if best.logprob.is_finite() => Ok(()),
-            Some(_) => Err(failed("the logits are not finite numbers".into())),
+        match outputs.first() {
+            Some(output) if output.finish == Some(Finish::NotFinite) => {
+                Err(failed("the logits are not finite numbers".into()))
+            }
+            Some(_) => Ok(()),
             None => Err(failed("no token came out".into())),
         }
     }

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use super::compute::Worker;
 use super::control::{self, Rights};
 use super::error::DaemonError;
@@ -37,6 +39,7 @@ const BLOCKING_KEEP_ALIVE: Duration = Duration::from_secs(2);
 pub fn serve(config_path: &Path, config: Config) -> Result<(), DaemonError> {
     let signals = Signals::install().map_err(DaemonError::system("install signal handlers"))?;
     let mut manager = Manager::new(&ServiceSettings::from_environment());
+    raise_descriptor_limit();
     manager.extend_timeout(LOADING);
     manager.status("opening the spool and the engine");
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -50,6 +53,16 @@ pub fn serve(config_path: &Path, config: Config) -> Result<(), DaemonError> {
     // Texts that are still worked on are nobody's any more.
     runtime.shutdown_background();
     result
+}
+
+/// Open jobs, mapped adapters and peers keep descriptors. The usual soft limit of 1024 protects programs that use
+/// select(2), and this one does not.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::debug!("the limit of open files stays: {}", error.desc());
+    }
 }
 
 async fn run(

@@ -1,6 +1,8 @@
 //! Who runs now: sequences, the cache blocks they hold, the step's batch, the sampler. Never tensors or files.
 
 mod blocks;
+mod exp;
+mod likeliest;
 mod random;
 mod runner;
 mod sampler;

@@ -303,16 +303,15 @@ impl<B: Backend> Runner<B> {
             let logits = self.decoder.logits(&self.workspace, outputs.len());
             let scores = Scores::new(logits, &sequence.sampling);
             let answer_idx = (sequence.tokens.len() - sequence.prompt_len) as u64;
-            let (token, finish) = if scores.are_finite() {
+            let (token, finish, logprobs) = if scores.are_finite() {
                 let token = scores.choose(&sequence.sampling, answer_idx);
-                (token, sequence.push(token))
+                (token, sequence.push(token), scores.logprobs(sequence.num_logprobs))
             } else {
-                (0, Some(Finish::NotFinite))
+                (0, Some(Finish::NotFinite), Vec::new())
             };
             if finish.is_some() {
                 finished.push(index);
             }
-            let logprobs = scores.logprobs(sequence.num_logprobs);
             outputs.push(Output { id: sequence.id, token, logprobs, finish });
         }
         for index in finished.into_iter().rev() {

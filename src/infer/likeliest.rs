@@ -1,0 +1,88 @@
+//! The k likeliest of a vocabulary in one pass: whatever is below the k-th of those seen so far is passed over,
+//! a chunk at a time.
+
+use std::cmp::Ordering;
+
+/// Logits that are looked at together.
+const CHUNK: usize = 32;
+/// Candidates are cut back to `n` when they are this many times as many.
+const SLACK: usize = 2;
+
+/// The `n` tokens of the largest logits, falling; equal logits by rising token. The logits are numbers.
+pub fn likeliest(logits: &[f32], n: usize) -> Vec<u32> {
+    let order =
+        |a: &u32, b: &u32| -> Ordering { logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)) };
+    let n = n.min(logits.len());
+    if n == 0 {
+        return Vec::new();
+    }
+    let mut found: Vec<u32> = Vec::with_capacity(SLACK * n + CHUNK);
+    let mut least = f32::NEG_INFINITY;
+    for (chunk_idx, chunk) in logits.chunks(CHUNK).enumerate() {
+        if largest(chunk) < least {
+            continue;
+        }
+        let first = chunk_idx * CHUNK;
+        // Equal ones too: -0 and 0 are equal, and only the order decides between them.
+        let tokens = (first..first + chunk.len()).filter(|&token| logits[token] >= least);
+        found.extend(tokens.map(|token| token as u32));
+        if found.len() >= SLACK * n {
+            found.select_nth_unstable_by(n - 1, order);
+            found.truncate(n);
+            least = logits[found[n - 1] as usize];
+        }
+    }
+    if found.len() > n {
+        found.select_nth_unstable_by(n - 1, order);
+        found.truncate(n);
+    }
+    found.sort_unstable_by(order);
+    found
+}
+
+/// The largest of some numbers, in lanes.
+pub fn largest(chunk: &[f32]) -> f32 {
+    const LANES: usize = 8;
+    let max = |a: f32, b: f32| if a > b { a } else { b };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (whole, rest) = chunk.as_chunks::<LANES>();
+    for eight in whole {
+        for (lane, &value) in lanes.iter_mut().zip(eight) {
+            *lane = max(*lane, value);
+        }
+    }
+    lanes.into_iter().chain(rest.iter().copied()).fold(f32::NEG_INFINITY, max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By the whole order.
+    fn sorted(logits: &[f32], n: usize) -> Vec<u32> {
+        let mut tokens: Vec<u32> = (0..logits.len() as u32).collect();
+        tokens.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)));
+        tokens.truncate(n);
+        tokens
+    }
+
+    #[test]
+    fn it_is_the_head_of_the_whole_order() {
+        let mut state = 1u32;
+        let mut random = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state >> 8
+        };
+        for len in [1, 2, 31, 32, 33, 500, 5000] {
+            let spread: Vec<f32> = (0..len).map(|_| random() as f32 / 1e5 - 80.0).collect();
+            let coarse: Vec<f32> = (0..len).map(|_| (random() % 7) as f32 - 3.0).collect();
+            let zeros: Vec<f32> = (0..len).map(|_| if random() % 2 == 0 { 0.0 } else { -0.0 }).collect();
+            let rising: Vec<f32> = (0..len).map(|i| i as f32).collect();
+            for logits in [spread, coarse, zeros, rising] {
+                for n in [0, 1, 2, 16, 50, len, len + 1] {
+                    assert_eq!(likeliest(&logits, n), sorted(&logits, n), "{n} of {len}");
+                }
+            }
+        }
+    }
+}
