@@ -7,7 +7,7 @@
 /// Adding it leaves the nearest integer in the low bits of the sum.
 const ROUND: f64 = 6_755_399_441_055_744.0;
 /// ln 2 in two parts; the first has zeros enough at its end for `n * LN_2_HIGH` to be exact.
-const LN_2_HIGH: f64 = 0.693_147_180_369_123_816_49;
+const LN_2_HIGH: f64 = 0.693_147_180_369_123_8;
 const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
 /// Below it the result would no longer be a normal number.
 const LOWEST: f64 = -708.0;
