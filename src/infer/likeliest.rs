@@ -1,8 +1,6 @@
 //! The k likeliest of a vocabulary in one pass: whatever is below the k-th of those seen so far is passed over,
 //! a chunk at a time.
 
-use std::cmp::Ordering;
-
 /// Logits that are looked at together.
 const CHUNK: usize = 32;
 /// Candidates are cut back to `n` when they are this many times as many.
@@ -10,34 +8,44 @@ const SLACK: usize = 2;
 
 /// The `n` tokens of the largest logits, falling; equal logits by rising token. The logits are numbers.
 pub fn likeliest(logits: &[f32], n: usize) -> Vec<u32> {
-    let order =
-        |a: &u32, b: &u32| -> Ordering { logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)) };
     let n = n.min(logits.len());
     if n == 0 {
         return Vec::new();
     }
-    let mut found: Vec<u32> = Vec::with_capacity(SLACK * n + CHUNK);
+    let mut found: Vec<u64> = Vec::with_capacity(SLACK * n + CHUNK);
     let mut least = f32::NEG_INFINITY;
     for (chunk_idx, chunk) in logits.chunks(CHUNK).enumerate() {
         if largest(chunk) < least {
             continue;
         }
         let first = chunk_idx * CHUNK;
-        // Equal ones too: -0 and 0 are equal, and only the order decides between them.
+        // Equal ones too: -0 and 0 are equal, and only the key decides between them.
         let tokens = (first..first + chunk.len()).filter(|&token| logits[token] >= least);
-        found.extend(tokens.map(|token| token as u32));
+        found.extend(tokens.map(|token| key(logits[token], token as u32)));
         if found.len() >= SLACK * n {
-            found.select_nth_unstable_by(n - 1, order);
+            let (_, last, _) = found.select_nth_unstable(n - 1);
+            least = logits[token(*last) as usize];
             found.truncate(n);
-            least = logits[found[n - 1] as usize];
         }
     }
     if found.len() > n {
-        found.select_nth_unstable_by(n - 1, order);
+        found.select_nth_unstable(n - 1);
         found.truncate(n);
     }
-    found.sort_unstable_by(order);
-    found
+    found.sort_unstable();
+    found.into_iter().map(token).collect()
+}
+
+/// A number that rises as the logit falls (in the order of `f32::total_cmp`), and then with the token: the logit's
+/// bits with all but the sign flipped where it is positive, and the token below them.
+fn key(logit: f32, token: u32) -> u64 {
+    let bits = logit.to_bits();
+    let falling = if bits >> 31 == 0 { bits ^ 0x7fff_ffff } else { bits };
+    u64::from(falling) << 32 | u64::from(token)
+}
+
+fn token(key: u64) -> u32 {
+    key as u32
 }
 
 /// The largest of some numbers, in lanes.
