@@ -3,6 +3,7 @@
 //!
 //! Sources are read as text with comments and strings blanked out, so that line numbers stay.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::path::Path;
@@ -17,7 +18,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
     ("answer", &["backend", "format", "infer", "kernels", "model", "spool", "store", "text"]),
     ("operator", &["spool", "store"]),
     ("doctor", &["answer", "config", "format", "spool", "store"]),
-    ("probe", &["backend", "format", "infer", "kernels", "model", "store", "text"]),
+    ("probe", &["backend", "format", "kernels", "model", "store"]),
     ("tools", &["format", "kernels", "store", "text"]),
     // Of the backend only the trait, as a bound on the model.
     ("infer", &["backend", "format", "model"]),
@@ -60,7 +61,14 @@ fn the_house_holds_its_rules() {
             test_files.iter().any(|test| path == test || path.starts_with(&format!("{test}/")));
         found.extend(violations(path, text, is_test_file));
     }
-    let lines: Vec<String> = found.iter().map(Violation::to_string).collect();
+    let mut lines: Vec<String> = found.iter().map(Violation::to_string).collect();
+    sources.retain(|(path, _)| {
+        !test_files.iter().any(|test| path == test || path.starts_with(&format!("{test}/")))
+    });
+    lines.extend(circles(&sources).iter().map(|files| format!("{} use each other", files.join(", "))));
+    lines.extend(
+        unused_arrows(&sources).iter().map(|(from, to)| format!("the arrow {from} -> {to} is never used")),
+    );
     assert!(lines.is_empty(), "{} rules are broken:\n{}", lines.len(), lines.join("\n"));
 }
 
@@ -143,6 +151,109 @@ fn each_rule_can_be_broken() {
     );
 }
 
+#[test]
+fn circles_and_idle_arrows_are_seen() {
+    let sources = |files: &[(&str, &str)]| -> Vec<(String, String)> {
+        files.iter().map(|(path, code)| ((*path).to_owned(), (*code).to_owned())).collect()
+    };
+    let chain = [
+        ("text/a.rs", "use super::b::X;"),
+        ("text/b.rs", "use super::{c::Y, d};"),
+        ("text/c.rs", "#[cfg(test)]\nmod tests { use super::super::a::Z; }"),
+        ("text/d/e.rs", "use super::super::c;"),
+    ];
+    assert!(circles(&sources(&chain)).is_empty());
+    for (path, code) in [
+        ("text/c.rs", "fn f() { super::a::g() }"),
+        ("text/c.rs", "use super::d::e::W;"),
+        ("text/c.rs", "use super::{z, a};"),
+    ] {
+        let mut files = sources(&chain);
+        files.retain(|file| file.0 != path);
+        files.push((path.to_owned(), code.to_owned()));
+        assert_eq!(circles(&files).len(), 1, "{code}");
+    }
+    let idle = unused_arrows(&sources(&[
+        ("kernels/a.rs", "// crate::format"),
+        ("store/a.rs", "use crate::format;"),
+    ]));
+    assert!(idle.contains(&("kernels", "format")) && !idle.contains(&("store", "format")), "{idle:?}");
+}
+
+/// Files that use each other in a circle, each circle (or circles that touch) as one list.
+fn circles(sources: &[(String, String)]) -> Vec<Vec<String>> {
+    let mut edges: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for (path, text) in sources.iter().filter(|(path, _)| !path.ends_with("mod.rs")) {
+        let code = blanked(text);
+        let tests = test_regions(&code);
+        let used = used_files(path, &code, &tests).into_iter();
+        let is_file = |file: &String| sources.iter().any(|(path, _)| path == file);
+        edges.insert(path, used.filter(is_file).filter(|file| file != path).collect());
+    }
+    // What uses nothing, or is used by nothing, of what is left belongs to no circle.
+    loop {
+        let used: BTreeSet<String> = edges.values().flatten().cloned().collect();
+        let left: BTreeSet<String> = edges.keys().map(|path| (*path).to_owned()).collect();
+        let n_before = edges.len();
+        edges.retain(|path, uses| {
+            uses.retain(|file| left.contains(file));
+            !uses.is_empty() && used.contains(*path)
+        });
+        if edges.len() == n_before {
+            break;
+        }
+    }
+    let mut by_room: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for path in edges.keys() {
+        by_room.entry(room_of(path)).or_default().push((*path).to_owned());
+    }
+    by_room.into_values().collect()
+}
+
+/// What the paths that begin with `super` lead to outside tests, as paths of files.
+fn used_files(path: &str, code: &str, tests: &[(usize, usize)]) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for at in words(code, "super") {
+        let is_inner = code[..at].trim_end().ends_with("::");
+        if is_inner || tests.iter().any(|&(start, end)| (start..end).contains(&at)) {
+            continue;
+        }
+        let mut folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let Some(mut rest) = after_colons(&code[at + "super".len()..]) else { continue };
+        while let Some(further) = rest.strip_prefix("super").and_then(after_colons) {
+            folder = folder.rsplit_once('/').map_or("", |(folder, _)| folder);
+            rest = further;
+        }
+        let start = code.len() - rest.len();
+        let names =
+            if rest.starts_with('{') { group_names(code, start) } else { vec![(start, identifier(rest))] };
+        for (at, name) in names {
+            found.insert(format!("{folder}/{name}.rs"));
+            // Into a folder.
+            if let Some(inner) = after_colons(&code[at + name.len().min(code.len() - at)..]) {
+                found.insert(format!("{folder}/{name}/{}.rs", identifier(inner)));
+            }
+        }
+    }
+    found
+}
+
+/// Arrows that no file of the room follows.
+fn unused_arrows(sources: &[(String, String)]) -> Vec<(&'static str, &'static str)> {
+    let mut used: BTreeSet<(String, String)> = BTreeSet::new();
+    for (path, text) in sources {
+        let code = blanked(text);
+        let room = room_of(path).to_owned();
+        used.extend(uses(&code).into_iter().map(|(_, other)| (room.clone(), other.to_owned())));
+    }
+    let arrows = ARROWS.iter().flat_map(|(from, to)| to.iter().map(move |to| (*from, *to)));
+    arrows.filter(|(from, to)| !used.contains(&((*from).to_owned(), (*to).to_owned()))).collect()
+}
+
+fn room_of(path: &str) -> &str {
+    path.split('/').next().unwrap_or_default().trim_end_matches(".rs")
+}
+
 fn read_sources(directory: &Path, below: &str, sources: &mut Vec<(String, String)>) {
     let mut entries: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap()).collect();
     entries.sort_by_key(fs::DirEntry::file_name);
@@ -164,7 +275,7 @@ fn violations(path: &str, text: &str, is_test_file: bool) -> Vec<Violation> {
     let mut report = |at: usize, what: String| {
         found.push(Violation { path: path.to_owned(), line: line_of(&code, at), what });
     };
-    let room = path.split('/').next().unwrap_or_default().trim_end_matches(".rs");
+    let room = room_of(path);
     let file = path.rsplit('/').next().unwrap_or_default();
     if file == "mod.rs" || path == "lib.rs" {
         check_declarations(&code, file, &mut report);

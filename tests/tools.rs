@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use half::f16;
 use jetspool::format::architecture::{Architecture, Family};
-use jetspool::format::engine::{
-    Item, ROW_ALIGN, checkpoint_names, int4_group, items, row_stride, scale_name,
-};
+use jetspool::format::engine::{Item, checkpoint_names, items};
+use jetspool::format::precision::{ROW_ALIGN, int4_group, row_stride, scale_name};
 use jetspool::format::{Adapter, Kind, Limits, Precision, Target, TensorFile};
 use jetspool::store::{Checkpoint, Engine, map_file};
 use jetspool::text::Tokenizer;

@@ -8,12 +8,12 @@ use super::adapters::{AdapterPlaces, Adapters, LoadedAdapter};
 use super::engine::TextEngine;
 use super::prompter::Prepared;
 use super::ready::Runnable;
+use super::refused::{begun, failed};
 use super::usage::give_back_heap;
 use crate::backend::Cpu;
 use crate::infer::{Finish, InferError, KvMemory, Output, Sampling, SequenceId, StepCounts, Submission};
 use crate::spool::wire::{
-    self, Answer, BadRequest, Fault, FaultCode, FinishReason, Logprobs, Request, RequestFile, TokenBytes,
-    Usage,
+    self, Answer, Fault, FaultCode, FinishReason, Logprobs, Request, RequestFile, TokenBytes, Usage,
 };
 use crate::store::Damage;
 use crate::text::{AnswerDecoder, StopStrings, Tokenizer};
@@ -286,34 +286,6 @@ impl Active {
         answer.usage.generated_tokens = answer.token_ids.len();
         (ticket, answer)
     }
-}
-
-/// The answer to a request that is not run.
-pub fn refused(
-    request_idx: usize,
-    batch_size: usize,
-    request: Result<Request, BadRequest>,
-    fault: Fault,
-) -> Answer {
-    match request {
-        Ok(request) => failed(begun(request_idx, batch_size, &request), fault),
-        Err(bad) => Answer::failed(request_idx, batch_size, bad),
-    }
-}
-
-/// An answer with what the request says of itself.
-fn begun(request_idx: usize, batch_size: usize, request: &Request) -> Answer {
-    Answer {
-        id: request.id.clone(),
-        lora_name: request.lora_name.clone(),
-        messages: request.messages.clone(),
-        warnings: request.warnings.clone(),
-        ..Answer::empty(request_idx, batch_size)
-    }
-}
-
-fn failed(answer: Answer, fault: Fault) -> Answer {
-    Answer { error: Some(fault), finish_reason: FinishReason::Error, ..answer }
 }
 
 fn sampling(wire: &wire::Sampling) -> Sampling {

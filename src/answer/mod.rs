@@ -12,6 +12,7 @@ mod opening;
 mod profile;
 mod prompter;
 mod ready;
+mod refused;
 mod run;
 mod text_files;
 mod text_process;

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::executor::refused;
 use super::prompter::{Prepared, PromptRequest};
+use super::refused::refused;
 use crate::spool::wire::{Answer, BadRequest, Fault, FaultCode, Request, RequestFile};
 
 /// What was made of a request.

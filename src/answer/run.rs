@@ -10,9 +10,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::adapters::AdapterPlaces;
 use super::engine::{EngineOptions, TextEngine};
 use super::error::AnswerError;
-use super::executor::{Executor, Ticket, refused};
+use super::executor::{Executor, Ticket};
 use super::profile::Profile;
 use super::ready::Ready;
+use super::refused::refused;
 use crate::spool::wire::{Answer, AnswerFile, BadRequest, Fault, FaultCode, Request, RequestFile};
 use crate::store::{AllowedRoots, AtomicFile, StoreError, read_small};
 

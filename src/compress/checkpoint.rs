@@ -12,8 +12,9 @@ use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
 use super::awq::Member;
-use super::codec::{Coder, PackedRow, pack};
+use super::codec::{Coder, pack};
 use super::method::Method;
+use super::packed_row::PackedRow;
 use crate::format::Tensor;
 use crate::tools::WriteError;
 use crate::tools::weights::source::decoder;

@@ -9,6 +9,7 @@ use super::feedback::Feedback;
 use super::int4::Search;
 use super::method::Method;
 use super::minifloat::{E2M1_MAX, E4M3_MAX};
+use super::packed_row::PackedRow;
 use crate::format::Tensor;
 use crate::format::small_floats::{e2m1, e4m3, e8m0};
 use crate::tools::weights::source::ReadRow;
@@ -26,14 +27,6 @@ pub struct Coder {
     pub search: Search,
     /// How rounding errors spread in each block of inputs; empty for rounding each by itself. int4 only.
     pub feedback: Arc<Vec<Option<Feedback>>>,
-}
-
-/// A row as it is stored, but for int4, where a byte holds one code instead of those of two rows.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PackedRow {
-    pub codes: Vec<u8>,
-    /// The row's part of `weight_scale`; empty for fp8.
-    pub scales: Vec<u8>,
 }
 
 impl Coder {

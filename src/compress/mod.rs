@@ -14,6 +14,7 @@ mod minifloat;
 mod model;
 mod observe;
 mod options;
+mod packed_row;
 mod perplexity;
 mod quantize;
 mod report;
@@ -21,8 +22,9 @@ mod streamed;
 mod texts;
 mod tiles;
 
-pub use codec::{Coder, Dequantized, PackedRow};
+pub use codec::{Coder, Dequantized};
 pub use method::Method;
 pub use options::{Cache, QuantizeOptions, Rounding};
+pub use packed_row::PackedRow;
 pub use quantize::quantize;
 pub use report::QuantizeReport;

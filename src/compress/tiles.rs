@@ -8,7 +8,7 @@ use safetensors::Dtype;
 
 use crate::backend::cpu::{Rows, Weights};
 use crate::backend::{Backend, Cpu};
-use crate::format::engine::row_stride;
+use crate::format::precision::row_stride;
 use crate::format::storage::Kind;
 use crate::format::{StoredMatrix, Tensor};
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::compute::ComputeState;
+use super::event::ComputeState;
 use crate::answer::Usage;
 use crate::spool::report::{
     AdapterReport, EngineReport, ErrorReport, JobReport, MemoryReport, QueueReport, REPORT_VERSION, Report,

@@ -1,18 +1,15 @@
 //! The thread that computes: steps of all engines, one after the other, and nothing else. What it is told
 //! comes between two steps.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
-use super::event::{Event, Events};
+use super::event::{ComputeState, Computed, Event, Events};
 use super::relief::Relief;
 use crate::answer::{AdapterPlaces, Engines, Runnable, TextEngine, Ticket};
-use crate::infer::{KvMemory, StepCounts};
 use crate::spool::wire::Answer;
-use crate::store::Damage;
 
 /// With more adapters mapped, those that no request uses are let go without waiting for a quiet moment.
 const MANY_ADAPTERS: usize = 64;
@@ -29,30 +26,6 @@ pub enum Compute {
     /// The system is short of memory.
     Pressure,
     UnloadAfter(Option<Duration>),
-}
-
-/// What came of it.
-pub struct Computed {
-    pub finished: Vec<(Ticket, Answer)>,
-    pub state: ComputeState,
-    /// The engine's files changed under it: what it computed was thrown away, and what it had is gone.
-    pub damage: Option<Damage>,
-}
-
-/// The engines after a step.
-#[derive(Debug, Clone, Default)]
-pub struct ComputeState {
-    /// Requests that run or wait for a place.
-    pub n_active: usize,
-    /// Requests that run.
-    pub n_running: usize,
-    /// Of the last step.
-    pub counts: StepCounts,
-    pub batch_limit: usize,
-    pub kv: KvMemory,
-    /// Requests by adapter.
-    pub adapters: BTreeMap<String, usize>,
-    pub n_mapped: usize,
 }
 
 pub struct Worker {

@@ -1,16 +1,18 @@
 //! All that the loop is woken for. The threads send it here; the channel is bounded, so that a thread that is
 //! faster than the loop waits.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::oneshot;
 
-use super::compute::Computed;
-use super::prepare::{Done, Read};
-use super::scout::Seen;
-use super::writer::Written;
-use crate::answer::{AnswerError, TextEngine};
+use crate::answer::{AnswerError, Ready, TextEngine, Ticket};
+use crate::infer::{KvMemory, StepCounts};
 use crate::spool::control::{Order, Reply};
-use crate::spool::{JobId, SpoolError};
+use crate::spool::wire::{Answer, Fault, RequestFile};
+use crate::spool::{Candidate, Claimed, JobId, Opened, Outcome, SpoolError};
+use crate::store::Damage;
 
 /// Events under way.
 const CAPACITY: usize = 256;
@@ -38,6 +40,69 @@ pub enum Event {
     /// The engine was opened anew, or cannot be.
     Opened(Renewal, Box<Result<TextEngine, AnswerError>>),
     Asked(Asked),
+}
+
+/// What the scout saw. It is ready for more of what the watch says.
+pub struct Seen {
+    pub candidates: Vec<Candidate>,
+    pub strangers: Vec<OsString>,
+    pub n_waiting: usize,
+    pub n_partial: usize,
+}
+
+/// What the writer did.
+pub enum Written {
+    /// In work/ now: by a claim, a release or an order that was not carried out.
+    Taken(Claimed, Option<u64>),
+    CannotClaim(Candidate, SpoolError),
+    /// So many candidates were tried.
+    ClaimsDone(usize),
+    Opened(JobId, Opened),
+    Done(Outcome),
+    Trouble(SpoolError),
+    Well,
+    Broken(SpoolError),
+    Barrier,
+}
+
+/// A request file that was read.
+pub struct Read {
+    pub job: JobId,
+    pub size: u64,
+    pub crc: u32,
+    pub file: std::io::Result<Result<RequestFile, Fault>>,
+}
+
+/// A request that is ready.
+pub struct Done {
+    pub job: JobId,
+    pub index: usize,
+    pub is_alone: bool,
+    pub ready: Ready,
+}
+
+/// What came of it.
+pub struct Computed {
+    pub finished: Vec<(Ticket, Answer)>,
+    pub state: ComputeState,
+    /// The engine's files changed under it: what it computed was thrown away, and what it had is gone.
+    pub damage: Option<Damage>,
+}
+
+/// The engines after a step.
+#[derive(Debug, Clone, Default)]
+pub struct ComputeState {
+    /// Requests that run or wait for a place.
+    pub n_active: usize,
+    /// Requests that run.
+    pub n_running: usize,
+    /// Of the last step.
+    pub counts: StepCounts,
+    pub batch_limit: usize,
+    pub kv: KvMemory,
+    /// Requests by adapter.
+    pub adapters: BTreeMap<String, usize>,
+    pub n_mapped: usize,
 }
 
 /// An order by the control socket.

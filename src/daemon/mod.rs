@@ -11,6 +11,7 @@ mod jobs;
 mod jobs_tests;
 mod link;
 mod main_loop;
+mod marking;
 mod message;
 mod metrics;
 mod notify;

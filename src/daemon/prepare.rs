@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, oneshot};
 
-use super::event::{Event, Events};
+use super::event::{Done, Event, Events, Read};
 use super::jobs::{How, Start};
 use crate::answer::{
     Launch, NotPrepared, Prepared, PromptRequest, Ready, TextLimits, TextProcess, TextProcessOptions,
@@ -25,22 +25,6 @@ const REST_AFTER: Duration = Duration::from_secs(3);
 /// A process that cannot be started is tried again after this, so many times.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 const N_TRIES: usize = 10;
-
-/// A request file that was read.
-pub struct Read {
-    pub job: JobId,
-    pub size: u64,
-    pub crc: u32,
-    pub file: std::io::Result<Result<RequestFile, Fault>>,
-}
-
-/// A request that is ready.
-pub struct Done {
-    pub job: JobId,
-    pub index: usize,
-    pub is_alone: bool,
-    pub ready: Ready,
-}
 
 /// Whose texts.
 #[derive(Debug, Clone)]

@@ -1,10 +1,9 @@
 //! The thread that looks into new/: names, and whether files are whole. It changes nothing.
 
-use std::ffi::OsString;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use super::event::{Event, Events};
+use super::event::{Event, Events, Seen};
 use crate::spool::{Arrival, Candidate, Inbox, InboxConfig, NewDir, SpoolError};
 
 /// A scan is not repeated before this many times the time that it took.
@@ -25,14 +24,6 @@ pub enum Look {
     /// Read new/ anew.
     Scan,
     Config(InboxConfig, Duration),
-}
-
-/// What the scout saw. It is ready for more of what the watch says.
-pub struct Seen {
-    pub candidates: Vec<Candidate>,
-    pub strangers: Vec<OsString>,
-    pub n_waiting: usize,
-    pub n_partial: usize,
 }
 
 pub struct Scout {

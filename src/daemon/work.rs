@@ -3,15 +3,16 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
-use super::compute::{Compute, Computed};
+use super::compute::Compute;
 use super::error::DaemonError;
+use super::event::{Computed, Done, Read, Seen, Written};
 use super::jobs::{Complete, How, Start};
 use super::main_loop::MainLoop;
+use super::marking::Marking;
 use super::message;
-use super::prepare::{Done, Read};
-use super::scout::{Look, Seen};
-use super::writer::{Write, Written};
-use crate::answer::{Ready, Runnable, Ticket};
+use super::scout::Look;
+use super::writer::Write;
+use crate::answer::{Ready, Ticket};
 use crate::spool::control::Reply;
 use crate::spool::wire::{Answer, Fault, FaultCode};
 use crate::spool::{Arrival, Claimed, JobId, Opened, Order, Outcome, Place, SpoolError, printable};
@@ -24,19 +25,6 @@ const MAX_SLOW: usize = 128;
 const MAX_TOLD: usize = 10;
 /// Failed requests of a job that are kept to be shown.
 const MAX_SHOWN: usize = 3;
-
-/// A request that may run as soon as its mark is written.
-pub struct Marking {
-    job: JobId,
-    index: usize,
-    runnable: Box<Runnable>,
-}
-
-impl Marking {
-    pub fn is_of(&self, job: JobId) -> bool {
-        self.job == job
-    }
-}
 
 impl MainLoop {
     /// What the watch said goes to the scout.

@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::event::{Event, Events, Peer};
+use super::event::{Event, Events, Peer, Written};
 use super::metrics;
 use super::totals::{TOTALS_FILE, replace};
 use crate::spool::control::{Acted, JobName, Refusal};
 use crate::spool::operate::Chosen;
 use crate::spool::report::Report;
 use crate::spool::{
-    Action, Candidate, Claimed, Fate, Found, JobId, Now, Opened, Order, Outcome, Place, Spool, SpoolConfig,
+    Action, Candidate, Claimed, Fate, Found, JobId, Now, Order, Outcome, Place, Spool, SpoolConfig,
     SpoolError,
 };
 
@@ -51,21 +51,6 @@ pub struct Act {
     pub withdrawn: BTreeMap<JobId, Claimed>,
     pub by: Peer,
     pub reply: oneshot::Sender<(Vec<Acted>, bool)>,
-}
-
-/// What the writer did.
-pub enum Written {
-    /// In work/ now: by a claim, a release or an order that was not carried out.
-    Taken(Claimed, Option<u64>),
-    CannotClaim(Candidate, SpoolError),
-    /// So many candidates were tried.
-    ClaimsDone(usize),
-    Opened(JobId, Opened),
-    Done(Outcome),
-    Trouble(SpoolError),
-    Well,
-    Broken(SpoolError),
-    Barrier,
 }
 
 /// Files that other programs look at.

@@ -1,32 +1,13 @@
 //! Everything that is looked at, in the order in which one thing needs the other.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::finding::Finding;
+use super::options::DoctorOptions;
 use super::service::Viewer;
 use super::unit::Unit;
 use super::{access, engine, machine, places, service, unit};
 use crate::config::{Config, ConfigError};
-
-/// The user and group that the package makes for the daemon.
-pub(super) const SERVICE_USER: &str = "jetspool";
-
-/// The flags of `doctor`.
-#[derive(Debug, Clone)]
-pub struct DoctorOptions {
-    pub config: PathBuf,
-    /// Stands before the paths of the system: /proc, /sys, /dev, /etc and the libraries.
-    pub system_root: PathBuf,
-    /// Become this user, and look only at what depends on it: what root's doctor starts as a child.
-    pub as_user: Option<String>,
-}
-
-impl DoctorOptions {
-    /// Whether it is this machine that is looked at, and not one that is made up.
-    pub(super) fn is_real(&self) -> bool {
-        self.system_root == Path::new("/")
-    }
-}
 
 /// Looks at everything; `progress` is told of each file that is read as a whole.
 pub fn examine(options: &DoctorOptions, mut progress: impl FnMut(&Path)) -> Vec<Finding> {

@@ -4,8 +4,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::examine::SERVICE_USER;
 use super::finding::Finding;
+use super::options::SERVICE_USER;
 
 /// Where the driver's library is, on JetPack 6, JetPack 7 and other systems.
 const DRIVERS: [&str; 6] = [

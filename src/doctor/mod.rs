@@ -7,9 +7,11 @@ mod engine;
 mod examine;
 mod finding;
 mod machine;
+mod options;
 mod places;
 mod service;
 mod unit;
 
-pub use examine::{DoctorOptions, examine};
+pub use examine::examine;
 pub use finding::{Finding, Fix, Verdict};
+pub use options::DoctorOptions;

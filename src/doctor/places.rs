@@ -4,8 +4,8 @@ use std::fs::Metadata;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use super::examine::SERVICE_USER;
 use super::finding::{Finding, word};
+use super::options::SERVICE_USER;
 use super::service::Viewer;
 use super::unit::Unit;
 use crate::config::{Config, DEFAULT_SPOOL};

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use nix::unistd::{Uid, User, geteuid, initgroups, setgid, setuid};
 
-use super::examine::{DoctorOptions, SERVICE_USER};
 use super::finding::Finding;
+use super::options::{DoctorOptions, SERVICE_USER};
 use super::unit::Unit;
 
 /// Who runs the doctor.

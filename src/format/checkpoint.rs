@@ -7,6 +7,7 @@
 use super::FormatError;
 use super::architecture::{Activation, Architecture, Family, Norms, Rope, RopeScaling};
 use super::bounds::{check_architecture, check_n_layers};
+use super::error::unsupported;
 use super::json::{Object, parse_object};
 use super::quantization::Quantization;
 use super::rope_config::{read_rope_scaling, rope_type};
@@ -140,10 +141,6 @@ impl Family {
     fn reads_attention_bias(self) -> bool {
         matches!(self, Family::Llama | Family::Qwen3 | Family::Qwen3Vl | Family::Qwen3Moe | Family::Gemma3)
     }
-}
-
-pub(super) fn unsupported(what: &'static str, found: impl ToString, supported: &str) -> FormatError {
-    FormatError::Unsupported { what, found: found.to_string(), supported: supported.to_owned() }
 }
 
 /// The families by `architectures` and by `model_type`. Phi-4-multimodal has two: of transformers, and of the

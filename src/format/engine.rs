@@ -2,7 +2,7 @@
 //!
 //! The data section starts on a page and each tensor at a multiple of 64 bytes; the gaps are tensors
 //! named `pad.N`, for the format forbids holes. Names are those of Hugging Face checkpoints. Every
-//! matrix row is padded with zeros to [`row_stride`] elements; norms and biases are plain f32 vectors.
+//! matrix row is padded with zeros to [`row_stride`](super::precision::row_stride) elements; norms and biases are plain f32 vectors.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,14 +11,11 @@ use safetensors::Dtype;
 
 use super::architecture::{Architecture, Experts, Projection};
 use super::error::FormatError;
+use super::precision::Precision;
 use super::storage::{Kind, Storage, Stored};
 
 /// Version of the layout; another one is refused.
 pub const FORMAT_VERSION: u32 = 1;
-/// Rows are padded to a multiple of this many elements.
-pub const ROW_ALIGN: usize = 32;
-/// Elements of one int4 block of 16 bytes: byte `j` holds element `j` (low nibble) and `j + 16` (high).
-pub const INT4_BLOCK: usize = 32;
 /// Tensors start at multiples of this many bytes.
 pub const TENSOR_ALIGN: usize = 64;
 /// The data section starts at a multiple of this many bytes.
@@ -31,62 +28,6 @@ pub const HEAD: &str = "lm_head.weight";
 pub const FINAL_NORM: &str = "model.norm.weight";
 /// Names of filler tensors start so.
 pub const PAD_PREFIX: &str = "pad.";
-
-/// How `build` stores matrices; what each is stored as is told by [`Kind`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Precision {
-    F32,
-    F16,
-    /// `q` in -127..=127, one f32 scale a row.
-    Int8,
-    /// `q` in -8..=7, f16 scales of groups by [`int4_group`].
-    Int4,
-    /// As the checkpoint has it quantized, the rest f16, tables as int8. A plain checkpoint: f16.
-    Stored,
-}
-
-impl Precision {
-    /// Those that fit every checkpoint.
-    pub const ALL: [Precision; 4] = [Precision::F32, Precision::F16, Precision::Int8, Precision::Int4];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Precision::F32 => "f32",
-            Precision::F16 => "f16",
-            Precision::Int8 => "int8",
-            Precision::Int4 => "int4",
-            Precision::Stored => "stored",
-        }
-    }
-
-    /// How the embedding table and an untied head are stored in an engine of this precision.
-    pub fn of_table(self) -> Precision {
-        match self {
-            Precision::Int4 | Precision::Stored => Precision::Int8,
-            other => other,
-        }
-    }
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Precision {
-    type Err = FormatError;
-
-    fn from_str(text: &str) -> Result<Self, FormatError> {
-        let unknown = || FormatError::Unsupported {
-            what: "precision",
-            found: text.to_owned(),
-            supported: "f32, f16, int8, int4, stored".to_owned(),
-        };
-        let mut all = Precision::ALL.into_iter().chain([Precision::Stored]);
-        all.find(|precision| precision.name() == text).ok_or_else(unknown)
-    }
-}
 
 /// Where the engine is meant to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -145,20 +86,6 @@ impl Default for Limits {
     }
 }
 
-/// Elements of a stored row of `in_features` logical elements.
-pub fn row_stride(in_features: usize) -> usize {
-    in_features.next_multiple_of(ROW_ALIGN)
-}
-
-/// Elements that share one int4 scale, for a row of `stride` elements.
-pub fn int4_group(stride: usize) -> usize {
-    match stride {
-        _ if stride.is_multiple_of(128) => 128,
-        _ if stride.is_multiple_of(64) => 64,
-        _ => 32,
-    }
-}
-
 /// `model.layers.0.self_attn.q_proj.weight`.
 pub fn projection_weight(layer: usize, projection: Projection) -> String {
     format!("model.layers.{layer}.{}.weight", projection.path())
@@ -178,11 +105,6 @@ pub fn router_weight(layer: usize) -> String {
 /// `[n_experts * out, in]`. In checkpoints each expert has a tensor: [`checkpoint_names`].
 pub fn experts_weight(layer: usize, projection: Projection) -> String {
     format!("model.layers.{layer}.mlp.experts.{}.weight", projection.short_name())
-}
-
-/// `X.weight` to `X.weight_scale`.
-pub fn scale_name(weight: &str) -> String {
-    format!("{weight}_scale")
 }
 
 /// One logical tensor of an engine, under its checkpoint name.

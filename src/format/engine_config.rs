@@ -7,10 +7,11 @@ use serde_json::{Value, json};
 use super::FormatError;
 use super::architecture::{Activation, Architecture, Experts, Family, Norms, Rope};
 use super::bounds::{check_architecture, check_limits};
-use super::engine::{FORMAT_VERSION, Limits, Precision, Target};
+use super::engine::{FORMAT_VERSION, Limits, Target};
 use super::json::{Object, parse_object, sorted_text};
 use super::mixture::layer_list;
 use super::naming::Module;
+use super::precision::Precision;
 use super::rope_config::{original_max_positions, read_rope_scaling, rope_scaling_json};
 
 const FILE: &str = "engine config.json";

@@ -25,3 +25,8 @@ pub enum FormatError {
     #[error("{what} is not supported: {found}; supported: {supported}")]
     Unsupported { what: &'static str, found: String, supported: String },
 }
+
+/// Something valid that this program does not do.
+pub(super) fn unsupported(what: &'static str, found: impl ToString, supported: &str) -> FormatError {
+    FormatError::Unsupported { what, found: found.to_string(), supported: supported.to_owned() }
+}

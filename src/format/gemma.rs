@@ -6,10 +6,9 @@ use serde_json::{Map, Value, json};
 
 use super::FormatError;
 use super::architecture::{Rope, RopeScaling};
-use super::checkpoint::unsupported;
+use super::error::unsupported;
 use super::json::Object;
 use super::rope_config::read_rope_scaling;
-use super::windows::windowed_by_types;
 
 /// The keys of the text model, with the class's own values where the file says nothing. Small files rely on them.
 pub(super) fn with_defaults(text: &Map<String, Value>) -> Map<String, Value> {
@@ -42,18 +41,6 @@ pub(super) fn refuse_unsupported(text: Object) -> Result<(), FormatError> {
         return Err(unsupported("use_bidirectional_attention", true, "false"));
     }
     Ok(())
-}
-
-/// Which layers have the window: by `layer_types`, else all but every `sliding_window_pattern`th.
-pub(super) fn windowed_layers(text: Object, n_layers: usize) -> Result<Vec<bool>, FormatError> {
-    if let Some(windowed) = windowed_by_types(text, n_layers)? {
-        return Ok(windowed);
-    }
-    let pattern = text.optional_size("sliding_window_pattern")?.unwrap_or(6);
-    if pattern == 0 {
-        return Err(text.wrong("sliding_window_pattern", "a whole number above 0"));
-    }
-    Ok((1..=n_layers).map(|number| !number.is_multiple_of(pattern)).collect())
 }
 
 /// The rotation of layers that see everything, and theta of those with a window.

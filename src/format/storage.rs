@@ -9,7 +9,7 @@ use std::fmt;
 
 use safetensors::Dtype;
 
-use super::engine::{Precision, int4_group, row_stride, scale_name};
+use super::precision::{Precision, int4_group, row_stride, scale_name};
 use super::{FormatError, Tensor, TensorFile};
 
 /// Elements that share one scale of NVFP4.

@@ -4,8 +4,7 @@
 
 use super::FormatError;
 use super::architecture::Family;
-use super::checkpoint::unsupported;
-use super::gemma;
+use super::error::unsupported;
 use super::json::{Object, shown};
 
 /// The window, and the layers that have none though others do.
@@ -37,7 +36,7 @@ pub(super) fn read_windows(
         | Family::Phi4Multimodal
         | Family::Mistral
         | Family::Qwen3Moe => vec![true; n_layers],
-        Family::Gemma3 => gemma::windowed_layers(top, n_layers)?,
+        Family::Gemma3 => gemma_layers(top, n_layers)?,
         Family::Qwen2 | Family::Qwen3 | Family::Qwen2Vl | Family::Qwen2_5Vl => {
             match windowed_by_types(top, n_layers)? {
                 Some(windowed) => windowed,
@@ -53,8 +52,20 @@ pub(super) fn read_windows(
     Ok(if full_layers.len() == n_layers { (None, Vec::new()) } else { (Some(window), full_layers) })
 }
 
+/// Which layers of Gemma have the window: by `layer_types`, else all but every `sliding_window_pattern`th.
+fn gemma_layers(text: Object, n_layers: usize) -> Result<Vec<bool>, FormatError> {
+    if let Some(windowed) = windowed_by_types(text, n_layers)? {
+        return Ok(windowed);
+    }
+    let pattern = text.optional_size("sliding_window_pattern")?.unwrap_or(6);
+    if pattern == 0 {
+        return Err(text.wrong("sliding_window_pattern", "a whole number above 0"));
+    }
+    Ok((1..=n_layers).map(|number| !number.is_multiple_of(pattern)).collect())
+}
+
 /// Which layers have the window by `layer_types`, where the key is there.
-pub(super) fn windowed_by_types(top: Object, n_layers: usize) -> Result<Option<Vec<bool>>, FormatError> {
+fn windowed_by_types(top: Object, n_layers: usize) -> Result<Option<Vec<bool>>, FormatError> {
     let Some(types) = top.get("layer_types") else { return Ok(None) };
     let types = types.as_array().filter(|types| types.len() == n_layers);
     let types = types.ok_or_else(|| top.wrong("layer_types", format!("{n_layers} names")))?;

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use half::f16;
 
-pub use crate::format::engine::{ROW_ALIGN, row_stride};
+pub use crate::format::precision::{ROW_ALIGN, row_stride};
 pub use crate::format::storage::{MXFP8_GROUP, NVFP4_GROUP};
 
 /// A borrowed weight matrix `[n_rows, stride]`.

@@ -9,7 +9,7 @@ use fancy_regex::Regex;
 use tokenizers::NormalizedString;
 
 use super::error::TextError;
-use super::wire::damaged;
+use super::error::damaged;
 
 /// One added token as it is looked for.
 #[derive(Debug, Clone)]

@@ -17,6 +17,19 @@ pub struct AnswerDecoder {
     strip: Option<(char, usize)>,
 }
 
+impl Tokenizer {
+    /// The text of an answer: without special tokens and unknown ids, whole characters only. Equal to the library's
+    /// but for broken UTF-8: an unfinished character at the end is dropped, and where the library's byte fallback
+    /// gives up a whole run of byte tokens, only its bad bytes become U+FFFD.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let mut answer = AnswerDecoder::new(self);
+        for &id in ids {
+            answer.push(self, id);
+        }
+        answer.into_text()
+    }
+}
+
 impl AnswerDecoder {
     /// Keep to one tokenizer for all calls.
     pub fn new(tokenizer: &Tokenizer) -> Self {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, Output, State, Value};
 
-use super::jinja::{method, print};
+use super::methods::{method, print};
 use super::special::Colours;
 
 /// Filters that write a text character by character.

@@ -1,10 +1,11 @@
 //! tokenizer.json to a token table. The same file always gives the same bytes.
 
 use super::error::TextError;
+use super::error::damaged;
 use super::table::{
     EMPTY, ENTRY_LEN, HEADER_LEN, Header, MERGE_LEN, SLOT_LEN, TableSource, hash_pair, hash_text, probes,
 };
-use super::wire::{MergeWire, ModelBulk, TokenizerWire, damaged};
+use super::wire::{MergeWire, ModelBulk, TokenizerWire};
 
 /// The table of a tokenizer.json; `Tokenizer::open` checks the parts that the library reads.
 ///

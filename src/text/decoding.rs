@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::error::TextError;
+use super::error::{damaged, unsupported};
 use super::steps::check_steps;
-use super::wire::{damaged, unsupported};
 
 const DECODERS: &str =
     "ByteLevel, ByteFallback, Fuse, Metaspace, Replace (of a string), Strip and a Sequence of them";

@@ -51,3 +51,13 @@ pub enum TextError {
 
 /// The name that errors of tokenizer.json carry.
 pub(super) const TOKENIZER_FILE: &str = "tokenizer.json";
+
+/// A damaged tokenizer.
+pub(super) fn damaged(why: String) -> TextError {
+    TextError::Damaged { file: TOKENIZER_FILE, why }
+}
+
+/// A tokenizer that asks for something else.
+pub(super) fn unsupported(what: &'static str, found: &str, supported: &'static str) -> TextError {
+    TextError::Unsupported { file: TOKENIZER_FILE, what, found: found.to_owned(), supported }
+}

@@ -6,18 +6,19 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, ValueKind, from_args};
-use minijinja::{Environment, Error, ErrorKind, Output, State, Value, context, escape_formatter};
+use minijinja::value::Kwargs;
+use minijinja::{Environment, Error, ErrorKind, Value, context};
 
 use super::calendar::strftime;
 use super::coloured::coloured_environment;
 use super::error::TextError;
+use super::methods::{method, print};
 use super::prompt::{MAX_PROMPT_BYTES, Prompt};
 use super::python::{to_json, to_python};
+use super::render::{RenderOptions, Rendered, Turn};
 use super::scan::{Literal, literals, rewrite};
 use super::source::TemplateVariables;
 use super::special::{Colours, SpecialTokens};
-use super::template::{RenderOptions, Rendered, Turn};
 
 const NAME: &str = "chat_template";
 /// Steps and units of 64 bytes that one rendering may use. 64 long messages need under a tenth of it.
@@ -27,8 +28,6 @@ const COLOURED_FUEL: u64 = 5 * FUEL;
 /// Stack of a compilation and of a rendering: enough for what scan.rs lets through, and
 /// to drop a value nested as deeply as the fuel allows. Untouched pages cost nothing.
 const STACK_BYTES: usize = 64 << 20;
-/// Widest field of `'{:20}'.format(…)`.
-const MAX_FORMAT_WIDTH: u64 = 1_000;
 /// Roles of templates that do not compare them with anything.
 const ROLES: [&str; 5] = ["system", "user", "assistant", "tool", "developer"];
 /// A message that no conversation holds: it finds where the first user's block begins.
@@ -261,59 +260,11 @@ fn environment() -> Result<Environment<'static>, TextError> {
     Ok(environment)
 }
 
-/// Prints as Python does: None, True, ['a'].
-pub(super) fn print(output: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
-    match value.kind() {
-        ValueKind::None | ValueKind::Bool | ValueKind::Seq | ValueKind::Map => {
-            Ok(output.write_str(&to_python(value)?)?)
-        }
-        _ => escape_formatter(output, state, value),
-    }
-}
-
-/// Whether a format string could ask for a field of more than `limit` characters, which the method would write before
-/// it pays for it.
-fn has_number_over(text: &str, limit: u64) -> bool {
-    let digits =
-        text.split(|character: char| !character.is_ascii_digit()).filter(|digits| !digits.is_empty());
-    digits.into_iter().any(|digits| digits.parse::<u64>().map_or(true, |number| number > limit))
-}
-
 /// HTML escapes as markupsafe writes them.
 fn escape(value: &Value) -> Result<String, Error> {
     let text = to_python(value)?;
     let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     Ok(text.replace('\'', "&#39;").replace('"', "&#34;"))
-}
-
-/// Python's methods: those of minijinja's Python set, and the few that it lacks.
-pub(super) fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
-    match (value.as_str(), name) {
-        (Some(text), "rsplit") => {
-            let (separator, n_splits): (&str, Option<usize>) = from_args(args)?;
-            if separator.is_empty() {
-                return Err(Error::new(ErrorKind::InvalidOperation, "rsplit needs a separator"));
-            }
-            let mut pieces: Vec<&str> = match n_splits {
-                Some(n_splits) => text.rsplitn(n_splits.saturating_add(1), separator).collect(),
-                None => text.rsplit(separator).collect(),
-            };
-            pieces.reverse();
-            Ok(pieces.into_iter().map(Value::from).collect())
-        }
-        (Some(text), "format") if has_number_over(text, MAX_FORMAT_WIDTH) => {
-            Err(Error::new(ErrorKind::InvalidOperation, format!("a format wider than {MAX_FORMAT_WIDTH}")))
-        }
-        (Some(text), "removeprefix") => {
-            let (prefix,): (&str,) = from_args(args)?;
-            Ok(text.strip_prefix(prefix).unwrap_or(text).into())
-        }
-        (Some(text), "removesuffix") => {
-            let (suffix,): (&str,) = from_args(args)?;
-            Ok(text.strip_suffix(suffix).unwrap_or(text).into())
-        }
-        _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args),
-    }
 }
 
 /// The source as plain Jinja: line ends become `\n`, as Jinja reads them, and the tags of a `generation` block,

@@ -6,8 +6,8 @@ use serde::Deserialize;
 
 use super::error::TextError;
 use super::prompt::Prompt;
+use super::render::{RenderOptions, Rendered, Turn};
 use super::special::SpecialTokens;
-use super::template::{RenderOptions, Rendered, Turn};
 
 /// A checked processed_chat_template.json.
 #[derive(Debug, Deserialize)]

@@ -3,8 +3,7 @@
 
 use serde_json::Value;
 
-use super::error::TextError;
-use super::wire::damaged;
+use super::error::{TextError, damaged};
 
 /// Steps of one part. Real ones have up to eight.
 const MAX_STEPS: usize = 16;

@@ -7,6 +7,7 @@ use super::jinja::JinjaTemplate;
 use super::message::ChatMessage;
 use super::processed::ProcessedTemplate;
 use super::prompt::Prompt;
+use super::render::{RenderOptions, Rendered, Turn};
 use super::source::TemplateVariables;
 use super::special::SpecialTokens;
 
@@ -21,33 +22,6 @@ pub struct ChatTemplate {
 enum Kind {
     Jinja(Box<JinjaTemplate>),
     Processed(ProcessedTemplate),
-}
-
-/// What a request asks of the template.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RenderOptions {
-    pub add_generation_prompt: bool,
-    /// None leaves the template's variable undefined.
-    pub enable_thinking: Option<bool>,
-    /// The time that a template may print: seconds since 1970 in the zone to print. Keep it with a job, so that its
-    /// prompts stay the same after a restart.
-    pub unix_time: i64,
-}
-
-/// A conversation as the model reads it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rendered {
-    /// `formatted_system_prompt`: the start of the prompt that is the system prompt's; "" if there is none.
-    pub system_prompt: String,
-    /// `formatted_complete_request` is its text.
-    pub prompt: Prompt,
-}
-
-/// A message as templates see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Turn<'a> {
-    pub role: &'a str,
-    pub content: &'a str,
 }
 
 impl ChatTemplate {

@@ -12,7 +12,6 @@ use tokenizers::{
 };
 
 use super::added::{AddedPatterns, Foreign, slices};
-use super::answer::AnswerDecoder;
 use super::bound::{Bounded, ByteBound};
 use super::bpe::{Bpe, PieceEncoder};
 use super::compile::compile;
@@ -183,17 +182,6 @@ impl Tokenizer {
             Some(token) => self.decoding.bytes(token, Place::Later),
             None => Vec::new(),
         }
-    }
-
-    /// The text of an answer: without special tokens and unknown ids, whole characters only. Equal to the library's
-    /// but for broken UTF-8: an unfinished character at the end is dropped, and where the library's byte fallback
-    /// gives up a whole run of byte tokens, only its bad bytes become U+FFFD.
-    pub fn decode(&self, ids: &[u32]) -> String {
-        let mut answer = AnswerDecoder::new(self);
-        for &id in ids {
-            answer.push(self, id);
-        }
-        answer.into_text()
     }
 
     pub(super) fn decoding(&self) -> &Decoding {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokenizers::{AddedToken, NormalizerWrapper, PreTokenizerWrapper};
 
-use super::error::{TOKENIZER_FILE, TextError};
+use super::error::{TextError, damaged, unsupported};
 use super::steps::{MAX_TOKEN_BYTES, check_steps};
 
 const NORMALIZERS: &str = "NFC, NFD, NFKC, NFKD, Lowercase, Prepend, Replace (of a string), Sequence";
@@ -221,14 +221,6 @@ impl PartsWire {
         };
         self.added_tokens.iter().map(token).collect()
     }
-}
-
-pub(super) fn damaged(why: String) -> TextError {
-    TextError::Damaged { file: TOKENIZER_FILE, why }
-}
-
-pub(super) fn unsupported(what: &'static str, found: &str, supported: &'static str) -> TextError {
-    TextError::Unsupported { file: TOKENIZER_FILE, what, found: found.to_owned(), supported }
 }
 
 /// A JSON null is an absent part.

@@ -11,7 +11,8 @@ use half::f16;
 use serde_json::json;
 
 use super::rounding::{int4_row, int8_row};
-use crate::format::engine::{FORMAT_VERSION, Item, PAD_PREFIX, PAGE, TENSOR_ALIGN, int4_group, row_stride};
+use crate::format::engine::{FORMAT_VERSION, Item, PAD_PREFIX, PAGE, TENSOR_ALIGN};
+use crate::format::precision::{int4_group, row_stride};
 use crate::format::{Kind, Precision, Storage};
 use crate::tools::WriteError;
 use crate::tools::weights::source::{Encoded, PackRow, RowSource};

@@ -17,7 +17,8 @@ use crate::text::template_source;
 use crate::tools::ToolError;
 use crate::tools::export::data::EMBEDDING_FILE;
 use crate::tools::export::run::{LORA_MODEL_FILE, MODEL_FILE};
-use crate::tools::weights::onnx::{OnnxFiles, equal_in_f16};
+use crate::tools::weights::onnx::equal_in_f16;
+use crate::tools::weights::onnx_files::OnnxFiles;
 use crate::tools::weights::source::RowSource;
 
 const CONFIG_FILE: &str = "config.json";

@@ -4,7 +4,7 @@
 
 use half::f16;
 
-use crate::format::engine::{INT4_BLOCK, int4_group};
+use crate::format::precision::{INT4_BLOCK, int4_group};
 
 /// Running sums, so that the compiler may use vectors; they are added in a fixed order at the end.
 const N_SUMS: usize = 16;

@@ -7,8 +7,8 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use crate::format::Kind;
-use crate::format::engine::scale_name;
 use crate::format::onnx::ElementType;
+use crate::format::precision::scale_name;
 use crate::format::storage::{
     MXFP8_GROUP, NVFP4_GROUP, ScaleType, Zeros, input_scale_name, row_scale_name, zero_name,
 };

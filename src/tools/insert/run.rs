@@ -7,7 +7,7 @@ use crate::format::onnx::Model;
 use crate::store::{AtomicFile, Losses, map_file};
 use crate::tools::ToolError;
 use crate::tools::export::run::{LORA_MODEL_FILE, MODEL_FILE};
-use crate::tools::weights::onnx::OnnxFiles;
+use crate::tools::weights::onnx_files::OnnxFiles;
 
 /// What to change.
 #[derive(Debug, Clone)]

@@ -1,7 +1,7 @@
 //! Weights that an ONNX graph keeps in few bits: as an engine stores them where it has such a kind, else as
 //! numbers, `(value - zero) * scale * input_scale`.
 
-use super::onnx::OnnxFiles;
+use super::onnx_files::OnnxFiles;
 use super::quantized_rows::{CodeLayout, QuantizedRows, Scales, StoredZeros, ZeroLayout, int4_kind};
 use super::source::{Encoded, PackRow, ReadRow, RowSource, decoder};
 use crate::format::onnx::tensor::number_at;
@@ -247,7 +247,7 @@ impl PackRow for ScaledRows {
     }
 
     fn pack_row(&self, row_idx: usize, packed: &mut Encoded) -> Result<(), f32> {
-        let stride = crate::format::engine::row_stride(self.k);
+        let stride = crate::format::precision::row_stride(self.k);
         for column in 0..self.k {
             let (code, _, _) = self.parts(row_idx, column);
             if !code.is_finite() {

@@ -8,7 +8,7 @@ use safetensors::Dtype;
 
 use super::plugin_nibbles::{interleaved, tiled};
 use super::source::{Decoder, Encoded, PackRow, ReadRow};
-use crate::format::engine::{INT4_BLOCK, row_stride};
+use crate::format::precision::{INT4_BLOCK, row_stride};
 use crate::format::small_floats::{e2m1, e4m3, e8m0};
 use crate::format::storage::{MXFP8_GROUP, NVFP4_GROUP, ScaleType, Zeros};
 use crate::format::{Kind, Storage, Tensor};

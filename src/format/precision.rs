@@ -1,0 +1,86 @@
+//! How an engine's matrices are stored: the precisions that `build` offers, rows, and groups of scales.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::error::FormatError;
+
+/// Rows are padded to a multiple of this many elements.
+pub const ROW_ALIGN: usize = 32;
+/// Elements of one int4 block of 16 bytes: byte `j` holds element `j` (low nibble) and `j + 16` (high).
+pub const INT4_BLOCK: usize = 32;
+
+/// How `build` stores matrices; what each is stored as is told by [`Kind`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Precision {
+    F32,
+    F16,
+    /// `q` in -127..=127, one f32 scale a row.
+    Int8,
+    /// `q` in -8..=7, f16 scales of groups by [`int4_group`].
+    Int4,
+    /// As the checkpoint has it quantized, the rest f16, tables as int8. A plain checkpoint: f16.
+    Stored,
+}
+
+impl Precision {
+    /// Those that fit every checkpoint.
+    pub const ALL: [Precision; 4] = [Precision::F32, Precision::F16, Precision::Int8, Precision::Int4];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::F16 => "f16",
+            Precision::Int8 => "int8",
+            Precision::Int4 => "int4",
+            Precision::Stored => "stored",
+        }
+    }
+
+    /// How the embedding table and an untied head are stored in an engine of this precision.
+    pub fn of_table(self) -> Precision {
+        match self {
+            Precision::Int4 | Precision::Stored => Precision::Int8,
+            other => other,
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Precision {
+    type Err = FormatError;
+
+    fn from_str(text: &str) -> Result<Self, FormatError> {
+        let unknown = || FormatError::Unsupported {
+            what: "precision",
+            found: text.to_owned(),
+            supported: "f32, f16, int8, int4, stored".to_owned(),
+        };
+        let mut all = Precision::ALL.into_iter().chain([Precision::Stored]);
+        all.find(|precision| precision.name() == text).ok_or_else(unknown)
+    }
+}
+
+/// Elements of a stored row of `in_features` logical elements.
+pub fn row_stride(in_features: usize) -> usize {
+    in_features.next_multiple_of(ROW_ALIGN)
+}
+
+/// Elements that share one int4 scale, for a row of `stride` elements.
+pub fn int4_group(stride: usize) -> usize {
+    match stride {
+        _ if stride.is_multiple_of(128) => 128,
+        _ if stride.is_multiple_of(64) => 64,
+        _ => 32,
+    }
+}
+
+/// `X.weight` to `X.weight_scale`.
+pub fn scale_name(weight: &str) -> String {
+    format!("{weight}_scale")
+}
