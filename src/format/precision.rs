@@ -10,7 +10,7 @@ pub const ROW_ALIGN: usize = 32;
 /// Elements of one int4 block of 16 bytes: byte `j` holds element `j` (low nibble) and `j + 16` (high).
 pub const INT4_BLOCK: usize = 32;
 
-/// How `build` stores matrices; what each is stored as is told by [`Kind`].
+/// How `build` stores matrices; what each is stored as is told by [`Kind`](super::storage::Kind).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Precision {
     F32,
