@@ -26,8 +26,7 @@ pub struct Need {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "it needs {} of memory (weights {}, activations {}, answers {}, one sequence of full length {}, \
-     all else {}), \
-     but {} leaves {}; give it more, set a smaller max_step_rows, or build the engine with a smaller \
+     all else {}), but {} leaves {}; give it more, set a smaller max_step_rows, or build the engine with a smaller \
      --maxKVCacheCapacity",
     mib(self.needed()), mib(need.weights), mib(need.workspace), mib(need.answers), mib(need.sequence),
     mib(OTHERS + need.promised), bound.name, mib(self.found())

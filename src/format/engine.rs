@@ -10,7 +10,7 @@ use std::str::FromStr;
 use safetensors::Dtype;
 
 use super::architecture::{Architecture, Experts, Projection};
-use super::error::FormatError;
+use super::error::{FormatError, unsupported};
 use super::precision::Precision;
 use super::storage::{Kind, Storage, Stored};
 
@@ -58,11 +58,7 @@ impl FromStr for Target {
         match text {
             "cpu" => Ok(Target::Cpu),
             "cuda" => Ok(Target::Cuda),
-            other => Err(FormatError::Unsupported {
-                what: "target",
-                found: other.to_owned(),
-                supported: "cpu, cuda".to_owned(),
-            }),
+            other => Err(unsupported("target", other, "cpu, cuda")),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::error::FormatError;
+use super::error::{FormatError, unsupported};
 
 /// Rows are padded to a multiple of this many elements.
 pub const ROW_ALIGN: usize = 32;
@@ -56,11 +56,7 @@ impl FromStr for Precision {
     type Err = FormatError;
 
     fn from_str(text: &str) -> Result<Self, FormatError> {
-        let unknown = || FormatError::Unsupported {
-            what: "precision",
-            found: text.to_owned(),
-            supported: "f32, f16, int8, int4, stored".to_owned(),
-        };
+        let unknown = || unsupported("precision", text, "f32, f16, int8, int4, stored");
         let mut all = Precision::ALL.into_iter().chain([Precision::Stored]);
         all.find(|precision| precision.name() == text).ok_or_else(unknown)
     }

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::FormatError;
 use super::json::{Object, parse_object, shown};
 use super::precision::Precision;
+use super::{FormatError, error};
 
 const FILE: &str = "hf_quant_config.json";
 const ALGORITHMS: &str = "FP8, FP8_PER_CHANNEL_PER_TOKEN, W4A16_AWQ, NVFP4, W4A16_NVFP4, NVFP4_AWQ, MXFP8, \
@@ -138,7 +138,7 @@ impl Quantization {
 }
 
 fn unsupported(what: &'static str, found: impl ToString) -> FormatError {
-    FormatError::Unsupported { what, found: found.to_string(), supported: ALGORITHMS.to_owned() }
+    error::unsupported(what, found, ALGORITHMS)
 }
 
 /// ModelOpt's table, in either file.

@@ -273,29 +273,6 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "a measurement: microseconds a row at a vocabulary of 152k"]
-    fn how_long_a_row_takes() {
-        let logits: Vec<f32> = (0..152_000).map(|i| (uniform(5, i) as f32).powi(4) * 30.0 - 10.0).collect();
-        for (temperature, top_k, top_p) in [(0.0, 1, 1.0), (1.0, 50, 0.8), (1.0, 0, 0.95), (1.0, 0, 1.0)] {
-            let sampling = sampling(temperature, top_k, top_p);
-            let begin = std::time::Instant::now();
-            for index in 0..200 {
-                let scores = Scores::new(&logits, &sampling);
-                assert!(scores.are_finite());
-                std::hint::black_box(scores.choose(&sampling, index));
-            }
-            println!("{temperature} {top_k} {top_p}: {} us", begin.elapsed().as_micros() / 200);
-            let begin = std::time::Instant::now();
-            if top_p < 1.0 {
-                for index in 0..20 {
-                    std::hint::black_box(plain(&logits, &sampling, index));
-                }
-                println!("  the plain way: {} us", begin.elapsed().as_micros() / 20);
-            }
-        }
-    }
-
-    #[test]
     fn logprobs_are_a_log_softmax() {
         let scores = Scores::new(&[1.0, 3.0, 2.0], &sampling(0.3, 1, 0.5));
         let sum: f32 = [1.0f32, 3.0, 2.0].iter().map(|x| x.exp()).sum();
