@@ -167,6 +167,8 @@ fn circles_and_idle_arrows_are_seen() {
         ("text/c.rs", "fn f() { super::a::g() }"),
         ("text/c.rs", "use super::d::e::W;"),
         ("text/c.rs", "use super::{z, a};"),
+        ("text/c.rs", "use crate::text::a::g;"),
+        ("text/c.rs", "use crate::text::{z, d::e::{V, W}};"),
     ] {
         let mut files = sources(&chain);
         files.retain(|file| file.0 != path);
@@ -210,32 +212,50 @@ fn circles(sources: &[(String, String)]) -> Vec<Vec<String>> {
     by_room.into_values().collect()
 }
 
-/// What the paths that begin with `super` lead to outside tests, as paths of files.
+/// What the paths of a file may lead to outside tests, as paths of files: `crate::a::b::C` to a.rs, a/b.rs and
+/// a/b/C.rs, of which at most one is there.
 fn used_files(path: &str, code: &str, tests: &[(usize, usize)]) -> BTreeSet<String> {
+    let folder_of = |path: &str| path.rsplit_once('/').map_or(String::new(), |(folder, _)| folder.to_owned());
     let mut found = BTreeSet::new();
-    for at in words(code, "super") {
-        let is_inner = code[..at].trim_end().ends_with("::");
-        if is_inner || tests.iter().any(|&(start, end)| (start..end).contains(&at)) {
-            continue;
-        }
-        let mut folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-        let Some(mut rest) = after_colons(&code[at + "super".len()..]) else { continue };
-        while let Some(further) = rest.strip_prefix("super").and_then(after_colons) {
-            folder = folder.rsplit_once('/').map_or("", |(folder, _)| folder);
-            rest = further;
-        }
-        let start = code.len() - rest.len();
-        let names =
-            if rest.starts_with('{') { group_names(code, start) } else { vec![(start, identifier(rest))] };
-        for (at, name) in names {
-            found.insert(format!("{folder}/{name}.rs"));
-            // Into a folder.
-            if let Some(inner) = after_colons(&code[at + name.len().min(code.len() - at)..]) {
-                found.insert(format!("{folder}/{name}/{}.rs", identifier(inner)));
+    for root in ["crate", "super"] {
+        for at in words(code, root) {
+            let is_inner = code[..at].trim_end().ends_with("::");
+            if is_inner || tests.iter().any(|&(start, end)| (start..end).contains(&at)) {
+                continue;
             }
+            let Some(mut rest) = after_colons(&code[at + root.len()..]) else { continue };
+            let mut names: Vec<String> = match root {
+                "crate" => Vec::new(),
+                _ => folder_of(path).split('/').map(str::to_owned).collect(),
+            };
+            while let Some(further) = rest.strip_prefix("super").and_then(after_colons) {
+                names.pop();
+                rest = further;
+            }
+            follow(code, code.len() - rest.len(), &names, &mut found);
         }
     }
     found
+}
+
+/// Adds what the path, or the group of paths, at `start` may lead to from the folder `names`.
+fn follow(code: &str, start: usize, names: &[String], found: &mut BTreeSet<String>) {
+    let rest = &code[start..];
+    if rest.starts_with('{') {
+        for (at, _) in group_names(code, start) {
+            follow(code, at, names, found);
+        }
+        return;
+    }
+    let name = identifier(rest);
+    if name.is_empty() {
+        return;
+    }
+    let names = [names, &[name.to_owned()]].concat();
+    found.insert(format!("{}.rs", names.join("/")));
+    if let Some(further) = after_colons(&rest[name.len()..]) {
+        follow(code, code.len() - further.len(), &names, found);
+    }
 }
 
 /// Arrows that no file of the room follows.
@@ -285,7 +305,7 @@ fn violations(path: &str, text: &str, is_test_file: bool) -> Vec<Violation> {
     }
     for (needle, home, what) in [
         ("target_arch", "kernels", "target_arch outside kernels/"),
-        ("env::var", "config", "the environment is read outside config.rs"),
+        ("env::var", "config", "the environment is read outside config/"),
         ("static mut", "", "a mutable static"),
     ] {
         for at in words(&code, needle).filter(|_| room != home) {
