@@ -9,15 +9,12 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-use serving::{Bench, Running, folder, job};
+use serving::{Bench, Installed, folder, job};
 
 const SETTINGS: &str = "settle_ms = 50\nscan_seconds = 1\nfsync = false\nmax_file_mib = 1\n";
-/// The user and the group that own nothing.
-const NOBODY: u32 = 65_534;
 
 fn new(bench: &Bench, name: &[u8]) -> PathBuf {
     bench.place("new").join(OsStr::from_bytes(name))
@@ -111,34 +108,20 @@ fn files_of_another_user_are_answered() {
     }
     // Below /tmp: everybody may go there.
     let folder = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let bench = Bench::new(folder.path(), SETTINGS);
-    for path in [folder.path().to_owned(), bench.place(""), bench.place("new")] {
-        std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
-    }
-    let program = folder.path().join("jetspool");
-    let runner = serving::is_emulated();
-    let mut command = bench.serve("log");
-    if !runner {
-        // Where cargo builds, not everybody may go.
-        std::fs::copy(env!("CARGO_BIN_EXE_jetspool"), &program).unwrap();
-        let log = std::fs::File::create(bench.root.join("log")).unwrap();
-        command = std::process::Command::new(&program);
-        command.args(["serve", "--config"]).arg(bench.root.join("jetspool.toml")).stderr(log);
-    }
-    let _daemon = Running(command.uid(NOBODY).gid(NOBODY).spawn().unwrap());
-    bench.wait_for("a ready daemon", || bench.log("log").contains("ready"));
+    let installed = Installed::new(folder.path(), SETTINGS);
+    let _daemon = installed.start();
+    let bench = &installed.bench;
     for (name, mode) in [("secret.json", 0o000), ("foreign.json", 0o644)] {
         let aside = folder.path().join(name);
         std::fs::write(&aside, job(1, 1).to_string()).unwrap();
         std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(mode)).unwrap();
-        std::fs::rename(aside, new(&bench, name.as_bytes())).unwrap();
+        std::fs::rename(aside, new(bench, name.as_bytes())).unwrap();
     }
     let directory = folder.path().join("root.json");
     std::fs::create_dir(&directory).unwrap();
-    std::fs::rename(directory, new(&bench, b"root.json")).unwrap();
-    wait_for_good(&bench);
-    check_rejected(&bench, b"secret.json", "not-a-file");
+    std::fs::rename(directory, new(bench, b"root.json")).unwrap();
+    wait_for_good(bench);
+    check_rejected(bench, b"secret.json", "not-a-file");
     bench.wait_for("foreign.json", || bench.has("done", b"foreign.json"));
     // A directory of somebody else cannot be moved: it stays, and the log says so.
     bench.wait_for("a reason", || bench.log("log").contains("new/root.json cannot be claimed"));

@@ -5,17 +5,13 @@ mod serving;
 
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use serde_json::{Value, json};
-use serving::{Bench, Running, folder, is_emulated};
+use serving::{Bench, Installed, NOBODY, Running, folder, is_emulated};
 
 /// Anonymous memory that no producer makes the daemon take.
 const MAX_KIB: usize = 100 << 10;
-const NOBODY: u32 = 65534;
 
 /// A ready daemon. The log is kept short: what producers do may be much.
 fn start(bench: &Bench) -> Running {
@@ -117,41 +113,6 @@ fn a_flood_of_names_takes_little_memory() {
     assert!(is_emulated() || grown < 16 << 10, "{grown} KiB more for {n_names} names");
 }
 
-/// The daemon as a service runs it, as a user of its own.
-struct Installed {
-    bench: Bench,
-    program: std::path::PathBuf,
-}
-
-impl Installed {
-    fn new(folder: &Path) -> Self {
-        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let bench = Bench::new(folder, "");
-        for path in [folder.to_owned(), bench.place(""), bench.place("new")] {
-            std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
-        }
-        std::fs::set_permissions(bench.place("new"), std::fs::Permissions::from_mode(0o3770)).unwrap();
-        // Where cargo builds, not everybody may go.
-        let program = folder.join("jetspool");
-        std::fs::copy(env!("CARGO_BIN_EXE_jetspool"), &program).unwrap();
-        Self { bench, program }
-    }
-
-    fn command(&self, words: &[&str], user: u32, group: u32) -> Command {
-        let runner = std::env::var("JETSPOOL_TEST_RUNNER").unwrap_or_default();
-        let program = self.program.to_str().unwrap();
-        let mut all = runner.split_whitespace().chain([program]).chain(words.iter().copied());
-        let mut command = Command::new(all.next().unwrap());
-        command.args(all).env_remove("NOTIFY_SOCKET").uid(user).gid(group);
-        command
-    }
-
-    fn order(&self, words: &[&str], user: u32, group: u32) -> Output {
-        let spool = self.bench.place("");
-        self.command(&[words, &["--spool", spool.to_str().unwrap()]].concat(), user, group).output().unwrap()
-    }
-}
-
 #[test]
 fn orders_are_for_root_the_service_and_the_owner_of_a_job() {
     if !nix::unistd::geteuid().is_root() || is_emulated() {
@@ -159,15 +120,14 @@ fn orders_are_for_root_the_service_and_the_owner_of_a_job() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let installed = Installed::new(folder.path());
-    let config = folder.path().join("jetspool.toml");
-    let serve = installed
-        .command(&["serve", "--config", config.to_str().unwrap()], NOBODY, NOBODY)
-        .stderr(File::create(folder.path().join("log")).unwrap())
-        .spawn();
-    let _daemon = Running(serve.unwrap());
+    let installed = Installed::new(folder.path(), "");
+    let _daemon = installed.start();
     let bench = &installed.bench;
-    bench.wait_for("a ready daemon", || bench.log("log").contains("ready: "));
+    let order = |words: &[&str], user: u32, group: u32| {
+        let spool = bench.place("");
+        let words = [words, &["--spool", spool.to_str().unwrap()]].concat();
+        installed.command(&words, user, group).output().unwrap()
+    };
     let long = json!({"messages": [{"role": "user", "content": "x"}], "max_generate_length": 400,
         "logit_bias": {"4095": -100, "4093": -100}});
     let file = json!({"temperature": 0, "requests": vec![long; 200]}).to_string();
@@ -183,10 +143,10 @@ fn orders_are_for_root_the_service_and_the_owner_of_a_job() {
         (output.status.code(), String::from_utf8(text).unwrap())
     };
     let check = |words: &[&str], user: u32, group: u32, code: i32, wanted: &str| {
-        let (found, text) = said(&installed.order(words, user, group));
+        let (found, text) = said(&order(words, user, group));
         assert!(found == Some(code) && text.contains(wanted), "{words:?} by {user}: {found:?} {text:?}");
     };
-    bench.wait_for("both jobs", || said(&installed.order(&["status", "two.json"], 0, 0)).0 == Some(0));
+    bench.wait_for("both jobs", || said(&order(&["status", "two.json"], 0, 0)).0 == Some(0));
     check(&["status"], 1000, 3000, 77, "");
     check(&["hold", "one.json"], 1000, 3000, 77, "");
     check(&["hold", "two.json"], 1000, NOBODY, 77, "two.json");

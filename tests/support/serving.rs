@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::fs::Permissions;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -21,8 +24,12 @@ pub fn is_emulated() -> bool {
 
 /// The program, under the emulator of `JETSPOOL_TEST_RUNNER` where there is one.
 pub fn jetspool(arguments: &[&str]) -> Command {
+    program(env!("CARGO_BIN_EXE_jetspool"), arguments)
+}
+
+fn program(path: &str, arguments: &[&str]) -> Command {
     let runner = std::env::var("JETSPOOL_TEST_RUNNER").unwrap_or_default();
-    let mut words = runner.split_whitespace().chain([env!("CARGO_BIN_EXE_jetspool")]);
+    let mut words = runner.split_whitespace().chain([path]);
     let mut command = Command::new(words.next().expect("the program is always there"));
     command.args(words).args(arguments).env_remove("NOTIFY_SOCKET").env_remove("JETSPOOL_LOG");
     command
@@ -162,5 +169,47 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// The user and the group that own nothing.
+pub const NOBODY: u32 = 65_534;
+
+/// A spool and a program for a daemon that is a user of its own, as a service is. Only root can make one.
+pub struct Installed {
+    pub bench: Bench,
+    program: PathBuf,
+}
+
+impl Installed {
+    /// `folder` is one that everybody may go to.
+    pub fn new(folder: &Path, settings: &str) -> Self {
+        std::fs::set_permissions(folder, Permissions::from_mode(0o755)).unwrap();
+        let bench = Bench::new(folder, settings);
+        for path in [folder.to_owned(), bench.place(""), bench.place("new")] {
+            std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        std::fs::set_permissions(bench.place("new"), Permissions::from_mode(0o3770)).unwrap();
+        // Where cargo builds, not everybody may go.
+        let program = folder.join("jetspool");
+        std::fs::copy(env!("CARGO_BIN_EXE_jetspool"), &program).unwrap();
+        Self { bench, program }
+    }
+
+    /// The program run by a user with one group.
+    pub fn command(&self, words: &[&str], user: u32, group: u32) -> Command {
+        let mut command = program(self.program.to_str().unwrap(), words);
+        command.uid(user).gid(group);
+        command
+    }
+
+    /// The daemon, when it is ready.
+    pub fn start(&self) -> Running {
+        let config = self.bench.root.join("jetspool.toml");
+        let mut serve = self.command(&["serve", "--config", config.to_str().unwrap()], NOBODY, NOBODY);
+        let log = std::fs::File::create(self.bench.root.join("log")).unwrap();
+        let daemon = Running(serve.stdin(Stdio::null()).stderr(log).spawn().unwrap());
+        self.bench.wait_for("a ready daemon", || self.bench.log("log").contains("ready: "));
+        daemon
     }
 }
