@@ -41,46 +41,62 @@ fn added(content: &str, special: bool, normalized: bool) -> Value {
 
 /// How much longer eight times the text may take. The square would be 64 times.
 const MAX_GROWTH: f64 = 20.0;
+/// How much longer a hundred times the added tokens may take. To try each of them everywhere would be 100 times.
+const MAX_GROWTH_OF_ADDED: f64 = 8.0;
 
-/// `work` on a text eight times as long takes about eight times as long, whatever the machine: the shortest
-/// of several runs each, for others run beside it.
-fn check_is_linear(what: &str, n_bytes: usize, work: impl Fn(usize)) {
-    let shortest = |n_bytes: usize| {
-        let one = || {
-            let start = Instant::now();
-            work(n_bytes);
-            start.elapsed()
-        };
-        (0..3).map(|_| one()).min().unwrap().as_secs_f64()
+/// Seconds of the shortest of several runs, for others run beside it.
+fn shortest(work: impl Fn()) -> f64 {
+    let one = || {
+        let start = Instant::now();
+        work();
+        start.elapsed()
     };
-    let (short, long) = (shortest(n_bytes), shortest(8 * n_bytes));
+    (0..3).map(|_| one()).min().unwrap().as_secs_f64()
+}
+
+/// `work` on a text eight times as long takes about eight times as long, whatever the machine.
+fn check_is_linear(what: &str, n_bytes: usize, work: impl Fn(usize)) {
+    let [short, long] = [n_bytes, 8 * n_bytes].map(|n_bytes| shortest(|| work(n_bytes)));
     assert!(long < MAX_GROWTH * short, "{what}: {short} s for {n_bytes} bytes, {long} s for 8 times as many");
 }
 
-#[test]
-fn a_thousand_added_tokens_do_not_multiply_the_time() {
+/// A tokenizer with so many added tokens, and a template that prints the content alone.
+fn with_added(n_added: usize, special: bool, normalized: bool) -> (Tokenizer, ChatTemplate) {
     let names = ["[x", "[", "]", "a["];
+    let tokens: Vec<Value> =
+        (0..n_added).map(|i| added(&format!("{}{i}", names[i % names.len()]), special, normalized)).collect();
+    let tokenizer = byte_level(&tokens, &[], &[]);
+    let special_tokens = tokenizer.special_tokens().clone();
+    let source = "{{ messages[0].content }}";
+    let template = ChatTemplate::from_jinja(source, TemplateVariables::default(), special_tokens).unwrap();
+    (tokenizer, template)
+}
+
+#[test]
+fn a_thousand_added_tokens_cost_no_more_than_few() {
     for (special, normalized) in [(true, false), (false, false), (true, true), (false, true)] {
-        let tokens: Vec<Value> = (0..1000)
-            .map(|i| added(&format!("{}{i}", names[i % names.len()]), special, normalized))
-            .collect();
-        let tokenizer = byte_level(&tokens, &[], &[]);
-        let source = "{{ messages[0].content }}";
-        let special_tokens = tokenizer.special_tokens().clone();
-        let template =
-            ChatTemplate::from_jinja(source, TemplateVariables::default(), special_tokens).unwrap();
+        let [few, many] = [10, 1000].map(|n_added| with_added(n_added, special, normalized));
         for word in ["[", "[x1", "a[x"] {
             let what = format!("{word:?}, special {special}, normalized {normalized}");
             let text = |n_bytes: usize| word.repeat(n_bytes / word.len());
-            check_is_linear(&what, long(), |n_bytes| {
+            let encode = |(tokenizer, _): &(Tokenizer, ChatTemplate), n_bytes: usize| {
                 let prompt = Prompt::trusted(text(n_bytes).as_str()).unwrap();
                 assert!(!tokenizer.encode(&prompt).unwrap().is_empty());
-            });
-            check_is_linear(&format!("a template, {what}"), long(), |n_bytes| {
+            };
+            let render = |(tokenizer, template): &(Tokenizer, ChatTemplate), n_bytes: usize| {
                 let messages = [ChatMessage::new("user", text(n_bytes).as_str())];
                 let prompt = template.render(&messages, &RenderOptions::default()).unwrap().prompt;
                 assert!(!tokenizer.encode(&prompt).unwrap().is_empty());
-            });
+            };
+            check_is_linear(&what, long(), |n_bytes| encode(&many, n_bytes));
+            check_is_linear(&format!("a template, {what}"), long(), |n_bytes| render(&many, n_bytes));
+            for (how, [few, many]) in [
+                ("tokens alone", [&few, &many].map(|of| shortest(|| encode(of, 8 * long())))),
+                ("a template", [&few, &many].map(|of| shortest(|| render(of, 8 * long())))),
+            ] {
+                println!("{how}, {what}: {few} s with 10 added tokens, {many} s with 1000");
+                assert!(many < MAX_GROWTH_OF_ADDED * few, "{how}, {what}: {few} s grew to {many} s");
+            }
         }
     }
 }
