@@ -3,299 +3,15 @@
 #[path = "support/random.rs"]
 mod random;
 
+use std::ops::Range;
+
 use half::f16;
 use jetspool::kernels::Kernels;
-use jetspool::kernels::attention::{AttendTask, CacheValues, HeadCache};
+use jetspool::kernels::attention::{
+    AttendTask, CacheValues, HeadCache, PART, Query, Weight, parts, scratch_len,
+};
 use jetspool::kernels::low_rank::LowRankTask;
-use jetspool::kernels::matmul::{MatmulTask, scratch_len};
-use jetspool::kernels::matrix::{GroupScales, Matrix, Values, row_stride};
 use random::Random;
-
-fn halves(numbers: &mut Random, n: usize) -> Vec<f16> {
-    numbers.floats(n).into_iter().map(f16::from_f32).collect()
-}
-
-/// Rows of `width` values, zero up to the stride.
-fn padded_rows(numbers: &mut Random, n_rows: usize, width: usize) -> Vec<f32> {
-    let stride = row_stride(width);
-    let mut rows = vec![0.0; n_rows * stride];
-    for row in rows.chunks_exact_mut(stride) {
-        row[..width].iter_mut().for_each(|x| *x = numbers.float());
-    }
-    rows
-}
-
-/// A matrix in each storage type, with the weights as f64.
-struct Stored {
-    name: &'static str,
-    f32: Vec<f32>,
-    f16: Vec<f16>,
-    i8: Vec<i8>,
-    u8: Vec<u8>,
-    row_scale: Vec<f32>,
-    group_scale: Vec<f16>,
-    wide_scale: Vec<f32>,
-    zero: Vec<u8>,
-    byte_scale: Vec<u8>,
-    group: usize,
-    weights: Vec<f64>,
-    n_rows: usize,
-    stride: usize,
-}
-
-/// An eight-bit float by its definition: sign, four bits of exponent, three of fraction.
-fn e4m3(code: u8) -> f64 {
-    let (exponent, fraction) = (i32::from(code >> 3 & 15), f64::from(code & 7) / 8.0);
-    let magnitude = match exponent {
-        0 => fraction / 64.0,
-        _ => (1.0 + fraction) * 2f64.powi(exponent - 7),
-    };
-    if code < 128 { magnitude } else { -magnitude }
-}
-
-/// Codes of E4M3 but NaN.
-fn e4m3_codes(numbers: &mut Random, n: usize) -> Vec<u8> {
-    (0..n).map(|_| numbers.below(256) as u8).map(|code| if code & 127 == 127 { 0x31 } else { code }).collect()
-}
-
-/// Nibbles in blocks of 32: byte j holds element j low and j + 16 high.
-fn packed(nibbles: &[u8]) -> Vec<u8> {
-    nibbles.chunks_exact(32).flat_map(|block| (0..16).map(|j| block[j] | block[j + 16] << 4)).collect()
-}
-
-impl Stored {
-    fn all(numbers: &mut Random, n_rows: usize, width: usize) -> Vec<Stored> {
-        let stride = row_stride(width);
-        let empty = |name| Stored {
-            name,
-            f32: Vec::new(),
-            f16: Vec::new(),
-            i8: Vec::new(),
-            u8: Vec::new(),
-            row_scale: Vec::new(),
-            group_scale: Vec::new(),
-            wide_scale: Vec::new(),
-            zero: Vec::new(),
-            byte_scale: Vec::new(),
-            group: 32,
-            weights: Vec::new(),
-            n_rows,
-            stride,
-        };
-        let values = padded_rows(numbers, n_rows, width);
-        let mut f32_rows = empty("f32");
-        f32_rows.weights = values.iter().map(|&x| f64::from(x)).collect();
-        f32_rows.f32 = values.clone();
-        let mut f16_rows = empty("f16");
-        f16_rows.f16 = values.iter().map(|&x| f16::from_f32(x)).collect();
-        f16_rows.weights = f16_rows.f16.iter().map(|x| x.to_f64()).collect();
-        let mut i8_rows = empty("i8");
-        i8_rows.i8 = values.iter().map(|&x| (x * 127.0) as i8).collect();
-        i8_rows.row_scale = numbers.floats(n_rows);
-        i8_rows.weights = (0..n_rows * stride)
-            .map(|i| f64::from(i8_rows.i8[i]) * f64::from(i8_rows.row_scale[i / stride]))
-            .collect();
-        let mut all = vec![f32_rows, f16_rows, i8_rows];
-        let group = [128, 64, 32].into_iter().find(|&group| stride.is_multiple_of(group)).unwrap();
-        let n = n_rows * stride;
-        for (name, is_wide, has_zeros) in [
-            ("i4", false, false),
-            ("i4 wide", true, false),
-            ("i4 zeros", false, true),
-            ("i4 both", true, true),
-        ] {
-            let mut rows = empty(name);
-            rows.group = group;
-            let q: Vec<u8> = values.iter().map(|&x| ((x * 7.9) as i8 + 8) as u8).collect();
-            rows.u8 = packed(&q);
-            let scales = halves(numbers, n / group);
-            let wide = numbers.floats(n / group);
-            let zeros: Vec<u8> = (0..n / group).map(|_| numbers.below(17) as u8).collect();
-            let scale = |i: usize| if is_wide { f64::from(wide[i]) } else { scales[i].to_f64() };
-            let zero = |i: usize| if has_zeros { f64::from(zeros[i]) } else { 8.0 };
-            rows.weights = (0..n).map(|i| (f64::from(q[i]) - zero(i / group)) * scale(i / group)).collect();
-            (rows.group_scale, rows.wide_scale, rows.zero) = (scales, wide, zeros);
-            all.push(rows);
-        }
-        let mut fp8 = empty("fp8");
-        (fp8.u8, fp8.row_scale) = (e4m3_codes(numbers, n), numbers.floats(n_rows));
-        fp8.weights = (0..n).map(|i| e4m3(fp8.u8[i]) * f64::from(fp8.row_scale[i / stride])).collect();
-        let mut mxfp8 = empty("mxfp8");
-        mxfp8.u8 = e4m3_codes(numbers, n);
-        mxfp8.byte_scale = (0..n / 32).map(|_| 110 + numbers.below(20) as u8).collect();
-        mxfp8.weights = (0..n)
-            .map(|i| e4m3(mxfp8.u8[i]) * 2f64.powi(i32::from(mxfp8.byte_scale[i / 32]) - 127))
-            .collect();
-        let mut nvfp4 = empty("nvfp4");
-        let codes: Vec<u8> = (0..n).map(|_| numbers.below(16) as u8).collect();
-        (nvfp4.u8, nvfp4.byte_scale) = (packed(&codes), e4m3_codes(numbers, n / 16));
-        nvfp4.row_scale = numbers.floats(n_rows);
-        let e2m1 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
-        nvfp4.weights = (0..n)
-            .map(|i| {
-                let sign = if codes[i] < 8 { 1.0 } else { -1.0 };
-                let scale = e4m3(nvfp4.byte_scale[i / 16]) * f64::from(nvfp4.row_scale[i / stride]);
-                sign * e2m1[usize::from(codes[i] & 7)] * scale
-            })
-            .collect();
-        all.extend([fp8, mxfp8, nvfp4]);
-        all
-    }
-
-    fn matrix(&self) -> Matrix<'_> {
-        let group = self.group;
-        let narrow = GroupScales::F16(&self.group_scale);
-        let wide = GroupScales::F32(&self.wide_scale);
-        let zero = Some(&self.zero[..]);
-        let q = &self.u8[..];
-        let values = match self.name {
-            "f32" => Values::F32(&self.f32),
-            "f16" => Values::F16(&self.f16),
-            "i8" => Values::I8 { q: &self.i8, scale: &self.row_scale },
-            "i4" => Values::I4 { q, scale: narrow, zero: None, group },
-            "i4 wide" => Values::I4 { q, scale: wide, zero: None, group },
-            "i4 zeros" => Values::I4 { q, scale: narrow, zero, group },
-            "i4 both" => Values::I4 { q, scale: wide, zero, group },
-            "fp8" => Values::Fp8 { q, scale: &self.row_scale },
-            "mxfp8" => Values::Mxfp8 { q, scale: &self.byte_scale },
-            _ => Values::Nvfp4 { q, scale: &self.byte_scale, row_scale: &self.row_scale },
-        };
-        Matrix::new(values, self.n_rows, self.stride).unwrap()
-    }
-}
-
-fn matmul(kernels: &Kernels, x: &[f32], n_rows: usize, w: Matrix<'_>) -> Vec<f32> {
-    let mut y = vec![f32::NAN; n_rows * w.n_rows()];
-    let mut scratch = vec![0.0; scratch_len(w.stride())];
-    // Two calls, as two threads would make them.
-    let middle = w.n_rows() / 2;
-    for columns in [0..middle, middle..w.n_rows()] {
-        unsafe {
-            (kernels.matmul)(&mut MatmulTask {
-                x,
-                n_rows,
-                w,
-                columns,
-                y: y.as_mut_ptr(),
-                y_stride: w.n_rows(),
-                scratch: &mut scratch,
-            });
-        }
-    }
-    y
-}
-
-#[test]
-fn matmul_equals_scalar_and_a_naive_sum() {
-    let (scalar, best) = (Kernels::scalar(), Kernels::detect());
-    let mut numbers = Random(1);
-    for n_rows in [1, 2, 3, 4, 5, 7, 8, 9, 65] {
-        for (n_outputs, width) in [(1, 1), (2, 31), (3, 32), (5, 33), (9, 72), (13, 100), (17, 128), (6, 257)]
-        {
-            let x = padded_rows(&mut numbers, n_rows, width);
-            for stored in Stored::all(&mut numbers, n_outputs, width) {
-                let y = matmul(&best, &x, n_rows, stored.matrix());
-                let place = format!("{} rows {n_rows} [{n_outputs}, {width}]", stored.name);
-                assert_eq!(y, matmul(&scalar, &x, n_rows, stored.matrix()), "{place}");
-                for (i, &found) in y.iter().enumerate() {
-                    let (row, column) = (i / n_outputs, i % n_outputs);
-                    let products = x[row * stored.stride..][..stored.stride]
-                        .iter()
-                        .zip(&stored.weights[column * stored.stride..][..stored.stride])
-                        .map(|(&x, w)| f64::from(x) * w);
-                    let (wanted, size) = products.fold((0.0, 0.0), |(s, a), p: f64| (s + p, a + p.abs()));
-                    assert!((f64::from(found) - wanted).abs() <= 1e-6 * (size + 1e-3), "{place} at {i}");
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn a_row_of_matmul_does_not_depend_on_the_other_rows() {
-    let best = Kernels::detect();
-    let mut numbers = Random(2);
-    let (n_rows, n_outputs, width) = (70, 11, 200);
-    let x = padded_rows(&mut numbers, n_rows, width);
-    for stored in Stored::all(&mut numbers, n_outputs, width) {
-        let together = matmul(&best, &x, n_rows, stored.matrix());
-        for row in 0..n_rows {
-            let alone = matmul(&best, &x[row * stored.stride..][..stored.stride], 1, stored.matrix());
-            assert_eq!(together[row * n_outputs..][..n_outputs], alone, "{} row {row}", stored.name);
-        }
-    }
-}
-
-#[test]
-fn a_slice_of_a_matrix_is_a_matrix_of_these_rows() {
-    let best = Kernels::detect();
-    let mut numbers = Random(7);
-    let (n_outputs, width) = (13, 100);
-    let x = padded_rows(&mut numbers, 6, width);
-    for stored in Stored::all(&mut numbers, n_outputs, width) {
-        let whole = matmul(&best, &x, 6, stored.matrix());
-        for rows in [0..13, 3..8, 12..13] {
-            let part = matmul(&best, &x, 6, stored.matrix().slice(rows.clone()));
-            for (part, whole) in part.chunks_exact(rows.len()).zip(whole.chunks_exact(n_outputs)) {
-                assert_eq!(part, &whole[rows.clone()], "{} {rows:?}", stored.name);
-            }
-        }
-    }
-}
-
-#[test]
-fn unpacked_rows_are_the_weights() {
-    let mut numbers = Random(3);
-    for stored in Stored::all(&mut numbers, 5, 70) {
-        for kernels in [Kernels::scalar(), Kernels::detect()] {
-            for row in 0..5 {
-                let mut out = vec![f32::NAN; stored.stride];
-                unsafe { (kernels.unpack_row)(stored.matrix(), row, &mut out) };
-                for (found, wanted) in out.iter().zip(&stored.weights[row * stored.stride..]) {
-                    assert!(
-                        (f64::from(*found) - wanted).abs() <= 1e-6 * (1.0 + wanted.abs()),
-                        "{} {}",
-                        stored.name,
-                        kernels.name
-                    );
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn lora_equals_scalar_and_a_naive_product() {
-    let (scalar, best) = (Kernels::scalar(), Kernels::detect());
-    let mut numbers = Random(4);
-    for rank in [1, 2, 7, 8, 9, 16, 33] {
-        for (n_inputs, n_outputs) in [(1, 1), (3, 9), (72, 100), (64, 17), (131, 64)] {
-            let x = numbers.floats(n_inputs);
-            let (a, b) = (halves(&mut numbers, n_inputs * rank), halves(&mut numbers, rank * n_outputs));
-            let start = numbers.floats(n_outputs);
-            let run = |kernels: &Kernels| {
-                let (mut h, mut y) = (vec![f32::NAN; rank], start.clone());
-                let middle = n_outputs / 2;
-                unsafe {
-                    (kernels.lora_shrink)(&x, &a, 0.75, &mut h);
-                    (kernels.lora_expand)(&h, &b, 0..middle, y.as_mut_ptr());
-                    (kernels.lora_expand)(&h, &b, middle..n_outputs, y.as_mut_ptr().add(middle));
-                }
-                y
-            };
-            let y = run(&best);
-            assert_eq!(y, run(&scalar), "rank {rank} [{n_inputs}, {n_outputs}]");
-            for (n, &found) in y.iter().enumerate() {
-                let mut wanted = f64::from(start[n]);
-                for r in 0..rank {
-                    let h: f64 = (0..n_inputs).map(|k| f64::from(x[k]) * a[k * rank + r].to_f64()).sum();
-                    wanted += 0.75 * h * b[r * n_outputs + n].to_f64();
-                }
-                assert!((f64::from(found) - wanted).abs() < 1e-4, "rank {rank} at {n}: {found} {wanted}");
-            }
-        }
-    }
-}
 
 #[test]
 fn low_rank_rows_equal_scalar_and_a_naive_product() {
@@ -330,77 +46,144 @@ fn low_rank_rows_equal_scalar_and_a_naive_product() {
     }
 }
 
+/// Keys and values of some positions, stored as the cache stores them.
+struct Cached {
+    f32: Vec<f32>,
+    f16: Vec<f16>,
+    blocks: Vec<u32>,
+    head_dim: usize,
+}
+
+impl Cached {
+    fn head_stride(&self) -> usize {
+        self.head_dim.next_multiple_of(16)
+    }
+
+    fn new(numbers: &mut Random, head_dim: usize, n_positions: usize) -> Self {
+        let n_blocks = n_positions.div_ceil(16) + 1;
+        // Blocks out of order, as a real table has them; a last one that no query sees.
+        let blocks = (0..n_blocks as u32).rev().collect();
+        let mut cached = Cached { f32: Vec::new(), f16: Vec::new(), blocks, head_dim };
+        // What nobody wrote may be anything.
+        cached.f32 = vec![f32::NAN; n_blocks * 32 * cached.head_stride()];
+        for position in 0..n_positions {
+            for part in 0..2 {
+                for d in 0..cached.head_stride() {
+                    let at = cached.place(position, part, d);
+                    cached.f32[at] = if d < head_dim { numbers.float() } else { 0.0 };
+                }
+            }
+        }
+        cached.f16 = cached.f32.iter().map(|&x| f16::from_f32(x)).collect();
+        cached
+    }
+
+    /// Keys `[head_stride][16]`, then values `[16][head_stride]`.
+    fn place(&self, position: usize, part: usize, d: usize) -> usize {
+        let (block, slot) = (self.blocks[position / 16] as usize, position % 16);
+        let stride = self.head_stride();
+        (block * 2 + part) * 16 * stride + if part == 0 { d * 16 + slot } else { slot * stride + d }
+    }
+
+    fn head<'a>(&'a self, values: CacheValues<'a>) -> HeadCache<'a> {
+        let stride = self.head_stride();
+        HeadCache {
+            values,
+            blocks: &self.blocks,
+            block_stride: 32 * stride,
+            key_offset: 0,
+            value_offset: 16 * stride,
+            head_stride: stride,
+        }
+    }
+
+    /// The whole results of queries that see `seen`, `[n, head_dim]`, up to `n_together` of them in a task.
+    fn attend(
+        &self,
+        kernels: &Kernels,
+        values: CacheValues<'_>,
+        q: &[f32],
+        seen: &[Range<usize>],
+        n_together: usize,
+    ) -> Vec<f32> {
+        let n = self.head_dim;
+        let mut scratch = vec![f32::NAN; scratch_len(n)];
+        let mut results = vec![f32::NAN; seen.len() * n];
+        let n_parts = parts(seen[0].clone()).count();
+        let mut outs = vec![vec![f32::NAN; n]; seen.len() * n_parts];
+        let mut weights = vec![Weight::default(); seen.len() * n_parts];
+        for part_idx in 0..n_parts {
+            for first in (0..seen.len()).step_by(n_together) {
+                let group = first..seen.len().min(first + n_together);
+                let queries: Vec<Query> = group
+                    .clone()
+                    .map(|i| {
+                        let part = parts(seen[i].clone()).nth(part_idx).unwrap();
+                        let out = outs[i * n_parts + part_idx].as_mut_ptr();
+                        Query { q: q[i * n..].as_ptr(), start: part.start, end: part.end, out }
+                    })
+                    .collect();
+                let mut found = vec![Weight::default(); queries.len()];
+                let mut task = AttendTask {
+                    queries: &queries,
+                    head_dim: n,
+                    cache: self.head(values),
+                    scale: 0.3,
+                    scratch: &mut scratch,
+                    weights: &mut found,
+                };
+                unsafe { (kernels.attend)(&mut task) };
+                group.zip(found).for_each(|(i, weight)| weights[i * n_parts + part_idx] = weight);
+            }
+        }
+        for i in 0..seen.len() {
+            let these = i * n_parts..(i + 1) * n_parts;
+            let part_outs: Vec<&[f32]> = outs[these.clone()].iter().map(|out| &out[..]).collect();
+            unsafe { (kernels.combine)(&weights[these], &part_outs, results[i * n..].as_mut_ptr()) };
+        }
+        results
+    }
+}
+
 #[test]
 fn attention_equals_scalar_and_a_naive_softmax() {
-    let (scalar, best) = (Kernels::scalar(), Kernels::detect());
     let mut numbers = Random(5);
-    for head_dim in [2, 8, 12, 16, 40, 64, 128] {
-        for (start, end) in [(0, 1), (0, 7), (0, 8), (0, 33), (5, 21), (30, 31)] {
-            let (n_heads, block_len, n_blocks) = (3, 4, 12);
-            let head_stride = usize::next_multiple_of(head_dim, 8);
-            let block_stride = 2 * block_len * head_stride;
-            let mut cache = vec![0.0f32; n_blocks * block_stride];
-            for position in cache.chunks_exact_mut(head_stride) {
-                position[..head_dim].iter_mut().for_each(|x| *x = numbers.float());
+    for (head_dim, ends) in [
+        (2, vec![1..2, 0..1, 0..1]),
+        (8, vec![0..7, 0..8, 0..9, 0..10]),
+        (12, vec![0..33, 0..33, 0..33, 0..33, 0..33]),
+        (16, vec![5..21, 6..22, 7..23, 8..24]),
+        (40, vec![0..16, 0..17]),
+        (64, vec![30..31, 31..32, 32..33]),
+        (128, vec![0..100]),
+        (16, vec![0..PART - 1, 0..PART]),
+        (16, vec![0..PART + 5, 0..PART + 6, 0..PART + 7]),
+        (16, vec![PART - 3..2 * PART + 20, PART - 2..2 * PART + 21]),
+    ] {
+        let cached = Cached::new(&mut numbers, head_dim, ends.iter().map(|seen| seen.end).max().unwrap());
+        let q: Vec<f32> = numbers.floats(ends.len() * head_dim).iter().map(|x| x * 4.0).collect();
+        for values in [CacheValues::F32(&cached.f32), CacheValues::F16(&cached.f16)] {
+            let wanted = cached.attend(&Kernels::scalar(), values, &q, &ends, 1);
+            for kernels in Kernels::all() {
+                for n_together in 1..=4 {
+                    let found = cached.attend(&kernels, values, &q, &ends, n_together);
+                    assert_eq!(found, wanted, "{} {head_dim} {ends:?} by {n_together}", kernels.name);
+                }
             }
-            let cache_f16: Vec<f16> = cache.iter().map(|&x| f16::from_f32(x)).collect();
-            let q: Vec<f32> = numbers.floats(n_heads * head_dim).iter().map(|x| x * 4.0).collect();
-            // Blocks out of order, as a real table has them.
-            let blocks: Vec<u32> = (0..n_blocks as u32).map(|b| (b * 5 + 3) % n_blocks as u32).collect();
-            for values in [CacheValues::F32(&cache), CacheValues::F16(&cache_f16)] {
-                let run = |kernels: &Kernels| {
-                    let mut out = vec![f32::NAN; n_heads * head_dim];
-                    let mut scores = vec![f32::NAN; usize::next_multiple_of(end - start, 8)];
-                    unsafe {
-                        (kernels.attend)(&mut AttendTask {
-                            q: &q,
-                            n_heads,
-                            head_dim,
-                            cache: HeadCache {
-                                values,
-                                blocks: &blocks,
-                                block_len,
-                                block_stride,
-                                key_offset: 0,
-                                value_offset: block_len * head_stride,
-                                head_stride,
-                            },
-                            start,
-                            end,
-                            scale: 0.3,
-                            scores: &mut scores,
-                            out: &mut out,
-                        });
-                    }
-                    out
-                };
-                let out = run(&best);
-                assert_eq!(out, run(&scalar), "head_dim {head_dim} {start}..{end}");
-                let at = |position: usize, part: usize, d: usize| {
-                    let block = blocks[position / block_len] as usize;
-                    let i =
-                        block * block_stride + (part * block_len + position % block_len) * head_stride + d;
-                    match values {
-                        CacheValues::F32(v) => f64::from(v[i]),
-                        CacheValues::F16(v) => v[i].to_f64(),
-                    }
-                };
-                for head in 0..n_heads {
-                    let score = |t| {
-                        (0..head_dim).map(|d| f64::from(q[head * head_dim + d]) * at(t, 0, d)).sum::<f64>()
-                    };
-                    let weights: Vec<f64> =
-                        (start..end).map(|t| (score(t) * f64::from(0.3f32)).exp()).collect();
-                    let sum: f64 = weights.iter().sum();
-                    for d in 0..head_dim {
-                        let wanted: f64 =
-                            (start..end).zip(&weights).map(|(t, w)| w * at(t, 1, d)).sum::<f64>() / sum;
-                        let found = f64::from(out[head * head_dim + d]);
-                        assert!(
-                            (found - wanted).abs() < 1e-5,
-                            "head_dim {head_dim} {start}..{end}: {found} {wanted}"
-                        );
-                    }
+            let at = |position: usize, part: usize, d: usize| match values {
+                CacheValues::F32(v) => f64::from(v[cached.place(position, part, d)]),
+                CacheValues::F16(v) => v[cached.place(position, part, d)].to_f64(),
+            };
+            for (i, seen) in ends.iter().enumerate() {
+                let score =
+                    |t| (0..head_dim).map(|d| f64::from(q[i * head_dim + d]) * at(t, 0, d)).sum::<f64>();
+                let weights: Vec<f64> = seen.clone().map(|t| (score(t) * f64::from(0.3f32)).exp()).collect();
+                let sum: f64 = weights.iter().sum();
+                for d in 0..head_dim {
+                    let naive: f64 =
+                        seen.clone().zip(&weights).map(|(t, w)| w * at(t, 1, d)).sum::<f64>() / sum;
+                    let found = f64::from(wanted[i * head_dim + d]);
+                    assert!((found - naive).abs() < 1e-5, "{head_dim} {seen:?}: {found} {naive}");
                 }
             }
         }

@@ -1,6 +1,8 @@
 //! What is no number stays none: NaN and infinities of an adapter, or of a product that overflows, reach the logits
 //! of their own request on every processor, and no other request's.
 
+#[path = "support/panels.rs"]
+mod panels;
 mod support;
 
 use std::sync::Arc;
@@ -9,11 +11,11 @@ use half::f16;
 use jetspool::backend::Cpu;
 use jetspool::format::{Adapter, Bytes, Precision, TensorFile};
 use jetspool::kernels::Kernels;
-use jetspool::kernels::attention::{AttendTask, CacheValues, HeadCache};
-use jetspool::kernels::matmul::{MatmulTask, scratch_len};
+use jetspool::kernels::attention::{AttendTask, CacheValues, HeadCache, Query, Weight, scratch_len};
 use jetspool::kernels::matrix::{GroupScales, Matrix, Values};
 use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Lora, Segment};
 use jetspool::store::Engine;
+use panels::matmul;
 use support::{build_engine, limits, reference, tensors};
 
 const BAD: [f32; 4] = [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
@@ -23,11 +25,14 @@ fn same(a: &[f32], b: &[f32]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan())
 }
 
-/// The results of both tables, which must be the same.
+/// The results of all tables, which must be the same.
 fn both(what: &str, run: impl Fn(&Kernels) -> Vec<f32>) -> Vec<f32> {
-    let (scalar, best) = (run(&Kernels::scalar()), run(&Kernels::detect()));
-    assert!(same(&scalar, &best), "{what}: scalar {scalar:?}, {} {best:?}", Kernels::detect().name);
-    best
+    let scalar = run(&Kernels::scalar());
+    for kernels in Kernels::all() {
+        let found = run(&kernels);
+        assert!(same(&scalar, &found), "{what}: scalar {scalar:?}, {} {found:?}", kernels.name);
+    }
+    scalar
 }
 
 #[test]
@@ -36,32 +41,51 @@ fn attention_hides_no_bad_score() {
     let numbers = |salt: usize, n: usize| -> Vec<f32> {
         (0..n).map(|i| ((i * 37 + salt) % 64) as f32 / 32.0 - 1.0).collect()
     };
+    // Two blocks of 16 positions, keys with the positions side by side.
+    let stored = |cache: &[f32]| -> Vec<f32> {
+        let mut blocks = vec![0.0; 2 * 2 * 16 * head_dim];
+        for (i, &x) in cache.iter().enumerate() {
+            let (part, position, d) = (i / (n * head_dim), i / head_dim % n, i % head_dim);
+            let block = (position / 16 * 2 + part) * 16 * head_dim;
+            blocks[block + if part == 0 { d * 16 + position % 16 } else { position % 16 * head_dim + d }] = x;
+        }
+        blocks
+    };
     let run = |q: &[f32], cache: &[f32]| {
+        let cache = stored(cache);
         let halves: Vec<f16> = cache.iter().map(|&x| f16::from_f32(x)).collect();
-        [CacheValues::F32(cache), CacheValues::F16(&halves)].map(|values| {
+        [CacheValues::F32(&cache), CacheValues::F16(&halves)].map(|values| {
             both("attention", |kernels| {
                 let mut out = vec![0.0; n_heads * head_dim];
+                let queries: Vec<Query> = (0..n_heads)
+                    .map(|head| Query {
+                        q: q[head * head_dim..].as_ptr(),
+                        start: 0,
+                        end: n,
+                        out: out[head * head_dim..].as_mut_ptr(),
+                    })
+                    .collect();
+                let mut weights = [Weight::default(); 2];
                 let mut task = AttendTask {
-                    q,
-                    n_heads,
+                    queries: &queries,
                     head_dim,
                     cache: HeadCache {
                         values,
-                        blocks: &[0],
-                        block_len: n,
-                        block_stride: 2 * n * head_dim,
+                        blocks: &[0, 1],
+                        block_stride: 2 * 16 * head_dim,
                         key_offset: 0,
-                        value_offset: n * head_dim,
+                        value_offset: 16 * head_dim,
                         head_stride: head_dim,
                     },
-                    start: 0,
-                    end: n,
                     scale: 0.25,
-                    scores: &mut [0.0; 24],
-                    out: &mut out,
+                    scratch: &mut vec![0.0; scratch_len(head_dim)],
+                    weights: &mut weights,
                 };
-                // SAFETY: one block of n positions, scores for 24.
+                // SAFETY: two blocks, and room for each query's output.
                 unsafe { (kernels.attend)(&mut task) };
+                for (out, weight) in out.chunks_exact_mut(head_dim).zip(weights) {
+                    out.iter_mut().for_each(|x| *x /= weight.sum);
+                }
                 out
             })
         })
@@ -191,13 +215,14 @@ fn row_operations_hide_nothing() {
 #[test]
 fn a_bad_activation_makes_its_whole_row_bad() {
     let (n_outputs, stride, n_rows) = (5, 64, 6);
-    let f32s: Vec<f32> = (0..n_outputs * stride).map(|i| (i % 13) as f32 - 6.0).collect();
+    // The rows that fill a tile up are never looked at.
+    let f32s: Vec<f32> = (0..16 * stride).map(|i| (i % 13) as f32 - 6.0).collect();
     let f16s: Vec<f16> = f32s.iter().map(|&x| f16::from_f32(x)).collect();
     let i8s: Vec<i8> = f32s.iter().map(|&x| x as i8).collect();
-    let bytes: Vec<u8> = (0..n_outputs * stride).map(|i| (i % 0x70) as u8).collect();
-    let (scale, halves) = (vec![0.5; n_outputs], vec![f16::from_f32(0.5); n_outputs * 2]);
-    let (exponents, tenths) = (vec![120_u8; n_outputs * 2], vec![0x30_u8; n_outputs * 4]);
-    let packed = &bytes[..n_outputs * stride / 2];
+    let bytes: Vec<u8> = (0..16 * stride).map(|i| (i % 0x70) as u8).collect();
+    let (scale, halves) = (vec![0.5; 16], vec![f16::from_f32(0.5); 16 * 2]);
+    let (exponents, tenths) = (vec![120_u8; 16 * 2], vec![0x30_u8; 16 * 4]);
+    let packed = &bytes[..16 * stride / 2];
     let kinds = [
         Values::F32(&f32s),
         Values::F16(&f16s),
@@ -209,23 +234,7 @@ fn a_bad_activation_makes_its_whole_row_bad() {
     ];
     for (kind_idx, values) in kinds.into_iter().enumerate() {
         let w = Matrix::new(values, n_outputs, stride).unwrap();
-        let run = |x: &[f32]| {
-            both(&format!("kind {kind_idx}"), |kernels| {
-                let mut y = vec![0.0; n_rows * n_outputs];
-                let mut task = MatmulTask {
-                    x,
-                    n_rows,
-                    w,
-                    columns: 0..n_outputs,
-                    y: y.as_mut_ptr(),
-                    y_stride: n_outputs,
-                    scratch: &mut vec![0.0; scratch_len(stride)],
-                };
-                // SAFETY: y has n_rows rows of n_outputs.
-                unsafe { (kernels.matmul)(&mut task) };
-                y
-            })
-        };
+        let run = |x: &[f32]| both(&format!("kind {kind_idx}"), |kernels| matmul(kernels, x, w, None));
         let x: Vec<f32> = (0..n_rows * stride).map(|i| (i % 17) as f32 / 16.0 - 0.5).collect();
         let good = run(&x);
         for bad in BAD {

@@ -247,6 +247,7 @@ fn codes_scales_and_zeros_are_the_checkpoints_own() {
     let (n, k) = (128, 64);
     let matrix = StoredMatrix::find(&engine.tensors, &format!("{module}.weight"), (n, k)).unwrap();
     let scales: Vec<u8> = source.require(&format!("{module}.scales")).unwrap().data().to_vec();
+    // One group: f16 `[1, n]` there, and sixteen by sixteen here.
     assert_eq!(matrix.scale.unwrap().data(), scales);
     let words = |part: &str| -> Vec<u32> {
         let tensor = source.require(&format!("{module}.{part}")).unwrap();
@@ -259,8 +260,9 @@ fn codes_scales_and_zeros_are_the_checkpoints_own() {
         let at = |words: &[u32], line: usize| words[line * (n / 8) + row / 8] >> shift[row % 8] & 15;
         assert_eq!(u32::from(matrix.zero.as_ref().unwrap().data()[row]), at(&qzeros, 0));
         for column in 0..k {
-            let byte = matrix.values.data()[row * k / 2 + column / 32 * 16 + column % 16];
-            let code = if column % 32 < 16 { byte & 15 } else { byte >> 4 };
+            let byte =
+                matrix.values.data()[(row / 16 * (k / 8) + column / 8) * 64 + row % 16 * 4 + column % 4];
+            let code = if column % 8 < 4 { byte & 15 } else { byte >> 4 };
             assert_eq!(u32::from(code), at(&qweight, column), "{row} {column}");
         }
     }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use half::f16;
 use jetspool::format::architecture::{Architecture, Family};
 use jetspool::format::engine::{Item, checkpoint_names, items};
-use jetspool::format::precision::{ROW_ALIGN, int4_group, row_stride, scale_name};
-use jetspool::format::{Adapter, Kind, Limits, Precision, Target, TensorFile};
+use jetspool::format::precision::{ROW_ALIGN, row_stride, scale_name};
+use jetspool::format::storage::row_scale_name;
+use jetspool::format::{Adapter, Kind, Limits, MatrixShape, Precision, Target, TensorFile};
 use jetspool::store::{Checkpoint, Engine, map_file};
 use jetspool::text::Tokenizer;
 use jetspool::tools::build::Progress;
@@ -165,17 +166,19 @@ fn check_alignment(tensors: &TensorFile, engine_dir: &Path) {
 fn check_item(item: &Item, checkpoint: &Checkpoint, engine: &TensorFile, case: &str) {
     let source = checkpoint_values(item, checkpoint);
     let stored = engine.require(item.name()).unwrap();
-    let (columns, kind) = match *item {
+    let (shape, kind) = match *item {
         Item::Vector { .. } => {
             assert_eq!(floats(&stored), source, "{case} {}", item.name());
             return;
         }
-        Item::Matrix { columns, storage, .. } => (columns, storage.kind),
+        Item::Matrix { shape, storage, .. } => (shape, storage.kind),
     };
-    let stride = row_stride(columns);
+    let (columns, stride) = (shape.columns, row_stride(shape.columns));
     assert!(stride.is_multiple_of(ROW_ALIGN) && stride - columns < ROW_ALIGN);
-    let scales = engine.get(&scale_name(item.name())).map(|tensor| floats(&tensor));
-    let decoded = decode(&stored, scales.as_deref(), stride, kind);
+    let beside = engine.get(&scale_name(item.name()));
+    let of_rows = if kind == Kind::Affine { row_scale_name(item.name()) } else { scale_name(item.name()) };
+    let scales = engine.get(&of_rows).map(|tensor| floats(&tensor));
+    let decoded = decode(&stored, beside.as_ref(), scales.as_deref(), shape, kind);
     let (mut error, mut power, mut worst) = (0.0_f64, 0.0_f64, 0.0_f32);
     for (row, wanted) in decoded.chunks(stride).zip(source.chunks(columns)) {
         assert!(row[columns..].iter().all(|value| *value == 0.0), "{case} {} is not padded", item.name());
@@ -189,7 +192,7 @@ fn check_item(item: &Item, checkpoint: &Checkpoint, engine: &TensorFile, case: &
         Kind::F32 => 0.0,
         Kind::F16 => 1e-6,
         Kind::Int8 => 1e-4,
-        Kind::Int4 { .. } => 1.2e-2,
+        Kind::Affine => 6e-3,
         other => panic!("{case}: {other}"),
     };
     assert!(error / power <= bound, "{case} {}: {} worst {worst}", item.name(), error / power);
@@ -223,24 +226,38 @@ fn floats(tensor: &jetspool::format::Tensor) -> Vec<f32> {
     }
 }
 
-/// The format document's words, written a second time.
-fn decode(stored: &jetspool::format::Tensor, scales: Option<&[f32]>, stride: usize, kind: Kind) -> Vec<f32> {
-    match kind {
-        Kind::Int8 => {
-            let codes: &[i8] = stored.as_slice().unwrap();
-            codes.iter().enumerate().map(|(i, q)| f32::from(*q) * scales.unwrap()[i / stride]).collect()
-        }
-        Kind::Int4 { group, .. } => {
-            assert_eq!(group, int4_group(stride));
-            let n_elements = stored.data().len() * 2;
-            let code = |i: usize| {
-                let byte = stored.data()[i / 32 * 16 + i % 16];
-                f32::from(if i % 32 < 16 { byte & 15 } else { byte >> 4 }) - 8.0
-            };
-            (0..n_elements).map(|i| code(i) * scales.unwrap()[i / group]).collect()
-        }
-        _ => floats(stored),
+/// The format document's words, written a second time: rows of the stride, part after part.
+fn decode(
+    stored: &jetspool::format::Tensor,
+    lines: Option<&jetspool::format::Tensor>,
+    scales: Option<&[f32]>,
+    shape: MatrixShape,
+    kind: Kind,
+) -> Vec<f32> {
+    let stride = row_stride(shape.columns);
+    let numbers = if matches!(kind, Kind::F32 | Kind::F16) { floats(stored) } else { Vec::new() };
+    let tiles_of_part = shape.rows.div_ceil(16);
+    let mut decoded = Vec::new();
+    for row in 0..shape.n_parts * shape.rows {
+        let tile = row / shape.rows * tiles_of_part + row % shape.rows / 16;
+        let lane = row % shape.rows % 16;
+        decoded.extend((0..stride).map(|k| match kind {
+            Kind::Int8 => {
+                let q = stored.data()[tile * 16 * stride + k / 4 * 64 + lane * 4 + k % 4].cast_signed();
+                f32::from(q) * scales.unwrap()[tile * 16 + lane]
+            }
+            Kind::Affine => {
+                let byte = stored.data()[tile * 8 * stride + k / 8 * 64 + lane * 4 + k % 4];
+                let code = f32::from(if k % 8 < 4 { byte & 15 } else { byte >> 4 });
+                let line = (tile * (stride / 32) + k / 32) * 32 + lane;
+                let [scale, minimum] = [line, line + 16].map(|at| f32::from(lines.unwrap().data()[at]));
+                let factor = |j: usize| scales.unwrap()[tile * 32 + j * 16 + lane];
+                factor(0) * (scale * code - factor(1) * minimum)
+            }
+            _ => numbers[(tile * stride + k) * 16 + lane],
+        }));
     }
+    decoded
 }
 
 #[test]

@@ -71,11 +71,9 @@ pub trait Backend {
     /// The same per head of a row, in place; the weight's length is the head's.
     fn rms_norm_heads(&self, x: &mut Self::Rows, weight: &Self::Vector, eps: f32);
 
-    /// `y = x' w^T + bias`, where `x'` is x in the matrix's order of inputs and times its factors.
-    fn matmul(&self, x: &Self::Rows, w: &Self::Weights, bias: Option<&Self::Vector>, y: &mut Self::Rows);
-
-    /// `y += scale * (x A) B` for the rows of each entry.
-    fn add_lora(&self, x: &Self::Rows, entries: &[LoraRows<'_, Self::Lora>], y: &mut Self::Rows);
+    /// For each output `y = x' w^T + bias`, where `x'` is x in the matrix's order of inputs and times its factors,
+    /// and then `y += scale * (x A) B` for the rows of its adapters.
+    fn project(&self, x: &Self::Rows, outputs: &mut [Output<'_, Self>]);
 
     /// Rotates the pairs `(i, i + half)` of every head; `cos` and `sin` are `[n_rows, half]`, where `half` is at
     /// most `head_dim / 2`. What lies behind the pairs stays.
@@ -103,15 +101,31 @@ pub trait Backend {
     /// `gate = activation(gate) * up`
     fn activate(&self, activation: Activation, gate: &mut Self::Rows, up: &Self::Rows);
 
-    /// As `matmul`, with another matrix for each group's rows. `w` is a stack of them: a group's matrix are the
-    /// rows from `expert * width of y` on. The groups' rows follow each other and cover x.
-    fn matmul_experts(&self, x: &Self::Rows, w: &Self::Weights, groups: &[ExpertRows], y: &mut Self::Rows);
+    /// As `project`, with another matrix for each expert's rows: weights are stacks of them. The experts' rows follow
+    /// each other and cover x.
+    fn project_experts(&self, x: &Self::Rows, experts: &[ExpertRows], outputs: &mut [Output<'_, Self>]);
 
     /// `y[i] = sum of weight * x[row]` over its `parts.len() / n_rows of y` parts, one after the other.
     fn combine(&self, x: &Self::Rows, parts: &[Part], y: &mut Self::Rows);
 
     /// `y[i] = x[row_idx[i]]`
     fn gather(&self, x: &Self::Rows, row_idx: &[usize], y: &mut Self::Rows);
+}
+
+/// A product that is wanted of some rows.
+pub struct Output<'a, B: Backend + ?Sized> {
+    pub weights: &'a B::Weights,
+    pub bias: Option<&'a B::Vector>,
+    /// No row stands in two of them.
+    pub loras: &'a [LoraRows<'a, B::Lora>],
+    pub y: &'a mut B::Rows,
+}
+
+impl<'a, B: Backend + ?Sized> Output<'a, B> {
+    /// Without a bias.
+    pub fn new(weights: &'a B::Weights, loras: &'a [LoraRows<'a, B::Lora>], y: &'a mut B::Rows) -> Self {
+        Self { weights, bias: None, loras, y }
+    }
 }
 
 /// Rows that share an adapter.

@@ -4,5 +4,5 @@
 mod api;
 pub mod cpu;
 
-pub use api::{Attend, AttendRow, Backend, CacheElement, CacheShape, ExpertRows, LoraRows, Part};
+pub use api::{Attend, AttendRow, Backend, CacheElement, CacheShape, ExpertRows, LoraRows, Output, Part};
 pub use cpu::Cpu;

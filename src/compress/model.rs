@@ -73,7 +73,8 @@ impl Model {
         let mut linears = Vec::new();
         let mut obstacles = Vec::new();
         for item in &self.items {
-            let &Item::Matrix { ref name, rows, columns, .. } = item else { continue };
+            let &Item::Matrix { ref name, shape, .. } = item else { continue };
+            let (rows, columns) = (shape.n_parts * shape.rows, shape.columns);
             let method = match name.as_str() {
                 EMBEDDING => continue,
                 HEAD => options.head,

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard};
 use super::observe::Observations;
 use super::tiles::{multiply, tensor_of};
 use crate::backend::cpu::{Cache, Lora, Rows, Vector};
-use crate::backend::{Attend, AttendRow, Backend, CacheShape, Cpu, ExpertRows, LoraRows, Part};
+use crate::backend::{Attend, AttendRow, Backend, CacheShape, Cpu, ExpertRows, Output, Part};
 use crate::format::architecture::Activation;
 use crate::format::{FormatError, StoredMatrix, Tensor};
 use crate::tools::weights::source::RowSource;
@@ -44,6 +44,26 @@ impl<'a> Streamed<'a> {
         self.sources.get(name).ok_or_else(|| FormatError::MissingTensor { name: name.to_owned() })
     }
 
+    /// `y = x w^T + bias`, seen by those who watch the inputs.
+    fn multiply(&self, x: &Rows, w: &Matrix, bias: Option<&[f32]>, y: &mut Rows) {
+        if let Some(input) = self.observations().inputs.get_mut(&w.name) {
+            input.add_all(x, self.cpu.n_threads());
+        }
+        if x.n_rows() == 0 {
+            return;
+        }
+        let source = self.row_source(w);
+        multiply(self.cpu, x, w.shape, &|row_idx, out| source.read_row(row_idx, out), |columns, product| {
+            for row_idx in 0..x.n_rows() {
+                let row = &mut y.row_mut(row_idx)[columns.clone()];
+                row.copy_from_slice(product.row(row_idx));
+                if let Some(bias) = bias {
+                    row.iter_mut().zip(&bias[columns.clone()]).for_each(|(y, bias)| *y += bias);
+                }
+            }
+        });
+    }
+
     fn row_source(&self, matrix: &Matrix) -> &'a RowSource {
         self.source(&matrix.name).expect("it was there when the matrix was taken")
     }
@@ -58,7 +78,10 @@ impl Backend for Streamed<'_> {
 
     fn weights(&self, name: &str, matrix: StoredMatrix) -> Result<Matrix, FormatError> {
         self.source(name)?;
-        Ok(Matrix { name: name.to_owned(), shape: (matrix.n_rows, matrix.n_columns) })
+        Ok(Matrix {
+            name: name.to_owned(),
+            shape: (matrix.shape.n_parts * matrix.shape.rows, matrix.shape.columns),
+        })
     }
 
     fn vector(&self, name: &str, len: usize, _: Tensor) -> Result<Vector, FormatError> {
@@ -114,28 +137,11 @@ impl Backend for Streamed<'_> {
         self.cpu.rms_norm_heads(x, weight, eps);
     }
 
-    fn matmul(&self, x: &Rows, w: &Matrix, bias: Option<&Vector>, y: &mut Rows) {
-        if let Some(input) = self.observations().inputs.get_mut(&w.name) {
-            input.add_all(x, self.cpu.n_threads());
+    fn project(&self, x: &Rows, outputs: &mut [Output<'_, Self>]) {
+        for Output { weights, bias, loras, y } in outputs {
+            assert!(loras.is_empty(), "checkpoints are judged without adapters");
+            self.multiply(x, weights, bias.map(Vector::as_slice), y);
         }
-        if x.n_rows() == 0 {
-            return;
-        }
-        let source = self.row_source(w);
-        let bias = bias.map(Vector::as_slice);
-        multiply(self.cpu, x, w.shape, &|row_idx, out| source.read_row(row_idx, out), |columns, product| {
-            for row_idx in 0..x.n_rows() {
-                let row = &mut y.row_mut(row_idx)[columns.clone()];
-                row.copy_from_slice(product.row(row_idx));
-                if let Some(bias) = bias {
-                    row.iter_mut().zip(&bias[columns.clone()]).for_each(|(y, bias)| *y += bias);
-                }
-            }
-        });
-    }
-
-    fn add_lora(&self, x: &Rows, entries: &[LoraRows<'_, Lora>], y: &mut Rows) {
-        self.cpu.add_lora(x, entries, y);
     }
 
     fn rotate(&self, x: &mut Rows, head_dim: usize, cos: &[f32], sin: &[f32]) {
@@ -166,19 +172,21 @@ impl Backend for Streamed<'_> {
         self.cpu.activate(activation, gate, up);
     }
 
-    fn matmul_experts(&self, x: &Rows, w: &Matrix, groups: &[ExpertRows], y: &mut Rows) {
-        let source = self.row_source(w);
+    fn project_experts(&self, x: &Rows, experts: &[ExpertRows], outputs: &mut [Output<'_, Self>]) {
         let mut part = self.cpu.rows(0, x.width());
-        for ExpertRows { expert, rows } in groups {
-            self.cpu.gather(x, &rows.clone().collect::<Vec<_>>(), &mut part);
+        for Output { weights, y, .. } in outputs {
+            let source = self.row_source(weights);
             let shape = (y.width(), x.width());
-            let first = expert * shape.0;
-            let read = |row_idx: usize, out: &mut [f32]| source.read_row(first + row_idx, out);
-            multiply(self.cpu, &part, shape, &read, |columns, product| {
-                for (i, row_idx) in rows.clone().enumerate() {
-                    y.row_mut(row_idx)[columns.clone()].copy_from_slice(product.row(i));
-                }
-            });
+            for ExpertRows { expert, rows } in experts {
+                self.cpu.gather(x, &rows.clone().collect::<Vec<_>>(), &mut part);
+                let first = expert * shape.0;
+                let read = |row_idx: usize, out: &mut [f32]| source.read_row(first + row_idx, out);
+                multiply(self.cpu, &part, shape, &read, |columns, product| {
+                    for (i, row_idx) in rows.clone().enumerate() {
+                        y.row_mut(row_idx)[columns.clone()].copy_from_slice(product.row(i));
+                    }
+                });
+            }
         }
     }
 

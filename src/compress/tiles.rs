@@ -7,9 +7,10 @@ use std::thread;
 use safetensors::Dtype;
 
 use crate::backend::cpu::{Rows, Weights};
-use crate::backend::{Backend, Cpu};
+use crate::backend::{Backend, Cpu, Output};
 use crate::format::precision::row_stride;
-use crate::format::storage::Kind;
+use crate::format::storage::{Kind, MatrixShape};
+use crate::format::tiles::{TILE_ROWS, Weave};
 use crate::format::{StoredMatrix, Tensor};
 
 /// Elements of a matrix that are f32 at a time.
@@ -51,7 +52,7 @@ pub fn multiply(
         let rows = first..n_rows.min(first + per_tile);
         let tile = tile(cpu, rows.clone(), n_columns, fill);
         let mut product = cpu.rows(x.n_rows(), rows.len());
-        cpu.matmul(x, &tile, None, &mut product);
+        cpu.project(x, &mut [Output::new(&tile, &[], &mut product)]);
         take(rows.clone(), &product);
         first = rows.end;
     }
@@ -63,12 +64,14 @@ fn tile(cpu: &Cpu, rows: Range<usize>, n_columns: usize, fill: Fill<'_>) -> Weig
     for_rows(cpu.n_threads(), &mut values, stride, |row_idx, row| {
         fill(rows.start + row_idx, &mut row[..n_columns])
     });
-    let tensor = tensor_of(values, vec![rows.len(), stride]);
+    let mut tiles = Vec::with_capacity(size_of_val(&values[..]));
+    Weave::Elements(4).append(bytemuck::cast_slice(&values), stride * 4, &mut tiles);
+    let shape = MatrixShape::from((rows.len(), n_columns));
+    let tiles = tiles.as_chunks::<4>().0.iter().map(|four| f32::from_ne_bytes(*four)).collect();
     let matrix = StoredMatrix {
         kind: Kind::F32,
-        n_rows: rows.len(),
-        n_columns,
-        values: tensor,
+        shape,
+        values: tensor_of(tiles, vec![shape.n_tiles(), stride, TILE_ROWS]),
         scale: None,
         row_scale: None,
         zero: None,

@@ -12,10 +12,10 @@ use safetensors::Dtype;
 use super::architecture::{Architecture, Experts, Projection};
 use super::error::{FormatError, unsupported};
 use super::precision::Precision;
-use super::storage::{Kind, Storage, Stored};
+use super::storage::{Kind, MatrixShape, Storage, Stored};
 
 /// Version of the layout; another one is refused.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// Tensors start at multiples of this many bytes.
 pub const TENSOR_ALIGN: usize = 64;
 /// The data section starts at a multiple of this many bytes.
@@ -106,8 +106,8 @@ pub fn experts_weight(layer: usize, projection: Projection) -> String {
 /// One logical tensor of an engine, under its checkpoint name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Item {
-    /// `rows` x `columns` logical elements.
-    Matrix { name: String, rows: usize, columns: usize, storage: Storage },
+    /// The experts of a mixture are parts of one.
+    Matrix { name: String, shape: MatrixShape, storage: Storage },
     /// `len` f32 elements.
     Vector { name: String, len: usize },
 }
@@ -122,7 +122,7 @@ impl Item {
     /// The shape in the checkpoint: `[rows, columns]` or `[len]`.
     pub fn logical_shape(&self) -> Vec<usize> {
         match *self {
-            Item::Matrix { rows, columns, .. } => vec![rows, columns],
+            Item::Matrix { shape, .. } => vec![shape.n_parts * shape.rows, shape.columns],
             Item::Vector { len, .. } => vec![len],
         }
     }
@@ -141,7 +141,7 @@ impl Item {
             Item::Vector { name, len } => {
                 vec![Stored { name: name.clone(), dtype: Dtype::F32, shape: vec![*len] }]
             }
-            Item::Matrix { name, rows, columns, storage } => storage.tensors(name, *rows, *columns),
+            Item::Matrix { name, shape, storage } => storage.tensors(name, *shape),
         }
     }
 }
@@ -159,9 +159,8 @@ pub fn checkpoint_names(architecture: &Architecture, item: &Item) -> Vec<String>
 pub fn items(architecture: &Architecture, precision: Precision) -> Vec<Item> {
     let table = |name: &str| Item::Matrix {
         name: name.to_owned(),
-        rows: architecture.vocab_size,
-        columns: architecture.hidden_size,
-        storage: Kind::of(precision.of_table(), architecture.hidden_size).into(),
+        shape: (architecture.vocab_size, architecture.hidden_size).into(),
+        storage: Kind::of(precision.of_table()).into(),
     };
     let mut items = vec![table(EMBEDDING)];
     for layer in 0..architecture.n_layers {
@@ -172,8 +171,8 @@ pub fn items(architecture: &Architecture, precision: Precision) -> Vec<Item> {
         };
         for &projection in projections {
             let (rows, columns) = architecture.projection_shape(projection);
-            let name = projection_weight(layer, projection);
-            items.push(Item::Matrix { name, rows, columns, storage: Kind::of(precision, columns).into() });
+            let (name, shape) = (projection_weight(layer, projection), (rows, columns).into());
+            items.push(Item::Matrix { name, shape, storage: Kind::of(precision).into() });
             if architecture.has_bias(projection) {
                 items.push(Item::Vector { name: projection_bias(layer, projection), len: rows });
             }
@@ -211,15 +210,14 @@ fn mixture_items(
 ) -> Vec<Item> {
     let router = Item::Matrix {
         name: router_weight(layer),
-        rows: experts.n_experts,
-        columns: architecture.hidden_size,
+        shape: (experts.n_experts, architecture.hidden_size).into(),
         storage: Kind::F32.into(),
     };
     let stack = |projection| {
         let (rows, columns) = experts.shape(projection, architecture.hidden_size)?;
         let name = experts_weight(layer, projection);
-        let storage = Kind::of(precision, columns).into();
-        Some(Item::Matrix { name, rows: rows * experts.n_experts, columns, storage })
+        let shape = MatrixShape { n_parts: experts.n_experts, rows, columns };
+        Some(Item::Matrix { name, shape, storage: Kind::of(precision).into() })
     };
     std::iter::once(router).chain(Projection::MLP.into_iter().filter_map(stack)).collect()
 }

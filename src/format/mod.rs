@@ -22,6 +22,7 @@ pub mod shards;
 pub mod small_floats;
 pub mod storage;
 pub mod tensors;
+pub mod tiles;
 mod windows;
 
 pub use adapter::{Adapter, AdapterError, LoraPair};
@@ -35,5 +36,5 @@ pub use peft_names::{LoraPart, PeftName};
 pub use precision::Precision;
 pub use quantization::{Algorithm, Quantization};
 pub use shards::ShardIndex;
-pub use storage::{Kind, Storage, StoredMatrix};
+pub use storage::{Kind, MatrixShape, Storage, StoredMatrix};
 pub use tensors::{Bytes, Tensor, TensorFile};

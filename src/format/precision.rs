@@ -7,8 +7,6 @@ use super::error::{FormatError, unsupported};
 
 /// Rows are padded to a multiple of this many elements.
 pub const ROW_ALIGN: usize = 32;
-/// Elements of one int4 block of 16 bytes: byte `j` holds element `j` (low nibble) and `j + 16` (high).
-pub const INT4_BLOCK: usize = 32;
 
 /// How `build` stores matrices; what each is stored as is told by [`Kind`](super::storage::Kind).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -17,7 +15,7 @@ pub enum Precision {
     F16,
     /// `q` in -127..=127, one f32 scale a row.
     Int8,
-    /// `q` in -8..=7, f16 scales of groups by [`int4_group`].
+    /// `q` in 0..=15, blocks of 32 with a scale and a minimum each.
     Int4,
     /// As the checkpoint has it quantized, the rest f16, tables as int8. A plain checkpoint: f16.
     Stored,
@@ -65,15 +63,6 @@ impl FromStr for Precision {
 /// Elements of a stored row of `in_features` logical elements.
 pub fn row_stride(in_features: usize) -> usize {
     in_features.next_multiple_of(ROW_ALIGN)
-}
-
-/// Elements that share one int4 scale, for a row of `stride` elements.
-pub fn int4_group(stride: usize) -> usize {
-    match stride {
-        _ if stride.is_multiple_of(128) => 128,
-        _ if stride.is_multiple_of(64) => 64,
-        _ => 32,
-    }
 }
 
 /// `X.weight` to `X.weight_scale`.

@@ -1,6 +1,6 @@
 //! How the matrices of an engine are stored: which tensors, of which types and shapes.
 //!
-//! A matrix `X.weight` has `n` rows of [`row_stride`] elements. The tensors beside it tell what it is, so an
+//! A matrix `X.weight` has rows of [`row_stride`] elements, stored in tiles. The tensors beside it tell what it is, so an
 //! engine is read without a list of kinds. What a quantized checkpoint holds is kept as it is: its own scales
 //! and zeros, the factors of a layer's inputs and the order of its inputs.
 
@@ -9,33 +9,42 @@ use std::fmt;
 
 use safetensors::Dtype;
 
-use super::precision::{Precision, int4_group, row_stride, scale_name};
+use super::precision::{Precision, ROW_ALIGN, row_stride, scale_name};
+use super::tiles::{TILE_ROWS, Weave, n_tiles};
 use super::{FormatError, Tensor, TensorFile};
 
+/// Elements that share a scale and a minimum of int4.
+pub const AFFINE_GROUP: usize = 32;
 /// Elements that share one scale of NVFP4.
 pub const NVFP4_GROUP: usize = 16;
 /// Elements that share one scale of MXFP8.
 pub const MXFP8_GROUP: usize = 32;
 
-/// How the numbers of a matrix are stored.
+/// How the numbers of a matrix are stored; the order of elements is told by [`super::tiles`], and `t` is the number of
+/// tiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// F32 `[n, stride]`.
+    /// F32 `[t, stride, 16]`.
     F32,
-    /// F16 `[n, stride]`.
+    /// F16 `[t, stride, 16]`.
     F16,
-    /// I8 `[n, stride]` and F32 `[n]` named `X.weight_scale`; `w = q * scale`.
+    /// I8 `[t, stride / 4, 16, 4]` and F32 `[t, 16]` named `X.weight_scale`; `w = q * scale`.
     Int8,
-    /// U8 `[n, stride / 2]`, nibbles of 0..=15 in blocks of `INT4_BLOCK`, and `[n, stride / group]` named
-    /// `X.weight_scale`; with zeros U8 `[n, stride / group]` named `X.weight_zero`, 0..=16.
+    /// U8 `[t, stride / 8, 16, 4]`, nibbles of 0..=15, and `[t, stride / group, 16]` named `X.weight_scale`; with
+    /// zeros U8 of the same shape named `X.weight_zero`, 0..=16.
     /// `w = (nibble - zero) * scale`, and 8 is the zero where none is stored.
     Int4 { group: usize, scales: ScaleType, zeros: Zeros },
-    /// F8_E4M3 `[n, stride]` and F32 `[n]` named `X.weight_scale`; `w = q * scale`.
+    /// U8 `[t, stride / 8, 16, 4]`, nibbles of 0..=15, U8 `[t, stride / 32, 2, 16]` named `X.weight_scale`: scales
+    /// and minima, and F32 `[t, 2, 16]` named `X.weight_scale_2`: factors of rows, and of their minima;
+    /// `w = factor[0] * (scale * nibble - factor[1] * minimum)`.
+    Affine,
+    /// F8_E4M3 `[t, stride, 16]` and F32 `[t, 16]` named `X.weight_scale`; `w = q * scale`.
     Fp8,
-    /// F8_E4M3 `[n, stride]` and F8_E8M0 `[n, stride / 32]` named `X.weight_scale`; `w = q * 2^(scale - 127)`.
+    /// F8_E4M3 `[t, stride, 16]` and F8_E8M0 `[t, stride / 32, 16]` named `X.weight_scale`;
+    /// `w = q * 2^(scale - 127)`.
     Mxfp8,
-    /// F4 (E2M1) `[n, stride]`, nibbles in blocks of `INT4_BLOCK`, F8_E4M3 `[n, stride / 16]` named
-    /// `X.weight_scale` and F32 `[n]` named `X.weight_scale_2`; `w = q * scale * scale_2`.
+    /// F4 (E2M1) `[t, stride / 8, 16, 8]`, F8_E4M3 `[t, stride / 16, 16]` named `X.weight_scale` and F32 `[t, 16]`
+    /// named `X.weight_scale_2`; `w = q * scale * scale_2`.
     Nvfp4,
 }
 
@@ -137,16 +146,38 @@ pub fn input_order_name(weight: &str) -> String {
 
 impl Kind {
     /// What `build` makes of numbers at a precision; of [`Precision::Stored`] f16, as of plain numbers.
-    pub fn of(precision: Precision, columns: usize) -> Self {
+    pub fn of(precision: Precision) -> Self {
         match precision {
             Precision::F32 => Kind::F32,
             Precision::F16 | Precision::Stored => Kind::F16,
             Precision::Int8 => Kind::Int8,
-            Precision::Int4 => {
-                let group = int4_group(row_stride(columns));
-                Kind::Int4 { group, scales: ScaleType::F16, zeros: Zeros::Eight }
-            }
+            Precision::Int4 => Kind::Affine,
         }
+    }
+
+    /// The order of the elements of a tile.
+    pub fn weave(self) -> Weave {
+        match self {
+            Kind::F32 => Weave::Elements(4),
+            Kind::F16 => Weave::Elements(2),
+            Kind::Fp8 | Kind::Mxfp8 => Weave::Elements(1),
+            Kind::Int8 => Weave::Quads,
+            Kind::Int4 { .. } | Kind::Affine | Kind::Nvfp4 => Weave::Nibbles,
+        }
+    }
+
+    /// Bytes of a scale.
+    pub fn scale_bytes(self) -> usize {
+        match self {
+            Kind::Int4 { scales: ScaleType::F16, .. } => 2,
+            Kind::Affine | Kind::Mxfp8 | Kind::Nvfp4 => 1,
+            _ => 4,
+        }
+    }
+
+    /// Bytes of what stands beside the scales: zeros of groups, or factors of rows.
+    pub fn extra_bytes(self) -> usize {
+        if matches!(self, Kind::Affine | Kind::Nvfp4) { 4 } else { 1 }
     }
 
     /// `int4`, `fp8`: without the details.
@@ -155,7 +186,7 @@ impl Kind {
             Kind::F32 => "f32",
             Kind::F16 => "f16",
             Kind::Int8 => "int8",
-            Kind::Int4 { .. } => "int4",
+            Kind::Int4 { .. } | Kind::Affine => "int4",
             Kind::Fp8 => "fp8",
             Kind::Mxfp8 => "mxfp8",
             Kind::Nvfp4 => "nvfp4",
@@ -166,6 +197,9 @@ impl Kind {
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())?;
+        if *self == Kind::Affine {
+            write!(f, " in blocks of {AFFINE_GROUP} with minima")?;
+        }
         if let Kind::Int4 { group, zeros, .. } = self {
             write!(f, " in groups of {group}")?;
             if *zeros == Zeros::Stored {
@@ -178,35 +212,44 @@ impl fmt::Display for Kind {
 
 impl Storage {
     /// The stored tensors of a matrix, in file order.
-    pub fn tensors(&self, name: &str, rows: usize, columns: usize) -> Vec<Stored> {
+    pub fn tensors(&self, name: &str, shape: MatrixShape) -> Vec<Stored> {
         let one = |name: String, dtype, shape| Stored { name, dtype, shape };
-        let stride = row_stride(columns);
-        let weight = |dtype, width| one(name.to_owned(), dtype, vec![rows, width]);
-        let scale = |dtype, shape| one(scale_name(name), dtype, shape);
+        let MatrixShape { columns, .. } = shape;
+        let (t, stride) = (shape.n_tiles(), row_stride(columns));
+        let weight = |dtype, shape: &[usize]| one(name.to_owned(), dtype, [&[t], shape].concat());
+        let scale = |dtype, n_groups| one(scale_name(name), dtype, vec![t, n_groups, TILE_ROWS]);
+        let row_scale = |name| one(name, Dtype::F32, vec![t, TILE_ROWS]);
+        let numbers = [stride, TILE_ROWS];
+        let nibbles = |per_row| [stride / 8, TILE_ROWS, per_row];
         let mut tensors = match self.kind {
-            Kind::F32 => vec![weight(Dtype::F32, stride)],
-            Kind::F16 => vec![weight(Dtype::F16, stride)],
-            Kind::Int8 => vec![weight(Dtype::I8, stride), scale(Dtype::F32, vec![rows])],
+            Kind::F32 => vec![weight(Dtype::F32, &numbers)],
+            Kind::F16 => vec![weight(Dtype::F16, &numbers)],
+            Kind::Int8 => vec![weight(Dtype::I8, &[stride / 4, TILE_ROWS, 4]), row_scale(scale_name(name))],
             Kind::Int4 { group, scales, zeros } => {
-                let groups = vec![rows, stride / group];
+                let n_groups = stride / group;
                 let dtype = match scales {
                     ScaleType::F16 => Dtype::F16,
                     ScaleType::F32 => Dtype::F32,
                 };
-                let mut tensors = vec![weight(Dtype::U8, stride / 2), scale(dtype, groups.clone())];
+                let mut tensors = vec![weight(Dtype::U8, &nibbles(4)), scale(dtype, n_groups)];
                 if zeros == Zeros::Stored {
-                    tensors.push(one(zero_name(name), Dtype::U8, groups));
+                    tensors.push(one(zero_name(name), Dtype::U8, vec![t, n_groups, TILE_ROWS]));
                 }
                 tensors
             }
-            Kind::Fp8 => vec![weight(Dtype::F8_E4M3, stride), scale(Dtype::F32, vec![rows])],
+            Kind::Affine => vec![
+                weight(Dtype::U8, &nibbles(4)),
+                one(scale_name(name), Dtype::U8, vec![t, stride / AFFINE_GROUP, 2, TILE_ROWS]),
+                one(row_scale_name(name), Dtype::F32, vec![t, 2, TILE_ROWS]),
+            ],
+            Kind::Fp8 => vec![weight(Dtype::F8_E4M3, &numbers), row_scale(scale_name(name))],
             Kind::Mxfp8 => {
-                vec![weight(Dtype::F8_E4M3, stride), scale(Dtype::F8_E8M0, vec![rows, stride / MXFP8_GROUP])]
+                vec![weight(Dtype::F8_E4M3, &numbers), scale(Dtype::F8_E8M0, stride / MXFP8_GROUP)]
             }
             Kind::Nvfp4 => vec![
-                weight(Dtype::F4, stride),
-                scale(Dtype::F8_E4M3, vec![rows, stride / NVFP4_GROUP]),
-                one(row_scale_name(name), Dtype::F32, vec![rows]),
+                weight(Dtype::F4, &nibbles(8)),
+                scale(Dtype::F8_E4M3, stride / NVFP4_GROUP),
+                row_scale(row_scale_name(name)),
             ],
         };
         if self.has_input_scale {
@@ -219,12 +262,34 @@ impl Storage {
     }
 }
 
+/// Logical size of a matrix, or of matrices of one size that are stored one behind the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MatrixShape {
+    pub n_parts: usize,
+    /// Of each part.
+    pub rows: usize,
+    pub columns: usize,
+}
+
+impl MatrixShape {
+    /// Each part begins with a tile of its own.
+    pub fn n_tiles(self) -> usize {
+        self.n_parts * n_tiles(self.rows)
+    }
+}
+
+impl From<(usize, usize)> for MatrixShape {
+    /// One matrix of `(rows, columns)`.
+    fn from((rows, columns): (usize, usize)) -> Self {
+        Self { n_parts: 1, rows, columns }
+    }
+}
+
 /// The tensors of a matrix, found in an engine and checked.
 #[derive(Clone)]
 pub struct StoredMatrix {
     pub kind: Kind,
-    pub n_rows: usize,
-    pub n_columns: usize,
+    pub shape: MatrixShape,
     pub values: Tensor,
     pub scale: Option<Tensor>,
     pub row_scale: Option<Tensor>,
@@ -235,16 +300,15 @@ pub struct StoredMatrix {
 }
 
 impl StoredMatrix {
-    /// Finds a matrix of `[n_rows, n_columns]`.
+    /// Finds a matrix of that shape.
     ///
     /// # Errors
     /// [`FormatError`] naming the tensor that is missing or does not fit, or an order that is none.
-    pub fn find(file: &TensorFile, name: &str, shape: (usize, usize)) -> Result<Self, FormatError> {
-        let values = file.require(name)?;
+    pub fn find(file: &TensorFile, name: &str, shape: impl Into<MatrixShape>) -> Result<Self, FormatError> {
+        let (shape, values) = (shape.into(), file.require(name)?);
         let mut matrix = Self {
             kind: Kind::F32,
-            n_rows: shape.0,
-            n_columns: shape.1,
+            shape,
             values,
             scale: file.get(&scale_name(name)),
             row_scale: file.get(&row_scale_name(name)),
@@ -258,7 +322,7 @@ impl StoredMatrix {
             has_input_scale: matrix.input_scale.is_some(),
             has_input_order: matrix.input_order.is_some(),
         };
-        for stored in storage.tensors(name, shape.0, shape.1) {
+        for stored in storage.tensors(name, shape) {
             stored.check(&file.require(&stored.name)?)?;
         }
         matrix.check_order(name)?;
@@ -275,13 +339,14 @@ impl StoredMatrix {
             (Dtype::F8_E4M3, Some(Dtype::F8_E8M0)) => Ok(Kind::Mxfp8),
             (Dtype::F8_E4M3, _) => Ok(Kind::Fp8),
             (Dtype::F4, _) => Ok(Kind::Nvfp4),
+            (Dtype::U8, Some(Dtype::U8)) => Ok(Kind::Affine),
             (Dtype::U8, scale) => {
                 let shape = self.scale.as_ref().map_or(&[][..], Tensor::shape);
                 let n_groups = shape.get(1).copied().unwrap_or(0);
-                let stride = row_stride(self.n_columns);
+                let stride = row_stride(self.shape.columns);
                 let group = stride.checked_div(n_groups).filter(|group| group * n_groups == stride);
                 Ok(Kind::Int4 {
-                    group: group.unwrap_or_else(|| int4_group(stride)),
+                    group: group.unwrap_or(ROW_ALIGN),
                     scales: if scale == Some(Dtype::F32) { ScaleType::F32 } else { ScaleType::F16 },
                     zeros: if self.zero.is_some() { Zeros::Stored } else { Zeros::Eight },
                 })
@@ -297,7 +362,7 @@ impl StoredMatrix {
     fn check_order(&self, name: &str) -> Result<(), FormatError> {
         let Some(tensor) = &self.input_order else { return Ok(()) };
         let order = tensor.as_slice::<u32>();
-        if order.is_some_and(|order| is_permutation(order, self.n_columns)) {
+        if order.is_some_and(|order| is_permutation(order, self.shape.columns)) {
             return Ok(());
         }
         let why = format!("tensor {} does not name each input once", input_order_name(name));

@@ -1,14 +1,31 @@
-//! Causal attention of one query position against the blocks of its sequence's key-value cache.
+//! Causal attention of up to four queries against the blocks of their sequence's key-value cache.
 //!
-//! Scores, softmax and the weighted sum walk the positions upwards, so the result depends on the position
-//! and on nothing else: not on the chunk it was computed in, nor on other sequences.
+//! ```text
+//! for each block of 16 positions        keys lie as [head_dim][16], so that scores of positions stand side by side
+//!   scores = q K
+//! weights = exp(scores - largest)
+//! for each block of 16 positions        values lie as [16][head_stride]
+//!   out += weights V
+//! ```
 //!
-//! A score that is NaN or infinite makes the whole head's output NaN. An infinite one would else be a weight of
+//! A query's result is made in parts of [`PART`] positions, which are combined one after the other; in a part, scores,
+//! softmax and weighted sum walk the positions upwards. So it depends on the query's position and on nothing else: not
+//! on the chunk it was computed in, on the queries beside it, or on the threads that share the parts.
+//!
+//! A score that is NaN or infinite makes the whole output of its query NaN. An infinite one would else be a weight of
 //! one or of nothing, and the product that overflowed would go unseen.
+
+use std::ops::Range;
 
 use half::f16;
 
 use super::simd::{LANES, Simd};
+use super::tile::{GROUP_ROWS, TILE_ROWS, Tile};
+
+/// Positions of a block.
+pub const BLOCK_LEN: usize = TILE_ROWS;
+/// Positions whose softmax is made by itself.
+pub const PART: usize = 1024;
 
 /// Elements of the cache; which one is the engine's choice.
 #[derive(Clone, Copy)]
@@ -17,170 +34,295 @@ pub enum CacheValues<'a> {
     F16(&'a [f16]),
 }
 
-/// Keys and values of one layer and one key-value head: block `b` holds `block_len` positions of
-/// `[head_stride]` elements from `blocks[b] * block_stride + key_offset` (`value_offset`).
+/// Keys and values of one layer and one key-value head: of block `b` the keys begin at
+/// `blocks[b] * block_stride + key_offset`, the values at `value_offset`.
 #[derive(Clone, Copy)]
 pub struct HeadCache<'a> {
     pub values: CacheValues<'a>,
     pub blocks: &'a [u32],
-    pub block_len: usize,
     pub block_stride: usize,
+    /// Of keys `[head_dim][16]`.
     pub key_offset: usize,
+    /// Of values `[16][head_stride]`.
     pub value_offset: usize,
-    /// Head elements rounded up to 8; the rest are zero.
+    /// Head elements rounded up to 16; the rest are zero.
     pub head_stride: usize,
 }
 
-/// One query position, all query heads that share a key-value head.
-pub struct AttendTask<'a> {
-    /// `[n_heads, head_dim]`, rotated.
-    pub q: &'a [f32],
-    pub n_heads: usize,
-    pub head_dim: usize,
-    pub cache: HeadCache<'a>,
-    /// Positions seen: `start..end`.
+/// One query, and what becomes of it.
+#[derive(Clone, Copy)]
+pub struct Query {
+    /// `[head_dim]`, rotated.
+    pub q: *const f32,
+    /// Positions seen, in one part.
     pub start: usize,
     pub end: usize,
+    /// `[head_dim]`: the weighted sum, not yet divided by the sum of the weights.
+    pub out: *mut f32,
+}
+
+/// The largest score of a part and the sum of its weights, NaN if a score is not finite.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Weight {
+    pub largest: f32,
+    pub sum: f32,
+}
+
+/// Up to four queries of one sequence and one key-value head.
+pub struct AttendTask<'a> {
+    pub queries: &'a [Query],
+    pub head_dim: usize,
+    pub cache: HeadCache<'a>,
     /// Multiplies the scores: 1 / sqrt(head_dim).
     pub scale: f32,
-    /// `[end - start]` rounded up to 8.
-    pub scores: &'a mut [f32],
-    /// `[n_heads, head_dim]`
-    pub out: &'a mut [f32],
+    /// At least [`scratch_len`] elements.
+    pub scratch: &'a mut [f32],
+    /// As many as queries.
+    pub weights: &'a mut [Weight],
+}
+
+/// The parts of a query that sees these positions, rising; there is at least one.
+pub fn parts(seen: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    (seen.start / PART..seen.end.div_ceil(PART))
+        .map(move |part| seen.start.max(part * PART)..seen.end.min((part + 1) * PART))
+}
+
+/// Elements of scratch for heads of that many elements.
+pub fn scratch_len(head_dim: usize) -> usize {
+    GROUP_ROWS * (PART + head_dim.next_multiple_of(TILE_ROWS))
 }
 
 /// # Safety
-/// Every block of `start..end` lies inside `cache.values`, and the slices have the lengths of their docs.
+/// Every block of the queries' positions lies inside `cache.values`, the pointers of the queries are to the elements
+/// of their docs, and nobody else uses what they write to.
+///
+/// # Panics
+/// When the slices have not the lengths of their docs, or the queries' positions lie in different parts.
 #[inline(always)]
-pub unsafe fn attend<S: Simd>(s: S, task: &mut AttendTask<'_>) {
+pub unsafe fn attend<T: Tile>(t: T, task: &mut AttendTask<'_>) {
+    let first = task.queries.first().map_or(0, |query| query.start / PART);
+    assert!(task.scratch.len() >= scratch_len(task.head_dim) && task.weights.len() == task.queries.len());
+    assert!(task.queries.iter().all(|query| {
+        query.start < query.end && query.start / PART == first && (query.end - 1) / PART == first
+    }));
     // SAFETY: the caller's promise.
     unsafe {
         match task.cache.values {
-            CacheValues::F32(v) => attend_heads(s, task, v.as_ptr(), |s: S, p| s.load(p)),
-            CacheValues::F16(v) => attend_heads(s, task, v.as_ptr(), |s: S, p| s.load_f16(p)),
+            CacheValues::F32(v) => attend_queries(t, task, v.as_ptr()),
+            CacheValues::F16(v) => attend_queries(t, task, v.as_ptr()),
         }
     }
 }
 
-#[inline(always)]
-unsafe fn attend_heads<S: Simd, T>(
-    s: S,
-    task: &mut AttendTask<'_>,
-    base: *const T,
-    load: impl Fn(S, *const T) -> S::F32 + Copy,
-) {
-    let n_scores = task.end - task.start;
-    for head in 0..task.n_heads {
-        // SAFETY: head < n_heads; scores is padded to 8.
-        unsafe {
-            let q = task.q.as_ptr().add(head * task.head_dim);
-            let scores = task.scores.as_mut_ptr();
-            let cache = task.cache;
-            for t in 0..n_scores {
-                let key = base.add(position_offset(&cache, task.start + t, cache.key_offset));
-                *scores.add(t) = dot(s, q, key, task.head_dim, load) * task.scale;
-            }
-            let sum = softmax_numerators(s, scores, n_scores);
-            let out = task.out.as_mut_ptr().add(head * task.head_dim);
-            weighted_sum(s, task, base, load, 1.0 / sum, out);
-        }
-    }
-}
-
-#[inline(always)]
-fn position_offset(cache: &HeadCache<'_>, position: usize, offset: usize) -> usize {
-    let block = cache.blocks[position / cache.block_len] as usize;
-    block * cache.block_stride + offset + position % cache.block_len * cache.head_stride
-}
-
-#[inline(always)]
-unsafe fn dot<S: Simd, T>(
-    s: S,
-    q: *const f32,
-    key: *const T,
-    n: usize,
-    load: impl Fn(S, *const T) -> S::F32,
-) -> f32 {
-    let mut sum = s.splat(0.0);
-    let whole = n / LANES * LANES;
-    // SAFETY: keys are padded to 8 elements; the query's tail is read in part.
-    unsafe {
-        for i in (0..whole).step_by(LANES) {
-            sum = s.mul_add(s.load(q.add(i)), load(s, key.add(i)), sum);
-        }
-        if whole < n {
-            sum = s.mul_add(s.load_partial(q.add(whole), n - whole), load(s, key.add(whole)), sum);
-        }
-    }
-    s.sum(sum)
-}
-
-/// Replaces scores by `exp(score - max)` and returns their sum, NaN if a score is not finite. Pads to 8 with zeros.
+/// `out = sum of the parts' outputs times their factors / sum of the weights`; `part_outs` has `[head_dim]` for each.
 ///
 /// # Safety
-/// `scores` is writable up to `n` rounded up to 8.
+/// `out` is writable for the elements of each part's output, which have one length.
 #[inline(always)]
-unsafe fn softmax_numerators<S: Simd>(s: S, scores: *mut f32, n: usize) -> f32 {
+pub unsafe fn combine<S: Simd>(s: S, weights: &[Weight], part_outs: &[&[f32]], out: *mut f32) {
+    let largest = weights.iter().fold(f32::NEG_INFINITY, |most, weight| most.max(weight.largest));
+    let mut sum = 0.0;
+    let n = part_outs.first().map_or(0, |part| part.len());
+    let mut factors = [0.0; LANES];
+    for (part_idx, (weight, part)) in weights.iter().zip(part_outs).enumerate() {
+        // SAFETY: lanes are as many as loaded; out has n elements.
+        unsafe {
+            // By the same exponential as the weights, so that it is the same everywhere.
+            s.store(factors.as_mut_ptr(), s.exp(s.splat(weight.largest - largest)));
+            let factor = if weight.largest == largest { 1.0 } else { factors[0] };
+            sum += weight.sum * factor;
+            for (i, value) in part.iter().enumerate() {
+                let before = if part_idx == 0 { 0.0 } else { *out.add(i) };
+                *out.add(i) = before + value * factor;
+            }
+        }
+    }
+    let inverse = 1.0 / sum;
+    // SAFETY: as above.
+    (0..n).for_each(|i| unsafe { *out.add(i) *= inverse });
+}
+
+/// An element of the cache.
+trait Element<T: Tile>: Copy {
+    /// # Safety
+    /// 16 elements.
+    unsafe fn load(t: T, from: *const Self) -> T::Wide;
+}
+
+impl<T: Tile> Element<T> for f32 {
+    #[inline(always)]
+    unsafe fn load(t: T, from: *const f32) -> T::Wide {
+        // SAFETY: the caller's promise.
+        unsafe { t.wide_load(from) }
+    }
+}
+
+impl<T: Tile> Element<T> for f16 {
+    #[inline(always)]
+    unsafe fn load(t: T, from: *const f16) -> T::Wide {
+        // SAFETY: the caller's promise.
+        unsafe { t.wide_load_f16(from) }
+    }
+}
+
+/// # Safety
+/// The task was checked; the rest is the promise of [`attend`].
+#[inline(always)]
+unsafe fn attend_queries<T: Tile, E: Element<T>>(t: T, task: &mut AttendTask<'_>, base: *const E) {
     // SAFETY: the caller's promise.
     unsafe {
-        for i in n..n.next_multiple_of(LANES) {
-            *scores.add(i) = *scores;
+        match task.queries.len() {
+            1 => attend_group::<T, E, 1>(t, task, base),
+            2 => attend_group::<T, E, 2>(t, task, base),
+            3 => attend_group::<T, E, 3>(t, task, base),
+            GROUP_ROWS => attend_group::<T, E, GROUP_ROWS>(t, task, base),
+            0 => {}
+            _ => panic!("a task has at most four queries"),
         }
-        let zero = s.splat(0.0);
-        let mut largest = s.splat(f32::NEG_INFINITY);
-        // Zero times anything that is not finite is NaN.
-        let mut poison = zero;
+    }
+}
+
+/// # Safety
+/// As above, with `R` queries.
+#[inline(always)]
+unsafe fn attend_group<T: Tile, E: Element<T>, const R: usize>(
+    t: T,
+    task: &mut AttendTask<'_>,
+    base: *const E,
+) {
+    let queries: [Query; R] = std::array::from_fn(|r| task.queries[r]);
+    let start = queries.iter().map(|query| query.start).min().unwrap_or(0);
+    let end = queries.iter().map(|query| query.end).max().unwrap_or(0);
+    // Positions are counted from the first block.
+    let first = start / BLOCK_LEN * BLOCK_LEN;
+    let blocks = start / BLOCK_LEN..end.div_ceil(BLOCK_LEN);
+    let (scores, sums) = task.scratch.split_at_mut(GROUP_ROWS * PART);
+    let (scores, sums) = (scores.as_mut_ptr(), sums.as_mut_ptr());
+    let scale = t.wide_splat(task.scale);
+    // SAFETY: a part has at most PART positions and begins with a block; the blocks hold all of them.
+    unsafe {
+        for block in blocks.clone() {
+            let keys = base.add(place(&task.cache, block) + task.cache.key_offset);
+            let mut block_scores = [t.wide_splat(0.0); R];
+            for d in 0..task.head_dim {
+                let keys = E::load(t, keys.add(d * BLOCK_LEN));
+                for (score, query) in block_scores.iter_mut().zip(&queries) {
+                    *score = t.wide_mul_add(keys, t.wide_splat(*query.q.add(d)), *score);
+                }
+            }
+            for (r, score) in block_scores.into_iter().enumerate() {
+                let to = scores.add(r * PART + block * BLOCK_LEN - first);
+                t.wide_store(to, t.wide_mul(score, scale));
+            }
+        }
+        for (r, query) in queries.iter().enumerate() {
+            let seen = query.start - first..query.end - first;
+            let n = blocks.len() * BLOCK_LEN;
+            task.weights[r] =
+                softmax_numerators(t, std::slice::from_raw_parts_mut(scores.add(r * PART), n), seen);
+        }
+        weighted_sums::<T, E, R>(t, task, &queries, base, (scores, sums));
+    }
+}
+
+/// Offset of a block of positions.
+#[inline(always)]
+fn place(cache: &HeadCache<'_>, block: usize) -> usize {
+    cache.blocks[block] as usize * cache.block_stride
+}
+
+/// Replaces the scores of the positions seen by `exp(score - largest)` and all others by zero. Whole vectors.
+#[inline(always)]
+fn softmax_numerators<S: Simd>(s: S, scores: &mut [f32], seen: Range<usize>) -> Weight {
+    let n = scores.len();
+    let any = scores[seen.start];
+    scores[..seen.start].fill(any);
+    scores[seen.end..].fill(any);
+    let zero = s.splat(0.0);
+    let mut largest = s.splat(f32::NEG_INFINITY);
+    // Zero times anything that is not finite is NaN.
+    let mut poison = zero;
+    let at = scores.as_mut_ptr();
+    // SAFETY: whole vectors below n.
+    unsafe {
         for i in (0..n).step_by(LANES) {
-            let scores = s.load(scores.add(i));
+            let scores = s.load(at.add(i));
             largest = s.max(largest, scores);
             poison = s.mul_add(scores, zero, poison);
         }
-        let largest = s.splat(s.max_lane(largest));
-        let mut sum = s.splat(0.0);
+        let largest = s.max_lane(largest);
         for i in (0..n).step_by(LANES) {
-            let numerators = s.exp(s.sub(s.load(scores.add(i)), largest));
-            let numerators = if i + LANES <= n {
-                numerators
-            } else {
-                s.store(scores.add(i), numerators);
-                s.load_partial(scores.add(i), n - i)
-            };
-            s.store(scores.add(i), numerators);
-            sum = s.add(sum, numerators);
+            s.store(at.add(i), s.exp(s.sub(s.load(at.add(i)), s.splat(largest))));
         }
-        s.sum(sum) + s.sum(poison)
+        scores[..seen.start].fill(0.0);
+        scores[seen.end..].fill(0.0);
+        let mut sum = zero;
+        for i in (0..n).step_by(LANES) {
+            sum = s.add(sum, s.load(at.add(i)));
+        }
+        Weight { largest, sum: s.sum(sum) + s.sum(poison) }
     }
 }
 
-/// `out[d] = factor * sum_t scores[t] * value[t, d]`, in slices of the head that stay in registers.
+/// `out[d] = sum_p weight[p] * value[p, d]` over the positions that each query sees.
+///
+/// # Safety
+/// As [`attend_group`]; `scores` has the weights, `sums` room for `[R, head_stride]`.
 #[inline(always)]
-unsafe fn weighted_sum<S: Simd, T>(
-    s: S,
+unsafe fn weighted_sums<T: Tile, E: Element<T>, const R: usize>(
+    t: T,
     task: &AttendTask<'_>,
-    base: *const T,
-    load: impl Fn(S, *const T) -> S::F32,
-    factor: f32,
-    out: *mut f32,
+    queries: &[Query; R],
+    base: *const E,
+    (scores, sums): (*const f32, *mut f32),
 ) {
-    const SLICES: usize = 4;
-    let factor = s.splat(factor);
-    let cache = task.cache;
-    for first in (0..task.head_dim).step_by(SLICES * LANES) {
-        let n_slices = (task.head_dim - first).div_ceil(LANES).min(SLICES);
-        let mut sums = [s.splat(0.0); SLICES];
-        // SAFETY: values are padded to 8 elements per position; out's tail is written in part.
-        unsafe {
-            for t in 0..task.end - task.start {
-                let value = base.add(position_offset(&cache, task.start + t, cache.value_offset) + first);
-                let score = s.splat(*task.scores.as_ptr().add(t));
-                for (j, sum) in sums.iter_mut().enumerate().take(n_slices) {
-                    *sum = s.mul_add(score, load(s, value.add(j * LANES)), *sum);
+    let (cache, stride) = (&task.cache, task.head_dim.next_multiple_of(TILE_ROWS));
+    let start = queries.iter().map(|query| query.start).min().unwrap_or(0);
+    let end = queries.iter().map(|query| query.end).max().unwrap_or(0);
+    let first = start / BLOCK_LEN * BLOCK_LEN;
+    // What all of them see; beyond it each goes alone, for values that one does not see may be no numbers.
+    let common = queries.iter().map(|query| query.start).max().unwrap_or(0)
+        ..queries.iter().map(|query| query.end).min().unwrap_or(0);
+    // SAFETY: the caller's promise.
+    unsafe {
+        (0..R * stride).for_each(|i| *sums.add(i) = 0.0);
+        for block in start / BLOCK_LEN..end.div_ceil(BLOCK_LEN) {
+            let values = base.add(place(cache, block) + cache.value_offset);
+            let positions = block * BLOCK_LEN..(block + 1) * BLOCK_LEN;
+            let part = |range: Range<usize>| range.start.max(positions.start)..range.end.min(positions.end);
+            let together = part(common.clone());
+            for slice in (0..stride).step_by(TILE_ROWS) {
+                let value =
+                    |p: usize| E::load(t, values.add((p - positions.start) * cache.head_stride + slice));
+                let weight = |r: usize, p: usize| t.wide_splat(*scores.add(r * PART + p - first));
+                let at = |r: usize| sums.add(r * stride + slice);
+                let alone = |r: usize, range: Range<usize>| {
+                    let mut sum = t.wide_load(at(r));
+                    for p in range {
+                        sum = t.wide_mul_add(weight(r, p), value(p), sum);
+                    }
+                    t.wide_store(at(r), sum);
+                };
+                if together.is_empty() {
+                    (0..R).for_each(|r| alone(r, part(queries[r].start..queries[r].end)));
+                    continue;
+                }
+                (0..R).for_each(|r| alone(r, part(queries[r].start..common.start)));
+                let mut block_sums: [T::Wide; R] = std::array::from_fn(|r| t.wide_load(at(r)));
+                for p in together.clone() {
+                    let value = value(p);
+                    for (r, sum) in block_sums.iter_mut().enumerate() {
+                        *sum = t.wide_mul_add(weight(r, p), value, *sum);
+                    }
+                }
+                for (r, sum) in block_sums.into_iter().enumerate() {
+                    t.wide_store(at(r), sum);
+                    alone(r, part(common.end..queries[r].end));
                 }
             }
-            for (j, sum) in sums.into_iter().enumerate().take(n_slices) {
-                let at = first + j * LANES;
-                s.store_partial(out.add(at), s.mul(sum, factor), LANES.min(task.head_dim - at));
-            }
+        }
+        for (r, query) in queries.iter().enumerate() {
+            std::ptr::copy_nonoverlapping(sums.add(r * stride), query.out, task.head_dim);
         }
     }
 }

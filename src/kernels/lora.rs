@@ -1,74 +1,206 @@
-//! The low-rank update of one row: `h = x A`, `y += scale * h B` (Hu et al. 2021, arXiv 2106.09685).
+//! The low-rank update of some rows: `h = x A`, `y += h B` (Hu et al. 2021, arXiv 2106.09685).
 //!
-//! A is `[in, rank]` and B is `[rank, out]`, f16, read where they lie in the mapped adapter file. A projection may
-//! have only some columns of B: those of fused projections share one file entry.
+//! A is `[in, rank]` and B is `[rank, out]`, f16, read where they lie in the mapped adapter file, once for up to four
+//! rows that share the adapter. A projection may have only some columns of B: those of fused projections share one
+//! file entry.
+//!
+//! Sums over the inputs are made in parts of [`PART_INPUTS`], which the caller adds one after the other: so threads
+//! can share them. Within a part, and over the ranks, one element is one chain of sums.
 
 use std::ops::Range;
 
 use half::f16;
 
 use super::simd::{LANES, Simd};
+use super::tile::GROUP_ROWS;
 
-/// Sums over the input are split over this many accumulators, by `k % SPLIT`.
-const SPLIT: usize = 4;
+/// Inputs whose sums are made together.
+pub const PART_INPUTS: usize = 512;
 
-/// `h[r] = scale * sum_k x[k] * a[k, r]`.
+/// Sums over some inputs for up to four rows.
+pub struct ShrinkTask<'a> {
+    /// The first row's first element.
+    pub x: &'a [f32],
+    /// Elements between rows.
+    pub x_stride: usize,
+    pub n_rows: usize,
+    /// `[in, rank]`
+    pub a: &'a [f16],
+    pub rank: usize,
+    pub inputs: Range<usize>,
+    /// `[n_rows, rank]`
+    pub h: &'a mut [f32],
+}
+
+/// Adds the update of up to four rows to some outputs.
+pub struct ExpandTask<'a> {
+    /// `[n_rows, rank]`
+    pub h: &'a [f32],
+    pub n_rows: usize,
+    /// `[rank, all_out]`
+    pub b: &'a [f16],
+    pub rank: usize,
+    /// Columns of `b`.
+    pub columns: Range<usize>,
+    /// The first row's first output.
+    pub y: *mut f32,
+    /// Elements between rows.
+    pub y_stride: usize,
+}
+
+/// `h[i, r] = sum_k x[i, k] * a[k, r]` over the task's inputs.
+///
+/// # Panics
+/// When the lengths do not fit together.
 ///
 /// # Safety
-/// `x` has at least `a.len() / rank` elements, `h` has `rank`, and `rank` divides `a.len()`.
+/// None is needed beyond what `s` proves.
 #[inline(always)]
-pub unsafe fn shrink<S: Simd>(s: S, x: &[f32], a: &[f16], scale: f32, h: &mut [f32]) {
-    let rank = h.len();
-    let n_inputs = a.len() / rank;
-    debug_assert!(x.len() >= n_inputs && a.len() == n_inputs * rank);
-    for first in (0..rank).step_by(LANES) {
-        let width = LANES.min(rank - first);
-        let mut sums = [s.splat(0.0); SPLIT];
-        // SAFETY: k < n_inputs and first + width <= rank.
-        unsafe {
-            let row = |k: usize| {
-                let row = a.as_ptr().add(k * rank + first);
-                if width == LANES { s.load_f16(row) } else { s.load_f16_partial(row, width) }
-            };
-            let whole = n_inputs / SPLIT * SPLIT;
-            for k in (0..whole).step_by(SPLIT) {
-                for (j, sum) in sums.iter_mut().enumerate() {
-                    *sum = s.mul_add(s.splat(*x.get_unchecked(k + j)), row(k + j), *sum);
-                }
-            }
-            for k in whole..n_inputs {
-                sums[k - whole] = s.mul_add(s.splat(*x.get_unchecked(k)), row(k), sums[k - whole]);
-            }
-            let sum = s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3]));
-            s.store_partial(h.as_mut_ptr().add(first), s.mul(sum, s.splat(scale)), width);
+pub unsafe fn shrink<S: Simd>(s: S, task: &mut ShrinkTask<'_>) {
+    let (rank, n_rows) = (task.rank, task.n_rows);
+    assert!((1..=GROUP_ROWS).contains(&n_rows) && task.h.len() == n_rows * rank);
+    assert!(task.inputs.end * rank <= task.a.len());
+    assert!(task.x.len() >= (n_rows - 1) * task.x_stride + task.inputs.end);
+    // SAFETY: the asserts; ranks stay below the rank.
+    unsafe {
+        match n_rows {
+            1 => shrink_rows::<S, 1>(s, task),
+            2 => shrink_rows::<S, 2>(s, task),
+            3 => shrink_rows::<S, 3>(s, task),
+            _ => shrink_rows::<S, GROUP_ROWS>(s, task),
         }
     }
 }
 
-/// `y[n - columns.start] += sum_r h[r] * b[r, n]` for the given columns.
-///
 /// # Safety
-/// `b` is `[h.len(), n_outputs]`; `y` is writable for `columns.len()` values; the columns lie below `n_outputs`.
+/// The task was checked.
 #[inline(always)]
-pub unsafe fn expand<S: Simd>(s: S, h: &[f32], b: &[f16], columns: Range<usize>, y: *mut f32) {
-    let n_outputs = b.len() / h.len();
-    debug_assert!(columns.end <= n_outputs && b.len() == n_outputs * h.len());
-    for first in columns.clone().step_by(LANES) {
-        let width = LANES.min(columns.end - first);
-        let mut sum = s.splat(0.0);
-        // SAFETY: first + width <= n_outputs; r < rank.
-        unsafe {
-            for (r, &value) in h.iter().enumerate() {
-                let row = b.as_ptr().add(r * n_outputs + first);
-                let row = if width == LANES { s.load_f16(row) } else { s.load_f16_partial(row, width) };
-                sum = s.mul_add(s.splat(value), row, sum);
+unsafe fn shrink_rows<S: Simd, const R: usize>(s: S, task: &mut ShrinkTask<'_>) {
+    const PAIR: usize = 2 * LANES;
+    let rank = task.rank;
+    // SAFETY: the caller's promise.
+    unsafe {
+        for first in (0..rank / PAIR * PAIR).step_by(PAIR) {
+            shrink_ranks::<S, R, 2>(s, task, first, LANES);
+        }
+        for first in (rank / PAIR * PAIR..rank).step_by(LANES) {
+            shrink_ranks::<S, R, 1>(s, task, first, LANES.min(rank - first));
+        }
+    }
+}
+
+/// # Safety
+/// As above; `V` vectors of ranks from `first`, the last of `width`.
+#[inline(always)]
+unsafe fn shrink_ranks<S: Simd, const R: usize, const V: usize>(
+    s: S,
+    task: &mut ShrinkTask<'_>,
+    first: usize,
+    width: usize,
+) {
+    let mut sums = [[s.splat(0.0); V]; R];
+    // SAFETY: the caller's promise.
+    unsafe {
+        for k in task.inputs.clone() {
+            let from = task.a.as_ptr().add(k * task.rank + first);
+            let ranks: [S::F32; V] = std::array::from_fn(|v| load(s, from.add(v * LANES), width));
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let x = s.splat(*task.x.as_ptr().add(r * task.x_stride + k));
+                for (sum, ranks) in sums.iter_mut().zip(ranks) {
+                    *sum = s.mul_add(x, ranks, *sum);
+                }
             }
-            let y = y.add(first - columns.start);
-            if width == LANES {
-                s.store(y, s.add(s.load(y), sum));
-            } else {
-                s.store_partial(y, s.add(s.load_partial(y, width), sum), width);
+        }
+        for (r, sums) in sums.into_iter().enumerate() {
+            for (v, sum) in sums.into_iter().enumerate() {
+                let to = task.h.as_mut_ptr().add(r * task.rank + first + v * LANES);
+                s.store_partial(to, sum, width);
             }
         }
     }
+}
+
+/// `y[i, n] += sum_r h[i, r] * b[r, n]` for the task's columns.
+///
+/// # Panics
+/// When the lengths do not fit together.
+///
+/// # Safety
+/// `y` is writable for `columns.len()` values in each row, and nobody else touches them.
+#[inline(always)]
+pub unsafe fn expand<S: Simd>(s: S, task: &ExpandTask<'_>) {
+    let (rank, n_rows) = (task.rank, task.n_rows);
+    assert!((1..=GROUP_ROWS).contains(&n_rows) && rank > 0 && task.h.len() == n_rows * rank);
+    assert!(task.b.len().is_multiple_of(rank) && task.columns.end <= task.b.len() / rank);
+    // SAFETY: the asserts and the caller's promise.
+    unsafe {
+        match n_rows {
+            1 => expand_rows::<S, 1, 4>(s, task),
+            2 => expand_rows::<S, 2, 4>(s, task),
+            3 => expand_rows::<S, 3, 2>(s, task),
+            _ => expand_rows::<S, GROUP_ROWS, 2>(s, task),
+        }
+    }
+}
+
+/// # Safety
+/// The task was checked.
+#[inline(always)]
+unsafe fn expand_rows<S: Simd, const R: usize, const V: usize>(s: S, task: &ExpandTask<'_>) {
+    let mut first = task.columns.start;
+    // SAFETY: the caller's promise.
+    unsafe {
+        while first + V * LANES <= task.columns.end {
+            expand_columns::<S, R, V>(s, task, first, LANES);
+            first += V * LANES;
+        }
+        while first < task.columns.end {
+            expand_columns::<S, R, 1>(s, task, first, LANES.min(task.columns.end - first));
+            first += LANES;
+        }
+    }
+}
+
+/// # Safety
+/// As above; `V` vectors of columns from `first`, the last of `width`.
+#[inline(always)]
+unsafe fn expand_columns<S: Simd, const R: usize, const V: usize>(
+    s: S,
+    task: &ExpandTask<'_>,
+    first: usize,
+    width: usize,
+) {
+    let n_outputs = task.b.len() / task.rank;
+    let mut sums = [[s.splat(0.0); V]; R];
+    // SAFETY: the caller's promise.
+    unsafe {
+        for rank in 0..task.rank {
+            let from = task.b.as_ptr().add(rank * n_outputs + first);
+            let columns: [S::F32; V] = std::array::from_fn(|v| load(s, from.add(v * LANES), width));
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let h = s.splat(*task.h.as_ptr().add(r * task.rank + rank));
+                for (sum, columns) in sums.iter_mut().zip(columns) {
+                    *sum = s.mul_add(h, columns, *sum);
+                }
+            }
+        }
+        for (r, sums) in sums.into_iter().enumerate() {
+            for (v, sum) in sums.into_iter().enumerate() {
+                let y = task.y.add(r * task.y_stride + first - task.columns.start + v * LANES);
+                if width == LANES {
+                    s.store(y, s.add(s.load(y), sum));
+                } else {
+                    s.store_partial(y, s.add(s.load_partial(y, width), sum), width);
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `width` <= 8 elements.
+#[inline(always)]
+unsafe fn load<S: Simd>(s: S, from: *const f16, width: usize) -> S::F32 {
+    // SAFETY: the caller's promise.
+    unsafe { if width == LANES { s.load_f16(from) } else { s.load_f16_partial(from, width) } }
 }

@@ -1,248 +1,232 @@
-//! `y[r, n] = sum_k x[r, k] * w[n, k]`: rows of activations times rows of weights.
+//! `y[r, n] = sum_k x[r, k] * w[n, k]`: groups of rows of activations times tiles of weights.
 //!
-//! One output element is one accumulator of eight lanes that walks k upwards, whatever tile it sits in,
-//! so a row's result does not depend on how many rows come with it. Weights become f32 on the way:
-//! in registers for few rows, once per tile of columns into scratch for many.
+//! ```text
+//! for each tile of 16 outputs          read once from memory
+//!   for each group of up to 4 rows     read from the cache
+//!     for each block of 32 inputs
+//!       sums = products of the block   f32: one after the other; codes: exact
+//!       total += sums * scales         one after the other
+//!     y = total * factor + bias
+//! ```
+//!
+//! One output is one chain of sums in one lane, whatever group its row is in: so a row's result does not depend on
+//! the rows that come with it.
 
 use std::ops::Range;
 
-use super::matrix::{Matrix, ROW_ALIGN};
-use super::simd::{LANES, Simd};
-use super::weight_rows::{F32Rows, Rows, with_rows};
-
-/// Columns that are unpacked together when many rows share them.
-const UNPACK_COLUMNS: usize = 4;
-/// From this many rows on, unpacking first is cheaper than unpacking in every tile.
-const UNPACK_ROWS: usize = 5;
-/// Bytes of activations that stay in the second-level cache while the columns pass by.
-const PANEL_BYTES: usize = 192 << 10;
+use super::activations::{self, Panel};
+use super::matrix::{GroupScales, Matrix, Values};
+use super::tile::{BLOCK, GROUP_ROWS, TILE_ROWS, Tile};
+use super::weights::{
+    AffineTiles, CodeRows, Codes, F16Tiles, F32Tiles, Fp8Tiles, I4Tiles, I8Tiles, Mxfp8Tiles, Numbers,
+    Nvfp4Tiles, prefetch,
+};
 
 /// One call: some output columns for all rows.
 pub struct MatmulTask<'a> {
-    /// `[n_rows, w.stride()]`, zero beyond the logical input.
-    pub x: &'a [f32],
+    /// `n_rows` rows of `w.stride()` elements, of the kind that is the matrix's partner.
+    pub x: Panel<'a>,
     pub n_rows: usize,
     pub w: Matrix<'a>,
-    /// Output columns to compute: rows of `w`.
-    pub columns: Range<usize>,
+    /// Tiles of `w` to compute.
+    pub tiles: Range<usize>,
+    /// Added to the outputs, `[w.n_rows()]`.
+    pub bias: Option<&'a [f32]>,
     /// Row 0, column 0 of the output.
     pub y: *mut f32,
     /// Elements between output rows.
     pub y_stride: usize,
-    /// At least [`scratch_len`] elements.
-    pub scratch: &'a mut [f32],
 }
 
-/// Elements of scratch that a call needs for rows of that stride.
-pub const fn scratch_len(stride: usize) -> usize {
-    UNPACK_COLUMNS * stride
-}
-
-/// # Safety
-/// `y` is writable at `row * y_stride + column` for every row and every column of the task, and nobody
-/// else touches these elements meanwhile. `x`, `columns` and `scratch` have the lengths of their docs.
-#[inline(always)]
-pub unsafe fn matmul<S: Simd>(s: S, task: &mut MatmulTask<'_>) {
-    // SAFETY: Matrix::new proved the lengths that the rows rely on; the rest is the caller's promise.
-    unsafe { with_rows!(task.w, rows => panels(s, rows, task)) }
-}
-
-/// One row of a matrix as f32 into `out` (`[w.stride()]`).
+/// # Panics
+/// When the panel is not of the matrix's partner's kind or has other lengths, or tiles lie outside the matrix.
 ///
 /// # Safety
-/// `row < w.n_rows()` and `out` holds `w.stride()` elements.
+/// `y` is writable at `row * y_stride + column` for every row and every column of the task's tiles, and nobody
+/// else touches these elements meanwhile.
 #[inline(always)]
-pub unsafe fn unpack_row<S: Simd>(s: S, w: Matrix<'_>, row: usize, out: &mut [f32]) {
-    let (stride, out) = (w.stride(), out.as_mut_ptr());
-    // SAFETY: as above.
-    unsafe { with_rows!(w, rows => unpack_whole(s, &rows, row, stride, out)) }
-}
-
-/// # Safety
-/// As [`unpack_row`].
-#[inline(always)]
-unsafe fn unpack_whole<S: Simd, W: Rows<S>>(s: S, w: &W, row: usize, stride: usize, out: *mut f32) {
-    // SAFETY: the caller's promise.
+pub unsafe fn matmul<T: Tile>(t: T, task: &MatmulTask<'_>) {
+    let (w, stride, n) = (task.w, task.w.stride(), task.n_rows * task.w.stride());
+    assert!(task.tiles.end <= w.n_tiles() && task.bias.is_none_or(|bias| bias.len() == w.n_rows()));
+    // SAFETY: Matrix::new proved the lengths that tiles rely on, the panel's are checked here.
     unsafe {
-        unpack(s, w, row, stride, out);
-        let factor = w.factor(row);
-        if factor != 1.0 {
-            (0..stride).for_each(|k| *out.add(k) *= factor);
-        }
-    }
-}
-
-/// Splits the rows into panels that stay in cache and sweeps the columns for each.
-#[inline(always)]
-unsafe fn panels<S: Simd, W: Rows<S>>(s: S, w: W, task: &mut MatmulTask<'_>) {
-    let stride = task.w.stride();
-    debug_assert!(task.x.len() >= task.n_rows * stride && task.columns.end <= task.w.n_rows());
-    debug_assert!(task.scratch.len() >= scratch_len(stride));
-    let panel_rows = (PANEL_BYTES / (stride * size_of::<f32>())).clamp(4, 64) / 4 * 4;
-    let mut first_row = 0;
-    while first_row < task.n_rows {
-        let n_rows = panel_rows.min(task.n_rows - first_row);
-        // SAFETY: the panel lies inside x and y.
-        unsafe {
-            let panel = Panel {
-                x: task.x.as_ptr().add(first_row * stride),
-                stride,
-                n_rows,
-                y: task.y.add(first_row * task.y_stride),
-                y_stride: task.y_stride,
-            };
-            if n_rows < UNPACK_ROWS || W::IS_F32 {
-                panel.sweep(s, &w, task.columns.clone());
-            } else {
-                panel.sweep_unpacked(s, &w, task.columns.clone(), task.scratch.as_mut_ptr());
-            }
-        }
-        first_row += n_rows;
-    }
-}
-
-/// Some rows of x and of y.
-#[derive(Clone, Copy)]
-struct Panel {
-    x: *const f32,
-    stride: usize,
-    n_rows: usize,
-    y: *mut f32,
-    y_stride: usize,
-}
-
-impl Panel {
-    #[inline(always)]
-    unsafe fn sweep<S: Simd, W: Rows<S>>(self, s: S, w: &W, columns: Range<usize>) {
-        let mut column = columns.start;
-        let width = if self.n_rows == 1 { 4 } else { 2 };
-        while column + width <= columns.end {
-            // SAFETY: columns stay inside the range that the caller vouched for.
-            unsafe {
-                if width == 4 {
-                    self.tiles::<S, W, 4>(s, w, column, column);
-                } else {
-                    self.tiles::<S, W, 2>(s, w, column, column);
+        match (task.x, w.values()) {
+            (Panel::F32(x), values) => {
+                assert!(x.len() == n);
+                let x = x.as_ptr();
+                match values {
+                    Values::F32(v) => numbers(t, task, x, F32Tiles { w: v.as_ptr(), stride }),
+                    Values::F16(v) => numbers(t, task, x, F16Tiles { w: v.as_ptr(), stride }),
+                    Values::Fp8 { q, scale } => {
+                        numbers(t, task, x, Fp8Tiles { w: q.as_ptr(), scale: scale.as_ptr(), stride })
+                    }
+                    Values::Mxfp8 { q, scale } => {
+                        numbers(t, task, x, Mxfp8Tiles { w: q.as_ptr(), scale: scale.as_ptr(), stride })
+                    }
+                    _ => panic!("these weights take codes"),
                 }
             }
-            column += width;
-        }
-        while column < columns.end {
-            // SAFETY: as above.
-            unsafe { self.tiles::<S, W, 1>(s, w, column, column) };
-            column += 1;
-        }
-    }
-
-    /// Unpacks a few columns, then multiplies the unpacked ones; factors still come from `w`.
-    #[inline(always)]
-    unsafe fn sweep_unpacked<S: Simd, W: Rows<S>>(
-        self,
-        s: S,
-        w: &W,
-        columns: Range<usize>,
-        scratch: *mut f32,
-    ) {
-        let unpacked = Scaled { rows: F32Rows { w: scratch, stride: self.stride }, source: *w, base: 0 };
-        for first in columns.clone().step_by(UNPACK_COLUMNS) {
-            let n = UNPACK_COLUMNS.min(columns.end - first);
-            // SAFETY: scratch holds UNPACK_COLUMNS rows; columns stay inside the range.
-            unsafe {
-                for i in 0..n {
-                    unpack(s, w, first + i, self.stride, scratch.add(i * self.stride));
-                }
-                let unpacked = Scaled { base: first, ..unpacked };
-                if n == UNPACK_COLUMNS {
-                    self.tiles::<S, _, 2>(s, &unpacked, 0, first);
-                    self.tiles::<S, _, 2>(s, &unpacked, 2, first + 2);
-                } else {
-                    (0..n).for_each(|i| self.tiles::<S, _, 1>(s, &unpacked, i, first + i));
-                }
-            }
-        }
-    }
-
-    /// All rows of the panel for `C` weight rows from `row`, written to columns from `column`.
-    #[inline(always)]
-    unsafe fn tiles<S: Simd, W: Rows<S>, const C: usize>(self, s: S, w: &W, row: usize, column: usize) {
-        let mut first = 0;
-        // SAFETY: rows stay inside the panel.
-        unsafe {
-            while first + 4 <= self.n_rows {
-                self.tile::<S, W, 4, C>(s, w, row, column, first);
-                first += 4;
-            }
-            match self.n_rows - first {
-                3 => self.tile::<S, W, 3, C>(s, w, row, column, first),
-                2 => self.tile::<S, W, 2, C>(s, w, row, column, first),
-                1 => self.tile::<S, W, 1, C>(s, w, row, column, first),
-                _ => {}
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn tile<S: Simd, W: Rows<S>, const R: usize, const C: usize>(
-        self,
-        s: S,
-        w: &W,
-        row: usize,
-        column: usize,
-        first: usize,
-    ) {
-        let mut sums = [[s.splat(0.0); C]; R];
-        // SAFETY: R rows from `first` lie in the panel, C weight rows in w, k below the stride.
-        unsafe {
-            let x = self.x.add(first * self.stride);
-            for k in (0..self.stride).step_by(ROW_ALIGN) {
-                for c in 0..C {
-                    let weights = w.load32(s, row + c, k);
-                    for (r, sums) in sums.iter_mut().enumerate() {
-                        let x = x.add(r * self.stride + k);
-                        for (j, weight) in weights.into_iter().enumerate() {
-                            sums[c] = s.mul_add(weight, s.load(x.add(j * LANES)), sums[c]);
+            (Panel::I8(x), values) => {
+                assert!(x.codes.len() == n && x.scale.len() == n / BLOCK && x.sum.len() == n / BLOCK);
+                let (codes, scale, sum) = (x.codes.as_ptr(), x.scale.as_ptr(), x.sum.as_ptr());
+                let x = CodeRows { codes, scale, sum, n_rows: 0 };
+                match values {
+                    Values::I8 { q, scale } => {
+                        products(t, task, x, I8Tiles { w: q.as_ptr(), scale: scale.as_ptr(), stride })
+                    }
+                    Values::I4 { q, scale, zero, group } => {
+                        let (w, zero) = (q.as_ptr(), zero.map_or(std::ptr::null(), <[u8]>::as_ptr));
+                        match scale {
+                            GroupScales::F16(scale) => {
+                                let scale = scale.as_ptr();
+                                products(t, task, x, I4Tiles { w, scale, zero, stride, group });
+                            }
+                            GroupScales::F32(scale) => {
+                                let scale = scale.as_ptr();
+                                products(t, task, x, I4Tiles { w, scale, zero, stride, group });
+                            }
                         }
                     }
-                }
-            }
-            for (r, sums) in sums.into_iter().enumerate() {
-                for (c, sum) in sums.into_iter().enumerate() {
-                    *self.y.add((first + r) * self.y_stride + column + c) = s.sum(sum) * w.factor(row + c);
+                    Values::Affine { q, scale, factor } => {
+                        let (w, scale, factor) = (q.as_ptr(), scale.as_ptr(), factor.as_ptr());
+                        products(t, task, x, AffineTiles { w, scale, factor, stride });
+                    }
+                    Values::Nvfp4 { q, scale, row_scale } => {
+                        let (w, scale, row_scale) = (q.as_ptr(), scale.as_ptr(), row_scale.as_ptr());
+                        products(t, task, x, Nvfp4Tiles { w, scale, row_scale, stride });
+                    }
+                    _ => panic!("these weights take f32"),
                 }
             }
         }
     }
 }
 
-/// Unpacked rows with the factors of the rows they came from.
-#[derive(Clone, Copy)]
-struct Scaled<W> {
-    rows: F32Rows,
-    source: W,
-    base: usize,
+/// Calls a function that is generic over the size of a group.
+macro_rules! with_rows {
+    ($n_rows:expr, $call:ident::<$($generic:ty),+>($($argument:expr),+)) => {
+        match $n_rows {
+            1 => $call::<$($generic),+, 1>($($argument),+),
+            2 => $call::<$($generic),+, 2>($($argument),+),
+            3 => $call::<$($generic),+, 3>($($argument),+),
+            GROUP_ROWS => $call::<$($generic),+, GROUP_ROWS>($($argument),+),
+            _ => unreachable!("a group has at most four rows"),
+        }
+    };
 }
 
-impl<S: Simd, W: Rows<S>> Rows<S> for Scaled<W> {
-    #[inline(always)]
-    unsafe fn load32(&self, s: S, row: usize, k: usize) -> [S::F32; 4] {
-        // SAFETY: the caller's promise, for the scratch rows.
-        unsafe { self.rows.load32(s, row, k) }
-    }
-
-    #[inline(always)]
-    unsafe fn factor(&self, row: usize) -> f32 {
-        // SAFETY: scratch row i came from row base + i.
-        unsafe { self.source.factor(self.base + row) }
+#[inline(always)]
+unsafe fn numbers<T: Tile, W: Numbers<T>>(t: T, task: &MatmulTask<'_>, x: *const f32, w: W) {
+    for tile in task.tiles.clone() {
+        for rows in activations::groups(task.n_rows) {
+            // SAFETY: the caller's promise; the group lies in the panel.
+            unsafe {
+                let x = x.add(rows.start * task.w.stride());
+                with_rows!(rows.len(), numbers_tile::<T, W>(t, task, w, tile, rows.start, x));
+            }
+        }
     }
 }
 
 #[inline(always)]
-unsafe fn unpack<S: Simd, W: Rows<S>>(s: S, w: &W, row: usize, stride: usize, out: *mut f32) {
-    for k in (0..stride).step_by(ROW_ALIGN) {
-        // SAFETY: the caller gives a row of the matrix and stride elements of out.
+unsafe fn numbers_tile<T: Tile, W: Numbers<T>, const R: usize>(
+    t: T,
+    task: &MatmulTask<'_>,
+    w: W,
+    tile: usize,
+    first_row: usize,
+    x: *const f32,
+) {
+    let stride = task.w.stride();
+    let mut totals = [t.wide_splat(0.0); R];
+    for block in 0..stride / BLOCK {
+        let first = block * BLOCK;
+        let at = w.base().wrapping_add((tile * stride + first) * W::INPUT_BYTES);
+        prefetch(t, at, BLOCK * W::INPUT_BYTES);
+        let mut sums = [t.wide_splat(0.0); R];
+        // SAFETY: inputs below the stride; the panel has R elements for each.
         unsafe {
-            for (j, lanes) in w.load32(s, row, k).into_iter().enumerate() {
-                s.store(out.add(k + j * LANES), lanes);
+            for k in first..first + BLOCK {
+                let weights = w.load(t, tile, k);
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    *sum = t.wide_mul_add(weights, t.wide_splat(*x.add(k * R + r)), *sum);
+                }
+            }
+            for (total, sum) in totals.iter_mut().zip(sums) {
+                *total = w.add(t, tile, block, sum, *total);
+            }
+        }
+    }
+    // SAFETY: the tile lies inside the matrix.
+    unsafe { store(t, task, tile, first_row, totals.map(|total| w.finish(t, tile, total))) }
+}
+
+#[inline(always)]
+unsafe fn products<T: Tile, W: Codes<T>>(t: T, task: &MatmulTask<'_>, x: CodeRows, w: W) {
+    let n_blocks = task.w.stride() / BLOCK;
+    for tile in task.tiles.clone() {
+        for rows in activations::groups(task.n_rows) {
+            // SAFETY: the caller's promise; the group lies in the panel.
+            unsafe {
+                let x = CodeRows {
+                    codes: x.codes.add(rows.start * n_blocks * BLOCK),
+                    scale: x.scale.add(rows.start * n_blocks),
+                    sum: x.sum.add(rows.start * n_blocks),
+                    n_rows: rows.len(),
+                };
+                with_rows!(rows.len(), products_tile::<T, W>(t, task, w, tile, rows.start, x));
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn products_tile<T: Tile, W: Codes<T>, const R: usize>(
+    t: T,
+    task: &MatmulTask<'_>,
+    w: W,
+    tile: usize,
+    first_row: usize,
+    x: CodeRows,
+) {
+    // The compiler shall know it.
+    let x = CodeRows { n_rows: R, ..x };
+    let mut totals = [t.wide_splat(0.0); R];
+    // SAFETY: tile and blocks lie inside the matrix and the group.
+    unsafe {
+        for block in 0..task.w.stride() / BLOCK {
+            w.add_block(t, tile, block, &x, &mut totals);
+        }
+        store(t, task, tile, first_row, totals.map(|total| w.finish(t, tile, total)));
+    }
+}
+
+/// Writes a tile's outputs of a group, with the bias.
+#[inline(always)]
+unsafe fn store<T: Tile, const R: usize>(
+    t: T,
+    task: &MatmulTask<'_>,
+    tile: usize,
+    first_row: usize,
+    outputs: [T::Wide; R],
+) {
+    let first = tile * TILE_ROWS;
+    let n_outputs = TILE_ROWS.min(task.w.n_rows() - first);
+    for (r, output) in outputs.into_iter().enumerate() {
+        // SAFETY: the caller's promise for y; the bias has an element for each output.
+        unsafe {
+            let y = task.y.add((first_row + r) * task.y_stride + first);
+            if n_outputs == TILE_ROWS {
+                let output = match task.bias {
+                    Some(bias) => t.wide_add(output, t.wide_load(bias.as_ptr().add(first))),
+                    None => output,
+                };
+                t.wide_store(y, output);
+            } else {
+                t.wide_store_partial(y, output, n_outputs);
+                for (i, bias) in task.bias.into_iter().flat_map(|bias| &bias[first..]).enumerate() {
+                    *y.add(i) += bias;
+                }
             }
         }
     }

@@ -1,14 +1,21 @@
-//! Weight matrices as the kernels read them: row-major `[out, in]`, every row padded with zeros to a
-//! multiple of [`ROW_ALIGN`] elements (the engine file's layout), so that no kernel has a tail along the input.
+//! Weight matrices as the kernels read them: sixteen rows side by side (a tile), every row padded with zeros to a
+//! multiple of [`ROW_ALIGN`] elements, the last tile filled up with rows of zeros. So no kernel has a tail, and a
+//! tile is read from its first byte to its last.
+//!
+//! Numbers of a tile lie as `[stride][16]`; bytes of codes as `[stride / 4][16][4]`; nibbles as
+//! `[stride / 8][16][4]` bytes, of eight inputs the first four in the low nibbles. Scales of groups lie as
+//! `[n_groups][16]`. This is the engine file's layout: [`crate::format::tiles`].
 
 use std::ops::Range;
 
 use half::f16;
 
+use super::minifloat::{e4m3, e8m0};
+use super::tile::{E2M1_DOUBLED, TILE_ROWS};
 pub use crate::format::precision::{ROW_ALIGN, row_stride};
-pub use crate::format::storage::{MXFP8_GROUP, NVFP4_GROUP};
+pub use crate::format::storage::{AFFINE_GROUP, MXFP8_GROUP, NVFP4_GROUP};
 
-/// A borrowed weight matrix `[n_rows, stride]`.
+/// A borrowed weight matrix of `n_rows` rows, in tiles.
 #[derive(Clone, Copy)]
 pub struct Matrix<'a> {
     values: Values<'a>,
@@ -16,25 +23,46 @@ pub struct Matrix<'a> {
     stride: usize,
 }
 
-/// The elements of a [`Matrix`], row-major.
+/// The elements of a [`Matrix`], tile after tile.
 #[derive(Clone, Copy)]
 pub enum Values<'a> {
-    /// `[n_rows, stride]`
     F32(&'a [f32]),
-    /// `[n_rows, stride]`
     F16(&'a [f16]),
-    /// `q` `[n_rows, stride]`, `scale` `[n_rows]`; a weight is `q * scale`.
-    I8 { q: &'a [i8], scale: &'a [f32] },
-    /// `q` `[n_rows, stride / 2]` in blocks of 32 elements, 16 bytes (byte j: element j low, j + 16 high),
-    /// `scale` and `zero` `[n_rows, stride / group]`; a weight is `(q - zero) * scale`. No zeros: all are 8.
-    I4 { q: &'a [u8], scale: GroupScales<'a>, zero: Option<&'a [u8]>, group: usize },
-    /// `q` `[n_rows, stride]` E4M3, `scale` `[n_rows]`; a weight is `q * scale`.
-    Fp8 { q: &'a [u8], scale: &'a [f32] },
-    /// `q` `[n_rows, stride]` E4M3, `scale` `[n_rows, stride / 32]` E8M0; a weight is `q * scale`.
-    Mxfp8 { q: &'a [u8], scale: &'a [u8] },
-    /// `q` `[n_rows, stride / 2]` E2M1 in blocks as of int4, `scale` `[n_rows, stride / 16]` E4M3,
-    /// `row_scale` `[n_rows]`; a weight is `q * scale * row_scale`.
-    Nvfp4 { q: &'a [u8], scale: &'a [u8], row_scale: &'a [f32] },
+    /// One scale a row; a weight is `q * scale`.
+    I8 {
+        q: &'a [i8],
+        scale: &'a [f32],
+    },
+    /// A weight is `(q - zero) * scale` of its group. No zeros: all are 8.
+    I4 {
+        q: &'a [u8],
+        scale: GroupScales<'a>,
+        zero: Option<&'a [u8]>,
+        group: usize,
+    },
+    /// Per 32 inputs 16 scales, then 16 minima; per tile 16 factors of rows, then 16 of their minima: a weight is
+    /// `factor * (scale * q - factor of the minimum * minimum)`.
+    Affine {
+        q: &'a [u8],
+        scale: &'a [u8],
+        factor: &'a [f32],
+    },
+    /// E4M3, one scale a row; a weight is `q * scale`.
+    Fp8 {
+        q: &'a [u8],
+        scale: &'a [f32],
+    },
+    /// E4M3, one E8M0 scale per 32 inputs; a weight is `q * scale`.
+    Mxfp8 {
+        q: &'a [u8],
+        scale: &'a [u8],
+    },
+    /// E2M1 nibbles, one E4M3 scale per 16 inputs, one f32 a row; a weight is `q * scale * row_scale`.
+    Nvfp4 {
+        q: &'a [u8],
+        scale: &'a [u8],
+        row_scale: &'a [f32],
+    },
 }
 
 /// Scales of int4 groups.
@@ -44,11 +72,33 @@ pub enum GroupScales<'a> {
     F32(&'a [f32]),
 }
 
+/// What rows of activations become before they meet a matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Partner {
+    F32,
+    /// Codes of eight bits with a scale per block.
+    I8,
+}
+
 impl GroupScales<'_> {
-    fn len(&self) -> usize {
+    fn len(self) -> usize {
         match self {
             GroupScales::F16(scale) => scale.len(),
             GroupScales::F32(scale) => scale.len(),
+        }
+    }
+
+    fn part(self, range: Range<usize>) -> Self {
+        match self {
+            GroupScales::F16(scale) => GroupScales::F16(&scale[range]),
+            GroupScales::F32(scale) => GroupScales::F32(&scale[range]),
+        }
+    }
+
+    fn get(self, index: usize) -> f32 {
+        match self {
+            GroupScales::F16(scale) => scale[index].to_f32(),
+            GroupScales::F32(scale) => scale[index],
         }
     }
 }
@@ -56,11 +106,12 @@ impl GroupScales<'_> {
 impl<'a> Matrix<'a> {
     /// `None` when a slice's length does not fit the shape, or the shape breaks the padding rule.
     pub fn new(values: Values<'a>, n_rows: usize, stride: usize) -> Option<Self> {
-        let n = n_rows.checked_mul(stride)?;
+        let n_stored = n_rows.checked_next_multiple_of(TILE_ROWS)?;
+        let n = n_stored.checked_mul(stride)?;
         let fits = match values {
             Values::F32(v) => v.len() == n,
             Values::F16(v) => v.len() == n,
-            Values::I8 { q, scale } => q.len() == n && scale.len() == n_rows,
+            Values::I8 { q, scale } => q.len() == n && scale.len() == n_stored,
             Values::I4 { q, scale, zero, group } => {
                 group != 0
                     && group.is_multiple_of(ROW_ALIGN)
@@ -69,46 +120,47 @@ impl<'a> Matrix<'a> {
                     && scale.len() == n / group
                     && zero.is_none_or(|zero| zero.len() == n / group)
             }
-            Values::Fp8 { q, scale } => q.len() == n && scale.len() == n_rows,
+            Values::Affine { q, scale, factor } => {
+                q.len() == n / 2 && scale.len() == n / AFFINE_GROUP * 2 && factor.len() == n_stored * 2
+            }
+            Values::Fp8 { q, scale } => q.len() == n && scale.len() == n_stored,
             Values::Mxfp8 { q, scale } => q.len() == n && scale.len() == n / MXFP8_GROUP,
             Values::Nvfp4 { q, scale, row_scale } => {
-                q.len() == n / 2 && scale.len() == n / NVFP4_GROUP && row_scale.len() == n_rows
+                q.len() == n / 2 && scale.len() == n / NVFP4_GROUP && row_scale.len() == n_stored
             }
         };
         (fits && stride != 0 && stride.is_multiple_of(ROW_ALIGN)).then_some(Self { values, n_rows, stride })
     }
 
-    /// Some rows alone, as one of the matrices that are stacked in this one. They lie inside it.
-    pub fn slice(self, rows: Range<usize>) -> Self {
-        let elements = rows.start * self.stride..rows.end * self.stride;
+    /// The `n_rows` rows of some tiles, as one of the matrices that are stacked in this one. They lie inside it.
+    pub fn part(self, tiles: Range<usize>, n_rows: usize) -> Self {
+        let rows = tiles.start * TILE_ROWS..tiles.end * TILE_ROWS;
+        let part = |per: usize| rows.start * self.stride / per..rows.end * self.stride / per;
         let values = match self.values {
-            Values::F32(v) => Values::F32(&v[elements]),
-            Values::F16(v) => Values::F16(&v[elements]),
-            Values::I8 { q, scale } => Values::I8 { q: &q[elements], scale: &scale[rows.clone()] },
-            Values::I4 { q, scale, zero, group } => {
-                let groups = elements.start / group..elements.end / group;
-                Values::I4 {
-                    q: &q[elements.start / 2..elements.end / 2],
-                    scale: match scale {
-                        GroupScales::F16(scale) => GroupScales::F16(&scale[groups.clone()]),
-                        GroupScales::F32(scale) => GroupScales::F32(&scale[groups.clone()]),
-                    },
-                    zero: zero.map(|zero| &zero[groups]),
-                    group,
-                }
-            }
-            Values::Fp8 { q, scale } => Values::Fp8 { q: &q[elements], scale: &scale[rows.clone()] },
-            Values::Mxfp8 { q, scale } => Values::Mxfp8 {
-                q: &q[elements.clone()],
-                scale: &scale[elements.start / MXFP8_GROUP..elements.end / MXFP8_GROUP],
+            Values::F32(v) => Values::F32(&v[part(1)]),
+            Values::F16(v) => Values::F16(&v[part(1)]),
+            Values::I8 { q, scale } => Values::I8 { q: &q[part(1)], scale: &scale[rows.clone()] },
+            Values::I4 { q, scale, zero, group } => Values::I4 {
+                q: &q[part(2)],
+                scale: scale.part(part(group)),
+                zero: zero.map(|zero| &zero[part(group)]),
+                group,
             },
+            Values::Affine { q, scale, factor } => Values::Affine {
+                q: &q[part(2)],
+                scale: &scale[part(AFFINE_GROUP / 2)],
+                factor: &factor[rows.start * 2..rows.end * 2],
+            },
+            Values::Fp8 { q, scale } => Values::Fp8 { q: &q[part(1)], scale: &scale[rows.clone()] },
+            Values::Mxfp8 { q, scale } => Values::Mxfp8 { q: &q[part(1)], scale: &scale[part(MXFP8_GROUP)] },
             Values::Nvfp4 { q, scale, row_scale } => Values::Nvfp4 {
-                q: &q[elements.start / 2..elements.end / 2],
-                scale: &scale[elements.start / NVFP4_GROUP..elements.end / NVFP4_GROUP],
+                q: &q[part(2)],
+                scale: &scale[part(NVFP4_GROUP)],
                 row_scale: &row_scale[rows.clone()],
             },
         };
-        Self { values, n_rows: rows.len(), stride: self.stride }
+        assert!(n_rows.div_ceil(TILE_ROWS) == tiles.len());
+        Self { values, n_rows, stride: self.stride }
     }
 
     pub fn values(&self) -> Values<'a> {
@@ -120,8 +172,64 @@ impl<'a> Matrix<'a> {
         self.n_rows
     }
 
+    /// Tiles that the rows are stored in.
+    pub fn n_tiles(&self) -> usize {
+        self.n_rows.div_ceil(TILE_ROWS)
+    }
+
     /// Elements of a stored row.
     pub fn stride(&self) -> usize {
         self.stride
+    }
+
+    /// What it is multiplied with.
+    pub fn partner(&self) -> Partner {
+        match self.values {
+            Values::I8 { .. } | Values::I4 { .. } | Values::Affine { .. } | Values::Nvfp4 { .. } => {
+                Partner::I8
+            }
+            Values::F32(_) | Values::F16(_) | Values::Fp8 { .. } | Values::Mxfp8 { .. } => Partner::F32,
+        }
+    }
+
+    /// Writes one row as f32 to `out`, `[stride]`.
+    ///
+    /// # Panics
+    /// When the row lies outside the matrix, or `out` has another length.
+    pub fn read_row(&self, row_idx: usize, out: &mut [f32]) {
+        assert!(row_idx < self.n_rows && out.len() == self.stride);
+        let (tile, lane) = (row_idx / TILE_ROWS, row_idx % TILE_ROWS);
+        let number = |k: usize| tile * TILE_ROWS * self.stride + k * TILE_ROWS + lane;
+        let byte = |k: usize| tile * TILE_ROWS * self.stride + k / 4 * 64 + lane * 4 + k % 4;
+        let nibble = |q: &[u8], k: usize| {
+            let byte = q[tile * TILE_ROWS * self.stride / 2 + k / 8 * 64 + lane * 4 + k % 4];
+            if k % 8 < 4 { byte & 15 } else { byte >> 4 }
+        };
+        let of_group =
+            |k: usize, group: usize| tile * TILE_ROWS * (self.stride / group) + k / group * TILE_ROWS + lane;
+        for (k, value) in out.iter_mut().enumerate() {
+            *value = match self.values {
+                Values::F32(v) => v[number(k)],
+                Values::F16(v) => v[number(k)].to_f32(),
+                Values::I8 { q, scale } => f32::from(q[byte(k)]) * scale[row_idx],
+                Values::I4 { q, scale, zero, group } => {
+                    let zero = zero.map_or(8.0, |zero| f32::from(zero[of_group(k, group)]));
+                    (f32::from(nibble(q, k)) - zero) * scale.get(of_group(k, group))
+                }
+                Values::Affine { q, scale, factor } => {
+                    let n_groups = self.stride / AFFINE_GROUP;
+                    let block = (tile * n_groups + k / AFFINE_GROUP) * 2 * TILE_ROWS + lane;
+                    let factors = tile * 2 * TILE_ROWS + lane;
+                    let minimum = f32::from(scale[block + TILE_ROWS]) * factor[factors + TILE_ROWS];
+                    (f32::from(scale[block]) * f32::from(nibble(q, k)) - minimum) * factor[factors]
+                }
+                Values::Fp8 { q, scale } => e4m3(q[number(k)]) * scale[row_idx],
+                Values::Mxfp8 { q, scale } => e4m3(q[number(k)]) * e8m0(scale[of_group(k, MXFP8_GROUP)]),
+                Values::Nvfp4 { q, scale, row_scale } => {
+                    let half = f32::from(E2M1_DOUBLED[usize::from(nibble(q, k))]) * 0.5;
+                    half * e4m3(scale[of_group(k, NVFP4_GROUP)]) * row_scale[row_idx]
+                }
+            };
+        }
     }
 }

@@ -1,27 +1,18 @@
-//! Floats of eight and four bits, as [`crate::format::small_floats`] defines them, the way vectors convert them.
+//! Floats of eight bits, as [`crate::format::small_floats`] defines them, the way vectors convert them.
 //!
-//! A bit pattern of E4M3 or E2M1 that is moved to f16's place of the exponent is an f16 that differs by a power
-//! of two; f16 has room for both, their small numbers included.
+//! A bit pattern of E4M3 that is moved to f16's place of the exponent is an f16 that differs by a power of two; f16
+//! has room for its small numbers too.
 
 use half::f16;
 
 /// What f16's bits of an E4M3 code are multiplied by: the biases of the exponents are 15 and 7.
 pub const E4M3_FACTOR: f32 = 256.0;
-/// What f16's bits of an E2M1 code are multiplied by: the biases of the exponents are 15 and 1.
-pub const E2M1_FACTOR: f32 = 16384.0;
 
 /// Bits of an f16 that is the number divided by [`E4M3_FACTOR`]. 0x7f and 0xff, which are no numbers, give 480.
 #[inline(always)]
 pub fn e4m3_bits(code: u8) -> u16 {
     let code = u16::from(code);
     (code & 0x80) << 8 | (code & 0x7f) << 7
-}
-
-/// Bits of an f16 that is the number divided by [`E2M1_FACTOR`]; only the low four bits of the code count.
-#[inline(always)]
-pub fn e2m1_bits(code: u8) -> u16 {
-    let code = u16::from(code);
-    (code & 8) << 12 | (code & 7) << 9
 }
 
 /// The number of an E4M3 code.
@@ -42,6 +33,7 @@ pub fn e8m0(code: u8) -> f32 {
 mod tests {
     use super::*;
     use crate::format::small_floats;
+    use crate::kernels::tile::E2M1_DOUBLED;
 
     #[test]
     fn codes_are_their_definitions() {
@@ -49,8 +41,8 @@ mod tests {
             if code & 0x7f != 0x7f {
                 assert_eq!(e4m3(code), small_floats::e4m3(code), "{code}");
             }
-            let found = f16::from_bits(e2m1_bits(code)).to_f32() * E2M1_FACTOR;
-            assert_eq!(found, small_floats::e2m1(code), "{code}");
+            let doubled = f32::from(E2M1_DOUBLED[usize::from(code & 15)]);
+            assert_eq!(doubled, 2.0 * small_floats::e2m1(code), "{code}");
             if code != 255 {
                 assert_eq!(e8m0(code), small_floats::e8m0(code), "{code}");
             }

@@ -1,6 +1,7 @@
 //! Arithmetic on slices. Each file is one operation, written once over [`simd::Simd`]; [`Kernels`] is the
 //! table of these operations compiled for one instruction set. scalar.rs is their meaning, bit for bit.
 
+pub mod activations;
 pub mod attention;
 pub mod elementwise;
 pub mod lora;
@@ -11,7 +12,8 @@ pub mod minifloat;
 pub mod scalar;
 pub mod simd;
 mod table;
-mod weight_rows;
+pub mod tile;
+mod weights;
 
 #[cfg(target_arch = "aarch64")]
 pub mod aarch64;

@@ -10,7 +10,7 @@
 
 use half::f16;
 
-use super::minifloat::{E2M1_FACTOR, E4M3_FACTOR, e2m1_bits, e4m3_bits};
+use super::minifloat::{E4M3_FACTOR, e4m3_bits};
 
 /// Lanes of a vector.
 pub const LANES: usize = 8;
@@ -56,11 +56,14 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// 8 elements.
     unsafe fn load_i8(self, from: *const i8) -> Self::F32;
-    /// One block of 32 four-bit values as `q` in -8..=7: byte j holds element j (low) and j + 16 (high).
+    /// # Safety
+    /// 8 elements.
+    unsafe fn load_u8(self, from: *const u8) -> Self::F32;
+    /// Whole numbers in -127..=127.
     ///
     /// # Safety
-    /// 16 bytes.
-    unsafe fn load_i4_block(self, from: *const u8) -> [Self::F32; 4];
+    /// 8 elements.
+    unsafe fn store_i8(self, to: *mut i8, value: Self::F32);
 
     /// E4M3 codes as numbers.
     ///
@@ -72,22 +75,6 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         unsafe {
             let halves = from.cast::<[u8; LANES]>().read_unaligned().map(e4m3_bits);
             self.mul(self.load_f16(halves.as_ptr().cast()), self.splat(E4M3_FACTOR))
-        }
-    }
-
-    /// One block of 32 E2M1 codes as numbers, laid out as in [`Simd::load_i4_block`].
-    ///
-    /// # Safety
-    /// 16 bytes.
-    #[inline(always)]
-    unsafe fn load_e2m1_block(self, from: *const u8) -> [Self::F32; 4] {
-        // SAFETY: 16 bytes by the caller; low and high have 16 elements.
-        unsafe {
-            let bytes = from.cast::<[u8; 2 * LANES]>().read_unaligned();
-            let (low, high) = (bytes.map(e2m1_bits), bytes.map(|byte| e2m1_bits(byte >> 4)));
-            let (low, high) = (low.as_ptr().cast::<f16>(), high.as_ptr().cast::<f16>());
-            [low, low.add(LANES), high, high.add(LANES)]
-                .map(|halves| self.mul(self.load_f16(halves), self.splat(E2M1_FACTOR)))
         }
     }
 

@@ -1,26 +1,25 @@
 //! The operations compiled for one instruction set, as function pointers.
 
-use std::ops::Range;
-
 use half::f16;
 
-use super::attention::{self, AttendTask};
+use super::activations::{self, CodesMut};
+use super::attention::{self, AttendTask, Weight};
 use super::elementwise;
-use super::lora;
+use super::lora::{self, ExpandTask, ShrinkTask};
 use super::low_rank::{self, LowRankTask};
 use super::matmul::{self, MatmulTask};
-use super::matrix::Matrix;
 use super::scalar::Scalar;
 
 /// One instruction set's operations; the safety contracts are those of the functions of the same name.
 #[derive(Clone, Copy)]
 pub struct Kernels {
     pub name: &'static str,
-    pub matmul: unsafe fn(&mut MatmulTask<'_>),
-    pub unpack_row: unsafe fn(Matrix<'_>, usize, &mut [f32]),
+    pub matmul: unsafe fn(&MatmulTask<'_>),
+    pub quantize: unsafe fn(&[f32], usize, &mut CodesMut<'_>),
     pub attend: unsafe fn(&mut AttendTask<'_>),
-    pub lora_shrink: unsafe fn(&[f32], &[f16], f32, &mut [f32]),
-    pub lora_expand: unsafe fn(&[f32], &[f16], Range<usize>, *mut f32),
+    pub combine: unsafe fn(&[Weight], &[&[f32]], *mut f32),
+    pub lora_shrink: unsafe fn(&mut ShrinkTask<'_>),
+    pub lora_expand: unsafe fn(&ExpandTask<'_>),
     pub low_rank: unsafe fn(&mut LowRankTask<'_>),
     pub rms_norm: unsafe fn(*const f32, &[f32], f32, *mut f32),
     pub silu_mul: unsafe fn(&mut [f32], &[f32]),
@@ -32,24 +31,28 @@ pub struct Kernels {
 macro_rules! table {
     ($name:literal, $isa:expr, $(#[$features:meta])?) => {{
         $(#[$features])?
-        unsafe fn matmul(task: &mut MatmulTask<'_>) {
+        unsafe fn matmul(task: &MatmulTask<'_>) {
             unsafe { matmul::matmul($isa, task) }
         }
         $(#[$features])?
-        unsafe fn unpack_row(w: Matrix<'_>, row: usize, out: &mut [f32]) {
-            unsafe { matmul::unpack_row($isa, w, row, out) }
+        unsafe fn quantize(x: &[f32], stride: usize, out: &mut CodesMut<'_>) {
+            unsafe { activations::quantize($isa, x, stride, out) }
         }
         $(#[$features])?
         unsafe fn attend(task: &mut AttendTask<'_>) {
             unsafe { attention::attend($isa, task) }
         }
         $(#[$features])?
-        unsafe fn lora_shrink(x: &[f32], a: &[f16], scale: f32, h: &mut [f32]) {
-            unsafe { lora::shrink($isa, x, a, scale, h) }
+        unsafe fn combine(weights: &[Weight], part_outs: &[&[f32]], out: *mut f32) {
+            unsafe { attention::combine($isa, weights, part_outs, out) }
         }
         $(#[$features])?
-        unsafe fn lora_expand(h: &[f32], b: &[f16], columns: Range<usize>, y: *mut f32) {
-            unsafe { lora::expand($isa, h, b, columns, y) }
+        unsafe fn lora_shrink(task: &mut ShrinkTask<'_>) {
+            unsafe { lora::shrink($isa, task) }
+        }
+        $(#[$features])?
+        unsafe fn lora_expand(task: &ExpandTask<'_>) {
+            unsafe { lora::expand($isa, task) }
         }
         $(#[$features])?
         unsafe fn low_rank(task: &mut LowRankTask<'_>) {
@@ -74,8 +77,9 @@ macro_rules! table {
         Kernels {
             name: $name,
             matmul,
-            unpack_row,
+            quantize,
             attend,
+            combine,
             lora_shrink,
             lora_expand,
             low_rank,
@@ -95,25 +99,41 @@ impl Kernels {
 
     /// The best that this processor has.
     pub fn detect() -> Self {
-        Self::best().unwrap_or_else(Self::scalar)
+        Self::all()[0]
+    }
+
+    /// Every table that this processor has, the best first, `scalar` last.
+    pub fn all() -> Vec<Self> {
+        let mut all = Self::vectors();
+        all.push(Self::scalar());
+        all
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn best() -> Option<Self> {
+    fn vectors() -> Vec<Self> {
         use super::x86_64::Avx2;
         // SAFETY (of the table's functions): the table exists only after the detection.
-        Avx2::new().map(|_| table!("avx2", Avx2::assume(), #[target_feature(enable = "avx2,fma,f16c")]))
+        let avx2 =
+            Avx2::new().map(|_| table!("avx2", Avx2::assume(), #[target_feature(enable = "avx2,fma,f16c")]));
+        avx2.into_iter().collect()
     }
 
     #[cfg(target_arch = "aarch64")]
-    fn best() -> Option<Self> {
-        use super::aarch64::Neon;
-        // SAFETY (of the table's functions): the table exists only after the detection.
-        Neon::new().map(|_| table!("neon", Neon::assume(), #[target_feature(enable = "neon")]))
+    fn vectors() -> Vec<Self> {
+        use super::aarch64::{DOT, MATRIX, Neon, PLAIN};
+        // SAFETY (of the tables' functions): a table exists only after the detection.
+        let matrix = Neon::<MATRIX>::new().map(
+            |_| table!("i8mm", Neon::<MATRIX>::assume(), #[target_feature(enable = "neon,dotprod,i8mm")]),
+        );
+        let dot = Neon::<DOT>::new()
+            .map(|_| table!("dotprod", Neon::<DOT>::assume(), #[target_feature(enable = "neon,dotprod")]));
+        let plain = Neon::<PLAIN>::new()
+            .map(|_| table!("neon", Neon::<PLAIN>::assume(), #[target_feature(enable = "neon")]));
+        [matrix, dot, plain].into_iter().flatten().collect()
     }
 
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    fn best() -> Option<Self> {
-        None
+    fn vectors() -> Vec<Self> {
+        Vec::new()
     }
 }

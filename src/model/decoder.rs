@@ -1,6 +1,6 @@
 //! The forward pass: tokens of some segments in, logits of the wanted rows out.
 
-use crate::backend::{Attend, AttendRow, Backend, CacheElement, CacheShape, LoraRows};
+use crate::backend::{Attend, AttendRow, Backend, CacheElement, CacheShape, Output};
 use crate::format::architecture::{Architecture, Projection};
 use crate::format::naming::Module;
 use crate::format::{Adapter, EngineConfig, FormatError, Precision, TensorFile};
@@ -231,10 +231,8 @@ impl<B: Backend> Decoder<B> {
             (&self.backend, self.architecture.head_dim, self.architecture.rms_norm_eps);
         let view = &step.views[self.kind_of_layer[layer_idx]];
         backend.rms_norm(x, &layer.attention_norm, eps, normed);
-        for (projection, y) in [(Projection::Q, &mut *q), (Projection::K, &mut *k), (Projection::V, &mut *v)]
-        {
-            self.project(layer_idx, projection, layer.attention(projection), step, (normed, y));
-        }
+        let outputs = [(Projection::Q, &mut *q), (Projection::K, &mut *k), (Projection::V, &mut *v)];
+        self.project(layer_idx, normed, step, outputs.map(|(part, y)| (part, layer.attention(part), y)));
         if let Some((q_norm, k_norm)) = &layer.head_norms {
             backend.rms_norm_heads(q, q_norm, eps);
             backend.rms_norm_heads(k, k_norm, eps);
@@ -244,7 +242,12 @@ impl<B: Backend> Decoder<B> {
         backend.store(cache, layer_idx, k, v, &view.rows);
         let scale = self.architecture.attention_scale();
         backend.attend(q, cache, Attend { layer: layer_idx, scale, rows: &view.rows }, attended);
-        self.project(layer_idx, Projection::O, layer.attention(Projection::O), step, (attended, update));
+        self.project(
+            layer_idx,
+            attended,
+            step,
+            [(Projection::O, layer.attention(Projection::O), &mut *update)],
+        );
         self.add_update(layer.attended_norm.as_ref(), workspace);
     }
 
@@ -268,10 +271,11 @@ impl<B: Backend> Decoder<B> {
         workspace: &mut Workspace<B>,
     ) {
         let Workspace { normed, update, gate, up, .. } = workspace;
-        self.project(layer_idx, Projection::Gate, &linears.gate, step, (normed, gate));
-        self.project(layer_idx, Projection::Up, &linears.up, step, (normed, up));
+        let outputs =
+            [(Projection::Gate, &linears.gate, &mut *gate), (Projection::Up, &linears.up, &mut *up)];
+        self.project(layer_idx, normed, step, outputs);
         self.backend.activate(self.architecture.activation, gate, up);
-        self.project(layer_idx, Projection::Down, &linears.down, step, (gate, update));
+        self.project(layer_idx, gate, step, [(Projection::Down, &linears.down, update)]);
     }
 
     /// Rows go through their experts sorted by them, so that a step reads an expert's matrices once.
@@ -289,8 +293,8 @@ impl<B: Backend> Decoder<B> {
         else {
             unreachable!("a workspace has rows for the mixtures of its architecture");
         };
-        backend.matmul(normed, router, None, logits);
-        self.add_lora(normed, &lora::entries(&step.groups, layer_idx, Module::Router), logits);
+        let loras = lora::entries(&step.groups, layer_idx, Module::Router);
+        backend.project(normed, &mut [Output::new(router, &loras, &mut *logits)]);
         let n_rows = step.n_rows();
         let routing = Routing::new((0..n_rows).map(|row_idx| backend.read_row(logits, row_idx)), shape);
         backend.gather(normed, &routing.rows, x);
@@ -298,13 +302,15 @@ impl<B: Backend> Decoder<B> {
             backend.set_n_rows(rows, routing.rows.len());
         }
         let entries = |projection| routing.entries(&step.groups, layer_idx, projection);
-        backend.matmul_experts(x, &experts.gate, &routing.groups, gate);
-        self.add_lora(x, &entries(Projection::Gate), gate);
-        backend.matmul_experts(x, &experts.up, &routing.groups, up);
-        self.add_lora(x, &entries(Projection::Up), up);
+        let loras = [Projection::Gate, Projection::Up, Projection::Down].map(entries);
+        let mut outputs = [
+            Output::new(&experts.gate, &loras[0], &mut *gate),
+            Output::new(&experts.up, &loras[1], &mut *up),
+        ];
+        backend.project_experts(x, &routing.groups, &mut outputs);
         backend.activate(self.architecture.activation, gate, up);
-        backend.matmul_experts(gate, &experts.down, &routing.groups, parts);
-        self.add_lora(gate, &entries(Projection::Down), parts);
+        let mut outputs = [Output::new(&experts.down, &loras[2], &mut *parts)];
+        backend.project_experts(gate, &routing.groups, &mut outputs);
         backend.combine(parts, &routing.parts, update);
     }
 
@@ -320,23 +326,24 @@ impl<B: Backend> Decoder<B> {
         }
     }
 
-    /// `y = x W^T + bias`, plus each group's adapter.
-    fn project(
+    /// `y = x W^T + bias`, plus each group's adapter, for projections of one input.
+    fn project<const N: usize>(
         &self,
         layer_idx: usize,
-        projection: Projection,
-        linear: &Linear<B>,
+        x: &B::Rows,
         step: &Step<'_, B>,
-        (x, y): (&B::Rows, &mut B::Rows),
+        outputs: [(Projection, &Linear<B>, &mut B::Rows); N],
     ) {
-        self.backend.matmul(x, &linear.weight, linear.bias.as_ref(), y);
-        self.add_lora(x, &lora::entries(&step.groups, layer_idx, Module::One(projection)), y);
-    }
-
-    fn add_lora(&self, x: &B::Rows, entries: &[LoraRows<'_, B::Lora>], y: &mut B::Rows) {
-        if !entries.is_empty() {
-            self.backend.add_lora(x, entries, y);
-        }
+        let loras: [_; N] =
+            std::array::from_fn(|i| lora::entries(&step.groups, layer_idx, Module::One(outputs[i].0)));
+        let mut loras = loras.iter();
+        let mut outputs = outputs.map(|(_, linear, y)| Output {
+            weights: &linear.weight,
+            bias: linear.bias.as_ref(),
+            loras: loras.next().expect("one for each output"),
+            y,
+        });
+        self.backend.project(x, &mut outputs);
     }
 
     fn head(&self, row_idx: &[usize], workspace: &mut Workspace<B>) -> usize {
@@ -347,7 +354,7 @@ impl<B: Backend> Decoder<B> {
         backend.set_n_rows(logits, row_idx.len());
         backend.rms_norm(last, &self.weights.final_norm, self.architecture.rms_norm_eps, normed);
         let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
-        backend.matmul(normed, head, None, logits);
+        backend.project(normed, &mut [Output::new(head, &[], logits)]);
         row_idx.len()
     }
 

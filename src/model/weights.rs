@@ -5,7 +5,7 @@ use crate::format::architecture::{Architecture, Experts, Projection};
 use crate::format::engine::{
     EMBEDDING, FINAL_NORM, HEAD, experts_weight, projection_bias, projection_weight, router_weight,
 };
-use crate::format::{FormatError, StoredMatrix, TensorFile};
+use crate::format::{FormatError, MatrixShape, StoredMatrix, TensorFile};
 
 /// All weights of a decoder.
 pub struct Weights<B: Backend> {
@@ -100,7 +100,7 @@ impl<B: Backend> Source<'_, B> {
     }
 
     /// A matrix whose rows are looked up or stacked, for which no inputs are changed.
-    fn plain(&self, name: &str, shape: (usize, usize)) -> Result<B::Weights, FormatError> {
+    fn plain(&self, name: &str, shape: impl Into<MatrixShape>) -> Result<B::Weights, FormatError> {
         let matrix = StoredMatrix::find(self.file, name, shape)?;
         if matrix.input_scale.is_some() || matrix.input_order.is_some() {
             return Err(FormatError::Unsupported {
@@ -163,8 +163,9 @@ impl<B: Backend> Source<'_, B> {
 
     fn mixture(&self, hidden_size: usize, experts: &Experts, layer: usize) -> Result<Mlp<B>, FormatError> {
         let (n, size) = (experts.n_experts, experts.intermediate_size);
-        let stack =
-            |projection, (rows, columns)| self.plain(&experts_weight(layer, projection), (n * rows, columns));
+        let stack = |projection, (rows, columns)| {
+            self.plain(&experts_weight(layer, projection), MatrixShape { n_parts: n, rows, columns })
+        };
         Ok(Mlp::Mixture {
             router: self.matrix(&router_weight(layer), (n, hidden_size))?,
             experts: Gated {

@@ -110,8 +110,8 @@ fn inspect_engine(path: &Path, page: &mut Page) -> Result<(), ToolError> {
 fn stored_kinds(engine: &Engine) -> impl Iterator<Item = Kind> {
     let items = items(&engine.config.architecture, engine.config.precision).into_iter();
     items.filter_map(|item| match item {
-        Item::Matrix { name, rows, columns, .. } => {
-            StoredMatrix::find(&engine.tensors, &name, (rows, columns)).ok().map(|matrix| matrix.kind)
+        Item::Matrix { name, shape, .. } => {
+            StoredMatrix::find(&engine.tensors, &name, shape).ok().map(|matrix| matrix.kind)
         }
         Item::Vector { .. } => None,
     })

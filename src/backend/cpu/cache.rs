@@ -1,14 +1,18 @@
 //! Keys and values in blocks of an anonymous map: address space is reserved at once, memory is committed
 //! when a block is first written and given back by [`Cache::forget`].
 //!
-//! Layout of a block: (layer, key | value, kv_head, position in block, head_stride).
+//! Layout of a block: of each layer and head the keys (head_dim, position in block), then the values (position in
+//! block, head_stride), as [`crate::kernels::attention`] reads them.
 
 use half::f16;
 use memmap2::{MmapMut, MmapOptions, UncheckedAdvice};
 
 use crate::backend::{CacheElement, CacheShape};
 use crate::kernels::attention::{CacheValues, HeadCache};
-use crate::kernels::simd::LANES;
+use crate::kernels::tile::TILE_ROWS;
+
+/// Elements that are rounded at a time.
+const ROUNDED: usize = 256;
 
 /// The cache of one engine.
 pub struct Cache {
@@ -49,39 +53,16 @@ impl Cache {
                 CacheElement::F16 => CacheValues::F16(bytemuck::cast_slice(&self.map)),
             },
             blocks,
-            block_len: self.shape.block_len,
             block_stride: block_elements(&self.shape),
             key_offset: self.offset(layer, Part::Key, head),
             value_offset: self.offset(layer, Part::Value, head),
-            head_stride: self.head_stride(),
+            head_stride: head_stride(&self.shape),
         }
     }
 
-    /// Writes the heads of one position: `row` is `[n_kv_heads, head_dim]`.
-    /// `narrow` rounds f32 to f16.
-    pub fn write(
-        &mut self,
-        (layer, part): (usize, Part),
-        (block, slot): (u32, usize),
-        row: &[f32],
-        narrow: impl Fn(&[f32], &mut [f16]),
-    ) {
-        let head_dim = self.shape.head_dim;
-        for (head, values) in row.chunks_exact(head_dim).enumerate() {
-            let start = block as usize * block_elements(&self.shape)
-                + self.offset(layer, part, head)
-                + slot * self.head_stride();
-            match self.shape.element {
-                CacheElement::F32 => {
-                    let all: &mut [f32] = bytemuck::cast_slice_mut(&mut self.map);
-                    all[start..start + head_dim].copy_from_slice(values);
-                }
-                CacheElement::F16 => {
-                    let all: &mut [f16] = bytemuck::cast_slice_mut(&mut self.map);
-                    narrow(values, &mut all[start..start + head_dim]);
-                }
-            }
-        }
+    /// For writing positions from several threads.
+    pub fn writer(&mut self) -> CacheWriter<'_> {
+        CacheWriter { map: self.map.as_mut_ptr(), shape: &self.shape }
     }
 
     /// Gives the whole pages inside these blocks back to the system. The blocks must hold nothing needed.
@@ -101,17 +82,80 @@ impl Cache {
         }
     }
 
-    fn head_stride(&self) -> usize {
-        self.shape.head_dim.next_multiple_of(LANES)
-    }
-
     fn offset(&self, layer: usize, part: Part, head: usize) -> usize {
-        let part_idx = match part {
-            Part::Key => 0,
-            Part::Value => 1,
-        };
-        ((layer * 2 + part_idx) * self.shape.n_kv_heads + head) * self.shape.block_len * self.head_stride()
+        offset(&self.shape, layer, part, head)
     }
+}
+
+/// Writes positions of a cache.
+#[derive(Clone, Copy)]
+pub struct CacheWriter<'a> {
+    map: *mut u8,
+    shape: &'a CacheShape,
+}
+
+// SAFETY: whoever writes promises that nobody else touches the position.
+unsafe impl Send for CacheWriter<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for CacheWriter<'_> {}
+
+impl CacheWriter<'_> {
+    /// Writes the heads of one position: `row` is `[n_kv_heads, head_dim]`;
+    /// `narrow` rounds f32 to f16.
+    ///
+    /// # Safety
+    /// The block lies in the cache, the slot in the block, and nobody else touches this position.
+    pub unsafe fn write(
+        self,
+        (layer, part): (usize, Part),
+        (block, slot): (u32, usize),
+        row: &[f32],
+        narrow: impl Fn(&[f32], &mut [f16]),
+    ) {
+        let shape = self.shape;
+        let mut halves = [f16::ZERO; ROUNDED];
+        for (head, values) in row.chunks_exact(shape.head_dim).enumerate() {
+            let start = block as usize * block_elements(shape) + offset(shape, layer, part, head);
+            let place = |d: usize| match part {
+                Part::Key => start + d * shape.block_len + slot,
+                Part::Value => start + slot * head_stride(shape) + d,
+            };
+            // SAFETY: the caller's promise; the places lie in the block.
+            unsafe {
+                match shape.element {
+                    CacheElement::F32 => {
+                        let all = self.map.cast::<f32>();
+                        values.iter().enumerate().for_each(|(d, value)| *all.add(place(d)) = *value);
+                    }
+                    CacheElement::F16 => {
+                        let all = self.map.cast::<f16>();
+                        for (chunk_idx, chunk) in values.chunks(ROUNDED).enumerate() {
+                            let halves = &mut halves[..chunk.len()];
+                            narrow(chunk, halves);
+                            let first = chunk_idx * ROUNDED;
+                            halves
+                                .iter()
+                                .enumerate()
+                                .for_each(|(i, half)| *all.add(place(first + i)) = *half);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn head_stride(shape: &CacheShape) -> usize {
+    shape.head_dim.next_multiple_of(TILE_ROWS)
+}
+
+/// Elements from a block's first to a head's.
+fn offset(shape: &CacheShape, layer: usize, part: Part, head: usize) -> usize {
+    let part_idx = match part {
+        Part::Key => 0,
+        Part::Value => 1,
+    };
+    ((layer * 2 + part_idx) * shape.n_kv_heads + head) * shape.block_len * head_stride(shape)
 }
 
 /// Bytes of a page: 4 KiB mostly, up to 64 KiB on some arm64 kernels.
@@ -122,7 +166,7 @@ fn page_size() -> usize {
 }
 
 fn block_elements(shape: &CacheShape) -> usize {
-    shape.n_layers * 2 * shape.n_kv_heads * shape.block_len * shape.head_dim.next_multiple_of(LANES)
+    shape.n_layers * 2 * shape.n_kv_heads * shape.block_len * head_stride(shape)
 }
 
 fn element_size(element: CacheElement) -> usize {

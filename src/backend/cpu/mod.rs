@@ -1,8 +1,10 @@
 //! The operations on the processor: `kernels` over a pool of threads.
 
+mod attend;
 mod cache;
 mod ops;
 mod pool;
+mod project;
 mod rows;
 mod weights;
 

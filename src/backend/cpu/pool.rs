@@ -1,14 +1,20 @@
 //! Threads that share the tasks of one call at a time.
 //!
-//! A call publishes a closure and a task count; whoever is awake takes the next task until none is left.
-//! Late sleepers are not waited for: the call closes the job first, then waits for those who joined.
+//! A call publishes a closure, opens the gate and takes tasks itself; helpers that see the gate open join and take the
+//! next task until none is left. The call closes the gate, so that nobody joins any more, and waits for those who are
+//! inside. Helpers look at the gate for a while after each call, for the next one comes within microseconds as long as
+//! a model computes; then they sleep, and cost nothing.
 
+use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-/// Looks at the epoch this often before a thread goes to sleep.
-const SPINS: usize = 2_000;
+/// How long a helper looks for the next call before it sleeps.
+const PATIENCE: Duration = Duration::from_micros(200);
+/// Looks between two looks at the clock.
+const LOOKS: usize = 64;
 
 /// A fixed set of threads; the caller of [`Pool::run`] is one more.
 pub struct Pool {
@@ -17,35 +23,82 @@ pub struct Pool {
 }
 
 struct Shared {
-    state: Mutex<State>,
-    /// A job was opened, or the pool ends.
-    opened: Condvar,
-    /// The last helper left a job.
-    left: Condvar,
-    /// Counts jobs; a helper that sees it change looks for work.
-    epoch: AtomicUsize,
+    gate: Gate,
+    /// Written while the gate is closed and nobody is inside; read by those who are.
+    job: UnsafeCell<Job>,
     next_task: AtomicUsize,
     /// Tasks that the caller's thread has done, of all calls.
     n_tasks: Arc<AtomicU64>,
     is_running: AtomicBool,
-}
-
-#[derive(Default)]
-struct State {
-    job: Option<Job>,
-    n_helpers: usize,
-    ending: bool,
+    /// Helpers that sleep or are about to.
+    n_asleep: AtomicUsize,
+    ending: Mutex<bool>,
+    /// The gate was opened, or the pool ends.
+    woken: Condvar,
 }
 
 /// A borrowed closure with its lifetime erased; [`Pool::run`] outlives every use.
 #[derive(Clone, Copy)]
 struct Job {
-    call: *const (dyn Fn(usize, usize) + Sync),
+    call: Option<*const (dyn Fn(usize, usize) + Sync)>,
     n_tasks: usize,
 }
 
-// SAFETY: the closure is Sync, and Pool::run keeps it alive until the job is closed and all helpers left.
-unsafe impl Send for Job {}
+// SAFETY: the closure is Sync, and Pool::run keeps it alive until the gate is closed and all helpers left; the job
+// changes only then.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+/// Number of the call, whether it takes helpers, and how many are inside, in one word.
+#[derive(Default)]
+struct Gate(AtomicU64);
+
+impl Gate {
+    const OPEN: u64 = 1 << 31;
+    const INSIDE: u64 = Self::OPEN - 1;
+    const CALL: u64 = 1 << 32;
+
+    /// Begins the next call. What was written before is seen by those who join.
+    fn open(&self) {
+        let gate = self.0.load(Ordering::Relaxed);
+        self.0.store((gate & !Self::INSIDE).wrapping_add(Self::CALL) | Self::OPEN, Ordering::SeqCst);
+    }
+
+    /// Joins an open call other than `last`, the number of the one joined before.
+    fn join(&self, last: &mut u64) -> bool {
+        let mut gate = self.0.load(Ordering::SeqCst);
+        while gate & Self::OPEN != 0 && gate >> 32 != *last {
+            match self.0.compare_exchange_weak(gate, gate + 1, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => {
+                    *last = gate >> 32;
+                    return true;
+                }
+                Err(now) => gate = now,
+            }
+        }
+        false
+    }
+
+    /// What a helper did is seen by the one that closes the gate.
+    fn leave(&self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Lets nobody in any more, and waits until nobody is inside.
+    fn close(&self) {
+        self.0.fetch_and(!Self::OPEN, Ordering::Relaxed);
+        let mut n_looks = 0_usize;
+        while self.0.load(Ordering::Acquire) & Self::INSIDE != 0 {
+            n_looks += 1;
+            if n_looks.is_multiple_of(4096) {
+                // A helper may wait for this very processor.
+                std::thread::yield_now();
+            }
+            std::hint::spin_loop();
+        }
+    }
+}
 
 impl Pool {
     /// A pool of `n_threads` in all, the caller included.
@@ -54,13 +107,14 @@ impl Pool {
     /// The system's, when a thread cannot be started.
     pub fn new(n_threads: usize) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
-            state: Mutex::default(),
-            opened: Condvar::new(),
-            left: Condvar::new(),
-            epoch: AtomicUsize::new(0),
+            gate: Gate::default(),
+            job: UnsafeCell::new(Job { call: None, n_tasks: 0 }),
             next_task: AtomicUsize::new(0),
             n_tasks: Arc::default(),
             is_running: AtomicBool::new(false),
+            n_asleep: AtomicUsize::new(0),
+            ending: Mutex::new(false),
+            woken: Condvar::new(),
         });
         let threads = (1..n_threads.max(1))
             .map(|worker_idx| {
@@ -96,27 +150,23 @@ impl Pool {
             return;
         }
         let shared = &*self.shared;
-        // SAFETY: only the lifetime changes; see Job.
-        let call_erased: *const (dyn Fn(usize, usize) + Sync + 'static) =
-            unsafe { std::mem::transmute(call) };
         assert!(!shared.is_running.swap(true, Ordering::Acquire), "one call at a time");
         // Helpers may use the closure until they have left: unwinding past this point would free it.
         let guard = AbortOnPanic;
+        // SAFETY: only the lifetime changes; see Job. The gate is closed and nobody is inside.
+        unsafe {
+            let call: *const (dyn Fn(usize, usize) + Sync + 'static) = std::mem::transmute(call);
+            *shared.job.get() = Job { call: Some(call), n_tasks };
+        }
         shared.next_task.store(0, Ordering::Relaxed);
-        {
-            let mut state = shared.lock();
-            state.job = Some(Job { call: call_erased, n_tasks });
-            // Under the lock: a helper that is about to sleep sees it or is woken.
-            shared.epoch.fetch_add(1, Ordering::Release);
-            shared.opened.notify_all();
+        shared.gate.open();
+        // Either a helper that falls asleep is counted here, or it sees the gate open.
+        if shared.n_asleep.load(Ordering::SeqCst) > 0 {
+            let _ending = shared.lock();
+            shared.woken.notify_all();
         }
         shared.take_tasks(call, n_tasks, 0);
-        let mut state = shared.lock();
-        state.job = None;
-        while state.n_helpers > 0 {
-            state = shared.left.wait(state).expect("no thread panics while it holds the lock");
-        }
-        drop(state);
+        shared.gate.close();
         std::mem::forget(guard);
         shared.is_running.store(false, Ordering::Release);
     }
@@ -133,9 +183,8 @@ impl Drop for AbortOnPanic {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.lock().ending = true;
-        self.shared.epoch.fetch_add(1, Ordering::Release);
-        self.shared.opened.notify_all();
+        *self.shared.lock() = true;
+        self.shared.woken.notify_all();
         for thread in self.threads.drain(..) {
             // A helper that panicked has already told so.
             let _ = thread.join();
@@ -144,8 +193,8 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no thread panics while it holds the lock")
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.ending.lock().expect("no thread panics while it holds the lock")
     }
 
     fn take_tasks(&self, call: &(dyn Fn(usize, usize) + Sync), n_tasks: usize, worker_idx: usize) {
@@ -165,37 +214,46 @@ impl Shared {
     fn count_task(&self) {
         self.n_tasks.store(self.n_tasks.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
+
+    /// Joins the next call, sleeping where it does not come at once; false when the pool ends.
+    fn join(&self, last: &mut u64) -> bool {
+        let begin = Instant::now();
+        while begin.elapsed() < PATIENCE {
+            for _ in 0..LOOKS {
+                if self.gate.join(last) {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+        }
+        let mut ending = self.lock();
+        self.n_asleep.fetch_add(1, Ordering::SeqCst);
+        let joined = loop {
+            if *ending {
+                break false;
+            }
+            if self.gate.join(last) {
+                break true;
+            }
+            ending = self.woken.wait(ending).expect("no thread panics while it holds the lock");
+        };
+        self.n_asleep.fetch_sub(1, Ordering::SeqCst);
+        joined
+    }
 }
 
 fn help(shared: &Shared, worker_idx: usize) {
-    let mut seen = 0;
-    loop {
-        for _ in 0..SPINS {
-            if shared.epoch.load(Ordering::Acquire) != seen {
-                break;
-            }
-            std::hint::spin_loop();
-        }
-        let mut state = shared.lock();
-        while shared.epoch.load(Ordering::Acquire) == seen && !state.ending {
-            state = shared.opened.wait(state).expect("no thread panics while it holds the lock");
-        }
-        if state.ending {
-            return;
-        }
-        seen = shared.epoch.load(Ordering::Acquire);
-        let Some(job) = state.job else { continue };
-        state.n_helpers += 1;
-        drop(state);
+    let mut last = 0;
+    while shared.join(&mut last) {
+        // SAFETY: the job was written before the gate opened, and stays until this thread has left.
+        let job = unsafe { *shared.job.get() };
         let guard = AbortOnPanic;
-        // SAFETY: the job was open when n_helpers rose, so Pool::run waits for this thread to leave.
-        shared.take_tasks(unsafe { &*job.call }, job.n_tasks, worker_idx);
-        std::mem::forget(guard);
-        let mut state = shared.lock();
-        state.n_helpers -= 1;
-        if state.n_helpers == 0 {
-            shared.left.notify_one();
+        if let Some(call) = job.call {
+            // SAFETY: the same.
+            shared.take_tasks(unsafe { &*call }, job.n_tasks, worker_idx);
         }
+        std::mem::forget(guard);
+        shared.gate.leave();
     }
 }
 
@@ -245,5 +303,21 @@ mod tests {
             });
         }
         assert_eq!(sum.into_inner(), 3 * 20_000);
+    }
+
+    /// Two tasks that wait for each other: both threads must come, awake or asleep.
+    #[test]
+    fn helpers_come_after_any_pause() {
+        let pool = Pool::new(2).unwrap();
+        for pause_us in [0, 100, 190, 200, 210, 300, 1000, 5000].into_iter().cycle().take(400) {
+            let arrived = AtomicUsize::new(0);
+            pool.run(2, &|_, _| {
+                arrived.fetch_add(1, Ordering::SeqCst);
+                while arrived.load(Ordering::SeqCst) < 2 {
+                    std::thread::yield_now();
+                }
+            });
+            std::thread::sleep(Duration::from_micros(pause_us));
+        }
     }
 }

@@ -5,9 +5,10 @@ use std::ops::Range;
 use half::f16;
 use safetensors::Dtype;
 
-use crate::format::storage::ScaleType;
+use crate::format::storage::{MatrixShape, ScaleType};
 use crate::format::{FormatError, Kind, StoredMatrix, Tensor};
 use crate::kernels::matrix::{GroupScales, Matrix, Values, row_stride};
+use crate::kernels::tile::TILE_ROWS;
 
 const CHECKED: &str = "type and alignment were checked when the tensor was taken";
 
@@ -20,7 +21,7 @@ pub struct Weights {
 impl Weights {
     /// Checks the alignment; types and shapes were checked when the matrix was found.
     pub fn new(name: &str, stored: StoredMatrix) -> Result<Self, FormatError> {
-        let stride = row_stride(stored.n_columns);
+        let stride = row_stride(stored.shape.columns);
         let weights = Self { stored, stride };
         let vectors = [&weights.stored.input_scale, &weights.stored.input_order];
         let is_aligned = vectors.into_iter().flatten().all(|tensor| tensor.as_slice::<f32>().is_some());
@@ -52,6 +53,11 @@ impl Weights {
                 };
                 Values::I4 { q: values.data(), scale, zero: zero.as_ref().map(Tensor::data), group }
             }
+            Kind::Affine => Values::Affine {
+                q: values.data(),
+                scale: scale.as_ref()?.data(),
+                factor: row_scale.as_ref()?.as_slice()?,
+            },
             Kind::Fp8 => Values::Fp8 { q: values.data(), scale: scale.as_ref()?.as_slice()? },
             Kind::Mxfp8 => Values::Mxfp8 { q: values.data(), scale: scale.as_ref()?.data() },
             Kind::Nvfp4 => Values::Nvfp4 {
@@ -60,7 +66,10 @@ impl Weights {
                 row_scale: row_scale.as_ref()?.as_slice()?,
             },
         };
-        Matrix::new(values, self.stored.n_rows, self.stride)
+        let MatrixShape { n_parts, rows, .. } = self.stored.shape;
+        // A stack is one matrix of whole tiles.
+        let n_rows = if n_parts == 1 { rows } else { self.stored.shape.n_tiles() * TILE_ROWS };
+        Matrix::new(values, n_rows, self.stride)
     }
 
     /// Whether the inputs are changed before they meet the matrix.
@@ -74,7 +83,7 @@ impl Weights {
             self.stored.input_order.as_ref().map(|tensor| tensor.as_slice().expect(CHECKED));
         let scale: Option<&[f32]> =
             self.stored.input_scale.as_ref().map(|tensor| tensor.as_slice().expect(CHECKED));
-        for (column, value) in out[..self.stored.n_columns].iter_mut().enumerate() {
+        for (column, value) in out[..self.stored.shape.columns].iter_mut().enumerate() {
             let input = order.map_or(column, |order| order[column] as usize);
             // The order was checked, but the file may have been written into since.
             let x = x.get(input).copied().unwrap_or(f32::NAN);

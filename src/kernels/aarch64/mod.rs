@@ -1,5 +1,6 @@
 //! AArch64 instruction sets.
 
 mod neon;
+mod products;
 
-pub use neon::Neon;
+pub use neon::{DOT, MATRIX, Neon, PLAIN};

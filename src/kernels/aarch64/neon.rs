@@ -1,18 +1,35 @@
-//! Eight lanes in two 128-bit registers: NEON, which every 64-bit Arm processor has.
+//! Eight lanes in two 128-bit registers: NEON, which every 64-bit Arm processor has, and its products of bytes.
 
 use std::arch::aarch64::*;
 
 use half::f16;
 
+use super::products::{dot_block, matrix_block, multiply_block};
+use crate::kernels::minifloat::E4M3_FACTOR;
 use crate::kernels::simd::{LANES, Simd};
+use crate::kernels::tile::{E2M1_DOUBLED, Tile, wide_of_pairs};
 
-/// Proof that the processor has NEON.
+/// NEON alone.
+pub const PLAIN: u8 = 0;
+/// With sums of four products (dotprod: Cortex-A78AE of Orin).
+pub const DOT: u8 = 1;
+/// With products of two by eight and eight by two (i8mm: Neoverse V3AE of Thor).
+pub const MATRIX: u8 = 2;
+
+/// Proof that the processor has NEON and what `PRODUCTS` names.
 #[derive(Clone, Copy)]
-pub struct Neon(());
+pub struct Neon<const PRODUCTS: u8>(());
 
-impl Neon {
+impl<const PRODUCTS: u8> Neon<PRODUCTS> {
     pub fn new() -> Option<Self> {
-        std::arch::is_aarch64_feature_detected!("neon").then_some(Self(()))
+        let has_dot = std::arch::is_aarch64_feature_detected!("dotprod");
+        let has_matrix = std::arch::is_aarch64_feature_detected!("i8mm");
+        let has_products = match PRODUCTS {
+            PLAIN => true,
+            DOT => has_dot,
+            _ => has_dot && has_matrix,
+        };
+        (has_products && std::arch::is_aarch64_feature_detected!("neon")).then_some(Self(()))
     }
 
     /// # Safety
@@ -38,7 +55,7 @@ macro_rules! lanewise {
 
 // SAFETY: a value exists only where NEON was detected, which is what each intrinsic needs; the loads and
 // stores touch exactly the elements that the trait names.
-unsafe impl Simd for Neon {
+unsafe impl<const PRODUCTS: u8> Simd for Neon<PRODUCTS> {
     type F32 = Pair;
 
     lanewise!(add = vaddq_f32, sub = vsubq_f32, mul = vmulq_f32, div = vdivq_f32);
@@ -111,20 +128,103 @@ unsafe impl Simd for Neon {
         unsafe { widen_i8(vld1_s8(from)) }
     }
     #[inline(always)]
-    unsafe fn load_i4_block(self, from: *const u8) -> [Pair; 4] {
+    unsafe fn load_u8(self, from: *const u8) -> Pair {
         unsafe {
-            let bytes = vld1q_u8(from);
-            let eight = vdupq_n_s8(8);
-            let low = vsubq_s8(vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15))), eight);
-            let high = vsubq_s8(vreinterpretq_s8_u8(vshrq_n_u8::<4>(bytes)), eight);
-            [
-                widen_i8(vget_low_s8(low)),
-                widen_i8(vget_high_s8(low)),
-                widen_i8(vget_low_s8(high)),
-                widen_i8(vget_high_s8(high)),
-            ]
+            let words = vmovl_u8(vld1_u8(from));
+            Pair(
+                vcvtq_f32_u32(vmovl_u16(vget_low_u16(words))),
+                vcvtq_f32_u32(vmovl_u16(vget_high_u16(words))),
+            )
         }
     }
+    #[inline(always)]
+    unsafe fn load_e4m3(self, from: *const u8) -> Pair {
+        unsafe {
+            let codes = vmovl_u8(vld1_u8(from));
+            let sign = vshlq_n_u16::<8>(vandq_u16(codes, vdupq_n_u16(0x80)));
+            let rest = vshlq_n_u16::<7>(vandq_u16(codes, vdupq_n_u16(0x7f)));
+            let halves = vorrq_u16(sign, rest);
+            let numbers = Pair(widen_f16(vget_low_u16(halves)), widen_f16(vget_high_u16(halves)));
+            self.mul(numbers, self.splat(E4M3_FACTOR))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_i8(self, to: *mut i8, value: Pair) {
+        unsafe {
+            let low = vqmovn_s32(vcvtq_s32_f32(value.0));
+            let high = vqmovn_s32(vcvtq_s32_f32(value.1));
+            vst1_s8(to, vqmovn_s16(vcombine_s16(low, high)));
+        }
+    }
+}
+
+// SAFETY: as above.
+unsafe impl<const PRODUCTS: u8> Tile for Neon<PRODUCTS> {
+    wide_of_pairs!(Pair);
+
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        unsafe {
+            std::arch::asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(readonly, nostack, preserves_flags));
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_i8<const R: usize>(self, w: *const i8, x: *const i8) -> [Self::Wide; R] {
+        let oct = |oct: usize, part: usize| unsafe {
+            let at = w.add(oct * 128 + part * 16);
+            [vld1q_s8(at), vld1q_s8(at.add(64))]
+        };
+        unsafe { products::<PRODUCTS, R, 4>(x, oct) }
+    }
+    #[inline(always)]
+    unsafe fn dot_u4<const R: usize>(self, w: *const u8, x: *const i8) -> [Self::Wide; R] {
+        let oct = |oct: usize, part: usize| unsafe {
+            nibbles(w.add(oct * 64 + part * 16)).map(|codes| vreinterpretq_s8_u8(codes))
+        };
+        unsafe { products::<PRODUCTS, R, 4>(x, oct) }
+    }
+    #[inline(always)]
+    unsafe fn dot_e2m1<const R: usize>(self, w: *const u8, x: *const i8) -> [Self::Wide; R] {
+        let numbers = unsafe { vld1q_s8(E2M1_DOUBLED.as_ptr()) };
+        let oct = |oct: usize, part: usize| unsafe {
+            nibbles(w.add(oct * 64 + part * 16)).map(|codes| vqtbl1q_s8(numbers, codes))
+        };
+        unsafe { products::<PRODUCTS, R, 2>(x, oct) }
+    }
+}
+
+/// Low and high nibbles.
+///
+/// # Safety
+/// 16 bytes; NEON.
+#[inline(always)]
+unsafe fn nibbles(from: *const u8) -> [uint8x16_t; 2] {
+    unsafe {
+        let bytes = vld1q_u8(from);
+        [vandq_u8(bytes, vdupq_n_u8(15)), vshrq_n_u8::<4>(bytes)]
+    }
+}
+
+/// The sums of `R` rows of codes, 32 bytes apart, with sixteen rows of weights over `OCTS` times eight inputs.
+/// `weights(oct, part)` are inputs 0..4 and 4..8 of an oct for rows `4 part..4 part + 4`.
+///
+/// # Safety
+/// The processor has what `PRODUCTS` names.
+#[inline(always)]
+unsafe fn products<const PRODUCTS: u8, const R: usize, const OCTS: usize>(
+    x: *const i8,
+    weights: impl Fn(usize, usize) -> [int8x16_t; 2],
+) -> [[Pair; 2]; R] {
+    let sums = unsafe {
+        match PRODUCTS {
+            PLAIN => multiply_block::<R, OCTS>(x, weights),
+            MATRIX if R.is_multiple_of(2) => matrix_block::<R, OCTS>(x, weights),
+            _ => dot_block::<R, OCTS>(x, weights),
+        }
+    };
+    sums.map(|[a, b, c, d]| unsafe {
+        [Pair(vcvtq_f32_s32(a), vcvtq_f32_s32(b)), Pair(vcvtq_f32_s32(c), vcvtq_f32_s32(d))]
+    })
 }
 
 /// # Safety

@@ -4,7 +4,9 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
+use crate::kernels::minifloat::E4M3_FACTOR;
 use crate::kernels::simd::{LANES, Simd};
+use crate::kernels::tile::{E2M1_DOUBLED, Tile, wide_of_pairs};
 
 /// Proof that the processor has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -106,26 +108,127 @@ unsafe impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn load_i8(self, from: *const i8) -> __m256 {
-        unsafe { widen(_mm_loadl_epi64(from.cast())) }
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) }
     }
     #[inline(always)]
-    unsafe fn load_i4_block(self, from: *const u8) -> [__m256; 4] {
+    unsafe fn load_u8(self, from: *const u8) -> __m256 {
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn load_e4m3(self, from: *const u8) -> __m256 {
         unsafe {
-            let bytes = _mm_loadu_si128(from.cast());
-            let mask = _mm_set1_epi8(15);
-            let eight = _mm_set1_epi8(8);
-            let low = _mm_sub_epi8(_mm_and_si128(bytes, mask), eight);
-            let high = _mm_sub_epi8(_mm_and_si128(_mm_srli_epi16::<4>(bytes), mask), eight);
-            [widen(low), widen(_mm_srli_si128::<8>(low)), widen(high), widen(_mm_srli_si128::<8>(high))]
+            let codes = _mm_cvtepu8_epi16(_mm_loadl_epi64(from.cast()));
+            let sign = _mm_slli_epi16::<8>(_mm_and_si128(codes, _mm_set1_epi16(0x80)));
+            let rest = _mm_slli_epi16::<7>(_mm_and_si128(codes, _mm_set1_epi16(0x7f)));
+            let numbers = _mm256_cvtph_ps(_mm_or_si128(sign, rest));
+            _mm256_mul_ps(numbers, _mm256_set1_ps(E4M3_FACTOR))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_i8(self, to: *mut i8, value: __m256) {
+        unsafe {
+            let whole = _mm256_cvtps_epi32(value);
+            let (low, high) = (_mm256_castsi256_si128(whole), _mm256_extracti128_si256::<1>(whole));
+            let halves = _mm_packs_epi32(low, high);
+            _mm_storel_epi64(to.cast(), _mm_packs_epi16(halves, halves));
         }
     }
 }
 
-/// The low 8 signed bytes as f32.
+// SAFETY: as above.
+unsafe impl Tile for Avx2 {
+    wide_of_pairs!(__m256);
+
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn dot_i8<const R: usize>(self, w: *const i8, x: *const i8) -> [Self::Wide; R] {
+        unsafe {
+            let ones = _mm256_set1_epi16(1);
+            let mut sums = [[_mm256_setzero_si256(); 2]; R];
+            // Half of the tile after the other: then all sums stay in registers.
+            for half in 0..2 {
+                for quad in 0..8 {
+                    let codes = _mm256_loadu_si256(w.add(quad * 64 + half * 32).cast());
+                    let magnitudes = _mm256_abs_epi8(codes);
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let x = _mm256_sign_epi8(broadcast(x.add(r * 32 + quad * 4)), codes);
+                        // Two products of 127 * 127 fit into 16 bits.
+                        let pairs = _mm256_maddubs_epi16(magnitudes, x);
+                        sums[half] = _mm256_add_epi32(sums[half], _mm256_madd_epi16(pairs, ones));
+                    }
+                }
+            }
+            sums.map(|sums| sums.map(|half| _mm256_cvtepi32_ps(half)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_u4<const R: usize>(self, w: *const u8, x: *const i8) -> [Self::Wide; R] {
+        unsafe {
+            let mask = _mm256_set1_epi8(15);
+            let mut sums = [[_mm256_setzero_si256(); 2]; R];
+            for half in 0..2 {
+                for oct in 0..4 {
+                    let codes = _mm256_loadu_si256(w.add(oct * 64 + half * 32).cast());
+                    let low = _mm256_and_si256(codes, mask);
+                    let high = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), mask);
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let x = x.add(r * 32 + oct * 8);
+                        let first = _mm256_maddubs_epi16(low, broadcast(x));
+                        let second = _mm256_maddubs_epi16(high, broadcast(x.add(4)));
+                        // Sixteen products of 15 * 127 fit into 16 bits.
+                        sums[half] = _mm256_add_epi16(sums[half], _mm256_add_epi16(first, second));
+                    }
+                }
+            }
+            sums.map(|sums| sums.map(|half| pairs_to_f32(half)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_e2m1<const R: usize>(self, w: *const u8, x: *const i8) -> [Self::Wide; R] {
+        unsafe {
+            let mask = _mm256_set1_epi8(15);
+            let numbers = _mm256_broadcastsi128_si256(_mm_loadu_si128(E2M1_DOUBLED.as_ptr().cast()));
+            let mut sums = [[_mm256_setzero_si256(); 2]; R];
+            for half in 0..2 {
+                for oct in 0..2 {
+                    let codes = _mm256_loadu_si256(w.add(oct * 64 + half * 32).cast());
+                    let low = _mm256_shuffle_epi8(numbers, _mm256_and_si256(codes, mask));
+                    let high = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), mask);
+                    let high = _mm256_shuffle_epi8(numbers, high);
+                    let (low_size, high_size) = (_mm256_abs_epi8(low), _mm256_abs_epi8(high));
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let x = x.add(r * 32 + oct * 8);
+                        let first = _mm256_sign_epi8(broadcast(x), low);
+                        let second = _mm256_sign_epi8(broadcast(x.add(4)), high);
+                        // Eight products of 12 * 127 fit into 16 bits.
+                        let first = _mm256_maddubs_epi16(low_size, first);
+                        let second = _mm256_maddubs_epi16(high_size, second);
+                        sums[half] = _mm256_add_epi16(sums[half], _mm256_add_epi16(first, second));
+                    }
+                }
+            }
+            sums.map(|sums| sums.map(|half| pairs_to_f32(half)))
+        }
+    }
+}
+
+/// Four bytes in all lanes.
+///
+/// # Safety
+/// 4 bytes; the processor has AVX2.
+#[inline(always)]
+unsafe fn broadcast(from: *const i8) -> __m256i {
+    unsafe { _mm256_set1_epi32(from.cast::<i32>().read_unaligned()) }
+}
+
+/// Sums of neighbouring 16-bit lanes.
 ///
 /// # Safety
 /// The processor has AVX2.
 #[inline(always)]
-unsafe fn widen(bytes: __m128i) -> __m256 {
-    unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)) }
+unsafe fn pairs_to_f32(sums: __m256i) -> __m256 {
+    unsafe { _mm256_cvtepi32_ps(_mm256_madd_epi16(sums, _mm256_set1_epi16(1))) }
 }

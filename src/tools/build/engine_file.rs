@@ -1,7 +1,7 @@
 //! Writes `llm.engine`: header first, then tensor after tensor, a few rows in memory at a time.
 //!
-//! Rows are encoded by several threads; each row's bytes depend on that row alone, so the file is the same
-//! for any number of threads.
+//! Rows are encoded by several threads, whole tiles each; a row's numbers depend on that row alone, so the file is
+//! the same for any number of threads.
 
 use std::io::Write;
 use std::ops::Range;
@@ -10,9 +10,12 @@ use std::thread;
 use half::f16;
 use serde_json::json;
 
-use super::rounding::{int4_row, int8_row};
+use super::affine::affine_row;
+use super::rounding::int8_row;
 use crate::format::engine::{FORMAT_VERSION, Item, PAD_PREFIX, PAGE, TENSOR_ALIGN};
-use crate::format::precision::{int4_group, row_stride};
+use crate::format::precision::row_stride;
+use crate::format::storage::MatrixShape;
+use crate::format::tiles::{TILE_ROWS, Weave};
 use crate::format::{Kind, Precision, Storage};
 use crate::tools::WriteError;
 use crate::tools::weights::source::{Encoded, PackRow, RowSource};
@@ -104,10 +107,10 @@ impl<'a, W: Write> EngineWriter<'a, W> {
                 let encoded = vector.encode(0..1).map_err(|found| range_error(name, found, Kind::F32))?;
                 self.put(&encoded.weights)
             }
-            Item::Matrix { name, rows, columns, storage } => {
-                let stride = row_stride(*columns);
-                let matrix = Rows { source, n_columns: *columns, stride, storage: *storage };
-                let beside = self.add_rows(&matrix, *rows, name)?;
+            Item::Matrix { name, shape, storage } => {
+                let stride = row_stride(shape.columns);
+                let matrix = Rows { source, n_columns: shape.columns, stride, storage: *storage };
+                let beside = self.add_rows(&matrix, *shape, name)?;
                 beside.iter().filter(|bytes| !bytes.is_empty()).try_for_each(|bytes| self.put(bytes))?;
                 let inputs = matrix.packed().map(PackRow::inputs).unwrap_or_default();
                 inputs.iter().try_for_each(|bytes| self.put(bytes))
@@ -115,22 +118,27 @@ impl<'a, W: Write> EngineWriter<'a, W> {
         }
     }
 
-    /// Writes a matrix's rows and returns what stands beside them.
-    fn add_rows(&mut self, matrix: &Rows, n_rows: usize, name: &str) -> Result<[Vec<u8>; 2], WriteError> {
+    /// Writes the tiles of a matrix and returns what stands beside them.
+    fn add_rows(
+        &mut self,
+        matrix: &Rows,
+        shape: MatrixShape,
+        name: &str,
+    ) -> Result<[Vec<u8>; 2], WriteError> {
         self.align()?;
-        let per_thread = (CHUNK_BYTES / (matrix.stride * 4)).max(1);
+        let per_thread = (CHUNK_BYTES / (matrix.stride * 4)).max(1).next_multiple_of(TILE_ROWS);
         let (mut scales, mut extra) = (Vec::new(), Vec::new());
-        let mut first = 0;
-        while first < n_rows {
-            let last = (first + per_thread * self.n_threads).min(n_rows);
-            let parts = encode_in_threads(matrix, first..last, self.n_threads);
-            for part in parts {
-                let part = part.map_err(|found| range_error(name, found, matrix.storage.kind))?;
-                self.put_raw(&part.weights)?;
-                scales.extend(part.scales);
-                extra.extend(part.extra);
+        for part in 0..shape.n_parts {
+            let all = part * shape.rows..(part + 1) * shape.rows;
+            for first in all.clone().step_by(per_thread * self.n_threads) {
+                let rows = first..(first + per_thread * self.n_threads).min(all.end);
+                for tiles in encode_in_threads(matrix, rows, self.n_threads) {
+                    let tiles = tiles.map_err(|found| range_error(name, found, matrix.storage.kind))?;
+                    self.put_raw(&tiles.weights)?;
+                    scales.extend(tiles.scales);
+                    extra.extend(tiles.extra);
+                }
             }
-            first = last;
         }
         Ok([scales, extra])
     }
@@ -171,14 +179,15 @@ struct Rows<'a> {
     storage: Storage,
 }
 
+/// The tiles of some rows; they begin with a tile's first row.
 fn encode_in_threads(matrix: &Rows, rows: Range<usize>, n_threads: usize) -> Vec<Result<Encoded, f32>> {
-    let per_thread = rows.len().div_ceil(n_threads);
+    let per_thread = rows.len().div_ceil(n_threads).next_multiple_of(TILE_ROWS);
     thread::scope(|scope| {
         let handles: Vec<_> = (rows.clone())
             .step_by(per_thread)
             .map(|first| {
                 let part = first..(first + per_thread).min(rows.end);
-                scope.spawn(move || matrix.encode(part))
+                scope.spawn(move || Ok(woven(&matrix.encode(part.clone())?, part.len(), matrix.storage.kind)))
             })
             .collect();
         handles
@@ -186,6 +195,22 @@ fn encode_in_threads(matrix: &Rows, rows: Range<usize>, n_threads: usize) -> Vec
             .map(|handle| handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .collect()
     })
+}
+
+/// Rows in the order of tiles.
+fn woven(rows: &Encoded, n_rows: usize, kind: Kind) -> Encoded {
+    let mut tiles = Encoded::default();
+    let parts = [
+        (&rows.weights, kind.weave(), &mut tiles.weights),
+        (&rows.scales, Weave::Elements(kind.scale_bytes()), &mut tiles.scales),
+        (&rows.extra, Weave::Elements(kind.extra_bytes()), &mut tiles.extra),
+    ];
+    for (bytes, weave, to) in parts {
+        if !bytes.is_empty() {
+            weave.append(bytes, bytes.len() / n_rows, to);
+        }
+    }
+    tiles
 }
 
 impl<'a> Rows<'a> {
@@ -211,8 +236,8 @@ impl<'a> Rows<'a> {
                 Kind::F32 => encoded.weights.extend_from_slice(bytemuck::cast_slice(&row)),
                 Kind::F16 => encode_f16(&row, &mut encoded)?,
                 Kind::Int8 => encode_int8(&row, &mut encoded)?,
-                Kind::Int4 { .. } => encode_int4(&row, &mut encoded)?,
-                Kind::Fp8 | Kind::Mxfp8 | Kind::Nvfp4 => {
+                Kind::Affine => encode_affine(&row, &mut encoded)?,
+                Kind::Int4 { .. } | Kind::Fp8 | Kind::Mxfp8 | Kind::Nvfp4 => {
                     unreachable!("only rows that are stored so already are given this kind")
                 }
             }
@@ -240,16 +265,15 @@ fn encode_int8(row: &[f32], encoded: &mut Encoded) -> Result<(), f32> {
     Ok(())
 }
 
-fn encode_int4(row: &[f32], encoded: &mut Encoded) -> Result<(), f32> {
-    // Beyond this no f16 scale reaches the value.
-    const LARGEST: f32 = 8.0 * 65504.0;
+fn encode_affine(row: &[f32], encoded: &mut Encoded) -> Result<(), f32> {
+    // Squares of what is larger are no numbers.
+    const LARGEST: f32 = 1e18;
     if let Some(bad) = row.iter().find(|value| value.abs() > LARGEST) {
         return Err(*bad);
     }
-    let mut codes = vec![0; row.len() / 2];
-    let mut scales = vec![f16::ZERO; row.len() / int4_group(row.len())];
-    int4_row(row, &mut codes, &mut scales);
-    encoded.weights.extend(codes);
-    encoded.scales.extend(scales.iter().flat_map(|scale| scale.to_le_bytes()));
+    let quantized = affine_row(row);
+    encoded.weights.extend(quantized.codes);
+    encoded.scales.extend(quantized.scales);
+    encoded.extra.extend(quantized.factors.iter().flat_map(|factor| factor.to_le_bytes()));
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Engines, from checkpoints and from ONNX directories.
 
-pub mod engine_file;
+pub mod affine;
+mod engine_file;
 mod onnx;
 pub(crate) mod precision;
 pub mod rounding;

@@ -240,11 +240,9 @@ pub fn find_sources(
     check_missing(checkpoint, names.iter().map(String::as_str))?;
     let mut sources = Vec::with_capacity(items.len());
     for item in &mut items {
-        if let (Some(quantization), Item::Matrix { name, rows, columns, storage }) =
-            (quantization, &mut *item)
-        {
+        if let (Some(quantization), Item::Matrix { name, shape, storage }) = (quantization, &mut *item) {
             let place = checkpoint.place(name).expect("none is missing");
-            let (n, k) = place.fused.as_ref().map_or((*rows, *columns), |fused| fused.shape.into());
+            let (n, k) = place.fused.as_ref().map_or((shape.rows, shape.columns), |fused| fused.shape.into());
             let found = quantized_rows(checkpoint, quantization, &place.tensor, (n, k));
             if let Some(mut quantized) = found.map_err(ToolError::format(path))? {
                 quantized.first_row = place.fused.as_ref().map_or(0, |fused| fused.rows.start);

@@ -54,7 +54,7 @@ pub struct QuantizedMatrix {
 impl Exported {
     pub fn new(rows: QuantizedRows) -> Self {
         let (block, scale_element, has_zeros) = match rows.storage.kind {
-            Kind::F32 | Kind::F16 => return Self::AsNumbers(Box::new(rows)),
+            Kind::F32 | Kind::F16 | Kind::Affine => return Self::AsNumbers(Box::new(rows)),
             Kind::Int8 | Kind::Fp8 => (None, ElementType::F32, false),
             Kind::Mxfp8 => (Some(MXFP8_GROUP), ElementType::F32, false),
             Kind::Nvfp4 => (Some(NVFP4_GROUP), ElementType::F32, false),

@@ -8,7 +8,7 @@ use safetensors::Dtype;
 
 use super::plugin_nibbles::{interleaved, tiled};
 use super::source::{Decoder, Encoded, PackRow, ReadRow};
-use crate::format::precision::{INT4_BLOCK, row_stride};
+use crate::format::precision::{ROW_ALIGN, row_stride};
 use crate::format::small_floats::{e2m1, e4m3, e8m0};
 use crate::format::storage::{MXFP8_GROUP, NVFP4_GROUP, ScaleType, Zeros};
 use crate::format::{Kind, Storage, Tensor};
@@ -180,7 +180,7 @@ impl QuantizedRows {
             Kind::Int4 { group, .. } => group,
             Kind::Mxfp8 => MXFP8_GROUP,
             Kind::Nvfp4 => NVFP4_GROUP,
-            Kind::F32 | Kind::F16 | Kind::Int8 | Kind::Fp8 => self.k,
+            Kind::F32 | Kind::F16 | Kind::Int8 | Kind::Affine | Kind::Fp8 => self.k,
         }
     }
 
@@ -256,7 +256,7 @@ impl ReadRow for QuantizedRows {
 
     fn packed(&self) -> Option<&dyn PackRow> {
         let is_storable = match self.storage.kind {
-            Kind::Int4 { group, .. } => group.is_multiple_of(INT4_BLOCK),
+            Kind::Int4 { group, .. } => group.is_multiple_of(ROW_ALIGN),
             _ => true,
         };
         is_storable.then_some(self)
@@ -271,16 +271,11 @@ impl PackRow for QuantizedRows {
     fn pack_row(&self, row_idx: usize, packed: &mut Encoded) -> Result<(), f32> {
         let row_idx = self.first_row + row_idx;
         let codes = self.row_codes(row_idx);
-        match self.storage.kind {
-            Kind::Int4 { .. } | Kind::Nvfp4 => {
-                for block in codes.chunks(INT4_BLOCK) {
-                    let (low, high) = block.split_at(INT4_BLOCK / 2);
-                    packed.weights.extend(low.iter().zip(high).map(|(low, high)| low | high << 4));
-                }
-            }
-            Kind::Fp8 | Kind::Mxfp8 if codes.iter().any(|code| e4m3(*code).is_nan()) => return Err(f32::NAN),
-            _ => packed.weights.extend_from_slice(&codes),
+        let is_float = matches!(self.storage.kind, Kind::Fp8 | Kind::Mxfp8);
+        if is_float && codes.iter().any(|code| e4m3(*code).is_nan()) {
+            return Err(f32::NAN);
         }
+        packed.weights.extend_from_slice(&codes);
         self.pack_scales(row_idx, packed);
         Ok(())
     }

@@ -39,7 +39,7 @@ pub trait PackRow: Send + Sync {
     fn inputs(&self) -> Vec<Vec<u8>>;
 }
 
-/// Bytes of consecutive rows.
+/// Bytes of consecutive rows, one behind the other, codes of four bits one per byte.
 #[derive(Default)]
 pub struct Encoded {
     pub weights: Vec<u8>,

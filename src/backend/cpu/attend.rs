@@ -1,0 +1,161 @@
+//! Attention: queries that share keys and values go together, and long sequences are shared by the threads in parts.
+
+use std::ops::Range;
+
+use super::cache::Cache;
+use super::ops::{Cpu, Shared};
+use super::rows::Rows;
+use crate::backend::{Attend, AttendRow, CacheShape};
+use crate::kernels::attention::{AttendTask, BLOCK_LEN, PART, Query, Weight, parts, scratch_len};
+use crate::kernels::tile::GROUP_ROWS;
+
+/// Some heads of some rows, in one part of the positions that they see.
+struct Group {
+    /// Consecutive positions of one sequence.
+    rows: Range<usize>,
+    kv_head: usize,
+    /// Of those that share the key-value head.
+    heads: Range<usize>,
+    part_idx: usize,
+}
+
+/// Where the parts of a row's results lie, if it has more than one.
+#[derive(Clone, Copy)]
+struct Parts {
+    n_parts: usize,
+    /// The first of `n_heads * n_parts` weights; outputs lie at `head_dim` times it.
+    first: usize,
+}
+
+impl Cpu {
+    /// See [`crate::backend::Backend::attend`].
+    pub(super) fn attend_all(&self, q: &Rows, cache: &Cache, task: Attend<'_>, y: &mut Rows) {
+        let rows = task.rows;
+        let &CacheShape { n_kv_heads, head_dim, n_blocks, block_len, .. } = cache.shape();
+        assert!(block_len == BLOCK_LEN && q.width() == y.width() && q.width().is_multiple_of(head_dim));
+        assert!(rows.len() == q.n_rows() && rows.len() == y.n_rows());
+        for row in rows {
+            let blocks = &row.blocks[..row.position / block_len + 1];
+            assert!(row.start <= row.position && blocks.iter().all(|&block| (block as usize) < n_blocks));
+        }
+        let n_heads = q.width() / head_dim;
+        let (places, n_weights) = places(rows, n_heads);
+        let groups = groups(rows, n_kv_heads, n_heads / n_kv_heads, &places);
+        let mut weights = vec![Weight::default(); n_weights];
+        let mut outs = vec![0.0_f32; n_weights * head_dim];
+        let (stride, y_at) = (y.stride(), Shared::new(y.as_mut_ptr()));
+        let (weights_at, outs_at) = (Shared::new(weights.as_mut_ptr()), Shared::new(outs.as_mut_ptr()));
+        self.pool().run(groups.len(), &|group_idx, worker_idx| {
+            let group = &groups[group_idx];
+            let mut scratch = self.scratch[worker_idx].lock().expect("a task that panics ends the program");
+            let n = scratch_len(head_dim);
+            if scratch.len() < n {
+                scratch.resize(n, 0.0);
+            }
+            let mut found = [Weight::default(); GROUP_ROWS];
+            let mut queries = Vec::with_capacity(GROUP_ROWS);
+            let each = || group.rows.clone().flat_map(|row| group.heads.clone().map(move |head| (row, head)));
+            for (row_idx, head) in each() {
+                let head = group.kv_head * (n_heads / n_kv_heads) + head;
+                let row = &rows[row_idx];
+                let seen = parts(row.start..row.position + 1).nth(group.part_idx).unwrap_or_default();
+                let Parts { n_parts, first } = places[row_idx];
+                // SAFETY: the output belongs to this task: it is the head's own, or that of its part.
+                let out = unsafe {
+                    match n_parts {
+                        1 => y_at.at(row_idx * stride + head * head_dim),
+                        _ => outs_at.at((first + head * n_parts + group.part_idx) * head_dim),
+                    }
+                };
+                let q = q.row(row_idx)[head * head_dim..].as_ptr();
+                queries.push(Query { q, start: seen.start, end: seen.end, out });
+            }
+            let found = &mut found[..queries.len()];
+            // SAFETY: the blocks were checked above; the outputs belong to this task.
+            unsafe {
+                (self.kernels().attend)(&mut AttendTask {
+                    queries: &queries,
+                    head_dim,
+                    cache: cache.head(task.layer, group.kv_head, rows[group.rows.start].blocks),
+                    scale: task.scale,
+                    scratch: &mut scratch,
+                    weights: found,
+                });
+                for ((row_idx, head), weight) in each().zip(found) {
+                    let head = group.kv_head * (n_heads / n_kv_heads) + head;
+                    let Parts { n_parts, first } = places[row_idx];
+                    if n_parts == 1 {
+                        let inverse = 1.0 / weight.sum;
+                        let out = row_idx * stride + head * head_dim;
+                        y_at.part(out..out + head_dim).iter_mut().for_each(|value| *value *= inverse);
+                    } else {
+                        *weights_at.at(first + head * n_parts + group.part_idx) = *weight;
+                    }
+                }
+            }
+        });
+        if n_weights == 0 {
+            return;
+        }
+        self.pool().run(rows.len() * n_heads, &|task_idx, _| {
+            let (row_idx, head) = (task_idx / n_heads, task_idx % n_heads);
+            let Parts { n_parts, first } = places[row_idx];
+            if n_parts == 1 {
+                return;
+            }
+            let first = first + head * n_parts;
+            let part_outs: Vec<&[f32]> =
+                outs[first * head_dim..][..n_parts * head_dim].chunks_exact(head_dim).collect();
+            // SAFETY: the head's output belongs to this task.
+            unsafe {
+                let out = y_at.at(row_idx * stride + head * head_dim);
+                (self.kernels().combine)(&weights[first..][..n_parts], &part_outs, out);
+            }
+        });
+    }
+}
+
+/// Where each row's parts lie, and how many weights there are in all.
+fn places(rows: &[AttendRow<'_>], n_heads: usize) -> (Vec<Parts>, usize) {
+    let mut n_weights = 0;
+    let places = rows
+        .iter()
+        .map(|row| {
+            let n_parts = parts(row.start..row.position + 1).count();
+            let first = n_weights;
+            n_weights += if n_parts == 1 { 0 } else { n_heads * n_parts };
+            Parts { n_parts, first }
+        })
+        .collect();
+    (places, n_weights)
+}
+
+/// Up to four queries each: heads of one row where there are enough of them, else of rows that follow each other.
+fn groups(rows: &[AttendRow<'_>], n_kv_heads: usize, n_shared: usize, places: &[Parts]) -> Vec<Group> {
+    let n_together = if n_shared > GROUP_ROWS / 2 { 1 } else { GROUP_ROWS / n_shared };
+    let mut groups = Vec::new();
+    let mut first = 0;
+    while first < rows.len() {
+        let may_follow = |row_idx: &usize| {
+            let (last, row) = (&rows[row_idx - 1], &rows[*row_idx]);
+            // With the same parts, for a group lies in one.
+            let numbers = |row: &AttendRow<'_>| (row.start / PART, row.position / PART);
+            let same_parts = numbers(last) == numbers(row);
+            std::ptr::eq(last.blocks, row.blocks) && row.position == last.position + 1 && same_parts
+        };
+        let n = 1 + (first + 1..rows.len().min(first + n_together)).take_while(may_follow).count();
+        for kv_head in 0..n_kv_heads {
+            for head in (0..n_shared).step_by(GROUP_ROWS) {
+                let heads = head..n_shared.min(head + GROUP_ROWS);
+                groups.extend((0..places[first].n_parts).map(|part_idx| Group {
+                    rows: first..first + n,
+                    kv_head,
+                    heads: heads.clone(),
+                    part_idx,
+                }));
+            }
+        }
+        first += n;
+    }
+    groups
+}

@@ -1,0 +1,325 @@
+//! Products with weights: rows are prepared once for all matrices that they meet, then the tiles of all these
+//! matrices are shared by the threads, adapters included.
+//!
+//! ```text
+//! first region    rows to panels (codes, or interleaved f32); h = x A of each adapter, in parts of the inputs
+//! second region   some tiles of a matrix: y = x W^T + bias, then y += h B for these columns
+//! ```
+
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard};
+
+use super::ops::{Cpu, Shared};
+use super::rows::Rows;
+use crate::backend::{ExpertRows, LoraRows, Output};
+use crate::kernels::activations::{Codes, CodesMut, Panel, groups, interleave};
+use crate::kernels::lora::{ExpandTask, PART_INPUTS, ShrinkTask};
+use crate::kernels::matmul::MatmulTask;
+use crate::kernels::matrix::{Matrix, Partner};
+use crate::kernels::tile::{BLOCK, GROUP_ROWS, TILE_ROWS};
+
+/// Tasks per thread: enough that a slow thread does not hold up the others.
+const TASKS_PER_THREAD: usize = 4;
+/// Elements that are prepared without help: a region of its own would take longer.
+const ALONE: usize = 16 << 10;
+
+/// Buffers of the rows that meet matrices, kept for the next call.
+#[derive(Default)]
+pub struct Inputs {
+    /// `[stride][R]` of each group.
+    f32: Vec<f32>,
+    codes: Vec<i8>,
+    scale: Vec<f32>,
+    sum: Vec<f32>,
+    /// `h` of each update, part after part of the inputs.
+    hidden: Vec<f32>,
+}
+
+/// Consecutive rows, at most [`GROUP_ROWS`], that share an adapter.
+struct Update<'a> {
+    output_idx: usize,
+    rows: Range<usize>,
+    entry: &'a LoraRows<'a, super::weights::Lora>,
+    /// Where its parts begin in `hidden`.
+    offset: usize,
+}
+
+impl Update<'_> {
+    /// Elements of one part: `[n_rows, rank]`.
+    fn part_len(&self) -> usize {
+        self.rows.len() * self.entry.pair.rank()
+    }
+}
+
+/// Tiles of one matrix for some rows.
+struct Job<'a> {
+    output_idx: usize,
+    matrix: Matrix<'a>,
+    rows: Range<usize>,
+    n_tiles: usize,
+}
+
+impl Cpu {
+    /// `y = x W^T + bias` and the adapters' updates for every output.
+    pub(super) fn project_all(&self, x: &Rows, outputs: &mut [Output<'_, Self>]) {
+        if outputs.iter().any(|output| output.weights.changes_inputs()) {
+            for output in outputs {
+                let changed = output.weights.changes_inputs().then(|| self.changed_inputs(x, output.weights));
+                self.products(changed.as_ref().unwrap_or(x), x, None, std::slice::from_mut(output));
+            }
+        } else {
+            self.products(x, x, None, outputs);
+        }
+    }
+
+    /// The same with a matrix of each output's stack for each group of rows.
+    pub(super) fn project_experts_all(
+        &self,
+        x: &Rows,
+        experts: &[ExpertRows],
+        outputs: &mut [Output<'_, Self>],
+    ) {
+        self.products(x, x, Some(experts), outputs);
+    }
+
+    fn products(
+        &self,
+        x: &Rows,
+        adapted: &Rows,
+        experts: Option<&[ExpertRows]>,
+        outputs: &mut [Output<'_, Self>],
+    ) {
+        let n_rows = x.n_rows();
+        let whole = [ExpertRows { expert: 0, rows: 0..n_rows }];
+        let experts = experts.unwrap_or(&whole);
+        let mut jobs = Vec::new();
+        for (output_idx, output) in outputs.iter().enumerate() {
+            let matrix = output.weights.as_matrix();
+            assert!(output.y.n_rows() == n_rows && matrix.stride() == x.stride());
+            let n_tiles = output.y.width().div_ceil(TILE_ROWS);
+            jobs.extend(experts.iter().map(|group| Job {
+                output_idx,
+                matrix: matrix.part(group.expert * n_tiles..(group.expert + 1) * n_tiles, output.y.width()),
+                rows: group.rows.clone(),
+                n_tiles,
+            }));
+        }
+        let updates = updates(outputs, adapted);
+        let mut inputs = self.inputs();
+        inputs.prepare(self, (x, experts), adapted, &jobs, &updates);
+        self.multiply(x, &inputs, &jobs, &updates, outputs);
+    }
+
+    fn inputs(&self) -> MutexGuard<'_, Inputs> {
+        self.inputs.lock().expect("a task that panics ends the program")
+    }
+
+    /// The second region.
+    fn multiply(
+        &self,
+        x: &Rows,
+        inputs: &Inputs,
+        jobs: &[Job<'_>],
+        updates: &[Update<'_>],
+        outputs: &mut [Output<'_, Self>],
+    ) {
+        let n_tiles: usize = jobs.iter().map(|job| job.n_tiles).sum();
+        let per_task = n_tiles.div_ceil(self.n_threads() * TASKS_PER_THREAD).max(1);
+        let tasks: Vec<(&Job<'_>, Range<usize>)> = jobs
+            .iter()
+            .flat_map(|job| {
+                let starts = (0..job.n_tiles).step_by(per_task);
+                starts.map(move |first| (job, first..job.n_tiles.min(first + per_task)))
+            })
+            .collect();
+        let places: Vec<(Shared, usize, Option<&[f32]>)> = outputs
+            .iter_mut()
+            .map(|output| {
+                let bias = output.bias.map(super::weights::Vector::as_slice);
+                (Shared::new(output.y.as_mut_ptr()), output.y.stride(), bias)
+            })
+            .collect();
+        self.pool().run(tasks.len(), &|task_idx, _| {
+            let (job, tiles) = &tasks[task_idx];
+            let (y, y_stride, bias) = places[job.output_idx];
+            // SAFETY: these columns of the job's rows belong to this task: jobs of one output share no row.
+            unsafe {
+                (self.kernels().matmul)(&MatmulTask {
+                    x: inputs.panel(x, job.matrix.partner(), job.rows.clone()),
+                    n_rows: job.rows.len(),
+                    w: job.matrix,
+                    tiles: tiles.clone(),
+                    bias,
+                    y: y.at(job.rows.start * y_stride),
+                    y_stride,
+                });
+            }
+            let columns = tiles.start * TILE_ROWS..job.matrix.n_rows().min(tiles.end * TILE_ROWS);
+            let is_mine = |update: &&Update<'_>| {
+                update.output_idx == job.output_idx
+                    && job.rows.start <= update.rows.start
+                    && update.rows.end <= job.rows.end
+            };
+            for update in updates.iter().filter(is_mine) {
+                let pair = update.entry.pair;
+                let h = inputs.summed(update, x.width().div_ceil(PART_INPUTS));
+                let first = pair.columns().start;
+                // SAFETY: as above.
+                unsafe {
+                    (self.kernels().lora_expand)(&ExpandTask {
+                        h: &h,
+                        n_rows: update.rows.len(),
+                        b: pair.b(),
+                        rank: pair.rank(),
+                        columns: first + columns.start..first + columns.end,
+                        y: y.at(update.rows.start * y_stride + columns.start),
+                        y_stride,
+                    });
+                }
+            }
+        });
+    }
+}
+
+/// The updates of all outputs, in groups of rows.
+fn updates<'a>(outputs: &[Output<'a, Cpu>], x: &Rows) -> Vec<Update<'a>> {
+    let n_parts = x.width().div_ceil(PART_INPUTS);
+    let mut offset = 0;
+    let mut updates = Vec::new();
+    for (output_idx, output) in outputs.iter().enumerate() {
+        for entry in output.loras {
+            assert!(entry.pair.columns().len() == output.y.width() && entry.rows.end <= x.n_rows());
+            assert!(entry.pair.a().len() == x.width() * entry.pair.rank());
+            for first in entry.rows.clone().step_by(GROUP_ROWS) {
+                let rows = first..entry.rows.end.min(first + GROUP_ROWS);
+                let update = Update { output_idx, rows, entry, offset };
+                offset += n_parts * update.part_len();
+                updates.push(update);
+            }
+        }
+    }
+    updates
+}
+
+impl Inputs {
+    /// The first region.
+    fn prepare(
+        &mut self,
+        cpu: &Cpu,
+        (x, experts): (&Rows, &[ExpertRows]),
+        adapted: &Rows,
+        jobs: &[Job<'_>],
+        updates: &[Update<'_>],
+    ) {
+        let (stride, n) = (x.stride(), x.as_slice().len());
+        let takes = |partner| jobs.iter().any(|job| job.matrix.partner() == partner);
+        // One row is its own panel.
+        let (with_f32, with_codes) = (takes(Partner::F32) && x.n_rows() > 1, takes(Partner::I8));
+        grow(&mut self.f32, if with_f32 { n } else { 0 });
+        grow(&mut self.codes, if with_codes { n } else { 0 });
+        for buffer in [&mut self.scale, &mut self.sum] {
+            grow(buffer, if with_codes { n / BLOCK } else { 0 });
+        }
+        let n_parts = adapted.width().div_ceil(PART_INPUTS);
+        grow(&mut self.hidden, updates.iter().map(|update| n_parts * update.part_len()).sum());
+        let row_groups: Vec<Range<usize>> = experts
+            .iter()
+            .flat_map(|group| groups(group.rows.len()).map(|rows| moved(rows, group.rows.start)))
+            .collect();
+        let (f32, codes) = (Shared::new(self.f32.as_mut_ptr()), Shared::new(self.codes.as_mut_ptr()));
+        let (scale, sum) = (Shared::new(self.scale.as_mut_ptr()), Shared::new(self.sum.as_mut_ptr()));
+        let hidden = Shared::new(self.hidden.as_mut_ptr());
+        let fill = |rows: &Range<usize>| {
+            let elements = rows.start * stride..rows.end * stride;
+            let blocks = elements.start / BLOCK..elements.end / BLOCK;
+            let from = &x.as_slice()[elements.clone()];
+            // SAFETY: the group's places in the buffers belong to this task.
+            unsafe {
+                if with_f32 {
+                    interleave(from, stride, f32.part(elements.clone()));
+                }
+                if with_codes {
+                    (cpu.kernels().quantize)(
+                        from,
+                        stride,
+                        &mut CodesMut {
+                            codes: codes.part(elements),
+                            scale: scale.part(blocks.clone()),
+                            sum: sum.part(blocks),
+                        },
+                    );
+                }
+            }
+        };
+        let shrink = |update: &Update<'_>, part: usize| {
+            let first = part * PART_INPUTS;
+            let offset = update.offset + part * update.part_len();
+            // SAFETY: the part of this update belongs to this task.
+            unsafe {
+                (cpu.kernels().lora_shrink)(&mut ShrinkTask {
+                    x: &adapted.as_slice()[update.rows.start * adapted.stride()..],
+                    x_stride: adapted.stride(),
+                    n_rows: update.rows.len(),
+                    a: update.entry.pair.a(),
+                    rank: update.entry.pair.rank(),
+                    inputs: first..adapted.width().min(first + PART_INPUTS),
+                    h: hidden.part(offset..offset + update.part_len()),
+                });
+            }
+        };
+        if updates.is_empty() && n <= ALONE {
+            row_groups.iter().for_each(fill);
+            return;
+        }
+        let n_fills = if with_f32 || with_codes { row_groups.len() } else { 0 };
+        cpu.pool().run(
+            n_fills + updates.len() * n_parts,
+            &|task_idx, _| match task_idx.checked_sub(n_fills) {
+                None => fill(&row_groups[task_idx]),
+                Some(shrink_idx) => shrink(&updates[shrink_idx / n_parts], shrink_idx % n_parts),
+            },
+        );
+    }
+
+    /// Some rows as a matrix takes them; they begin with a group.
+    fn panel<'a>(&'a self, x: &'a Rows, partner: Partner, rows: Range<usize>) -> Panel<'a> {
+        let elements = rows.start * x.stride()..rows.end * x.stride();
+        let blocks = elements.start / BLOCK..elements.end / BLOCK;
+        match partner {
+            Partner::F32 if x.n_rows() == 1 => Panel::F32(x.as_slice()),
+            Partner::F32 => Panel::F32(&self.f32[elements]),
+            Partner::I8 => Panel::I8(Codes {
+                codes: &self.codes[elements],
+                scale: &self.scale[blocks.clone()],
+                sum: &self.sum[blocks],
+            }),
+        }
+    }
+
+    /// `h` of an update: its parts one after the other, times its scale.
+    fn summed(&self, update: &Update<'_>, n_parts: usize) -> Vec<f32> {
+        let len = update.part_len();
+        let mut h = vec![0.0; len];
+        for part in self.hidden[update.offset..][..n_parts * len].chunks_exact(len) {
+            h.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+        }
+        h.iter_mut().for_each(|h| *h *= update.entry.scale);
+        h
+    }
+
+    /// Gives the memory back.
+    pub fn forget(inputs: &Mutex<Self>) {
+        *inputs.lock().expect("a task that panics ends the program") = Self::default();
+    }
+}
+
+fn moved(rows: Range<usize>, by: usize) -> Range<usize> {
+    rows.start + by..rows.end + by
+}
+
+/// Makes a buffer at least that long; what it holds is lost or not.
+fn grow<E: Clone + Default>(buffer: &mut Vec<E>, len: usize) {
+    if buffer.len() < len {
+        buffer.resize(len, E::default());
+    }
+}

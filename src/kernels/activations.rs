@@ -1,0 +1,96 @@
+//! Rows of activations as a product takes them: groups of up to four rows, interleaved, so that a group is read from
+//! its first element to its last whatever its size.
+//!
+//! A row is quantized a block of 32 at a time: the largest magnitude becomes 127, everything is rounded to the nearest
+//! code, ties to even. A block with a number that is not finite gets the scale NaN, and so makes every sum that it
+//! enters NaN; one that is zero (all below 1e-30) gets the scale 0.
+
+use std::ops::Range;
+
+use super::simd::{LANES, Simd};
+use super::tile::{BLOCK, GROUP_ROWS};
+
+/// Below it the inverse of a magnitude would come near the largest f32.
+const SMALLEST: f32 = 1e-30;
+
+/// Interleaved rows, of one kind.
+#[derive(Clone, Copy)]
+pub enum Panel<'a> {
+    /// Of each group `[stride][R]`.
+    F32(&'a [f32]),
+    I8(Codes<'a>),
+}
+
+/// Quantized rows.
+#[derive(Clone, Copy)]
+pub struct Codes<'a> {
+    /// Of each group `[stride / 32][R][32]`.
+    pub codes: &'a [i8],
+    /// Of each group `[stride / 32][R]`.
+    pub scale: &'a [f32],
+    /// Sums of each block's codes, as `scale`.
+    pub sum: &'a [f32],
+}
+
+/// The same to be written, for one group.
+pub struct CodesMut<'a> {
+    /// `[stride / 32][R][32]`
+    pub codes: &'a mut [i8],
+    /// `[stride / 32][R]`
+    pub scale: &'a mut [f32],
+    /// `[stride / 32][R]`
+    pub sum: &'a mut [f32],
+}
+
+/// The groups of `n_rows` rows.
+pub fn groups(n_rows: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..n_rows).step_by(GROUP_ROWS).map(move |first| first..n_rows.min(first + GROUP_ROWS))
+}
+
+/// Interleaves the rows of a group: `x` is `[R, stride]`, `out` `[stride][R]`.
+pub fn interleave(x: &[f32], stride: usize, out: &mut [f32]) {
+    let n_rows = x.len() / stride;
+    for (row_idx, row) in x.chunks_exact(stride).enumerate() {
+        for (to, from) in out[row_idx..].iter_mut().step_by(n_rows).zip(row) {
+            *to = *from;
+        }
+    }
+}
+
+/// Quantizes the rows of a group: `x` is `[R, stride]`.
+///
+/// # Safety
+/// `out` has the lengths of its docs, and `stride` is a multiple of 32.
+#[inline(always)]
+pub unsafe fn quantize<S: Simd>(s: S, x: &[f32], stride: usize, out: &mut CodesMut<'_>) {
+    let (n_rows, n_blocks) = (x.len() / stride, stride / BLOCK);
+    debug_assert!(out.codes.len() == x.len() && out.scale.len() == n_rows * n_blocks);
+    let zero = s.splat(0.0);
+    for row_idx in 0..n_rows {
+        for block in 0..n_blocks {
+            let place = block * n_rows + row_idx;
+            // SAFETY: the block lies in the row, and its place in the outputs.
+            unsafe {
+                let from = x.as_ptr().add(row_idx * stride + block * BLOCK);
+                let values: [S::F32; BLOCK / LANES] = std::array::from_fn(|i| s.load(from.add(i * LANES)));
+                let (mut largest, mut poison) = (zero, zero);
+                for value in values {
+                    largest = s.max(largest, s.max(value, s.sub(zero, value)));
+                    // Zero times anything that is not finite is NaN.
+                    poison = s.mul_add(value, zero, poison);
+                }
+                let (largest, poison) = (s.max_lane(largest), s.sum(poison));
+                let is_zero = largest < SMALLEST;
+                let inverse = if is_zero { 0.0 } else { 127.0 / largest };
+                let mut sum = zero;
+                for (i, value) in values.into_iter().enumerate() {
+                    let code = s.round(s.mul(value, s.splat(inverse)));
+                    sum = s.add(sum, code);
+                    s.store_i8(out.codes.as_mut_ptr().add(place * BLOCK + i * LANES), code);
+                }
+                *out.scale.get_unchecked_mut(place) = if is_zero { 0.0 } else { largest / 127.0 } + poison;
+                *out.sum.get_unchecked_mut(place) = s.sum(sum);
+            }
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Sixteen output features side by side: what an instruction set adds to [`Simd`] for products with weights.
+//!
+//! Rows of weights are stored sixteen at a time (see [`super::matrix`]), so that a sum never leaves its lane: a
+//! product needs no sum over lanes, and a scale is multiplied with sixteen sums at once. Products of integers are
+//! exact, and every f32 that is made of them is a whole number below 2^24: so they are the same on every processor,
+//! whatever instructions add them up.
+
+use half::f16;
+
+use super::minifloat::e8m0;
+use super::simd::{LANES, Simd};
+pub use crate::format::tiles::TILE_ROWS;
+
+/// Elements along the input that share a scale of activations, and of sums that are added up by themselves.
+pub const BLOCK: usize = 32;
+/// Rows of activations that pass through a tile together, at most.
+pub const GROUP_ROWS: usize = 4;
+
+/// Sixteen f32 lanes, and products of blocks of codes.
+///
+/// # Safety
+/// As of [`Simd`]: the loads read exactly the elements that their docs name.
+pub unsafe trait Tile: Simd {
+    /// `[TILE_ROWS]` f32.
+    type Wide: Copy;
+
+    fn wide_splat(self, value: f32) -> Self::Wide;
+    fn wide_add(self, a: Self::Wide, b: Self::Wide) -> Self::Wide;
+    fn wide_mul(self, a: Self::Wide, b: Self::Wide) -> Self::Wide;
+    /// `a * b + c` with one rounding.
+    fn wide_mul_add(self, a: Self::Wide, b: Self::Wide, c: Self::Wide) -> Self::Wide;
+    /// # Safety
+    /// 16 elements.
+    unsafe fn wide_load(self, from: *const f32) -> Self::Wide;
+    /// # Safety
+    /// 16 elements.
+    unsafe fn wide_store(self, to: *mut f32, value: Self::Wide);
+    /// # Safety
+    /// 16 elements.
+    unsafe fn wide_load_f16(self, from: *const f16) -> Self::Wide;
+    /// Whole numbers 0..=255.
+    ///
+    /// # Safety
+    /// 16 elements.
+    unsafe fn wide_load_u8(self, from: *const u8) -> Self::Wide;
+    /// E4M3 codes as numbers.
+    ///
+    /// # Safety
+    /// 16 elements.
+    unsafe fn wide_load_e4m3(self, from: *const u8) -> Self::Wide;
+
+    /// E8M0 codes as numbers.
+    ///
+    /// # Safety
+    /// 16 elements.
+    #[inline(always)]
+    unsafe fn wide_load_e8m0(self, from: *const u8) -> Self::Wide {
+        // SAFETY: 16 elements by the caller; numbers has 16.
+        unsafe {
+            let numbers = from.cast::<[u8; TILE_ROWS]>().read_unaligned().map(e8m0);
+            self.wide_load(numbers.as_ptr())
+        }
+    }
+
+    /// The first `n` lanes.
+    ///
+    /// # Safety
+    /// `n` <= 16 elements.
+    #[inline(always)]
+    unsafe fn wide_store_partial(self, to: *mut f32, value: Self::Wide, n: usize) {
+        let mut lanes = [0.0; TILE_ROWS];
+        // SAFETY: the caller gives n writable elements; lanes has 16.
+        unsafe {
+            self.wide_store(lanes.as_mut_ptr(), value);
+            std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, n);
+        }
+    }
+
+    /// A hint that these bytes are needed soon; any address will do.
+    #[inline(always)]
+    fn prefetch(self, _at: *const u8) {}
+
+    /// `sum_k w[n, k] * x[r, k]` over a block of 32, for codes of -127..=127: `w` is `[8][TILE_ROWS][4]`, `x` is
+    /// `[R][32]`.
+    ///
+    /// # Safety
+    /// So many elements.
+    unsafe fn dot_i8<const R: usize>(self, w: *const i8, x: *const i8) -> [Self::Wide; R];
+
+    /// The same for codes of 0..=15: `w` is `[4][TILE_ROWS][4]` bytes, of eight inputs the first four in the low
+    /// nibbles.
+    ///
+    /// # Safety
+    /// So many elements.
+    unsafe fn dot_u4<const R: usize>(self, w: *const u8, x: *const i8) -> [Self::Wide; R];
+
+    /// The same over 16 inputs for codes of E2M1, twice the sums: `w` is `[2][TILE_ROWS][4]` bytes, row r of the
+    /// activations begins at `x + 32 r`.
+    ///
+    /// # Safety
+    /// So many elements.
+    unsafe fn dot_e2m1<const R: usize>(self, w: *const u8, x: *const i8) -> [Self::Wide; R];
+}
+
+/// Twice the numbers of E2M1, which are whole.
+pub const E2M1_DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+/// [`Tile`]'s sixteen lanes as two vectors of eight.
+macro_rules! wide_of_pairs {
+    ($lanes:ty) => {
+        type Wide = [$lanes; 2];
+
+        #[inline(always)]
+        fn wide_splat(self, value: f32) -> Self::Wide {
+            [self.splat(value); 2]
+        }
+        #[inline(always)]
+        fn wide_add(self, a: Self::Wide, b: Self::Wide) -> Self::Wide {
+            [self.add(a[0], b[0]), self.add(a[1], b[1])]
+        }
+        #[inline(always)]
+        fn wide_mul(self, a: Self::Wide, b: Self::Wide) -> Self::Wide {
+            [self.mul(a[0], b[0]), self.mul(a[1], b[1])]
+        }
+        #[inline(always)]
+        fn wide_mul_add(self, a: Self::Wide, b: Self::Wide, c: Self::Wide) -> Self::Wide {
+            [self.mul_add(a[0], b[0], c[0]), self.mul_add(a[1], b[1], c[1])]
+        }
+        #[inline(always)]
+        unsafe fn wide_load(self, from: *const f32) -> Self::Wide {
+            unsafe { [self.load(from), self.load(from.add(8))] }
+        }
+        #[inline(always)]
+        unsafe fn wide_store(self, to: *mut f32, value: Self::Wide) {
+            unsafe {
+                self.store(to, value[0]);
+                self.store(to.add(8), value[1]);
+            }
+        }
+        #[inline(always)]
+        unsafe fn wide_load_f16(self, from: *const f16) -> Self::Wide {
+            unsafe { [self.load_f16(from), self.load_f16(from.add(8))] }
+        }
+        #[inline(always)]
+        unsafe fn wide_load_u8(self, from: *const u8) -> Self::Wide {
+            unsafe { [self.load_u8(from), self.load_u8(from.add(8))] }
+        }
+        #[inline(always)]
+        unsafe fn wide_load_e4m3(self, from: *const u8) -> Self::Wide {
+            unsafe { [self.load_e4m3(from), self.load_e4m3(from.add(8))] }
+        }
+    };
+}
+pub(super) use wide_of_pairs;
+
+const _: () = assert!(TILE_ROWS == 2 * LANES);

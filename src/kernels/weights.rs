@@ -1,0 +1,394 @@
+//! What each kind of storage means: sixteen rows of weights as numbers, or as sums of products of codes.
+
+use half::f16;
+
+use super::tile::{BLOCK, TILE_ROWS, Tile};
+
+/// How far ahead of the sums weights are asked for, in bytes.
+const AHEAD: usize = 4096;
+const LINE: usize = 64;
+
+/// Bytes of a tile per input of nibbles.
+const NIBBLES: usize = TILE_ROWS / 2;
+
+/// Tiles of numbers that meet f32.
+pub trait Numbers<T: Tile>: Copy {
+    /// The numbers of a tile for input `k`.
+    ///
+    /// # Safety
+    /// Tile and input lie inside the matrix.
+    unsafe fn load(self, t: T, tile: usize, k: usize) -> T::Wide;
+
+    /// Bytes of an input of a tile.
+    const INPUT_BYTES: usize;
+
+    /// The first byte.
+    fn base(self) -> *const u8;
+
+    /// Adds the sums of a block to the totals.
+    ///
+    /// # Safety
+    /// Tile and block lie inside the matrix.
+    #[inline(always)]
+    unsafe fn add(self, t: T, _tile: usize, _block: usize, sums: T::Wide, total: T::Wide) -> T::Wide {
+        t.wide_add(total, sums)
+    }
+
+    /// What totals become in the end.
+    ///
+    /// # Safety
+    /// The tile lies inside the matrix.
+    #[inline(always)]
+    unsafe fn finish(self, _t: T, _tile: usize, total: T::Wide) -> T::Wide {
+        total
+    }
+}
+
+/// Tiles of codes that meet codes.
+pub trait Codes<T: Tile>: Copy {
+    /// Adds a block's products to the totals of `R` rows.
+    ///
+    /// # Safety
+    /// Tile and block lie inside the matrix, and `x` has that block.
+    unsafe fn add_block<const R: usize>(
+        self,
+        t: T,
+        tile: usize,
+        block: usize,
+        x: &CodeRows,
+        totals: &mut [T::Wide; R],
+    );
+
+    /// As of [`Numbers`].
+    ///
+    /// # Safety
+    /// The tile lies inside the matrix.
+    #[inline(always)]
+    unsafe fn finish(self, _t: T, _tile: usize, total: T::Wide) -> T::Wide {
+        total
+    }
+}
+
+/// A group of quantized rows: what [`super::activations::Codes`] holds of it.
+#[derive(Clone, Copy)]
+pub struct CodeRows {
+    pub codes: *const i8,
+    pub scale: *const f32,
+    pub sum: *const f32,
+    pub n_rows: usize,
+}
+
+impl CodeRows {
+    #[inline(always)]
+    unsafe fn codes(&self, block: usize) -> *const i8 {
+        // SAFETY: the caller's block.
+        unsafe { self.codes.add(block * self.n_rows * BLOCK) }
+    }
+
+    #[inline(always)]
+    unsafe fn scale(&self, block: usize, row: usize) -> f32 {
+        // SAFETY: the caller's block and row.
+        unsafe { *self.scale.add(block * self.n_rows + row) }
+    }
+
+    #[inline(always)]
+    unsafe fn sum(&self, block: usize, row: usize) -> f32 {
+        // SAFETY: the caller's block and row.
+        unsafe { *self.sum.add(block * self.n_rows + row) }
+    }
+}
+
+/// Asks for the bytes that come some time after these.
+#[inline(always)]
+pub fn prefetch<T: Tile>(t: T, at: *const u8, n_bytes: usize) {
+    for line in (0..n_bytes).step_by(LINE) {
+        t.prefetch(at.wrapping_add(AHEAD + line));
+    }
+}
+
+#[derive(Clone, Copy)]
+pub struct F32Tiles {
+    pub w: *const f32,
+    pub stride: usize,
+}
+
+impl<T: Tile> Numbers<T> for F32Tiles {
+    const INPUT_BYTES: usize = TILE_ROWS * 4;
+
+    fn base(self) -> *const u8 {
+        self.w.cast()
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, t: T, tile: usize, k: usize) -> T::Wide {
+        // SAFETY: inside the matrix by the caller.
+        unsafe { t.wide_load(self.w.add((tile * self.stride + k) * TILE_ROWS)) }
+    }
+}
+
+#[derive(Clone, Copy)]
+pub struct F16Tiles {
+    pub w: *const f16,
+    pub stride: usize,
+}
+
+impl<T: Tile> Numbers<T> for F16Tiles {
+    const INPUT_BYTES: usize = TILE_ROWS * 2;
+
+    fn base(self) -> *const u8 {
+        self.w.cast()
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, t: T, tile: usize, k: usize) -> T::Wide {
+        // SAFETY: inside the matrix by the caller.
+        unsafe { t.wide_load_f16(self.w.add((tile * self.stride + k) * TILE_ROWS)) }
+    }
+}
+
+#[derive(Clone, Copy)]
+pub struct Fp8Tiles {
+    pub w: *const u8,
+    pub scale: *const f32,
+    pub stride: usize,
+}
+
+impl<T: Tile> Numbers<T> for Fp8Tiles {
+    const INPUT_BYTES: usize = TILE_ROWS;
+
+    fn base(self) -> *const u8 {
+        self.w
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, t: T, tile: usize, k: usize) -> T::Wide {
+        // SAFETY: inside the matrix by the caller.
+        unsafe { t.wide_load_e4m3(self.w.add((tile * self.stride + k) * TILE_ROWS)) }
+    }
+
+    #[inline(always)]
+    unsafe fn finish(self, t: T, tile: usize, total: T::Wide) -> T::Wide {
+        // SAFETY: one scale per row.
+        unsafe { t.wide_mul(total, t.wide_load(self.scale.add(tile * TILE_ROWS))) }
+    }
+}
+
+#[derive(Clone, Copy)]
+pub struct Mxfp8Tiles {
+    pub w: *const u8,
+    pub scale: *const u8,
+    pub stride: usize,
+}
+
+impl<T: Tile> Numbers<T> for Mxfp8Tiles {
+    const INPUT_BYTES: usize = TILE_ROWS;
+
+    fn base(self) -> *const u8 {
+        self.w
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, t: T, tile: usize, k: usize) -> T::Wide {
+        // SAFETY: inside the matrix by the caller.
+        unsafe { t.wide_load_e4m3(self.w.add((tile * self.stride + k) * TILE_ROWS)) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, t: T, tile: usize, block: usize, sums: T::Wide, total: T::Wide) -> T::Wide {
+        // SAFETY: one scale per row and block.
+        unsafe {
+            let scale = self.scale.add((tile * (self.stride / BLOCK) + block) * TILE_ROWS);
+            t.wide_mul_add(sums, t.wide_load_e8m0(scale), total)
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+pub struct I8Tiles {
+    pub w: *const i8,
+    pub scale: *const f32,
+    pub stride: usize,
+}
+
+impl<T: Tile> Codes<T> for I8Tiles {
+    #[inline(always)]
+    unsafe fn add_block<const R: usize>(
+        self,
+        t: T,
+        tile: usize,
+        block: usize,
+        x: &CodeRows,
+        totals: &mut [T::Wide; R],
+    ) {
+        // SAFETY: inside the matrix and the rows by the caller.
+        unsafe {
+            let w = self.w.add((tile * self.stride + block * BLOCK) * TILE_ROWS);
+            prefetch(t, w.cast(), BLOCK * TILE_ROWS);
+            let sums = t.dot_i8::<R>(w, x.codes(block));
+            for (r, (total, sum)) in totals.iter_mut().zip(sums).enumerate() {
+                *total = t.wide_mul_add(sum, t.wide_splat(x.scale(block, r)), *total);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn finish(self, t: T, tile: usize, total: T::Wide) -> T::Wide {
+        // SAFETY: one scale per row.
+        unsafe { t.wide_mul(total, t.wide_load(self.scale.add(tile * TILE_ROWS))) }
+    }
+}
+
+/// A type of scales.
+pub trait Scale<T: Tile>: Copy {
+    /// # Safety
+    /// 16 elements.
+    unsafe fn load(t: T, from: *const Self) -> T::Wide;
+}
+
+impl<T: Tile> Scale<T> for f16 {
+    #[inline(always)]
+    unsafe fn load(t: T, from: *const f16) -> T::Wide {
+        // SAFETY: the caller's promise.
+        unsafe { t.wide_load_f16(from) }
+    }
+}
+
+impl<T: Tile> Scale<T> for f32 {
+    #[inline(always)]
+    unsafe fn load(t: T, from: *const f32) -> T::Wide {
+        // SAFETY: the caller's promise.
+        unsafe { t.wide_load(from) }
+    }
+}
+
+/// Groups of scales; null zeros: all are 8.
+#[derive(Clone, Copy)]
+pub struct I4Tiles<E> {
+    pub w: *const u8,
+    pub scale: *const E,
+    pub zero: *const u8,
+    pub stride: usize,
+    pub group: usize,
+}
+
+impl<T: Tile, E: Scale<T>> Codes<T> for I4Tiles<E> {
+    #[inline(always)]
+    unsafe fn add_block<const R: usize>(
+        self,
+        t: T,
+        tile: usize,
+        block: usize,
+        x: &CodeRows,
+        totals: &mut [T::Wide; R],
+    ) {
+        // SAFETY: inside the matrix and the rows by the caller; groups are whole blocks.
+        unsafe {
+            let w = self.w.add((tile * self.stride + block * BLOCK) * NIBBLES);
+            prefetch(t, w, BLOCK * NIBBLES);
+            let group = (tile * (self.stride / self.group) + block * BLOCK / self.group) * TILE_ROWS;
+            let scale = E::load(t, self.scale.add(group));
+            let minus_zero = if self.zero.is_null() {
+                t.wide_splat(-8.0)
+            } else {
+                t.wide_mul(t.wide_load_u8(self.zero.add(group)), t.wide_splat(-1.0))
+            };
+            let sums = t.dot_u4::<R>(w, x.codes(block));
+            for (r, (total, sum)) in totals.iter_mut().zip(sums).enumerate() {
+                // Whole numbers below 2^24.
+                let sum = t.wide_mul_add(minus_zero, t.wide_splat(x.sum(block, r)), sum);
+                let sum = t.wide_mul(sum, t.wide_splat(x.scale(block, r)));
+                *total = t.wide_mul_add(sum, scale, *total);
+            }
+        }
+    }
+}
+
+/// Blocks with a scale and a minimum.
+#[derive(Clone, Copy)]
+pub struct AffineTiles {
+    pub w: *const u8,
+    pub scale: *const u8,
+    pub factor: *const f32,
+    pub stride: usize,
+}
+
+impl<T: Tile> Codes<T> for AffineTiles {
+    #[inline(always)]
+    unsafe fn add_block<const R: usize>(
+        self,
+        t: T,
+        tile: usize,
+        block: usize,
+        x: &CodeRows,
+        totals: &mut [T::Wide; R],
+    ) {
+        // SAFETY: inside the matrix and the rows by the caller.
+        unsafe {
+            let w = self.w.add((tile * self.stride + block * BLOCK) * NIBBLES);
+            prefetch(t, w, BLOCK * NIBBLES);
+            let scales = self.scale.add((tile * (self.stride / BLOCK) + block) * 2 * TILE_ROWS);
+            prefetch(t, scales, 2 * TILE_ROWS);
+            let scale = t.wide_load_u8(scales);
+            let factor = t.wide_load(self.factor.add((tile * 2 + 1) * TILE_ROWS));
+            let minimum = t.wide_mul(t.wide_load_u8(scales.add(TILE_ROWS)), factor);
+            let sums = t.dot_u4::<R>(w, x.codes(block));
+            for (r, (total, sum)) in totals.iter_mut().zip(sums).enumerate() {
+                let x_scale = x.scale(block, r);
+                let sum = t.wide_mul(sum, t.wide_splat(x_scale));
+                let taken_off = t.wide_splat(-(x_scale * x.sum(block, r)));
+                *total = t.wide_mul_add(minimum, taken_off, t.wide_mul_add(sum, scale, *total));
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn finish(self, t: T, tile: usize, total: T::Wide) -> T::Wide {
+        // SAFETY: two factors per row.
+        unsafe { t.wide_mul(total, t.wide_load(self.factor.add(tile * 2 * TILE_ROWS))) }
+    }
+}
+
+#[derive(Clone, Copy)]
+pub struct Nvfp4Tiles {
+    pub w: *const u8,
+    pub scale: *const u8,
+    pub row_scale: *const f32,
+    pub stride: usize,
+}
+
+impl<T: Tile> Codes<T> for Nvfp4Tiles {
+    #[inline(always)]
+    unsafe fn add_block<const R: usize>(
+        self,
+        t: T,
+        tile: usize,
+        block: usize,
+        x: &CodeRows,
+        totals: &mut [T::Wide; R],
+    ) {
+        const HALF: usize = BLOCK / 2;
+        // SAFETY: inside the matrix and the rows by the caller; a block has two scales.
+        unsafe {
+            let w = self.w.add((tile * self.stride + block * BLOCK) * NIBBLES);
+            prefetch(t, w, BLOCK * NIBBLES);
+            let scale = self.scale.add((tile * self.stride / HALF + block * 2) * TILE_ROWS);
+            for half in 0..2 {
+                let sums = t.dot_e2m1::<R>(w.add(half * HALF * NIBBLES), x.codes(block).add(half * HALF));
+                let scale = t.wide_load_e4m3(scale.add(half * TILE_ROWS));
+                for (r, (total, sum)) in totals.iter_mut().zip(sums).enumerate() {
+                    let sum = t.wide_mul(sum, t.wide_splat(x.scale(block, r)));
+                    *total = t.wide_mul_add(sum, scale, *total);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn finish(self, t: T, tile: usize, total: T::Wide) -> T::Wide {
+        // SAFETY: one scale per row.
+        unsafe {
+            let half = t.wide_mul(total, t.wide_splat(0.5));
+            t.wide_mul(half, t.wide_load(self.row_scale.add(tile * TILE_ROWS)))
+        }
+    }
+}
