@@ -1,6 +1,7 @@
 // One case of llama.cpp, or of ik_llama.cpp (-DIK_LLAMA), through its public interface; prints one line of JSON.
 //
 //   driver MODEL THREADS decode|prefill BATCH LENGTH STEPS [ADAPTER...]
+//   driver MODEL tokens FILE          llama.cpp only: the tokens of a text, as llama-perplexity takes them
 //
 // decode: a token of each of BATCH sequences that hold LENGTH tokens; prefill: prompts of LENGTH tokens. One step before
 // the timed ones is not counted among them. A context has one set of adapters: with several, the sequences are computed
@@ -9,6 +10,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -94,7 +97,35 @@ static void silent(ggml_log_level level, const char *text, void *) {
     if (level == GGML_LOG_LEVEL_ERROR) fputs(text, stderr);
 }
 
+#ifndef IK_LLAMA
+static int print_tokens(const char *model_path, const char *text_path) {
+    llama_backend_init();
+    llama_model_params params = llama_model_default_params();
+    params.vocab_only = true;
+    llama_model *model = llama_model_load_from_file(model_path, params);
+    std::ifstream file(text_path);
+    if (!model || !file) fail("no model or no text");
+    std::stringstream content;
+    content << file.rdbuf();
+    std::string text = content.str();
+    const llama_vocab *vocab = llama_model_get_vocab(model);
+    std::vector<llama_token> tokens(text.size() + 8);
+    int n = llama_tokenize(vocab, text.data(), text.size(), tokens.data(), tokens.size(), true, false);
+    if (n < 0) fail("no tokens");
+    printf("{\"begins_with\": %d, \"tokens\": [", llama_vocab_get_add_bos(vocab) ? llama_vocab_bos(vocab) : -1);
+    for (int i = 0; i < n; i++) printf("%s%d", i ? ", " : "", tokens[i]);
+    printf("]}\n");
+    return 0;
+}
+#endif
+
 int main(int argc, char **argv) {
+#ifndef IK_LLAMA
+    if (argc == 4 && strcmp(argv[2], "tokens") == 0) {
+        llama_log_set(silent, nullptr);
+        return print_tokens(argv[1], argv[3]);
+    }
+#endif
     if (argc < 7) fail("MODEL THREADS decode|prefill BATCH LENGTH STEPS [ADAPTER...]");
     int n_threads = atoi(argv[2]), n_sequences = atoi(argv[4]), length = atoi(argv[5]), n_steps = atoi(argv[6]);
     bool is_decode = strcmp(argv[3], "decode") == 0;
