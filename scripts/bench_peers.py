@@ -6,6 +6,7 @@ import argparse
 import datetime
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -24,6 +25,8 @@ SHAPES = ["qwen2.5-0.5b", "qwen2.5-1.5b", "qwen3-0.6b", "llama-3.2-1b"]
 PRECISIONS = {"f16": "F16", "int8": "Q8_0", "int4": "Q4_0"}
 ADAPTERS = {"": (0, 0), "-r16": (1, 16), "-r64": (1, 64), "-8xr16": (8, 16)}
 N_STEPS = 32
+# llama.cpp's llama-bench and llama-batched-bench, which say whether the driver is right. They take no adapters.
+OWN_TOOLS = "its own tools"
 # Tokens that a sequence holds when decoding begins; ours stays in the middle of the steps that theirs goes through.
 PAST = 128
 
@@ -153,7 +156,7 @@ class Bench:
         asks_rate = program == "jetspool" and case.name == self.options.cases[0]
         if program == "jetspool" and not asks_rate:
             command.append("--noReadRate")
-        found = self.output(command)
+        found = json.loads(self.text(command))
         if program == "jetspool":
             if asks_rate:
                 self.read_rates.append(found["read_bandwidth_gb_per_second"])
@@ -162,11 +165,28 @@ class Bench:
             found["step_ms"] = found["step_ms"]["mean"]
         self.results.setdefault((shape, precision, case.name, program), []).append(found)
 
-    def output(self, command: list) -> dict:
+    def measure_own_tools(self, shape: str, precision: str, case: Case) -> None:
+        if case.adapters[0]:
+            return
+        model, threads = self.gguf(shape, precision), self.options.threads
+        if case.mode == "decode" and case.batch > 1:
+            command = [self.llama.bin / "llama-batched-bench", "-m", model, "-t", threads, "-npp", PAST, "-ntg", N_STEPS,
+                       "-npl", case.batch, "-c", case.batch * (PAST + N_STEPS), "--output-format", "jsonl"]  # fmt: skip
+            # Among words for people there is one line of JSON.
+            speed = json.loads(re.search(r"\{.*\}", self.text(command))[0])["speed_tg"]
+        else:
+            sizes = ["-p", 0, "-n", N_STEPS, "-d", PAST] if case.mode == "decode" else ["-p", case.n, "-n", 0]
+            command = [self.llama.bin / "llama-bench", "-m", model, "-t", threads, *sizes, "-r", 1, "-o", "json"]
+            speed = json.loads(self.text(command))[0]["avg_ts"]
+        n_tokens = case.batch if case.mode == "decode" else case.n
+        found = {"tokens_per_second": speed, "step_ms": n_tokens / speed * 1e3}
+        self.results.setdefault((shape, precision, case.name, OWN_TOOLS), []).append(found)
+
+    def text(self, command: list) -> str:
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"{' '.join(map(str, command))}\n{done.stderr}")
-        return json.loads(done.stdout)
+        return done.stdout
 
     def measure_memory(self, program: str, shape: str, precision: str) -> None:
         """The largest of file-backed and of anonymous memory that are seen while a few tokens are decoded."""
@@ -199,17 +219,19 @@ class Bench:
                         order = programs if round_index % 2 == 0 else programs[::-1]
                         for program in order:
                             self.measure(program, shape, precision, Case(case))
+                        if self.options.own_tools:
+                            self.measure_own_tools(shape, precision, Case(case))
                     if not self.options.no_memory:
                         for program in programs:
                             self.measure_memory(program, shape, precision)
-        return self.report(programs)
+        return self.report(programs + [OWN_TOOLS] * self.options.own_tools)
 
     def report(self, programs: list[str]) -> dict:
         rate = statistics.median(self.read_rates)
         results = []
         for (shape, precision, case, program), rounds in self.results.items():
             figures = {name: statistics.median(found[name] for found in rounds)
-                       for name in ("tokens_per_second", "step_ms", "load_ms", "first_step_ms")}  # fmt: skip
+                       for name in ("tokens_per_second", "step_ms", "load_ms", "first_step_ms") if name in rounds[0]}  # fmt: skip
             speeds = [found["tokens_per_second"] for found in rounds]
             n_bytes = rounds[0].get("bytes_per_step") or self.gguf(shape, precision).stat().st_size
             results.append({"shape": shape, "precision": precision, "case": case, "program": program, **figures,
@@ -255,7 +277,7 @@ def print_tables(report: dict) -> None:
     for shape in dict.fromkeys(key[0] for key in groups):
         print(f"\n{bold}{shape}{plain}")
         heads = "".join(f"{name:>14} {'ratio':>6}" for name in theirs)
-        print(f"   {'':<30} {'':<11} {'jetspool':>9} {'of rate':>8}{heads}   {'load ms':>9}")
+        print(f"   {'':<36} {'':<11} {'jetspool':>9} {'of rate':>8}{heads}   {'load ms':>9}")
         for (of, case, precision), found in groups.items():
             if of == shape:
                 print_row(Case(case), precision, found, theirs)
@@ -265,24 +287,26 @@ def print_tables(report: dict) -> None:
 def print_row(case: Case, precision: str, found: dict, theirs: list[str]) -> None:
     ours = found["jetspool"]
     share = ours["share_of_read_rate"]
-    line = f"   {case.words:<30} {precision + '/' + PRECISIONS[precision]:<11} {ours['tokens_per_second']:>9.1f} "
+    line = f"   {case.words:<36} {precision + '/' + PRECISIONS[precision]:<11} {ours['tokens_per_second']:>9.1f} "
     line += f"{share:>8.0%}" if share else f"{'':>8}"
     for name in theirs:
         if name in found:
             speed = found[name]["tokens_per_second"]
             line += f"{speed:>14.1f} {ours['tokens_per_second'] / speed:>6.2f}"
-    loads = "/".join(f"{found[name]['load_ms']:.0f}" for name in ["jetspool", *theirs] if name in found)
+        else:
+            line += f"{'':>21}"
+    loads = "/".join(f"{found[name]['load_ms']:.0f}" for name in ["jetspool", *theirs] if "load_ms" in found.get(name, {}))
     print(f"{line}   {loads:>9}")
 
 
 def print_memory(report: dict, shape: str) -> None:
     lines = [line for line in report["memory"] if line["shape"] == shape]
     if lines:
-        print(f"   {'peak MiB, decoding alone':<30} {'':<11} {'files':>9} {'anonymous':>10}")
+        print(f"   {'peak MiB, decoding alone':<36} {'':<11} {'files':>9} {'anonymous':>10}")
     for line in lines:
         kind = PRECISIONS[line["precision"]] if line["program"] != "jetspool" else line["precision"]
         files, anonymous = line["file_bytes"] / 2**20, line["anonymous_bytes"] / 2**20
-        print(f"   {line['program']:<30} {kind:<11} {files:>9.0f} {anonymous:>10.0f}")
+        print(f"   {line['program']:<36} {kind:<11} {files:>9.0f} {anonymous:>10.0f}")
 
 
 def make_plot(report: dict) -> str:
@@ -327,6 +351,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, help="of each program (2)")
     parser.add_argument("--work", type=Path, default=cache / "jetspool-bench", help="what is made stays there (%(default)s)")
     parser.add_argument("--ik-source", metavar="DIR", help="a copy of ik_llama.cpp's sources, instead of fetching it")
+    parser.add_argument("--own-tools", action="store_true", help="time llama.cpp's llama-bench and llama-batched-bench too")
     parser.add_argument("--no-memory", action="store_true", help="leave memory out")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--svg", type=Path, help="write a plot there")

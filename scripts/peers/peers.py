@@ -80,22 +80,22 @@ def cmake_options() -> list[str]:
     return ["-DGGML_NATIVE=ON"]
 
 
-def build(source: Path, out: Path, targets: list[str], driver_flags: list[str]) -> None:
+def build(source: Path, out: Path, targets: list[str], more: list[str], driver_flags: list[str]) -> None:
     """Into out/bin: the tools and the driver. Libraries are static, so that a tool is one file."""
     tools = Path(sys.executable).parent
     environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"}
     options = ["-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=OFF", "-DLLAMA_CURL=OFF", "-DLLAMA_OPENSSL=OFF"]
     options += [f"-DLLAMA_BUILD_{part}=OFF" for part in ("TESTS", "SERVER", "UI")]
-    command = [tools / "cmake", "-G", "Ninja", "-S", source, "-B", out, *options, *cmake_options()]
-    run(command, out.with_suffix(".cmake.log"), env=environment)
-    run([tools / "ninja", "-C", out, *targets], out.with_suffix(".ninja.log"), env=environment)
+    command = [tools / "cmake", "-G", "Ninja", "-S", source, "-B", out, *options, *more, *cmake_options()]
+    run(command, Path(f"{out}.cmake.log"), env=environment)
+    run([tools / "ninja", "-C", out, *targets], Path(f"{out}.ninja.log"), env=environment)
     # In the order in which they need each other.
     libraries = [path for stem in ("libllama", "libggml", "libggml-cpu", "libggml-base")
                  for path in out.glob(f"**/src/{stem}.a")]  # fmt: skip
     command = [os.environ.get("CXX", "c++"), "-O2", "-std=c++17", *driver_flags, f"-I{source}/include",
                f"-I{source}/ggml/include", HERE / "driver.cpp", "-o", out / "bin" / "driver", *libraries,
                "-fopenmp", "-lpthread", "-ldl"]  # fmt: skip
-    run(command, out.with_suffix(".driver.log"))
+    run(command, Path(f"{out}.driver.log"))
 
 
 def is_built(peer: Peer, targets: list[str]) -> bool:
@@ -118,7 +118,7 @@ def llama_cpp(work: Path) -> Peer:
         with tarfile.open(sources / f"llama_cpp_python-{version}.tar.gz") as archive:
             archive.extractall(sources, filter="data")
     say("building llama.cpp (some minutes)")
-    build(source, out, TOOLS, [])
+    build(source, out, TOOLS, [], [])
     return peer
 
 
@@ -139,5 +139,6 @@ def ik_llama(work: Path, given: str | None) -> Peer | None:
                 subprocess.run(["rm", "-rf", source])
                 return None
     say("building ik_llama.cpp (ten minutes or more)")
-    build(source, out, IK_TOOLS, ["-DIK_LLAMA"])
+    # Attention over quantized keys and values takes most of the compiler's time, and nobody here asks for it.
+    build(source, out, IK_TOOLS, ["-DGGML_IQK_FA_ALL_QUANTS=OFF"], ["-DIK_LLAMA"])
     return peer
