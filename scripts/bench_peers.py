@@ -27,6 +27,10 @@ ADAPTERS = {"": (0, 0), "-r16": (1, 16), "-r64": (1, 64), "-8xr16": (8, 16)}
 N_STEPS = 32
 # llama.cpp's llama-bench and llama-batched-bench, which say whether the driver is right. They take no adapters.
 OWN_TOOLS = "its own tools"
+# A figure counts if other programs took at most so much of a processor meanwhile; else it is taken again, a few times.
+MAX_DISTURBANCE = 0.05
+MAX_TRIES = 4
+QUIET_SECONDS = 60
 # Tokens that a sequence holds when decoding begins; ours stays in the middle of the steps that theirs goes through.
 PAST = 128
 
@@ -150,7 +154,19 @@ class Bench:
         return [peer.driver, self.gguf(shape, precision), threads, case.mode, case.batch, length, n_steps, *adapters]
 
     def measure(self, program: str, shape: str, precision: str, case: Case) -> None:
+        for attempt in range(MAX_TRIES):
+            wait_for_quiet()
+            clock = Disturbance()
+            found = self.measure_once(program, shape, precision, case)
+            found["disturbance"] = clock.share()
+            if found["disturbance"] <= MAX_DISTURBANCE or attempt == MAX_TRIES - 1:
+                self.results.setdefault((shape, precision, case.name, program), []).append(found)
+                break
+
+    def measure_once(self, program: str, shape: str, precision: str, case: Case) -> dict:
         n_steps = N_STEPS if case.mode == "decode" else 2 if case.n <= 512 else 1
+        if program == OWN_TOOLS:
+            return self.measure_own_tools(shape, precision, case)
         command = self.command(program, shape, precision, case, n_steps)
         # The read rate is the same in every case: once a round and precision is enough.
         asks_rate = program == "jetspool" and case.name == self.options.cases[0]
@@ -163,11 +179,9 @@ class Bench:
             # Theirs is a mean too.
             found["tokens_per_second"] *= found["step_ms"]["median"] / found["step_ms"]["mean"]
             found["step_ms"] = found["step_ms"]["mean"]
-        self.results.setdefault((shape, precision, case.name, program), []).append(found)
+        return found
 
-    def measure_own_tools(self, shape: str, precision: str, case: Case) -> None:
-        if case.adapters[0]:
-            return
+    def measure_own_tools(self, shape: str, precision: str, case: Case) -> dict:
         model, threads = self.gguf(shape, precision), self.options.threads
         if case.mode == "decode" and case.batch > 1:
             command = [self.llama.bin / "llama-batched-bench", "-m", model, "-t", threads, "-npp", PAST, "-ntg", N_STEPS,
@@ -179,8 +193,7 @@ class Bench:
             command = [self.llama.bin / "llama-bench", "-m", model, "-t", threads, *sizes, "-r", 1, "-o", "json"]
             speed = json.loads(self.text(command))[0]["avg_ts"]
         n_tokens = case.batch if case.mode == "decode" else case.n
-        found = {"tokens_per_second": speed, "step_ms": n_tokens / speed * 1e3}
-        self.results.setdefault((shape, precision, case.name, OWN_TOOLS), []).append(found)
+        return {"tokens_per_second": speed, "step_ms": n_tokens / speed * 1e3}
 
     def text(self, command: list) -> str:
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
@@ -208,6 +221,7 @@ class Bench:
 
     def run(self) -> dict:
         programs = ["jetspool", *(peer.name for peer in self.peers)]
+        shown = programs + [OWN_TOOLS] * self.options.own_tools
         for shape in self.options.shapes:
             self.prepare(shape)
             # Times are of a warm page cache.
@@ -219,12 +233,15 @@ class Bench:
                         order = programs if round_index % 2 == 0 else programs[::-1]
                         for program in order:
                             self.measure(program, shape, precision, Case(case))
-                        if self.options.own_tools:
-                            self.measure_own_tools(shape, precision, Case(case))
+                        if self.options.own_tools and not Case(case).adapters[0]:
+                            self.measure(OWN_TOOLS, shape, precision, Case(case))
                     if not self.options.no_memory:
                         for program in programs:
                             self.measure_memory(program, shape, precision)
-        return self.report(programs + [OWN_TOOLS] * self.options.own_tools)
+                # Whoever stops it keeps the rounds so far.
+                if self.options.json:
+                    self.options.json.write_text(json.dumps(self.report(shown), indent=2) + "\n")
+        return self.report(shown)
 
     def report(self, programs: list[str]) -> dict:
         rate = statistics.median(self.read_rates)
@@ -236,6 +253,7 @@ class Bench:
             n_bytes = rounds[0].get("bytes_per_step") or self.gguf(shape, precision).stat().st_size
             results.append({"shape": shape, "precision": precision, "case": case, "program": program, **figures,
                             "tokens_per_second_of_rounds": speeds,
+                            "disturbance_of_rounds": [found["disturbance"] for found in rounds],
                             "share_of_read_rate": n_bytes / figures["step_ms"] / 1e6 / rate
                             if case.startswith("decode") else None})  # fmt: skip
         memory = []
@@ -249,6 +267,38 @@ class Bench:
                 "features": used, "threads": self.options.threads, "rounds": self.options.rounds,
                 "read_rate_gb_per_second": rate, "commit": commit(), "programs": programs,
                 "peers": {peer.name: peer.version for peer in self.peers}, "results": results, "memory": memory}  # fmt: skip
+
+
+class Disturbance:
+    """What other programs take of a processor, since it was made."""
+
+    def __init__(self) -> None:
+        self.begin, self.busy, self.own = time.monotonic(), busy_seconds(), own_seconds()
+
+    def share(self) -> float:
+        others = (busy_seconds() - self.busy) - (own_seconds() - self.own)
+        return max(others, 0) / (time.monotonic() - self.begin)
+
+
+def busy_seconds() -> float:
+    """Of all processors: user, nice, system, interrupts."""
+    user, nice, system, _, _, interrupt, soft = map(int, Path("/proc/stat").read_text().split()[1:8])
+    return (user + nice + system + interrupt + soft) / os.sysconf("SC_CLK_TCK")
+
+
+def own_seconds() -> float:
+    """Of this program and of what it ran."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def wait_for_quiet() -> None:
+    begin = time.monotonic()
+    while time.monotonic() - begin < QUIET_SECONDS:
+        clock = Disturbance()
+        time.sleep(0.5)
+        if clock.share() <= MAX_DISTURBANCE:
+            return
 
 
 def commit() -> str:
@@ -273,6 +323,10 @@ def print_tables(report: dict) -> None:
     theirs = report["programs"][1:]
     print(f"{report['processor']}, {report['threads']} threads, reads {report['read_rate_gb_per_second']:.1f} GB/s; "
           f"medians of {report['rounds']} rounds, tokens/s; commit {report['commit']}")  # fmt: skip
+    shares = [share for result in report["results"] for share in result["disturbance_of_rounds"]]
+    if disturbed := [share for share in shares if share > MAX_DISTURBANCE]:
+        print(f"NOT QUIET: in {len(disturbed)} of {len(shares)} measurements others took up to {max(disturbed):.0%} of a "
+              "processor: what follows says little")  # fmt: skip
     groups = grouped(report)
     for shape in dict.fromkeys(key[0] for key in groups):
         print(f"\n{bold}{shape}{plain}")
@@ -365,8 +419,6 @@ def main() -> None:
         report = json.loads(options.from_json.read_text())
     else:
         report = Bench(options).run()
-        if options.json:
-            options.json.write_text(json.dumps(report, indent=2) + "\n")
     print_tables(report)
     if options.svg:
         options.svg.write_text(make_plot(report))
