@@ -23,7 +23,7 @@
 //! answer  -> spool (its wire) store text infer model backend kernels format
 //! operator -> spool store
 //! doctor  -> answer spool store config format
-//! probe   -> store model backend kernels format
+//! probe   -> store infer (its sampler) model backend kernels format
 //! compress -> tools store text model backend kernels format
 //! tools   -> store text kernels format
 //! infer   -> model backend (its trait) format

@@ -18,7 +18,8 @@ const ARROWS: [(&str, &[&str]); 18] = [
     ("answer", &["backend", "format", "infer", "kernels", "model", "spool", "store", "text"]),
     ("operator", &["spool", "store"]),
     ("doctor", &["answer", "config", "format", "spool", "store"]),
-    ("probe", &["backend", "format", "kernels", "model", "store"]),
+    // Of infer only the sampler.
+    ("probe", &["backend", "format", "infer", "kernels", "model", "store"]),
     ("tools", &["format", "kernels", "store", "text"]),
     // Of the backend only the trait, as a bound on the model.
     ("infer", &["backend", "format", "model"]),

@@ -9,5 +9,5 @@ mod sampler;
 mod sequence;
 
 pub use runner::{KvMemory, Runner, RunnerOptions, StepCounts};
-pub use sampler::{Sampling, TokenLogprob};
+pub use sampler::{Sampling, Scores, TokenLogprob};
 pub use sequence::{Finish, InferError, Output, SequenceId, Submission};

@@ -1,15 +1,15 @@
-//! The workflow's llm_bench: one prefill or one decoding step, timed over and over.
+//! The workflow's llm_bench: prefill and decoding steps, timed over and over.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde_json::{Value, json};
-
 use super::bandwidth::read_bandwidth;
+use super::case::{BenchMode, Case};
 use super::error::ProbeError;
 use super::logits::{open_decoder, open_lora};
+use super::report::{BenchReport, CaseReport};
+use super::sampling::time_sampling;
 use crate::backend::Cpu;
 use crate::format::engine::EMBEDDING;
 use crate::format::precision::scale_name;
@@ -18,20 +18,12 @@ use crate::kernels::simd::LANES;
 use crate::model::{BLOCK_LEN, Decoder, LogitRows, Lora, Segment};
 use crate::store::{Engine, map_file};
 
-/// What a step computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BenchMode {
-    /// `batch_size` prompts of `input_len` tokens.
-    Prefill,
-    /// One token of each of `batch_size` sequences that hold `past_kv_len` positions.
-    Decode,
-}
-
 /// The flags of `bench`.
 #[derive(Debug, Clone)]
 pub struct BenchOptions {
     pub engine_dir: PathBuf,
-    pub mode: BenchMode,
+    /// None: the usual cases, as far as the engine's limits allow.
+    pub mode: Option<BenchMode>,
     pub batch_size: usize,
     pub input_len: usize,
     pub past_kv_len: usize,
@@ -41,195 +33,174 @@ pub struct BenchOptions {
     pub loras: Vec<PathBuf>,
     /// 0 means one per processor.
     pub threads: usize,
+    /// Whether the machine's read rate is measured too: takes 1 GiB for a few seconds.
+    pub measures_read_rate: bool,
 }
 
-/// What was measured.
-#[derive(Debug, Clone)]
-pub struct BenchReport {
-    mode: BenchMode,
-    batch_size: usize,
-    n_threads: usize,
-    kernels: &'static str,
-    /// Milliseconds of a step: smallest, median, largest.
-    step_ms: [f64; 3],
-    tokens_per_step: usize,
-    /// Weights, adapters and cache that a step reads.
-    bytes_per_step: usize,
-    /// Bytes per second.
-    read_bandwidth: f64,
-}
-
-struct Setup {
+/// An engine and adapters, opened once for all cases.
+struct Bench {
     decoder: Decoder<Cpu>,
+    engine: Engine,
     loras: Vec<Arc<Lora<Cpu>>>,
-    /// `[batch_size][n_blocks]`
-    blocks: Vec<Vec<u32>>,
-    /// Tokens of each sequence in a step.
-    tokens: Vec<u32>,
-    start: usize,
+    lora_bytes: Vec<usize>,
 }
 
-/// Times steps of the given shape. The cache's content is zeros: it does not change the work.
+/// Times steps. The cache's content is zeros: it does not change the work.
 ///
 /// # Errors
 /// [`ProbeError`] when engine or adapters cannot be used, or the shape exceeds the engine's limits.
 pub fn bench(options: &BenchOptions) -> Result<BenchReport, ProbeError> {
-    let (setup, bytes_per_step) = prepare(options)?;
-    let decoder = &setup.decoder;
-    let n_blocks = setup.blocks.iter().map(Vec::len).sum();
-    let no_cache = |source| ProbeError::System { action: "reserve the key-value cache", source };
-    let mut cache = decoder.cache(n_blocks).map_err(no_cache)?;
-    let mut workspace = decoder.workspace();
-    let mut times_ms = Vec::new();
-    for iteration in 0..=options.iterations {
-        let segments: Vec<Segment<'_, Cpu>> = setup
-            .blocks
-            .iter()
-            .enumerate()
-            .map(|(index, blocks)| Segment {
-                tokens: &setup.tokens,
-                start: setup.start,
-                blocks,
-                lora: (!setup.loras.is_empty()).then(|| (&setup.loras[index % setup.loras.len()], 1.0)),
-                logits: LogitRows::Last,
-            })
-            .collect();
-        let begin = Instant::now();
-        decoder.forward(&segments, &mut cache, &mut workspace);
-        if iteration > 0 {
-            times_ms.push(begin.elapsed().as_secs_f64() * 1e3);
-        }
+    let begin = Instant::now();
+    let bench = Bench::open(options)?;
+    let load_ms = begin.elapsed().as_secs_f64() * 1e3;
+    let cases = match options.mode {
+        Some(mode) => vec![single(options, mode)],
+        None => sweep(options, &bench.engine),
+    };
+    let mut logits = Vec::new();
+    let mut reports = Vec::new();
+    for case in cases {
+        reports.push(bench.time(case, &mut logits)?);
     }
-    times_ms.sort_by(f64::total_cmp);
-    let (n, n_threads) = (times_ms.len(), decoder.backend().n_threads());
+    let n_threads = bench.decoder.backend().n_threads();
     Ok(BenchReport {
-        mode: options.mode,
-        batch_size: options.batch_size,
+        is_sweep: options.mode.is_none(),
         n_threads,
-        kernels: decoder.backend().kernels().name,
-        step_ms: [times_ms[0], times_ms[n / 2], times_ms[n - 1]],
-        tokens_per_step: setup.blocks.len() * setup.tokens.len(),
-        bytes_per_step,
-        read_bandwidth: read_bandwidth(n_threads),
+        kernels: bench.decoder.backend().kernels().name,
+        load_ms,
+        cases: reports,
+        sampling: time_sampling(&logits),
+        read_bandwidth: options.measures_read_rate.then(|| read_bandwidth(n_threads)),
     })
 }
 
-fn prepare(options: &BenchOptions) -> Result<(Setup, usize), ProbeError> {
-    let (decoder, engine) = open_decoder(&options.engine_dir, options.threads)?;
-    let limits = &engine.config.limits;
-    let (n_tokens, start) = match options.mode {
-        BenchMode::Prefill => (options.input_len, 0),
-        BenchMode::Decode => (1, options.past_kv_len),
-    };
-    let checks = [
-        ("sequences", options.batch_size, limits.max_batch_size, "maxBatchSize"),
-        ("input tokens", n_tokens, limits.max_input_len, "maxInputLen"),
-        ("positions", start + n_tokens, limits.max_kv_cache_capacity, "maxKVCacheCapacity"),
-        ("iterations", options.iterations, 1_000_000, "iterations"),
-    ];
-    for (what, found, max, flag) in checks {
-        if !(1..=max).contains(&found) {
-            return Err(ProbeError::OutOfRange { what, found, max, flag });
-        }
+fn single(options: &BenchOptions, mode: BenchMode) -> Case {
+    Case {
+        mode,
+        batch_size: options.batch_size,
+        len: if mode == BenchMode::Prefill { options.input_len } else { options.past_kv_len },
+        n_loras: options.loras.len(),
+        iterations: options.iterations,
     }
-    let loras =
-        options.loras.iter().map(|path| open_lora(&decoder, &engine, path)).collect::<Result<Vec<_>, _>>()?;
-    let per_sequence = (start + n_tokens).div_ceil(BLOCK_LEN) as u32;
-    let blocks = (0..options.batch_size as u32)
-        .map(|sequence| (sequence * per_sequence..(sequence + 1) * per_sequence).collect())
-        .collect();
-    let vocab_size = decoder.architecture().vocab_size;
-    let tokens = (0..n_tokens).map(|i| (i * 7919 % vocab_size) as u32).collect();
-    let bytes = bytes_per_step(&engine, options, start)?;
-    Ok((Setup { decoder, loras, blocks, tokens, start }, bytes))
 }
 
-/// Weights once, each adapter once, the cache of every sequence once.
-fn bytes_per_step(engine: &Engine, options: &BenchOptions, past: usize) -> Result<usize, ProbeError> {
-    let architecture = &engine.config.architecture;
-    let scale = scale_name(EMBEDDING);
-    // Of an untied embedding a step reads a few rows only.
-    let is_read = |name: &str| architecture.tied_head || (name != EMBEDDING && name != scale);
-    let weights = tensor_bytes(&engine.tensors, is_read);
-    let mut adapters = 0;
-    for path in options.loras.iter().take(options.batch_size) {
-        let wrong = |source: crate::format::FormatError| ProbeError::Adapter {
-            path: path.clone(),
-            source: source.into(),
-        };
-        adapters += tensor_bytes(&TensorFile::parse(map_file(path)?).map_err(wrong)?, |_| true);
+/// Decoding alone and in eight, prompts of 512 and 4096; without an adapter, with the first one, with all of them.
+fn sweep(options: &BenchOptions, engine: &Engine) -> Vec<Case> {
+    let limits = &engine.config.limits;
+    let eight = limits.max_batch_size.min(8);
+    let past = options.past_kv_len.min(limits.max_kv_cache_capacity - 1);
+    let max_input = limits.max_input_len.min(limits.max_kv_cache_capacity);
+    // A step of a prompt takes long: fewer of them say as much.
+    let n_prompts = options.iterations.div_ceil(5);
+    let decode = |batch_size, n_loras| Case {
+        mode: BenchMode::Decode,
+        batch_size,
+        len: past,
+        n_loras,
+        iterations: options.iterations,
+    };
+    let prefill =
+        |len, n_loras| Case { mode: BenchMode::Prefill, batch_size: 1, len, n_loras, iterations: n_prompts };
+    let mut cases = Vec::new();
+    for n_loras in 0..=options.loras.len().min(1) {
+        cases.push(decode(1, n_loras));
+        cases.extend((eight > 1).then(|| decode(eight, n_loras)));
+        cases.extend([512, 4096].iter().filter(|len| **len <= max_input).map(|len| prefill(*len, n_loras)));
     }
-    let element = if engine.config.precision == Precision::F32 { 4 } else { 2 };
-    let position = architecture.n_layers
-        * 2
-        * architecture.n_kv_heads
-        * architecture.head_dim.next_multiple_of(LANES)
-        * element;
-    Ok(weights + adapters + options.batch_size * past * position)
+    cases.extend((options.loras.len() > 1 && eight > 1).then(|| decode(eight, options.loras.len())));
+    cases
+}
+
+impl Bench {
+    fn open(options: &BenchOptions) -> Result<Self, ProbeError> {
+        let (decoder, engine) = open_decoder(&options.engine_dir, options.threads)?;
+        let mut loras = Vec::new();
+        let mut lora_bytes = Vec::new();
+        for path in &options.loras {
+            loras.push(open_lora(&decoder, &engine, path)?);
+            let wrong = |source: crate::format::FormatError| ProbeError::Adapter {
+                path: path.clone(),
+                source: source.into(),
+            };
+            lora_bytes.push(tensor_bytes(&TensorFile::parse(map_file(path)?).map_err(wrong)?, |_| true));
+        }
+        Ok(Self { decoder, engine, loras, lora_bytes })
+    }
+
+    fn check(&self, case: Case) -> Result<(), ProbeError> {
+        let limits = &self.engine.config.limits;
+        let (n_tokens, start) = case.tokens_and_start();
+        let checks = [
+            ("sequences", case.batch_size, limits.max_batch_size, "maxBatchSize"),
+            ("input tokens", n_tokens, limits.max_input_len, "maxInputLen"),
+            ("positions", start + n_tokens, limits.max_kv_cache_capacity, "maxKVCacheCapacity"),
+            ("iterations", case.iterations, 1_000_000, "iterations"),
+        ];
+        for (what, found, max, flag) in checks {
+            if !(1..=max).contains(&found) {
+                return Err(ProbeError::OutOfRange { what, found, max, flag });
+            }
+        }
+        Ok(())
+    }
+
+    /// Times a case; leaves a row of its logits.
+    fn time(&self, case: Case, logits: &mut Vec<f32>) -> Result<CaseReport, ProbeError> {
+        self.check(case)?;
+        let (n_tokens, start) = case.tokens_and_start();
+        let vocab_size = self.decoder.architecture().vocab_size;
+        let tokens: Vec<u32> = (0..n_tokens).map(|i| (i * 7919 % vocab_size) as u32).collect();
+        let per_sequence = (start + n_tokens).div_ceil(BLOCK_LEN) as u32;
+        let blocks: Vec<Vec<u32>> = (0..case.batch_size as u32)
+            .map(|sequence| (sequence * per_sequence..(sequence + 1) * per_sequence).collect())
+            .collect();
+        let no_cache = |source| ProbeError::System { action: "reserve the key-value cache", source };
+        let mut cache = self.decoder.cache(case.batch_size * per_sequence as usize).map_err(no_cache)?;
+        let mut workspace = self.decoder.workspace();
+        let loras = &self.loras[..case.n_loras];
+        let mut times_ms = Vec::new();
+        for _ in 0..=case.iterations {
+            let segments: Vec<Segment<'_, Cpu>> = blocks
+                .iter()
+                .enumerate()
+                .map(|(index, blocks)| Segment {
+                    tokens: &tokens,
+                    start,
+                    blocks,
+                    lora: (!loras.is_empty()).then(|| (&loras[index % loras.len()], 1.0)),
+                    logits: LogitRows::Last,
+                })
+                .collect();
+            let begin = Instant::now();
+            self.decoder.forward(&segments, &mut cache, &mut workspace);
+            times_ms.push(begin.elapsed().as_secs_f64() * 1e3);
+        }
+        logits.clear();
+        logits.extend_from_slice(self.decoder.logits(&workspace, 0));
+        let tokens_per_step = case.batch_size * n_tokens;
+        Ok(CaseReport::new(case, &times_ms, tokens_per_step, self.bytes_per_step(case)))
+    }
+
+    /// Weights once, each adapter once, the cache of every sequence once.
+    fn bytes_per_step(&self, case: Case) -> usize {
+        let config = &self.engine.config;
+        let architecture = &config.architecture;
+        let scale = scale_name(EMBEDDING);
+        // Of an untied embedding a step reads a few rows only.
+        let is_read = |name: &str| architecture.tied_head || (name != EMBEDDING && name != scale);
+        let weights = tensor_bytes(&self.engine.tensors, is_read);
+        let adapters: usize = self.lora_bytes[..case.n_loras].iter().take(case.batch_size).sum();
+        let element = if config.precision == Precision::F32 { 4 } else { 2 };
+        let position = architecture.n_layers
+            * 2
+            * architecture.n_kv_heads
+            * architecture.head_dim.next_multiple_of(LANES)
+            * element;
+        let (_, past) = case.tokens_and_start();
+        weights + adapters + case.batch_size * past * position
+    }
 }
 
 fn tensor_bytes(file: &TensorFile, is_read: impl Fn(&str) -> bool) -> usize {
     file.names().filter(|name| is_read(name)).filter_map(|name| file.get(name)).map(|t| t.data().len()).sum()
-}
-
-impl BenchReport {
-    /// Tokens per second of the median step.
-    pub fn tokens_per_second(&self) -> f64 {
-        self.tokens_per_step as f64 / self.step_ms[1] * 1e3
-    }
-
-    fn gb_per_second(&self) -> f64 {
-        self.bytes_per_step as f64 / self.step_ms[1] / 1e6
-    }
-
-    /// The report for programs.
-    pub fn to_json(&self) -> Value {
-        json!({
-            "mode": self.mode_name(),
-            "batch_size": self.batch_size,
-            "threads": self.n_threads,
-            "kernels": self.kernels,
-            "step_ms": { "min": self.step_ms[0], "median": self.step_ms[1], "max": self.step_ms[2] },
-            "tokens_per_second": self.tokens_per_second(),
-            "bytes_per_step": self.bytes_per_step,
-            "gb_per_second": self.gb_per_second(),
-            "read_bandwidth_gb_per_second": self.read_bandwidth / 1e9,
-            "bandwidth_share": self.gb_per_second() * 1e9 / self.read_bandwidth,
-        })
-    }
-
-    fn mode_name(&self) -> &'static str {
-        match self.mode {
-            BenchMode::Prefill => "prefill",
-            BenchMode::Decode => "decode",
-        }
-    }
-}
-
-impl fmt::Display for BenchReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [min, median, max] = self.step_ms;
-        writeln!(
-            f,
-            "{}, batch {}, {} threads, {} kernels",
-            self.mode_name(),
-            self.batch_size,
-            self.n_threads,
-            self.kernels
-        )?;
-        writeln!(f, "  step        {median:.3} ms (median; {min:.3} to {max:.3})")?;
-        writeln!(f, "  speed       {:.1} tokens/s", self.tokens_per_second())?;
-        writeln!(
-            f,
-            "  moved       {:.1} MB per step, {:.2} GB/s",
-            self.bytes_per_step as f64 / 1e6,
-            self.gb_per_second()
-        )?;
-        write!(
-            f,
-            "  bandwidth   {:.0}% of the {:.1} GB/s that this machine reads",
-            self.gb_per_second() * 1e11 / self.read_bandwidth,
-            self.read_bandwidth / 1e9
-        )
-    }
 }

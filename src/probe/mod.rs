@@ -2,9 +2,14 @@
 
 mod bandwidth;
 mod bench;
+mod case;
 mod error;
 mod logits;
+mod report;
+mod sampling;
 
-pub use bench::{BenchMode, BenchOptions, BenchReport, bench};
+pub use bench::{BenchOptions, bench};
+pub use case::BenchMode;
 pub use error::ProbeError;
 pub use logits::{LogitsOptions, logits};
+pub use report::BenchReport;
