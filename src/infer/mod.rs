@@ -7,6 +7,7 @@ mod random;
 mod runner;
 mod sampler;
 mod sequence;
+mod spread;
 
 pub use runner::{KvMemory, Runner, RunnerOptions, StepCounts};
 pub use sampler::{Sampling, TokenLogprob};
