@@ -250,7 +250,7 @@ fn alike(loras: &[Adapter]) -> Vec<Submission<Cpu>> {
     requests
         .enumerate()
         .map(|(index, (turn, used))| Submission {
-            prompt: (0..90).chain((0..5 * turn + 1).map(|i| 200 + i)).collect(),
+            prompt: (0..90).chain((0..5 * turn + 1).map(|i| 200 + 20 * turn + i)).collect(),
             adapter: used.map(|(number, scale)| adapter_use(loras, number, scale)),
             ..submission(index, loras, QWEN2.n_ids)
         })

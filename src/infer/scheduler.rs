@@ -164,7 +164,7 @@ impl Scheduler {
             let n_tokens = self.make_room(index, n_wanted);
             let sequence = &mut self.running[index];
             if sequence.n_pending() == 1 {
-                sequence.last_served = if n_tokens > 0 { self.n_steps } else { sequence.last_served };
+                sequence.last_turn = if n_wanted > 0 { self.n_steps } else { sequence.last_turn };
             } else {
                 n_prompt_rows -= n_tokens;
             }
@@ -297,10 +297,13 @@ impl Scheduler {
         let n_rows = self.options.max_step_rows;
         let is_reading = generating.len() < self.running.len();
         let n_kept = if is_reading { (n_rows / PROMPT_SHARE).max(1) } else { 0 };
-        let n_served = generating.len().min(n_rows.saturating_sub(n_kept));
-        generating.sort_by_key(|sequence| (sequence.last_served, sequence.rank()));
+        // Whoever is first can always have blocks, and so the step is never empty for want of them.
+        let first = self.running.first().map(|sequence| sequence.id);
+        let n_least = usize::from(generating.first().map(|sequence| sequence.id) == first);
+        let n_served = n_rows.saturating_sub(n_kept).max(n_least).min(generating.len());
+        generating.sort_by_key(|next| (Some(next.id) != first, next.last_turn, next.rank()));
         Budget {
-            n_prompt_rows: n_rows - n_served,
+            n_prompt_rows: n_rows.saturating_sub(n_served),
             passed_over: generating[n_served..].iter().map(|sequence| sequence.id).collect(),
         }
     }

@@ -48,8 +48,8 @@ pub struct Sequence {
     /// Of the prompt, tokens that were first seen in blocks of others.
     pub n_cached: usize,
     pub holding: Holding,
-    /// The step that gave it a token last.
-    pub last_served: u64,
+    /// The step that had a row for its answer last, whether there was a block for it or not.
+    pub last_turn: u64,
     /// Tokens at its end, if nothing stops it before.
     max_len: usize,
     stop_tokens: Arc<[u32]>,
@@ -71,7 +71,7 @@ impl Sequence {
             n_seen: 0,
             n_cached: 0,
             holding: Holding::default(),
-            last_served: 0,
+            last_turn: 0,
             max_len,
             stop_tokens: task.stop_tokens,
             sharing: task.sharing,
