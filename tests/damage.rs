@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Barrier, OnceLock};
 
-use jetspool::answer::{AdapterPlaces, EngineOptions, Engines, Ready, TextEngine, Ticket};
+use jetspool::answer::{AdapterPlaces, EngineOptions, Engines, PrefixCache, Ready, TextEngine, Ticket};
 use jetspool::spool::wire::{Answer, FaultCode, RequestFile};
 use jetspool::store::{AllowedRoots, Damage, FileMap, Losses};
 use serde_json::{Value, json};
@@ -79,7 +79,13 @@ impl Site {
             directory: Some(self.path("adapters")),
         };
         let directory = self.path("engine");
-        let options = EngineOptions { directory, n_threads: 3, max_step_rows: 64, max_memory: None };
+        let options = EngineOptions {
+            directory,
+            n_threads: 3,
+            max_step_rows: 64,
+            max_memory: None,
+            prefix_cache: PrefixCache::DEFAULT,
+        };
         let mut engine = TextEngine::open_tried(&options, 0).unwrap();
         engine.open_prompter(&options.directory).unwrap();
         Engines::new(engine, places)
@@ -104,7 +110,7 @@ fn parse(requests: &[Value]) -> Arc<RequestFile> {
     Arc::new(RequestFile::parse(text.into_bytes()).unwrap())
 }
 
-/// Computes all requests; `disturb` is called before each step.
+/// Computes all requests; `disturb` is called before each step. The answers are without what they cost.
 fn run(
     engines: &mut Engines,
     file: &Arc<RequestFile>,
@@ -133,6 +139,7 @@ fn run(
             break;
         }
     }
+    answers.values_mut().for_each(|answer| answer.usage.cached_tokens = 0);
     answers
 }
 

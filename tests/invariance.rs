@@ -7,8 +7,11 @@ use std::sync::Arc;
 
 use jetspool::backend::Cpu;
 use jetspool::format::Precision;
-use jetspool::infer::{InferError, Output, Runner, RunnerOptions, Sampling, SequenceId, Submission};
-use jetspool::model::Lora;
+use jetspool::infer::{
+    AdapterUse, InferError, Output, PrefixCache, Runner, RunnerOptions, Sampling, SequenceId, Sharing,
+    StepCounts, Submission,
+};
+use jetspool::model::{BLOCK_LEN, Lora};
 use support::{Built, reference};
 
 type Adapter = Arc<Lora<Cpu>>;
@@ -46,11 +49,11 @@ impl Model {
 fn submission(index: usize, loras: &[Adapter], n_ids: usize) -> Submission<Cpu> {
     let lora = match index % (loras.len() + 1) {
         0 => None,
-        i => Some((Arc::clone(&loras[i - 1]), if index % 3 == 1 { 0.5 } else { 1.0 })),
+        i => Some((i, if index % 3 == 1 { 0.5 } else { 1.0 })),
     };
     Submission {
         prompt: (0..5 + index * 9).map(|i| ((i * 31 + index * 17) % n_ids) as u32).collect(),
-        lora,
+        adapter: lora.map(|(i, scale)| adapter_use(loras, i, scale)),
         sampling: Sampling {
             temperature: if index.is_multiple_of(3) { 0.0 } else { 0.9 },
             top_p: 0.95,
@@ -61,6 +64,24 @@ fn submission(index: usize, loras: &[Adapter], n_ids: usize) -> Submission<Cpu> 
         max_new_tokens: 20 + index,
         stop_tokens: Arc::new([7]),
         num_logprobs: 4,
+        priority: 0,
+        sharing: Sharing::default(),
+    }
+}
+
+/// The adapter `number`, which is 0 for none in the tests' tables.
+fn adapter_use(loras: &[Adapter], number: usize, scale: f32) -> AdapterUse<Cpu> {
+    AdapterUse { lora: Arc::clone(&loras[number - 1]), scale, content: number as u64 }
+}
+
+fn options(max_batch_size: usize, max_step_rows: usize) -> RunnerOptions {
+    RunnerOptions {
+        max_batch_size,
+        max_input_len: 512,
+        capacity: 1024,
+        max_step_rows,
+        max_kv_bytes: usize::MAX,
+        prefix_cache: PrefixCache::Bytes(0),
     }
 }
 
@@ -89,14 +110,7 @@ fn run_model(
     precision: Precision,
 ) -> HashMap<usize, Trace> {
     let (built, loras) = model.build(precision, 2);
-    let options = RunnerOptions {
-        max_batch_size,
-        max_input_len: 512,
-        capacity: 1024,
-        max_step_rows,
-        max_kv_bytes: usize::MAX,
-    };
-    let mut runner = Runner::new(built.decoder, options).unwrap();
+    let mut runner = Runner::new(built.decoder, options(max_batch_size, max_step_rows)).unwrap();
     let mut ids: HashMap<SequenceId, usize> = HashMap::new();
     let mut traces: HashMap<usize, Trace> = HashMap::new();
     for &index in requests {
@@ -151,14 +165,7 @@ fn alone_together_and_in_other_chunks_give_the_same_bits() {
 fn a_cancelled_sequence_disturbs_nobody_and_gives_its_blocks_back() {
     let (built, loras) = QWEN2.build(Precision::Int8, 1);
     let wanted = run(&[1], 1, 64, Precision::Int8)[&1].clone();
-    let options = RunnerOptions {
-        max_batch_size: 3,
-        max_input_len: 512,
-        capacity: 1024,
-        max_step_rows: 32,
-        max_kv_bytes: usize::MAX,
-    };
-    let mut runner = Runner::new(built.decoder, options).unwrap();
+    let mut runner = Runner::new(built.decoder, options(3, 32)).unwrap();
     let kept = runner.add(submission(1, &loras, QWEN2.n_ids)).unwrap();
     let others: Vec<SequenceId> =
         [2, 3, 4].map(|i| runner.add(submission(i, &loras, QWEN2.n_ids)).unwrap()).to_vec();
@@ -183,50 +190,137 @@ fn a_cancelled_sequence_disturbs_nobody_and_gives_its_blocks_back() {
 #[test]
 fn more_blocks_than_numbers_are_refused() {
     let (built, _) = QWEN2.build(Precision::F32, 1);
-    let options = RunnerOptions {
-        max_batch_size: 1 << 33,
-        max_input_len: 512,
-        capacity: 16,
-        max_step_rows: 32,
-        max_kv_bytes: usize::MAX,
-    };
+    let options = RunnerOptions { capacity: 16, ..options(1 << 33, 32) };
     let error = Runner::new(built.decoder, options).err().unwrap().to_string();
     assert!(error.contains("8589934592 blocks"), "{error}");
 }
 
-#[test]
-fn sequences_that_wait_for_memory_get_the_same_bits_and_never_more_than_the_budget() {
-    let all: Vec<usize> = (0..N_REQUESTS).collect();
-    let wanted = run(&all, 8, 64, Precision::Int8);
-    let (built, loras) = QWEN2.build(Precision::Int8, 2);
-    let block_bytes = built.decoder.block_bytes();
-    // The longest request, of 104 + 31 - 1 positions, takes 9 blocks; all twelve would take about 60.
-    let options = RunnerOptions {
-        max_batch_size: 8,
-        max_input_len: 512,
-        capacity: 1024,
-        max_step_rows: 64,
-        max_kv_bytes: 14 * block_bytes + block_bytes / 2,
-    };
-    let mut runner = Runner::new(built.decoder, options).unwrap();
-    assert_eq!(runner.kv_memory().capacity, 14 * block_bytes as u64);
-    let too_long = Submission { max_new_tokens: 300, ..submission(0, &loras, QWEN2.n_ids) };
-    let (needed, available) = (19 * block_bytes, 14 * block_bytes);
-    assert_eq!(runner.add(too_long), Err(InferError::Memory { n_tokens: 304, needed, available }));
-    let ids: HashMap<SequenceId, usize> = all
-        .iter()
-        .map(|&index| (runner.add(submission(index, &loras, QWEN2.n_ids)).unwrap(), index))
-        .collect();
-    let mut traces: HashMap<usize, Trace> = HashMap::new();
+/// Runs submissions to their ends, all added at once. Returns each one's trace and what the steps computed.
+fn run_all(runner: &mut Runner<Cpu>, submissions: Vec<Submission<Cpu>>) -> (Vec<Trace>, StepCounts) {
+    let ids: Vec<SequenceId> = submissions.into_iter().map(|asked| runner.add(asked).unwrap()).collect();
+    let mut traces = vec![Trace::new(); ids.len()];
+    let mut counts = StepCounts::default();
     while !runner.is_idle() {
         for output in runner.step() {
-            traces.entry(ids[&output.id]).or_default().push(trace(&output));
+            let index = ids.iter().position(|id| *id == output.id).unwrap();
+            traces[index].push(trace(&output));
         }
+        counts.add(runner.last_step());
         let kv = runner.kv_memory();
         assert!(kv.in_use <= kv.reserved && kv.reserved <= kv.capacity, "{kv:?}");
-        assert!(kv.in_use <= kv.committed && kv.committed <= kv.capacity, "{kv:?}");
+        assert!(kv.in_use + kv.cached <= kv.committed && kv.committed <= kv.capacity, "{kv:?}");
     }
-    assert!(traces == wanted);
-    runner.give_back_memory();
-    assert_eq!(runner.kv_memory().committed, 0);
+    assert_eq!(runner.n_used_blocks(), 0);
+    (traces, counts)
+}
+
+#[test]
+fn preempted_sequences_get_the_same_bits_within_the_budget() {
+    let all: Vec<usize> = (0..N_REQUESTS).collect();
+    let wanted = run(&all, 8, 64, Precision::Int8);
+    for prefix_cache in [PrefixCache::Bytes(0), PrefixCache::Blocks(3), PrefixCache::DEFAULT] {
+        let (built, loras) = QWEN2.build(Precision::Int8, 2);
+        let block_bytes = built.decoder.block_bytes();
+        // The longest request, of 104 + 31 - 1 positions, takes 9 blocks; all twelve would take about 60.
+        let max_kv_bytes = 14 * block_bytes + block_bytes / 2;
+        let options = RunnerOptions { max_kv_bytes, prefix_cache, ..options(8, 64) };
+        let mut runner = Runner::new(built.decoder, options).unwrap();
+        assert_eq!(runner.kv_memory().capacity, 14 * block_bytes as u64);
+        let too_long = Submission { max_new_tokens: 300, ..submission(0, &loras, QWEN2.n_ids) };
+        let (needed, available) = (19 * block_bytes, 14 * block_bytes);
+        assert_eq!(runner.add(too_long), Err(InferError::Memory { n_tokens: 304, needed, available }));
+        let submissions = all.iter().map(|&index| submission(index, &loras, QWEN2.n_ids)).collect();
+        let (traces, counts) = run_all(&mut runner, submissions);
+        assert!(counts.n_preempted > 0 && counts.n_recomputed_tokens > 0, "{counts:?}");
+        for (index, trace) in traces.iter().enumerate() {
+            assert!(*trace == wanted[&index], "{prefix_cache:?}: {index}");
+        }
+        let kv = runner.kv_memory();
+        assert_eq!(kv.cached > 0, prefix_cache != PrefixCache::Bytes(0), "{kv:?}");
+        runner.drop_cached_blocks();
+        runner.give_back_memory();
+        assert_eq!((runner.kv_memory().committed, runner.kv_memory().cached), (0, 0));
+    }
+}
+
+/// Requests in threes that begin alike, and differ in adapter or scale from the next three.
+fn alike(loras: &[Adapter]) -> Vec<Submission<Cpu>> {
+    let uses = [None, Some((1, 1.0)), Some((1, 0.5)), Some((2, 1.0))];
+    let requests = (0..3).flat_map(|turn| uses.map(|used| (turn, used)));
+    requests
+        .enumerate()
+        .map(|(index, (turn, used))| Submission {
+            prompt: (0..90).chain((0..5 * turn + 1).map(|i| 200 + 20 * turn + i)).collect(),
+            adapter: used.map(|(number, scale)| adapter_use(loras, number, scale)),
+            ..submission(index, loras, QWEN2.n_ids)
+        })
+        .collect()
+}
+
+#[test]
+fn what_others_computed_gives_the_same_bits() {
+    for precision in [Precision::F32, Precision::F16, Precision::Int8, Precision::Int4] {
+        let traces = |max_batch_size, prefix_cache, max_kv_blocks| {
+            let (built, loras) = QWEN2.build(precision, 2);
+            let max_kv_bytes = built.decoder.block_bytes() * max_kv_blocks;
+            let options = RunnerOptions { prefix_cache, max_kv_bytes, ..options(max_batch_size, 40) };
+            let mut runner = Runner::new(built.decoder, options).unwrap();
+            let (first, counts) = run_all(&mut runner, alike(&loras));
+            let (second, _) = run_all(&mut runner, alike(&loras));
+            assert!(second == first, "{precision:?}: the second time");
+            (first, counts)
+        };
+        let (wanted, counts) = traces(1, PrefixCache::Bytes(0), 500);
+        assert_eq!(counts.n_cached_tokens, 0);
+        for max_batch_size in [1, 5, 12] {
+            let (found, counts) = traces(max_batch_size, PrefixCache::DEFAULT, 500);
+            assert!(found == wanted, "{precision:?}, batch of {max_batch_size}");
+            // 90 tokens hold 5 blocks; the first of each three computes them.
+            assert_eq!(counts.n_cached_tokens, 8 * 5 * BLOCK_LEN);
+            let (found, counts) = traces(max_batch_size, PrefixCache::DEFAULT, 12);
+            assert!(found == wanted, "{precision:?}, batch of {max_batch_size} with little memory");
+            assert!(max_batch_size == 1 || counts.n_preempted > 0, "{counts:?}");
+        }
+    }
+}
+
+#[test]
+fn windows_and_experts_share_too() {
+    for (model, precision) in [(GEMMA3, Precision::F16), (QWEN3_MOE, Precision::Int4)] {
+        let traces = |prefix_cache| {
+            let (built, loras) = model.build(precision, 2);
+            let options = RunnerOptions { prefix_cache, ..options(4, 40) };
+            let mut runner = Runner::new(built.decoder, options).unwrap();
+            let with_system = |index: usize| {
+                let mut asked = submission(index % 4, &loras, model.n_ids);
+                asked.prompt = (0..80).map(|i| i * 7 % model.n_ids as u32).chain(asked.prompt).collect();
+                asked
+            };
+            run_all(&mut runner, (0..8).map(with_system).collect())
+        };
+        let (wanted, _) = traces(PrefixCache::Bytes(0));
+        let (found, counts) = traces(PrefixCache::DEFAULT);
+        assert!(found == wanted, "{}", model.name);
+        assert!(counts.n_cached_tokens >= 4 * 80, "{counts:?}");
+    }
+}
+
+#[test]
+fn a_hundred_requests_with_one_system_prompt_read_it_once() {
+    let (built, loras) = QWEN2.build(Precision::Int4, 2);
+    let options = RunnerOptions { prefix_cache: PrefixCache::DEFAULT, ..options(8, 128) };
+    let mut runner = Runner::new(built.decoder, options).unwrap();
+    let submissions: Vec<Submission<Cpu>> = (0..100)
+        .map(|index| Submission {
+            prompt: (0..500).map(|i| i * 3 % 490).chain([index, index + 1, 5]).collect(),
+            adapter: None,
+            max_new_tokens: 4,
+            ..submission(index as usize, &loras, QWEN2.n_ids)
+        })
+        .collect();
+    let (_, counts) = run_all(&mut runner, submissions);
+    // Of 503 tokens 31 blocks are common.
+    let common = 500 / BLOCK_LEN * BLOCK_LEN;
+    assert_eq!(counts.n_prompt_tokens, common + 100 * (503 - common));
+    assert_eq!((counts.n_cached_tokens, counts.n_prompts_read), (99 * common, 100));
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use serde_json::{Value, json};
-use service::{Service, build_demo, jetspool, long_request, process_demo, runner, under};
+use service::{Service, build_demo, jetspool, long_request, ok, process_demo, runner, under};
 
 const MIB: u64 = 1 << 20;
 const WEIGHTS: &str = "llm.engine";
@@ -80,8 +80,9 @@ fn zero_keeps_the_weights() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let mut service =
-        Service::start(folder.path(), &demo().join("engine"), "idle_unload_seconds = 0\nscan_seconds = 1");
+    // What is kept for requests to come stays with the weights: here at most 2 MiB.
+    let lines = "idle_unload_seconds = 0\nscan_seconds = 1\nprefix_cache_mib = 2";
+    let mut service = Service::start(folder.path(), &demo().join("engine"), lines);
     service.ask("job.json", &long_requests());
     let busy = service.memory("Anonymous");
     // Private memory is given back after a short rest even so, which tells that the time has passed.
@@ -103,8 +104,13 @@ fn each_event_of_pressure_takes_the_next_level() {
         Service::start_by(&mut command, folder.path(), &demo().join("engine"), &adapters_line());
     let mut writer = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     let mut press = || writer.write_all(b"x").unwrap();
-    let first = service.ask("first.json", &adapter_requests());
+    let mut requests = adapter_requests();
+    requests.push(long_request(&"many words ".repeat(100), None, 8));
+    let first = service.ask("first.json", &requests);
     assert!(service.resident(ADAPTER) > 0 && service.resident(WEIGHTS) > 3 * MIB);
+    press();
+    service.wait_for_log("of cached keys and values are given back");
+    assert!(service.resident(ADAPTER) > 0);
     press();
     service.wait_for_log("memory pressure: 3 idle adapters are unmapped");
     assert_eq!(service.resident(ADAPTER), 0);
@@ -118,7 +124,41 @@ fn each_event_of_pressure_takes_the_next_level() {
     }
     press();
     service.wait_for_log("memory pressure: nothing is left to give back");
-    assert_eq!(service.ask("second.json", &adapter_requests()), first);
+    assert_eq!(service.ask("second.json", &requests), first);
+}
+
+#[test]
+fn what_requests_have_in_common_is_read_once_and_told() {
+    if is_emulated() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut service = Service::start(folder.path(), &demo().join("engine"), &adapters_line());
+    let asked = |adapter: Option<&str>| vec![long_request(&"many words ".repeat(100), adapter, 8)];
+    let usage = |service: &Service, name: &str| {
+        let answer = support::json(&service.spool.join("out").join(name));
+        let usage = &answer["responses"][0]["usage"];
+        ["cached_tokens", "prompt_tokens"].map(|key| usage[key].as_u64().unwrap())
+    };
+    let first = service.ask("first.json", &asked(None));
+    let [cached, n_tokens] = usage(&service, "first.json");
+    assert_eq!(cached, 0);
+    assert_eq!(service.ask("second.json", &asked(None)), first);
+    let shared = (n_tokens - 1) / 16 * 16;
+    assert_eq!(usage(&service, "second.json"), [shared, n_tokens]);
+    service.ask("adapter.json", &asked(Some("french")));
+    assert_eq!(usage(&service, "adapter.json"), [0, n_tokens], "an adapter has keys and values of its own");
+    let report = service.wait_for("the counts", |service| {
+        let mut status = jetspool(&["status", "--json", "--spool"]);
+        let status: Value = serde_json::from_slice(&ok(status.arg(&service.spool)).stdout).unwrap();
+        let report = status["report"].clone();
+        (report["totals"]["requests_answered"] == 3).then_some(report)
+    });
+    assert_eq!(
+        (&report["totals"]["cached_tokens"], &report["totals"]["prompt_tokens"]),
+        (&json!(shared), &json!(3 * n_tokens - shared))
+    );
+    assert!(report["memory"]["kv_cached"].as_u64().unwrap() > 0, "{report}");
 }
 
 #[test]

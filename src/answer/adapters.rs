@@ -7,6 +7,8 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::contents::Contents;
+
 use crate::backend::Cpu;
 use crate::format::{Adapter, AdapterError, Bytes, FiniteCheck, FormatError, TensorFile};
 use crate::model::{Decoder, Lora};
@@ -29,6 +31,7 @@ pub struct AdapterPlaces {
 pub struct LoadedAdapter {
     lora: Arc<Lora<Cpu>>,
     file: Sealed,
+    content: u64,
 }
 
 impl LoadedAdapter {
@@ -36,12 +39,18 @@ impl LoadedAdapter {
     pub fn lora(&self) -> &Arc<Lora<Cpu>> {
         &self.lora
     }
+
+    /// Names its bytes: an adapter of the same number holds the same.
+    pub fn content(&self) -> u64 {
+        self.content
+    }
 }
 
 /// The adapters in use, each mapped once.
 pub struct Adapters {
     places: AdapterPlaces,
     loaded: Catalog<LoadedAdapter>,
+    contents: Contents,
     max_rank: usize,
 }
 
@@ -59,7 +68,7 @@ enum LoadError {
 impl Adapters {
     /// `max_rank` is what the engine was built for.
     pub fn new(places: AdapterPlaces, max_rank: usize) -> Self {
-        Self { places, loaded: Catalog::new(), max_rank }
+        Self { places, loaded: Catalog::new(), contents: Contents::default(), max_rank }
     }
 
     pub fn places(&self) -> &AdapterPlaces {
@@ -103,7 +112,7 @@ impl Adapters {
     }
 
     fn open(&self, decoder: &Decoder<Cpu>, name: &str, path: &Path) -> Result<Arc<LoadedAdapter>, Fault> {
-        self.loaded.get(path, |map| load(decoder, self.max_rank, map)).map_err(|error| {
+        self.loaded.get(path, |map| self.load(decoder, map)).map_err(|error| {
             let code = match &error {
                 LoadError::Store(StoreError::Damaged(_)) => return changed(name, &error),
                 LoadError::Store(_) => FaultCode::AdapterRefused,
@@ -113,11 +122,26 @@ impl Adapters {
         })
     }
 
+    /// Binds the tensors, and reads all of them once.
+    fn load(&self, decoder: &Decoder<Cpu>, map: &Arc<FileMap>) -> Result<LoadedAdapter, LoadError> {
+        let tensors = TensorFile::parse(Arc::clone(map) as Bytes)?;
+        let adapter = Adapter::bind(tensors.clone(), decoder.architecture(), self.max_rank)?;
+        let check = FiniteCheck::new(&tensors);
+        let look = |offset: usize, piece: &[u8]| match check.look(offset, piece) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(LoadError::from(error)),
+        };
+        let file = Sealed::new(Arc::clone(map), look)?;
+        let content = self.contents.number(file.seal());
+        Ok(LoadedAdapter { lora: Arc::new(decoder.lora(&adapter)?), file, content })
+    }
+
     /// The fault of all that was computed with an adapter since this was asked last, if its file changed under it.
     /// The next request that names the file gets what it holds then.
     pub fn change(&self, adapter: &Arc<LoadedAdapter>, name: &str) -> Option<Fault> {
         let damage = adapter.file.damage()?;
         self.loaded.forget(adapter);
+        self.contents.retire(adapter.content);
         Some(changed(name, &damage))
     }
 
@@ -156,19 +180,6 @@ impl Adapters {
     fn resolve_file(&self, directory: &Path) -> Result<PathBuf, StoreError> {
         self.places.roots.resolve(&directory.join(PROCESSED_FILE))
     }
-}
-
-/// Binds the tensors, and reads all of them once.
-fn load(decoder: &Decoder<Cpu>, max_rank: usize, map: &Arc<FileMap>) -> Result<LoadedAdapter, LoadError> {
-    let tensors = TensorFile::parse(Arc::clone(map) as Bytes)?;
-    let adapter = Adapter::bind(tensors.clone(), decoder.architecture(), max_rank)?;
-    let check = FiniteCheck::new(&tensors);
-    let look = |offset: usize, piece: &[u8]| match check.look(offset, piece) {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(error) => ControlFlow::Break(LoadError::from(error)),
-    };
-    let file = Sealed::new(Arc::clone(map), look)?;
-    Ok(LoadedAdapter { lora: Arc::new(decoder.lora(&adapter)?), file })
 }
 
 fn changed(name: &str, what: &impl std::fmt::Display) -> Fault {

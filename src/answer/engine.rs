@@ -12,7 +12,7 @@ use super::prompter::{Prepared, PromptRequest, Prompter};
 use super::text_files::TextFiles;
 use crate::backend::Cpu;
 use crate::format::{Bytes, Limits, Precision};
-use crate::infer::{Finish, Runner, RunnerOptions, Sampling, Submission};
+use crate::infer::{Finish, PrefixCache, Runner, RunnerOptions, Sampling, Sharing, Submission};
 use crate::kernels::Kernels;
 use crate::model::{BLOCK_LEN, Decoder};
 use crate::spool::wire::{Answer, Fault, FaultCode};
@@ -44,6 +44,7 @@ pub struct EngineOptions {
     pub max_step_rows: usize,
     /// Bytes that all of it may take; none leaves it to the machine.
     pub max_memory: Option<u64>,
+    pub prefix_cache: PrefixCache,
 }
 
 /// What people are told of an engine.
@@ -83,7 +84,8 @@ impl TextEngine {
         let cpu =
             Cpu::new(Kernels::detect(), options.n_threads).map_err(AnswerError::system("start threads"))?;
         let decoder = Decoder::new(cpu, &engine.config, &engine.tensors).map_err(broken)?;
-        let mut runner_options = RunnerOptions::of_engine(&engine.config.limits, options.max_step_rows);
+        let mut runner_options =
+            RunnerOptions::of_engine(&engine.config.limits, options.max_step_rows, options.prefix_cache);
         let need = Need {
             weights: engine.tensors.as_bytes().len() as u64,
             workspace: decoder.workspace_bytes(runner_options.max_step_rows, runner_options.max_batch_size)
@@ -209,11 +211,13 @@ impl TextEngine {
         let sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: 1, seed: 0, logit_bias: Vec::new() };
         let submission = Submission {
             prompt: vec![0],
-            lora: None,
+            adapter: None,
             sampling,
             max_new_tokens: 1,
             stop_tokens: self.stop_tokens(),
             num_logprobs: 0,
+            priority: 0,
+            sharing: Sharing::default(),
         };
         let failed = |why: String| AnswerError::SelfTest { why };
         self.runner.add(submission).map_err(|error| failed(error.to_string()))?;

@@ -63,10 +63,7 @@ impl Engines {
         self.counts = StepCounts::default();
         for executor in std::iter::once(&mut self.current).chain(&mut self.retired) {
             finished.extend(executor.step());
-            let counts = executor.last_step();
-            self.counts.n_prompt_tokens += counts.n_prompt_tokens;
-            self.counts.n_prompts_read += counts.n_prompts_read;
-            self.counts.n_generating += counts.n_generating;
+            self.counts.add(executor.last_step());
         }
         let n_before = self.retired.len();
         self.retired.retain(|executor| executor.n_active() > 0);
@@ -103,9 +100,11 @@ impl Engines {
     /// New requests go to another engine. Returns how many are left to the old one.
     pub fn replace(&mut self, engine: TextEngine) -> usize {
         let places = self.current.adapters().places().clone();
-        let old = std::mem::replace(&mut self.current, Executor::new(engine, places));
+        let mut old = std::mem::replace(&mut self.current, Executor::new(engine, places));
         let n_left = old.n_active();
         if n_left > 0 {
+            // Nobody comes who could use them.
+            old.drop_prefixes();
             self.retired.push(old);
         }
         n_left

@@ -11,9 +11,12 @@ use super::ready::Runnable;
 use super::refused::{begun, failed};
 use super::usage::give_back_heap;
 use crate::backend::Cpu;
-use crate::infer::{Finish, InferError, KvMemory, Output, Sampling, SequenceId, StepCounts, Submission};
+use crate::infer::{
+    AdapterUse, Finish, InferError, KvMemory, Output, Sampling, SequenceId, Sharing, StepCounts, Submission,
+};
 use crate::spool::wire::{
-    self, Answer, Fault, FaultCode, FinishReason, Logprobs, Request, RequestFile, TokenBytes, Usage,
+    self, Answer, CacheCommit, CacheLookup, Fault, FaultCode, FinishReason, Logprobs, Request, RequestFile,
+    TokenBytes, Usage,
 };
 use crate::store::Damage;
 use crate::text::{AnswerDecoder, StopStrings, Tokenizer};
@@ -197,7 +200,13 @@ impl Executor {
         give_back_heap();
     }
 
-    /// Gives back what nobody uses while others run.
+    /// Gives back the keys and values that are kept for requests to come.
+    pub fn drop_prefixes(&mut self) {
+        self.engine.runner.drop_cached_blocks();
+        self.engine.runner.give_back_free_blocks();
+    }
+
+    /// Gives back what nobody uses while others run, but for what requests to come may use.
     pub fn give_back_unused(&mut self) {
         self.adapters.sweep();
         self.engine.runner.give_back_free_blocks();
@@ -229,15 +238,39 @@ impl Executor {
         answer.usage = Usage { prompt_tokens: tokens.len(), ..Usage::default() };
         self.warn_if_clamped(request, tokens.len(), answer);
         let submission = Submission::<Cpu> {
+            sharing: Sharing {
+                takes: file.cache_lookup == CacheLookup::UseCache,
+                gives_answer: file.cache_commit == CacheCommit::IncludingGeneratedTokens,
+                n_kept: self.n_kept_tokens(request, &answer.formatted_system_prompt, &tokens),
+            },
             prompt: tokens,
-            lora: adapter.as_ref().map(|adapter| (Arc::clone(adapter.lora()), request.lora_scale)),
+            adapter: adapter.as_ref().map(|adapter| AdapterUse {
+                lora: Arc::clone(adapter.lora()),
+                scale: request.lora_scale,
+                content: adapter.content(),
+            }),
             sampling: sampling(&request.sampling),
             max_new_tokens: request.sampling.max_generate_length,
             stop_tokens: self.engine.stop_tokens(),
             num_logprobs: request.sampling.num_logprobs,
+            priority: file.priority,
         };
         let id = self.engine.runner.add(submission).map_err(infer_fault)?;
         Ok((id, adapter))
+    }
+
+    /// Tokens of the system prompt, where the request asks to keep its keys and values. About so many: a token may
+    /// stand for another number of bytes than its text has.
+    fn n_kept_tokens(&self, request: &Request, system_prompt: &str, tokens: &[u32]) -> usize {
+        if !request.save_system_prompt_kv_cache {
+            return 0;
+        }
+        let mut n_bytes = 0;
+        let is_within = |token: &&u32| {
+            n_bytes += self.engine.tokenizer.token_bytes(**token).len();
+            n_bytes <= system_prompt.len()
+        };
+        tokens.iter().take_while(is_within).count()
     }
 
     fn warn_if_clamped(&self, request: &Request, n_prompt: usize, answer: &mut Answer) {
@@ -261,6 +294,7 @@ impl Active {
             self.answer.error = Some(Fault::new(FaultCode::AdapterMismatch, message));
             return Some(FinishReason::Error);
         }
+        self.answer.usage.cached_tokens = output.n_cached;
         self.answer.token_ids.push(output.token);
         if let Some(logprobs) = &mut self.answer.logprobs {
             logprobs.push(output.logprobs.iter().map(|entry| (entry.token, entry.logprob)));

@@ -3,6 +3,7 @@
 
 mod adapters;
 mod budget;
+mod contents;
 mod engine;
 mod engines;
 mod error;
@@ -34,3 +35,5 @@ pub use text_process::{
     Canceller, Launch, NotPrepared, TextLimits, TextProcess, TextProcessOptions, text_worker,
 };
 pub use usage::{Usage, give_back_heap, mib};
+
+pub use crate::infer::PrefixCache;

@@ -14,6 +14,7 @@ pub struct Profile {
     prefill: Stage,
     generation: Stage,
     n_prompts: usize,
+    n_cached_tokens: usize,
 }
 
 #[derive(Default)]
@@ -26,12 +27,14 @@ struct Stage {
 impl Profile {
     /// Takes one step.
     pub fn add(&mut self, counts: StepCounts, time: Duration) {
-        let n_rows = counts.n_prompt_tokens + counts.n_generating;
+        let n_rows = counts.n_rows();
+        self.n_cached_tokens += counts.n_cached_tokens;
         if n_rows == 0 {
             return;
         }
         let ms_per_row = time.as_secs_f64() * 1e3 / n_rows as f64;
-        self.prefill.add(counts.n_prompt_tokens, ms_per_row);
+        // What is computed again is read like a prompt.
+        self.prefill.add(counts.n_prompt_tokens + counts.n_recomputed_tokens, ms_per_row);
         self.generation.add(counts.n_generating, ms_per_row);
         self.n_prompts += counts.n_prompts_read;
     }
@@ -51,7 +54,7 @@ impl Profile {
         });
         if self.n_prompts > 0 {
             let mut prefill = self.prefill.summary(self.n_prompts);
-            prefill["reused_tokens"] = json!(0);
+            prefill["reused_tokens"] = json!(self.n_cached_tokens);
             prefill["computed_tokens"] = json!(self.prefill.n_tokens);
             prefill["average_time_per_run_ms"] = json!(self.prefill.total_ms() / self.n_prompts as f64);
             profile["prefill"] = prefill;
@@ -123,10 +126,21 @@ mod tests {
     #[test]
     fn a_mixed_step_is_divided_by_rows() {
         let mut profile = Profile::default();
-        let counts = StepCounts { n_prompt_tokens: 6, n_prompts_read: 1, n_generating: 2 };
+        let counts = StepCounts {
+            n_prompt_tokens: 5,
+            n_recomputed_tokens: 1,
+            n_cached_tokens: 32,
+            n_prompts_read: 1,
+            n_generating: 2,
+            n_preempted: 0,
+        };
         profile.add(counts, Duration::from_millis(80));
         let json = profile.to_json(1 << 20);
         assert_eq!(json["prefill"]["average_time_per_run_ms"], 60.0);
+        assert_eq!(
+            (&json["prefill"]["reused_tokens"], &json["prefill"]["computed_tokens"]),
+            (&json!(32), &json!(6))
+        );
         assert_eq!(json["generation"]["tokens_per_second"], 100.0);
         assert_eq!(json["stages"][1]["gpu_time_stats"]["median_ms"], 20.0);
         assert_eq!(json["peak_unified_memory_mb"], 1.0);

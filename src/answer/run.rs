@@ -14,6 +14,7 @@ use super::executor::{Executor, Ticket};
 use super::profile::Profile;
 use super::ready::Ready;
 use super::refused::refused;
+use crate::infer::PrefixCache;
 use crate::spool::wire::{Answer, AnswerFile, BadRequest, Fault, FaultCode, Request, RequestFile};
 use crate::store::{AllowedRoots, AtomicFile, StoreError, read_small};
 
@@ -39,6 +40,8 @@ pub struct RunOptions {
     /// 0 means one per processor.
     pub threads: usize,
     pub max_step_rows: usize,
+    /// Blocks of keys and values that are kept for requests that begin with the same tokens; 0 shares none.
+    pub max_cached_blocks: Option<usize>,
     /// Adapter paths must lie in one of these; none means anywhere.
     pub allowed_roots: Vec<PathBuf>,
 }
@@ -55,6 +58,7 @@ pub fn run(options: &RunOptions) -> Result<(), AnswerError> {
         n_threads: options.threads,
         max_step_rows: options.max_step_rows,
         max_memory: None,
+        prefix_cache: options.max_cached_blocks.map_or(PrefixCache::DEFAULT, PrefixCache::Blocks),
     };
     let mut engine = TextEngine::open(&engine_options, 0)?;
     for _ in 0..options.warmup {

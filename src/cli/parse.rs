@@ -271,10 +271,12 @@ mod tests {
     #[test]
     fn flags_without_effect_are_noted() {
         let line = "llm_inference --engineDir e --inputFile i --outputFile o \
-                    --enableContextReuse --context-cache-max-records 9";
+                    --enableContextReuse --context-cache-max-records 9 --specDraftTopK 3 \
+                    --context-cache-recurrent-snapshot-pool-bytes 7";
         let notes = parse_words(line).expect(line).notes;
         assert_eq!(notes.len(), 2, "{notes:?}");
-        assert!(notes.iter().any(|note| note.contains("--contextCacheMaxRecords")), "{notes:?}");
+        let is_noted = |flag: &str| notes.iter().any(|note| note.contains(flag));
+        assert!(is_noted("--contextCacheRecurrentSnapshotPoolBytes") && !is_noted("MaxRecords"), "{notes:?}");
         let line = "llm_inference --engineDir e --inputFile i --outputFile o";
         assert!(parse_words(line).expect(line).notes.is_empty());
     }

@@ -57,6 +57,10 @@ pub struct RunArgs {
     /// Tokens that one step computes at most.
     #[arg(long = "maxStepRows", value_name = "N", default_value_t = 128, value_parser = count(1, 65_536))]
     max_step_rows: usize,
+    /// Blocks of 16 tokens that are kept for requests that begin with the same tokens; 0 shares none. Without it
+    /// 256 MiB are kept.
+    #[arg(long = "contextCacheMaxRecords", value_name = "N", value_parser = count(0, 1 << 26))]
+    context_cache_max_records: Option<usize>,
     /// Threads that compute; 0 is one per processor.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = count(0, MAX_THREADS))]
     threads: usize,
@@ -78,6 +82,7 @@ impl RunArgs {
             profile_output_file: self.profile_output_file.clone(),
             threads: self.threads,
             max_step_rows: self.max_step_rows,
+            max_cached_blocks: self.context_cache_max_records,
             allowed_roots: self.allowed_roots.clone(),
         }
     }

@@ -8,7 +8,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, Error};
 
 const SPECULATIVE: &str = "speculative decoding is not supported";
 const MEDIA: &str = "images and audio are not supported";
-const CACHE: &str = "the cache of contexts is managed by itself";
+const CACHE: &str = "contexts are kept in blocks of keys and values, and in nothing else";
 const ALONE: &str = "it only matters with speculative decoding";
 
 /// What is done about a flag.
@@ -18,11 +18,13 @@ enum Fate {
     NoSwitch(&'static str),
     /// Taken with a value; the reason why it does nothing.
     NoValue(&'static str),
+    /// Taken without a value, and true without it.
+    Granted,
     /// Refused with a reason; the advice to leave it out is added.
     Refused(&'static str),
 }
 
-use Fate::{NoSwitch, NoValue, Refused};
+use Fate::{Granted, NoSwitch, NoValue, Refused};
 
 const OF_BUILD: &[(&str, Fate)] = &[
     ("specBase", Refused(SPECULATIVE)),
@@ -53,8 +55,7 @@ const OF_RUN: &[(&str, Fate)] = &[
     ("eagleDraftStep", NoValue(ALONE)),
     ("eagleVerifyTreeSize", NoValue(ALONE)),
     ("dflashBlockSize", NoValue(ALONE)),
-    ("enableContextReuse", NoSwitch(CACHE)),
-    ("contextCacheMaxRecords", NoValue(CACHE)),
+    ("enableContextReuse", Granted),
     ("contextCacheRecurrentSnapshotPoolBytes", NoValue(CACHE)),
     ("contextCachePartialKVSnapshotPoolBytes", NoValue(CACHE)),
 ];
@@ -103,7 +104,7 @@ pub fn add_flags(command: Command) -> Command {
     command.args(flags.iter().map(|&(name, fate)| {
         let flag = Arg::new(name).long(name).hide(true);
         match fate {
-            NoSwitch(_) => flag.action(ArgAction::SetTrue),
+            NoSwitch(_) | Granted => flag.action(ArgAction::SetTrue),
             NoValue(_) => flag.num_args(1).allow_hyphen_values(true),
             Refused(why) => {
                 flag.num_args(0..=1).default_missing_value("").value_parser(Refusal { name, why })
@@ -119,7 +120,7 @@ pub fn notes(command: &str, matches: &ArgMatches) -> Vec<String> {
     flags
         .filter_map(|&(name, fate)| match fate {
             NoSwitch(why) | NoValue(why) => Some(format!("--{name} does nothing here: {why}")),
-            Refused(_) => None,
+            Granted | Refused(_) => None,
         })
         .collect()
 }

@@ -80,6 +80,10 @@ pub struct Config {
     /// Memory that the daemon may plan with; 0 means what the machine has.
     #[serde(default, deserialize_with = "within::<0, MAX_MEMORY_MIB, _>")]
     pub memory_mib: usize,
+    /// Memory that keys and values of answered requests may keep, for requests that begin with the same tokens; 0
+    /// shares none.
+    #[serde(default = "number::<256>", deserialize_with = "within::<0, MAX_MEMORY_MIB, _>")]
+    pub prefix_cache_mib: usize,
     /// Space that must be free before a file is taken.
     #[serde(default = "number::<64>", deserialize_with = "within::<0, MAX_MIB, _>")]
     pub min_free_mib: usize,

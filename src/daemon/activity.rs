@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::event::ComputeState;
 use crate::answer::Usage;
+use crate::infer::StepCounts;
 use crate::spool::report::{
     AdapterReport, EngineReport, ErrorReport, JobReport, MemoryReport, QueueReport, REPORT_VERSION, Report,
     Speed, State, Totals,
@@ -71,9 +72,10 @@ impl Activity {
         }
     }
 
-    pub fn count_tokens(&mut self, n_prompt: usize, n_generated: usize) {
-        self.totals.prompt_tokens += n_prompt as u64;
-        self.totals.generated_tokens += n_generated as u64;
+    pub fn count_tokens(&mut self, counts: StepCounts) {
+        self.totals.prompt_tokens += counts.n_prompt_tokens as u64;
+        self.totals.cached_tokens += counts.n_cached_tokens as u64;
+        self.totals.generated_tokens += (counts.n_prompts_read + counts.n_generating) as u64;
     }
 
     /// Keeps an error of the daemon itself to be shown.
@@ -173,6 +175,7 @@ impl Activity {
             anonymous: self.usage.anonymous,
             swap: self.usage.swap,
             kv_in_use: compute.kv.in_use,
+            kv_cached: compute.kv.cached,
             kv_committed: compute.kv.committed,
             kv_capacity: compute.kv.capacity,
         }

@@ -48,6 +48,11 @@ fn metrics(report: &Report) -> Vec<Metric> {
         counter("requests_answered_total", "Requests with an answer.", totals.requests_answered),
         counter("requests_failed_total", "Requests with an error for an answer.", totals.requests_failed),
         counter("prompt_tokens_total", "Tokens of prompts that were read.", totals.prompt_tokens),
+        counter(
+            "cached_tokens_total",
+            "Tokens of prompts that another request had begun with.",
+            totals.cached_tokens,
+        ),
         counter("generated_tokens_total", "Tokens that were generated.", totals.generated_tokens),
         counter("errors_total", "Errors of the daemon itself.", totals.errors),
         gauge("files_waiting", "Request files that wait.", queue.n_waiting as f64),
@@ -59,6 +64,7 @@ fn metrics(report: &Report) -> Vec<Metric> {
         gauge("memory_anonymous_bytes", "Resident private pages.", memory.anonymous as f64),
         gauge("memory_swap_bytes", "Pages in swap.", memory.swap as f64),
         gauge("kv_in_use_bytes", "Keys and values of requests under way.", memory.kv_in_use as f64),
+        gauge("kv_cached_bytes", "Keys and values kept for requests to come.", memory.kv_cached as f64),
         gauge("kv_capacity_bytes", "What keys and values may take.", memory.kv_capacity as f64),
     ]
 }

@@ -16,7 +16,8 @@ pub struct Relief {
     last_work: Instant,
     /// The last event of pressure, or the last growth after it.
     last_change: Instant,
-    /// When an event took what was unused.
+    /// When an event took the cached prefixes, and when one took what was unused.
+    dropped: Option<Instant>,
     swept: Option<Instant>,
     unload_after: Option<Duration>,
 }
@@ -34,6 +35,8 @@ enum Given {
 /// What an event of memory pressure takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Level {
+    /// Keys and values that are kept for requests to come.
+    Prefixes,
     /// Idle adapters, free blocks of the key-value cache, free heap.
     Unused,
     /// The weights, and all private memory that the next job can do without.
@@ -42,11 +45,25 @@ enum Level {
     Batch(usize),
 }
 
+/// What nobody uses and no event has taken lately.
+#[derive(Debug, Clone, Copy)]
+struct Spare {
+    has_prefixes: bool,
+    has_adapters: bool,
+}
+
 impl Relief {
     /// `unload_after`: so long idle, the engine's memory is given back; none keeps it.
     pub fn new(unload_after: Option<Duration>) -> Self {
         let now = Instant::now();
-        Self { given: Given::Nothing, last_work: now, last_change: now, swept: None, unload_after }
+        Self {
+            given: Given::Nothing,
+            last_work: now,
+            last_change: now,
+            dropped: None,
+            swept: None,
+            unload_after,
+        }
     }
 
     pub fn set_unload_after(&mut self, unload_after: Option<Duration>) {
@@ -62,8 +79,9 @@ impl Relief {
     /// Nothing is to be computed: gives back what is due. Returns when it should be called again.
     pub fn idle(&mut self, executor: &mut Executor) -> Option<Duration> {
         let idle = self.last_work.elapsed();
-        let kv = executor.kv_memory().committed;
+        let kv = executor.kv_memory();
         if self.given < Given::Weights && self.unload_after.is_some_and(|after| idle >= after) {
+            executor.drop_prefixes();
             executor.rest();
             executor.engine().release();
             self.given = Given::Weights;
@@ -72,7 +90,7 @@ impl Relief {
         if self.given < Given::Private && idle >= REST_AFTER {
             executor.rest();
             self.given = Given::Private;
-            tracing::debug!("idle: {} of keys and values are given back", mib(kv));
+            tracing::debug!("idle: {} of keys and values are given back", mib(kv.committed - kv.cached));
         }
         let private = (self.given < Given::Private).then_some(REST_AFTER);
         let weights = self.unload_after.filter(|_| self.given < Given::Weights);
@@ -93,16 +111,27 @@ impl Relief {
     pub fn answer_pressure(&mut self, executor: &mut Executor, is_idle: bool) {
         let (limit, most) = (executor.batch_limit(), executor.engine().limits().max_batch_size);
         self.last_change = Instant::now();
-        let n_idle = executor.adapters().n_idle();
-        // Under load adapters fall idle all the time: if that did not help, the next level must.
-        let has_swept = self.swept.is_some_and(|at| at.elapsed() < GROW_AFTER);
-        match level(if has_swept { 0 } else { n_idle }, is_idle, self.given, limit) {
+        let (n_idle, cached) = (executor.adapters().n_idle(), executor.kv_memory().cached);
+        // Under load prefixes and adapters fall idle all the time: if that did not help, the next level must.
+        let is_fresh = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < GROW_AFTER);
+        let spare = Spare {
+            has_prefixes: cached > 0 && !is_fresh(self.dropped),
+            has_adapters: n_idle > 0 && !is_fresh(self.swept),
+        };
+        match level(spare, is_idle, self.given, limit) {
+            Some(Level::Prefixes) => {
+                self.dropped = Some(Instant::now());
+                executor.drop_prefixes();
+                tell(&format!("memory pressure: {} of cached keys and values are given back", mib(cached)));
+            }
             Some(Level::Unused) => {
                 self.swept = Some(Instant::now());
+                executor.drop_prefixes();
                 executor.give_back_unused();
                 tell(&format!("memory pressure: {n_idle} idle adapters are unmapped"));
             }
             Some(Level::Weights) => {
+                executor.drop_prefixes();
                 executor.rest();
                 executor.engine().drop_cached();
                 self.given = Given::Cached;
@@ -110,6 +139,7 @@ impl Relief {
             }
             Some(Level::Batch(smaller)) => {
                 executor.limit_batch(smaller);
+                executor.drop_prefixes();
                 executor.give_back_unused();
                 tell(&format!("memory pressure: {smaller} requests at once, {most} without it"));
             }
@@ -119,8 +149,10 @@ impl Relief {
 }
 
 /// The first level that has something to give.
-fn level(n_idle_adapters: usize, is_idle: bool, given: Given, batch_limit: usize) -> Option<Level> {
-    if n_idle_adapters > 0 {
+fn level(spare: Spare, is_idle: bool, given: Given, batch_limit: usize) -> Option<Level> {
+    if spare.has_prefixes {
+        Some(Level::Prefixes)
+    } else if spare.has_adapters {
         Some(Level::Unused)
     } else if is_idle && given < Given::Cached {
         Some(Level::Weights)
@@ -151,30 +183,32 @@ mod tests {
     #[test]
     fn each_event_takes_the_next_level() {
         struct Case {
-            n_idle_adapters: usize,
+            spare: Spare,
             is_idle: bool,
             given: Given,
             batch_limit: usize,
             wanted: Option<Level>,
         }
-        let case = |n_idle_adapters, is_idle, given, batch_limit, wanted| Case {
-            n_idle_adapters,
+        let case = |(has_prefixes, has_adapters), is_idle, given, batch_limit, wanted| Case {
+            spare: Spare { has_prefixes, has_adapters },
             is_idle,
             given,
             batch_limit,
             wanted,
         };
         let cases = [
-            case(2, true, Given::Nothing, 8, Some(Level::Unused)),
-            case(2, false, Given::Nothing, 8, Some(Level::Unused)),
-            case(0, true, Given::Nothing, 8, Some(Level::Weights)),
-            case(0, true, Given::Weights, 8, Some(Level::Weights)),
-            case(0, true, Given::Cached, 8, Some(Level::Batch(4))),
-            case(0, false, Given::Nothing, 3, Some(Level::Batch(1))),
-            case(0, false, Given::Nothing, 1, None),
+            case((true, true), true, Given::Nothing, 8, Some(Level::Prefixes)),
+            case((true, false), false, Given::Nothing, 8, Some(Level::Prefixes)),
+            case((false, true), true, Given::Nothing, 8, Some(Level::Unused)),
+            case((false, true), false, Given::Nothing, 8, Some(Level::Unused)),
+            case((false, false), true, Given::Nothing, 8, Some(Level::Weights)),
+            case((false, false), true, Given::Weights, 8, Some(Level::Weights)),
+            case((false, false), true, Given::Cached, 8, Some(Level::Batch(4))),
+            case((false, false), false, Given::Nothing, 3, Some(Level::Batch(1))),
+            case((false, false), false, Given::Nothing, 1, None),
         ];
         for (case_idx, case) in cases.into_iter().enumerate() {
-            let found = level(case.n_idle_adapters, case.is_idle, case.given, case.batch_limit);
+            let found = level(case.spare, case.is_idle, case.given, case.batch_limit);
             assert_eq!(found, case.wanted, "case {case_idx}");
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::error::DaemonError;
 use super::prepare::TextSource;
-use crate::answer::{AdapterPlaces, EngineFacts, EngineOptions, Launch};
+use crate::answer::{AdapterPlaces, EngineFacts, EngineOptions, Launch, PrefixCache};
 use crate::config::Config;
 use crate::spool::name::MAX_NAME_BYTES;
 use crate::spool::{Durability, InboxConfig, Keep, Retention, SpoolConfig, clock};
@@ -16,6 +16,7 @@ pub fn engine_options(config: &Config) -> EngineOptions {
         n_threads: config.threads,
         max_step_rows: config.max_step_rows,
         max_memory: (config.memory_mib > 0).then_some((config.memory_mib as u64) << 20),
+        prefix_cache: PrefixCache::Bytes((config.prefix_cache_mib as u64) << 20),
     }
 }
 

@@ -190,9 +190,8 @@ impl MainLoop {
 
     pub(super) fn computed(&mut self, computed: Computed) {
         let Computed { finished, state, damage } = computed;
-        let counts = state.counts;
         if !finished.is_empty() || state.n_active > 0 {
-            self.activity.count_tokens(counts.n_prompt_tokens, counts.n_prompts_read + counts.n_generating);
+            self.activity.count_tokens(state.counts);
         }
         self.is_news |= (state.n_active > 0) != (self.compute.n_active > 0);
         self.compute = state;

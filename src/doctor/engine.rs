@@ -7,7 +7,8 @@ use super::access::closed;
 use super::finding::{Finding, Verdict, word};
 use super::unit::Unit;
 use crate::answer::{
-    AdapterPlaces, AnswerError, Bound, Covers, EngineOptions, Engines, TooLittle, mib, open_engine,
+    AdapterPlaces, AnswerError, Bound, Covers, EngineOptions, Engines, PrefixCache, TooLittle, mib,
+    open_engine,
 };
 use crate::config::Config;
 use crate::format::EngineConfig;
@@ -53,6 +54,7 @@ fn options(config: &Config) -> EngineOptions {
         n_threads: config.threads,
         max_step_rows: config.max_step_rows,
         max_memory: (config.memory_mib > 0).then_some((config.memory_mib as u64) << 20),
+        prefix_cache: PrefixCache::Bytes((config.prefix_cache_mib as u64) << 20),
     }
 }
 

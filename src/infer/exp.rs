@@ -48,15 +48,33 @@ pub fn exp(x: f64) -> f64 {
 
 /// The sum of `exp((logit - largest) * inverse)` over all logits; `inverse` is 1 over the temperature.
 pub fn sum_of_exp(logits: &[f32], largest: f32, inverse: f64) -> f64 {
+    sum_of_exp_with(logits, largest, inverse, |_, _| {})
+}
+
+/// The same sum to the last bit; `take` gets some logits at a time, and their terms.
+#[inline(always)]
+pub fn sum_of_exp_with(
+    logits: &[f32],
+    largest: f32,
+    inverse: f64,
+    mut take: impl FnMut(&[f32], &[f64]),
+) -> f64 {
     let term = |logit: f32| exp(f64::from(logit - largest) * inverse);
     let mut sums = [0.0; LANES];
     let (chunks, rest) = logits.as_chunks::<LANES>();
     for chunk in chunks {
-        for (sum, &logit) in sums.iter_mut().zip(chunk) {
-            *sum += term(logit);
+        let terms = chunk.map(term);
+        for (sum, term) in sums.iter_mut().zip(terms) {
+            *sum += term;
         }
+        take(chunk, &terms);
     }
-    sums.iter().sum::<f64>() + rest.iter().map(|&logit| term(logit)).sum::<f64>()
+    let mut sum_of_rest = 0.0;
+    for &logit in rest {
+        sum_of_rest += term(logit);
+        take(&[logit], &[term(logit)]);
+    }
+    sums.iter().sum::<f64>() + sum_of_rest
 }
 
 #[cfg(test)]

@@ -38,13 +38,14 @@ pub fn likeliest(logits: &[f32], n: usize) -> Vec<u32> {
 
 /// A number that rises as the logit falls (in the order of `f32::total_cmp`), and then with the token: the logit's
 /// bits with all but the sign flipped where it is positive, and the token below them.
-fn key(logit: f32, token: u32) -> u64 {
+pub fn key(logit: f32, token: u32) -> u64 {
     let bits = logit.to_bits();
     let falling = if bits >> 31 == 0 { bits ^ 0x7fff_ffff } else { bits };
     u64::from(falling) << 32 | u64::from(token)
 }
 
-fn token(key: u64) -> u32 {
+/// The token of such a number.
+pub fn token(key: u64) -> u32 {
     key as u32
 }
 

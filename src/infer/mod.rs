@@ -1,13 +1,21 @@
 //! Who runs now: sequences, the cache blocks they hold, the step's batch, the sampler. Never tensors or files.
 
-mod blocks;
 mod exp;
+mod kv;
 mod likeliest;
 mod random;
+mod request;
 mod runner;
 mod sampler;
+mod scheduler;
+#[cfg(test)]
+mod scheduler_tests;
 mod sequence;
+mod spread;
 
-pub use runner::{KvMemory, Runner, RunnerOptions, StepCounts};
+pub use kv::ledger::Sharing;
+pub use request::{AdapterUse, InferError, Output, Submission};
+pub use runner::{KvMemory, PrefixCache, Runner, RunnerOptions};
 pub use sampler::{Sampling, Scores, TokenLogprob};
-pub use sequence::{Finish, InferError, Output, SequenceId, Submission};
+pub use scheduler::StepCounts;
+pub use sequence::{Finish, SequenceId};

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::exp::{exp, sum_of_exp};
 use super::likeliest::{largest, likeliest};
 use super::random::uniform;
+use super::spread::{Distribution, Histogram};
 
 /// Below this temperature sampling is greedy, as in the workflow's runtime.
 const GREEDY_BELOW: f32 = 1e-3;
@@ -77,9 +78,24 @@ impl<'a> Scores<'a> {
             let total = weights.iter().map(|(_, weight)| weight).sum();
             return draw(&weights, total, top_p, random).unwrap_or(weights[weights.len() - 1].0);
         }
-        let total = sum_of_exp(&self.logits, largest(&self.logits), inverse);
-        // The answer mostly lies among the first few; where it does not, more of them are put in order.
-        let mut n_ordered = FIRST_ORDERED;
+        let first = self.weights(FIRST_ORDERED, inverse);
+        let all = Distribution { logits: &self.logits, largest: self.logits[first[0].0 as usize], inverse };
+        // If the others weigh about as much as the last of the first, the answer is hardly among the first.
+        let (reached, least) =
+            (first.iter().map(|(_, weight)| weight).sum::<f64>(), first[first.len() - 1].1);
+        let mut histogram = (least * self.logits.len() as f64 > reached).then(|| Histogram::new(all));
+        let total = match &histogram {
+            Some(histogram) => histogram.total(),
+            None => sum_of_exp(&self.logits, all.largest, inverse),
+        };
+        draw(&first, total, top_p, random)
+            .or_else(|| histogram.get_or_insert_with(|| Histogram::new(all)).draw(top_p, random))
+            .unwrap_or_else(|| self.choose_in_order(inverse, total, (top_p, random)))
+    }
+
+    /// Puts more and more tokens in order until the answer is among them.
+    fn choose_in_order(&self, inverse: f64, total: f64, (top_p, random): (f64, f64)) -> u32 {
+        let mut n_ordered = 8 * FIRST_ORDERED;
         loop {
             let weights = self.weights(n_ordered, inverse);
             if let Some(token) = draw(&weights, total, top_p, random) {

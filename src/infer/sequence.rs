@@ -1,40 +1,15 @@
 //! One request's tokens on their way.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
-use super::sampler::{Sampling, TokenLogprob};
-use crate::backend::Backend;
-use crate::model::{BLOCK_LEN, Lora};
+use super::kv::ledger::{Contents, Holding, Sharing};
+use super::kv::prefix::AdapterKey;
+use crate::model::BLOCK_LEN;
 
-/// Names a sequence of a [`super::Runner`]; never used twice.
+/// Names a sequence of a [`super::Runner`]; never used twice, and rising.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SequenceId(pub(super) u64);
-
-/// What is asked of the model.
-pub struct Submission<B: Backend> {
-    /// Not empty.
-    pub prompt: Vec<u32>,
-    /// The adapter and the factor of its update.
-    pub lora: Option<(Arc<Lora<B>>, f32)>,
-    pub sampling: Sampling,
-    /// At least 1; clamped to what the cache holds.
-    pub max_new_tokens: usize,
-    /// Generation ends with the first of these; it is part of the answer's tokens.
-    pub stop_tokens: Arc<[u32]>,
-    /// So many alternatives are reported per token.
-    pub num_logprobs: usize,
-}
-
-/// One generated token.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Output {
-    pub id: SequenceId,
-    pub token: u32,
-    /// The likeliest tokens of this step, falling; empty unless asked for.
-    pub logprobs: Vec<TokenLogprob>,
-    /// Set on the last token.
-    pub finish: Option<Finish>,
-}
 
 /// Why a sequence ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,67 +20,103 @@ pub enum Finish {
     NotFinite,
 }
 
-/// Why a submission was refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InferError {
-    #[error("the prompt is empty")]
-    EmptyPrompt,
-    #[error(
-        "the prompt has {found} tokens, the engine takes at most {max} (build it with a larger --{flag})"
-    )]
-    PromptTooLong { found: usize, max: usize, flag: &'static str },
-    #[error(
-        "{n_tokens} tokens take {needed} bytes of keys and values, the memory budget has {available}; \
-         shorten the prompt or max_generate_length, or give the daemon more memory"
-    )]
-    Memory { n_tokens: usize, needed: usize, available: usize },
-    #[error("token {token} is outside the vocabulary of {vocab_size}")]
-    Token { token: u32, vocab_size: usize },
+/// What the scheduler is told of a request.
+pub struct Task {
+    /// Not empty.
+    pub prompt: Vec<u32>,
+    pub adapter: Option<AdapterKey>,
+    /// A higher one goes first.
+    pub priority: i32,
+    pub max_new_tokens: usize,
+    /// Generation ends with the first of these.
+    pub stop_tokens: Arc<[u32]>,
+    pub sharing: Sharing,
 }
 
-/// A submission that runs or waits.
-pub(super) struct Sequence<B: Backend> {
+/// A task that runs or waits.
+pub struct Sequence {
     pub id: SequenceId,
+    pub priority: i32,
     /// Prompt and answer.
     pub tokens: Vec<u32>,
     pub prompt_len: usize,
-    /// Tokens whose keys and values are in the cache.
+    pub adapter: Option<AdapterKey>,
+    /// Tokens whose keys and values are in its blocks; fewer than `tokens`.
     pub n_computed: usize,
-    pub blocks: Vec<u32>,
-    pub max_len: usize,
-    pub lora: Option<(Arc<Lora<B>>, f32)>,
-    pub sampling: Sampling,
-    pub stop_tokens: Arc<[u32]>,
-    pub num_logprobs: usize,
+    /// The most that `n_computed` has been; a preempted sequence computes those below again.
+    pub n_seen: usize,
+    /// Of the prompt, tokens that were first seen in blocks of others.
+    pub n_cached: usize,
+    pub holding: Holding,
+    /// The step that had a row for its answer last, whether there was a block for it or not.
+    pub last_turn: u64,
+    /// Tokens at its end, if nothing stops it before.
+    max_len: usize,
+    stop_tokens: Arc<[u32]>,
+    sharing: Sharing,
 }
 
-impl<B: Backend> Sequence<B> {
-    pub fn new(id: SequenceId, submission: Submission<B>, capacity: usize) -> Self {
-        let prompt_len = submission.prompt.len();
+impl Sequence {
+    pub fn new(id: SequenceId, task: Task, capacity: usize) -> Self {
+        let prompt_len = task.prompt.len();
         // The last token is never fed back, so its keys need no place.
-        let max_len = prompt_len.saturating_add(submission.max_new_tokens.max(1)).min(capacity + 1);
+        let max_len = prompt_len.saturating_add(task.max_new_tokens.max(1)).min(capacity + 1);
         Self {
             id,
-            tokens: submission.prompt,
+            priority: task.priority,
+            tokens: task.prompt,
             prompt_len,
+            adapter: task.adapter,
             n_computed: 0,
-            blocks: Vec::new(),
+            n_seen: 0,
+            n_cached: 0,
+            holding: Holding::default(),
+            last_turn: 0,
             max_len,
-            lora: submission.lora,
-            sampling: submission.sampling,
-            stop_tokens: submission.stop_tokens,
-            num_logprobs: submission.num_logprobs,
+            stop_tokens: task.stop_tokens,
+            sharing: task.sharing,
         }
     }
 
-    /// Blocks of the cache that it holds before its last token.
-    pub fn n_blocks_at_end(&self) -> usize {
-        (self.max_len - 1).div_ceil(BLOCK_LEN)
+    /// Who goes first: the higher priority, then who came first. It never changes.
+    pub fn rank(&self) -> (Reverse<i32>, SequenceId) {
+        (Reverse(self.priority), self.id)
     }
 
-    /// Sequences with the same adapter stand together in a step.
-    pub fn lora_order(&self) -> usize {
-        self.lora.as_ref().map_or(0, |(lora, _)| Arc::as_ptr(lora) as usize)
+    /// Tokens that are not computed; one while it generates.
+    pub fn n_pending(&self) -> usize {
+        self.tokens.len() - self.n_computed
+    }
+
+    /// Positions that it holds before its last token.
+    pub fn n_positions_at_end(&self) -> usize {
+        self.max_len - 1
+    }
+
+    /// Blocks that it holds before its last token.
+    pub fn n_blocks_at_end(&self) -> usize {
+        self.n_positions_at_end().div_ceil(BLOCK_LEN)
+    }
+
+    /// Blocks for the tokens that it has.
+    pub fn n_blocks_now(&self) -> usize {
+        self.tokens.len().min(self.n_positions_at_end()).div_ceil(BLOCK_LEN)
+    }
+
+    /// The place of the next token in the answer.
+    pub fn answer_idx(&self) -> u64 {
+        (self.tokens.len() - self.prompt_len) as u64
+    }
+
+    /// What its blocks hold, beside them.
+    pub fn parts(&mut self) -> (&mut Holding, Contents<'_>) {
+        let Self { adapter, tokens, sharing, prompt_len, holding, .. } = self;
+        (holding, contents(*adapter, tokens, *sharing, *prompt_len))
+    }
+
+    /// What its blocks hold.
+    pub fn contents(&self) -> Contents<'_> {
+        contents(self.adapter, &self.tokens, self.sharing, self.prompt_len)
     }
 
     /// Takes the next token; says whether it was the last.
@@ -119,4 +130,14 @@ impl<B: Backend> Sequence<B> {
             None
         }
     }
+}
+
+fn contents(
+    adapter: Option<AdapterKey>,
+    tokens: &[u32],
+    sharing: Sharing,
+    prompt_len: usize,
+) -> Contents<'_> {
+    let n_given = if sharing.gives_answer { usize::MAX } else { prompt_len };
+    Contents { adapter, tokens, sharing, n_given }
 }

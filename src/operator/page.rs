@@ -111,7 +111,9 @@ impl Page {
         self.line("memory", &pages);
         let share = |n_bytes: u64| usize::try_from(n_bytes).unwrap_or(usize::MAX);
         let kv = bar(share(memory.kv_in_use), share(memory.kv_capacity));
-        self.line("", &format!("{kv} {} of {} KV", mib(memory.kv_in_use), mib(memory.kv_capacity)));
+        let cached =
+            if memory.kv_cached > 0 { format!(", {} cached", mib(memory.kv_cached)) } else { String::new() };
+        self.line("", &format!("{kv} {} of {} KV{cached}", mib(memory.kv_in_use), mib(memory.kv_capacity)));
     }
 
     pub fn places(&mut self, snapshot: &Snapshot) {

@@ -14,7 +14,7 @@ use crate::backend::Cpu;
 use crate::format::engine::EMBEDDING;
 use crate::format::precision::scale_name;
 use crate::format::{Precision, TensorFile};
-use crate::kernels::simd::LANES;
+use crate::kernels::tile::TILE_ROWS;
 use crate::model::{BLOCK_LEN, Decoder, LogitRows, Lora, Segment};
 use crate::store::{Engine, map_file};
 
@@ -194,7 +194,7 @@ impl Bench {
         let position = architecture.n_layers
             * 2
             * architecture.n_kv_heads
-            * architecture.head_dim.next_multiple_of(LANES)
+            * architecture.head_dim.next_multiple_of(TILE_ROWS)
             * element;
         let (_, past) = case.tokens_and_start();
         weights + adapters + case.batch_size * past * position

@@ -115,6 +115,9 @@ pub struct Totals {
     pub requests_failed: u64,
     pub prompt_tokens: u64,
     pub generated_tokens: u64,
+    /// Tokens of prompts that needed no reading, for another request had begun with them.
+    #[serde(default)]
+    pub cached_tokens: u64,
     pub errors: u64,
 }
 
@@ -133,6 +136,9 @@ pub struct MemoryReport {
     pub swap: u64,
     /// Keys and values of requests under way.
     pub kv_in_use: u64,
+    /// Keys and values that are kept for requests to come.
+    #[serde(default)]
+    pub kv_cached: u64,
     /// Keys and values: taken from the system.
     pub kv_committed: u64,
     pub kv_capacity: u64,

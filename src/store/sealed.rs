@@ -70,6 +70,11 @@ impl Sealed {
         &self.map
     }
 
+    /// The checksum, and the file's generation when it was taken.
+    pub fn seal(&self) -> (Generation, u32) {
+        (self.map.generation(), self.sum)
+    }
+
     /// What happened to the file, if bytes that were read since the last call may be others than those sealed.
     /// Costs a system call, and a pass over the file where only its ctime tells of a change.
     pub fn damage(&self) -> Option<Damage> {

@@ -1,6 +1,8 @@
 //! What several tests need: the reference fixtures, engines built of them, tensors read from them.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod cost;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{data, json as read_json};
+use crate::support::{cost::value_without_cost, data, json as read_json};
 
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -119,10 +119,11 @@ impl Service {
         self.wait_for(text, |service| service.log().contains(text).then_some(()));
     }
 
-    /// The answers to the requests of a file.
+    /// The answers to the requests of a file, without what they cost.
     pub fn answers(&mut self, name: &str) -> Value {
         let path = self.spool.join("out").join(name);
-        self.wait_for(name, |_| path.exists().then(|| read_json(&path)))["responses"].clone()
+        let answer = self.wait_for(name, |_| path.exists().then(|| read_json(&path)));
+        value_without_cost(&answer["responses"])
     }
 
     /// Drops requests and waits for their answers.

@@ -1,6 +1,9 @@
 //! The daemon on a spool of its own, with the demo engine, for tests that disturb it.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+#[path = "cost.rs"]
+mod cost;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::Permissions;
@@ -103,7 +106,7 @@ impl Bench {
         std::fs::rename(hidden, self.place("new").join(name)).unwrap();
     }
 
-    /// The files of a place and their bytes, with the name of this spool taken out.
+    /// The files of a place and their bytes, with the name of this spool and the cost of the answers taken out.
     pub fn files(&self, place: &str) -> BTreeMap<String, String> {
         let Ok(entries) = std::fs::read_dir(self.place(place)) else { return BTreeMap::new() };
         let root = self.root.to_str().unwrap();
@@ -112,7 +115,7 @@ impl Bench {
                 let path = entry.unwrap().path();
                 let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap_or_default()).into_owned();
                 let name = path.file_name().unwrap().to_string_lossy().into_owned();
-                (name, text.replace(root, "ROOT"))
+                (name, cost::without_cost(&text.replace(root, "ROOT")))
             })
             .collect()
     }

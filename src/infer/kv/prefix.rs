@@ -1,0 +1,228 @@
+//! Full blocks by what they hold: the block's tokens, all that stands before them, and the adapter that computed
+//! them. Two blocks that agree in these hold the same bits, whoever computed them.
+//!
+//! A block is a node of a tree. Its key is its parent and its own tokens, and keys are compared as a whole, never
+//! by a hash alone; a node's number is never used twice. So a found node means equal tokens up to the root.
+
+use std::cmp::Reverse;
+use std::collections::hash_map::RandomState;
+use std::collections::{BTreeSet, HashMap};
+use std::hash::BuildHasher;
+
+use crate::model::BLOCK_LEN;
+
+/// What of an adapter decides over keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AdapterKey {
+    content: u64,
+    scale_bits: u32,
+}
+
+/// Names a node; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(u64);
+
+/// What a block holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key {
+    parent: Parent,
+    tokens: [u32; BLOCK_LEN],
+}
+
+/// What stands before a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Parent {
+    /// Nothing: the first block of a sequence with this adapter, or with none.
+    Root(Option<AdapterKey>),
+    Node(NodeId),
+}
+
+struct Node {
+    key: Key,
+    block: u32,
+    /// Blocks before it.
+    depth: usize,
+    /// Whether others go first when blocks are needed.
+    is_kept: bool,
+    /// When it fell out of use; meaningless while it is used.
+    last_used: u64,
+}
+
+/// The order of eviction. Whoever uses a node uses its parents, so that a parent is never before its child.
+type Age = (bool, u64, Reverse<usize>, NodeId);
+
+/// The full blocks of one cache, used by sequences or not.
+pub struct Prefix<S = RandomState> {
+    nodes: HashMap<NodeId, Node>,
+    by_key: HashMap<Key, NodeId, S>,
+    /// Those that no sequence uses.
+    unused: BTreeSet<Age>,
+    next_id: u64,
+}
+
+impl AdapterKey {
+    /// Equal `content` is equal bytes of the adapter.
+    pub fn new(content: u64, scale: f32) -> Self {
+        Self { content, scale_bits: scale.to_bits() }
+    }
+}
+
+impl Key {
+    /// `tokens` are those of one block.
+    pub fn new(parent: Parent, tokens: &[u32]) -> Self {
+        Self { parent, tokens: tokens.try_into().expect("keys are made of whole blocks") }
+    }
+}
+
+impl<S: BuildHasher + Default> Prefix<S> {
+    pub fn new() -> Self {
+        Self { nodes: HashMap::new(), by_key: HashMap::default(), unused: BTreeSet::new(), next_id: 0 }
+    }
+
+    pub fn find(&self, key: &Key) -> Option<NodeId> {
+        self.by_key.get(key).copied()
+    }
+
+    /// The node's block.
+    pub fn block(&self, id: NodeId) -> u32 {
+        self.nodes[&id].block
+    }
+
+    /// Adds a node that is used. `depth` blocks stand before it; its key is not there yet.
+    pub fn insert(&mut self, key: Key, block: u32, depth: usize) -> NodeId {
+        let id = NodeId(self.next_id);
+        self.next_id += 1;
+        self.nodes.insert(id, Node { key, block, depth, is_kept: false, last_used: 0 });
+        let before = self.by_key.insert(key, id);
+        debug_assert!(before.is_none(), "one node for each content");
+        id
+    }
+
+    /// Others go before this node, which is used, from now on.
+    pub fn keep(&mut self, id: NodeId) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.is_kept = true;
+        }
+    }
+
+    /// A sequence uses the node again.
+    pub fn set_used(&mut self, id: NodeId) {
+        let was_unused = self.unused.remove(&self.nodes[&id].age(id));
+        debug_assert!(was_unused);
+    }
+
+    /// No sequence uses the node any more, `now` being later than all before.
+    pub fn set_unused(&mut self, id: NodeId, now: u64) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.last_used = now;
+            self.unused.insert(node.age(id));
+        }
+    }
+
+    /// Forgets the unused node that was used least recently, of those that are not kept first. Returns its block.
+    pub fn evict(&mut self) -> Option<u32> {
+        let (.., id) = self.unused.pop_first()?;
+        let node = self.nodes.remove(&id)?;
+        self.by_key.remove(&node.key);
+        Some(node.block)
+    }
+
+    pub fn n_unused(&self) -> usize {
+        self.unused.len()
+    }
+}
+
+impl Node {
+    fn age(&self, id: NodeId) -> Age {
+        (self.is_kept, self.last_used, Reverse(self.depth), id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::Hasher;
+
+    use super::*;
+
+    /// Every key has the same hash.
+    #[derive(Default)]
+    struct Same;
+
+    impl Hasher for Same {
+        fn finish(&self) -> u64 {
+            7
+        }
+
+        fn write(&mut self, _: &[u8]) {}
+    }
+
+    impl BuildHasher for Same {
+        type Hasher = Self;
+
+        fn build_hasher(&self) -> Self {
+            Self
+        }
+    }
+
+    fn tokens(last: u32) -> [u32; BLOCK_LEN] {
+        let mut tokens = [5; BLOCK_LEN];
+        tokens[BLOCK_LEN - 1] = last;
+        tokens
+    }
+
+    #[test]
+    fn equal_hashes_are_told_apart_by_what_the_blocks_hold() {
+        let mut prefix = Prefix::<Same>::new();
+        let adapter = |content, scale| Parent::Root(Some(AdapterKey::new(content, scale)));
+        let first = prefix.insert(Key::new(Parent::Root(None), &tokens(0)), 0, 0);
+        let keys = [
+            Key::new(Parent::Root(None), &tokens(1)),
+            Key::new(adapter(0, 1.0), &tokens(0)),
+            Key::new(adapter(0, 0.5), &tokens(0)),
+            Key::new(adapter(1, 1.0), &tokens(0)),
+            Key::new(Parent::Node(first), &tokens(0)),
+        ];
+        for (key_idx, key) in keys.iter().enumerate() {
+            assert_eq!(prefix.find(key), None, "key {key_idx}");
+            prefix.insert(*key, key_idx as u32 + 1, 0);
+        }
+        for (key_idx, key) in keys.iter().enumerate() {
+            assert_eq!(prefix.find(key).map(|id| prefix.block(id)), Some(key_idx as u32 + 1));
+        }
+    }
+
+    #[test]
+    fn what_comes_again_under_an_old_parent_is_not_found_under_the_new_one() {
+        let mut prefix = Prefix::<RandomState>::new();
+        let root = Key::new(Parent::Root(None), &tokens(0));
+        let old = prefix.insert(root, 0, 0);
+        let child = Key::new(Parent::Node(old), &tokens(1));
+        prefix.set_unused(old, 1);
+        assert_eq!(prefix.evict(), Some(0));
+        let new = prefix.insert(root, 0, 0);
+        assert_ne!(old, new);
+        assert_ne!(child, Key::new(Parent::Node(new), &tokens(1)));
+    }
+
+    #[test]
+    fn the_least_recently_used_goes_first_and_children_before_their_parents() {
+        let mut prefix = Prefix::<RandomState>::new();
+        let mut insert =
+            |parent, last, block, depth| prefix.insert(Key::new(parent, &tokens(last)), block, depth);
+        let system = insert(Parent::Root(None), 0, 0, 0);
+        let [first, second] = [1, 2].map(|block| insert(Parent::Node(system), block, block, 1));
+        let other = insert(Parent::Root(None), 9, 3, 0);
+        let used = insert(Parent::Root(None), 8, 4, 0);
+        prefix.keep(system);
+        prefix.set_unused(second, 1);
+        prefix.set_unused(other, 2);
+        prefix.set_unused(first, 3);
+        prefix.set_unused(system, 3);
+        prefix.set_used(second);
+        prefix.set_unused(second, 4);
+        assert_eq!(prefix.n_unused(), 4);
+        let order: Vec<u32> = std::iter::from_fn(|| prefix.evict()).collect();
+        assert_eq!(order, [3, 1, 2, 0]);
+        assert_eq!(prefix.block(used), 4, "what is used is never evicted");
+    }
+}

@@ -1,0 +1,89 @@
+//! What is asked of the model, and what comes back.
+
+use std::sync::Arc;
+
+use super::kv::ledger::Sharing;
+use super::kv::prefix::AdapterKey;
+use super::sampler::{Sampling, TokenLogprob};
+use super::sequence::{Finish, SequenceId, Task};
+use crate::backend::Backend;
+use crate::model::Lora;
+
+/// What is asked of the model.
+pub struct Submission<B: Backend> {
+    /// Not empty.
+    pub prompt: Vec<u32>,
+    pub adapter: Option<AdapterUse<B>>,
+    pub sampling: Sampling,
+    /// At least 1; clamped to what the cache holds.
+    pub max_new_tokens: usize,
+    /// Generation ends with the first of these; it is part of the answer's tokens.
+    pub stop_tokens: Arc<[u32]>,
+    /// So many alternatives are reported per token.
+    pub num_logprobs: usize,
+    /// A higher one goes first where places or memory are short.
+    pub priority: i32,
+    pub sharing: Sharing,
+}
+
+/// An adapter and how much of it.
+pub struct AdapterUse<B: Backend> {
+    pub lora: Arc<Lora<B>>,
+    /// The factor of its update.
+    pub scale: f32,
+    /// Names its bytes: what was computed with one adapter is used for another one of the same number.
+    pub content: u64,
+}
+
+/// One generated token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Output {
+    pub id: SequenceId,
+    pub token: u32,
+    /// The likeliest tokens of this step, falling; empty unless asked for.
+    pub logprobs: Vec<TokenLogprob>,
+    /// Set on the last token.
+    pub finish: Option<Finish>,
+    /// Tokens of the prompt that others had computed before.
+    pub n_cached: usize,
+}
+
+/// Why a submission was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InferError {
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    #[error(
+        "the prompt has {found} tokens, the engine takes at most {max} (build it with a larger --{flag})"
+    )]
+    PromptTooLong { found: usize, max: usize, flag: &'static str },
+    #[error(
+        "{n_tokens} tokens take {needed} bytes of keys and values, the memory budget has {available}; \
+         shorten the prompt or max_generate_length, or give the daemon more memory"
+    )]
+    Memory { n_tokens: usize, needed: usize, available: usize },
+    #[error("token {token} is outside the vocabulary of {vocab_size}")]
+    Token { token: u32, vocab_size: usize },
+}
+
+/// What the runner keeps of a submission.
+pub struct Request<B: Backend> {
+    pub adapter: Option<AdapterUse<B>>,
+    pub sampling: Sampling,
+    pub num_logprobs: usize,
+}
+
+impl<B: Backend> Submission<B> {
+    /// What the scheduler is told, and what the runner keeps.
+    pub fn parts(self) -> (Task, Request<B>) {
+        let task = Task {
+            prompt: self.prompt,
+            adapter: self.adapter.as_ref().map(|used| AdapterKey::new(used.content, used.scale)),
+            priority: self.priority,
+            max_new_tokens: self.max_new_tokens,
+            stop_tokens: self.stop_tokens,
+            sharing: self.sharing,
+        };
+        (task, Request { adapter: self.adapter, sampling: self.sampling, num_logprobs: self.num_logprobs })
+    }
+}
