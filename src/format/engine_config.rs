@@ -407,7 +407,7 @@ mod tests {
             Case { from: "\"max_input_len\": 1024", to: "\"max_input_len\": 4097", names: "max_input_len" },
             Case { from: "\"max_batch_size\": 4", to: "\"max_batch_size\": 0", names: "max_batch_size" },
             Case { from: "\"int4\"", to: "\"int5\"", names: "precision" },
-            Case { from: "\"format_version\": 1", to: "\"format_version\": 2", names: "format version" },
+            Case { from: "\"format_version\": 2", to: "\"format_version\": 3", names: "format version" },
             Case { from: "\"rope_theta\": 500000.0", to: "\"rope_theta\": 0", names: "rope_theta" },
             Case { from: "\"sliding_window\": 16", to: "\"sliding_window\": 0", names: "sliding_window" },
             Case { from: "_per_tok\": 2", to: "_per_tok\": 7", names: "num_experts_per_tok" },

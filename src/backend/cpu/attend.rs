@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use super::cache::Cache;
-use super::ops::{Cpu, Shared};
+use super::processor::Cpu;
 use super::rows::Rows;
+use super::shared::Shared;
 use crate::backend::{Attend, AttendRow, CacheShape};
 use crate::kernels::attention::{AttendTask, BLOCK_LEN, PART, Query, Weight, parts, scratch_len};
 use crate::kernels::tile::GROUP_ROWS;

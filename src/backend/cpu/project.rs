@@ -7,12 +7,14 @@
 //! ```
 
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::MutexGuard;
 
-use super::ops::{Cpu, Shared};
+use super::inputs::{Inputs, grow};
+use super::processor::Cpu;
 use super::rows::Rows;
+use super::shared::Shared;
 use crate::backend::{ExpertRows, LoraRows, Output};
-use crate::kernels::activations::{Codes, CodesMut, Panel, groups, interleave};
+use crate::kernels::activations::{CodesMut, groups, interleave};
 use crate::kernels::lora::{ExpandTask, PART_INPUTS, ShrinkTask};
 use crate::kernels::matmul::MatmulTask;
 use crate::kernels::matrix::{Matrix, Partner};
@@ -22,18 +24,6 @@ use crate::kernels::tile::{BLOCK, GROUP_ROWS, TILE_ROWS};
 const TASKS_PER_THREAD: usize = 4;
 /// Elements that are prepared without help: a region of its own would take longer.
 const ALONE: usize = 16 << 10;
-
-/// Buffers of the rows that meet matrices, kept for the next call.
-#[derive(Default)]
-pub struct Inputs {
-    /// `[stride][R]` of each group.
-    f32: Vec<f32>,
-    codes: Vec<i8>,
-    scale: Vec<f32>,
-    sum: Vec<f32>,
-    /// `h` of each update, part after part of the inputs.
-    hidden: Vec<f32>,
-}
 
 /// Consecutive rows, at most [`GROUP_ROWS`], that share an adapter.
 struct Update<'a> {
@@ -106,7 +96,7 @@ impl Cpu {
         }
         let updates = updates(outputs, adapted);
         let mut inputs = self.inputs();
-        inputs.prepare(self, (x, experts), adapted, &jobs, &updates);
+        self.prepare(&mut inputs, (x, experts), adapted, &jobs, &updates);
         self.multiply(x, &inputs, &jobs, &updates, outputs);
     }
 
@@ -162,7 +152,8 @@ impl Cpu {
             };
             for update in updates.iter().filter(is_mine) {
                 let pair = update.entry.pair;
-                let h = inputs.summed(update, x.width().div_ceil(PART_INPUTS));
+                let n_parts = x.width().div_ceil(PART_INPUTS);
+                let h = inputs.summed(update.offset, update.part_len(), n_parts, update.entry.scale);
                 let first = pair.columns().start;
                 // SAFETY: as above.
                 unsafe {
@@ -201,11 +192,11 @@ fn updates<'a>(outputs: &[Output<'a, Cpu>], x: &Rows) -> Vec<Update<'a>> {
     updates
 }
 
-impl Inputs {
+impl Cpu {
     /// The first region.
     fn prepare(
-        &mut self,
-        cpu: &Cpu,
+        &self,
+        inputs: &mut Inputs,
         (x, experts): (&Rows, &[ExpertRows]),
         adapted: &Rows,
         jobs: &[Job<'_>],
@@ -215,20 +206,20 @@ impl Inputs {
         let takes = |partner| jobs.iter().any(|job| job.matrix.partner() == partner);
         // One row is its own panel.
         let (with_f32, with_codes) = (takes(Partner::F32) && x.n_rows() > 1, takes(Partner::I8));
-        grow(&mut self.f32, if with_f32 { n } else { 0 });
-        grow(&mut self.codes, if with_codes { n } else { 0 });
-        for buffer in [&mut self.scale, &mut self.sum] {
+        grow(&mut inputs.f32, if with_f32 { n } else { 0 });
+        grow(&mut inputs.codes, if with_codes { n } else { 0 });
+        for buffer in [&mut inputs.scale, &mut inputs.sum] {
             grow(buffer, if with_codes { n / BLOCK } else { 0 });
         }
         let n_parts = adapted.width().div_ceil(PART_INPUTS);
-        grow(&mut self.hidden, updates.iter().map(|update| n_parts * update.part_len()).sum());
+        grow(&mut inputs.hidden, updates.iter().map(|update| n_parts * update.part_len()).sum());
         let row_groups: Vec<Range<usize>> = experts
             .iter()
             .flat_map(|group| groups(group.rows.len()).map(|rows| moved(rows, group.rows.start)))
             .collect();
-        let (f32, codes) = (Shared::new(self.f32.as_mut_ptr()), Shared::new(self.codes.as_mut_ptr()));
-        let (scale, sum) = (Shared::new(self.scale.as_mut_ptr()), Shared::new(self.sum.as_mut_ptr()));
-        let hidden = Shared::new(self.hidden.as_mut_ptr());
+        let (f32, codes) = (Shared::new(inputs.f32.as_mut_ptr()), Shared::new(inputs.codes.as_mut_ptr()));
+        let (scale, sum) = (Shared::new(inputs.scale.as_mut_ptr()), Shared::new(inputs.sum.as_mut_ptr()));
+        let hidden = Shared::new(inputs.hidden.as_mut_ptr());
         let fill = |rows: &Range<usize>| {
             let elements = rows.start * stride..rows.end * stride;
             let blocks = elements.start / BLOCK..elements.end / BLOCK;
@@ -239,7 +230,7 @@ impl Inputs {
                     interleave(from, stride, f32.part(elements.clone()));
                 }
                 if with_codes {
-                    (cpu.kernels().quantize)(
+                    (self.kernels().quantize)(
                         from,
                         stride,
                         &mut CodesMut {
@@ -256,7 +247,7 @@ impl Inputs {
             let offset = update.offset + part * update.part_len();
             // SAFETY: the part of this update belongs to this task.
             unsafe {
-                (cpu.kernels().lora_shrink)(&mut ShrinkTask {
+                (self.kernels().lora_shrink)(&mut ShrinkTask {
                     x: &adapted.as_slice()[update.rows.start * adapted.stride()..],
                     x_stride: adapted.stride(),
                     n_rows: update.rows.len(),
@@ -272,7 +263,7 @@ impl Inputs {
             return;
         }
         let n_fills = if with_f32 || with_codes { row_groups.len() } else { 0 };
-        cpu.pool().run(
+        self.pool().run(
             n_fills + updates.len() * n_parts,
             &|task_idx, _| match task_idx.checked_sub(n_fills) {
                 None => fill(&row_groups[task_idx]),
@@ -280,46 +271,8 @@ impl Inputs {
             },
         );
     }
-
-    /// Some rows as a matrix takes them; they begin with a group.
-    fn panel<'a>(&'a self, x: &'a Rows, partner: Partner, rows: Range<usize>) -> Panel<'a> {
-        let elements = rows.start * x.stride()..rows.end * x.stride();
-        let blocks = elements.start / BLOCK..elements.end / BLOCK;
-        match partner {
-            Partner::F32 if x.n_rows() == 1 => Panel::F32(x.as_slice()),
-            Partner::F32 => Panel::F32(&self.f32[elements]),
-            Partner::I8 => Panel::I8(Codes {
-                codes: &self.codes[elements],
-                scale: &self.scale[blocks.clone()],
-                sum: &self.sum[blocks],
-            }),
-        }
-    }
-
-    /// `h` of an update: its parts one after the other, times its scale.
-    fn summed(&self, update: &Update<'_>, n_parts: usize) -> Vec<f32> {
-        let len = update.part_len();
-        let mut h = vec![0.0; len];
-        for part in self.hidden[update.offset..][..n_parts * len].chunks_exact(len) {
-            h.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
-        }
-        h.iter_mut().for_each(|h| *h *= update.entry.scale);
-        h
-    }
-
-    /// Gives the memory back.
-    pub fn forget(inputs: &Mutex<Self>) {
-        *inputs.lock().expect("a task that panics ends the program") = Self::default();
-    }
 }
 
 fn moved(rows: Range<usize>, by: usize) -> Range<usize> {
     rows.start + by..rows.end + by
-}
-
-/// Makes a buffer at least that long; what it holds is lost or not.
-fn grow<E: Clone + Default>(buffer: &mut Vec<E>, len: usize) {
-    if buffer.len() < len {
-        buffer.resize(len, E::default());
-    }
 }

@@ -1,0 +1,81 @@
+//! The same bits on every processor: logits of reference models, with and without an adapter, in every precision, by
+//! every table of this processor; and the same as on the machine where these digests were taken.
+
+mod support;
+
+use std::sync::Arc;
+
+use jetspool::backend::Cpu;
+use jetspool::format::{Adapter, Precision};
+use jetspool::kernels::Kernels;
+use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
+use jetspool::store::Engine;
+use jetspool::tools::{ProcessOptions, process_lora};
+use support::{build_engine, limits, reference, tensors};
+
+/// Of the logits' bits (FNV-1a, 64 bits), taken on x86-64 with AVX2.
+const DIGESTS: [(&str, &str, Precision, u64); 8] = [
+    ("qwen2", "patterns", Precision::F32, 0),
+    ("qwen2", "patterns", Precision::F16, 0),
+    ("qwen2", "patterns", Precision::Int8, 0),
+    ("qwen2", "patterns", Precision::Int4, 0),
+    ("qwen3_moe", "experts_r4", Precision::F16, 0),
+    ("qwen3_moe", "experts_r4", Precision::Int4, 0),
+    ("gemma3", "", Precision::Int8, 0),
+    ("llama_mqa", "all_r8", Precision::Int4, 0),
+];
+
+/// Logits of all positions of a prompt that spans several blocks, as bits.
+fn logits(kernels: Kernels, directory: &std::path::Path, adapter: &str) -> Vec<u32> {
+    let engine = Engine::open(&directory.join("engine")).unwrap();
+    let decoder = Decoder::new(Cpu::new(kernels, 2).unwrap(), &engine.config, &engine.tensors).unwrap();
+    let lora = (!adapter.is_empty()).then(|| {
+        let output_dir = directory.join("adapter");
+        let input_dir = reference(adapter);
+        process_lora(&ProcessOptions { input_dir, output_dir: output_dir.clone() }).unwrap();
+        let file = tensors(&output_dir.join("processed_adapter_model.safetensors"));
+        let adapter = Adapter::bind(file, decoder.architecture(), limits().max_lora_rank).unwrap();
+        Arc::new(decoder.lora(&adapter).unwrap())
+    });
+    let vocab_size = decoder.architecture().vocab_size as u32;
+    let tokens: Vec<u32> = (0..37).map(|i| (i * 7919 + 11) % vocab_size).collect();
+    let n_blocks = tokens.len().div_ceil(BLOCK_LEN);
+    let blocks: Vec<u32> = (0..n_blocks as u32).collect();
+    let (mut cache, mut workspace) = (decoder.cache(n_blocks).unwrap(), decoder.workspace());
+    let segment = Segment {
+        tokens: &tokens,
+        start: 0,
+        blocks: &blocks,
+        lora: lora.as_ref().map(|lora| (lora, 0.5)),
+        logits: LogitRows::All,
+    };
+    let n_rows = decoder.forward(&[segment], &mut cache, &mut workspace);
+    (0..n_rows).flat_map(|row| decoder.logits(&workspace, row).iter().map(|x| x.to_bits())).collect()
+}
+
+fn digest(bits: &[u32]) -> u64 {
+    let bytes = bits.iter().flat_map(|bits| bits.to_le_bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+#[test]
+fn logits_are_the_same_on_every_processor() {
+    let mut wrong = Vec::new();
+    for (model, adapter, precision, wanted) in DIGESTS {
+        let scratch = tempfile::tempdir().unwrap();
+        build_engine(&reference(&format!("models/{model}")), &scratch.path().join("engine"), precision);
+        let mut tables = Kernels::all();
+        let adapter =
+            if adapter.is_empty() { String::new() } else { format!("models/{model}/adapters/{adapter}") };
+        let best = logits(tables.remove(0), scratch.path(), &adapter);
+        for kernels in tables {
+            let name = kernels.name;
+            let same = logits(kernels, scratch.path(), &adapter) == best;
+            assert!(same, "{model} {adapter} {precision} by {name}");
+        }
+        if digest(&best) != wanted {
+            wrong.push(format!("{model} {adapter} {precision}: {:#x}", digest(&best)));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
