@@ -277,7 +277,7 @@ fn what_others_computed_gives_the_same_bits() {
             assert!(found == wanted, "{precision:?}, batch of {max_batch_size}");
             // 90 tokens hold 5 blocks; the first of each three computes them.
             assert_eq!(counts.n_cached_tokens, 8 * 5 * BLOCK_LEN);
-            let (found, counts) = traces(max_batch_size, PrefixCache::DEFAULT, 12);
+            let (found, counts) = traces(max_batch_size, PrefixCache::DEFAULT, 16);
             assert!(found == wanted, "{precision:?}, batch of {max_batch_size} with little memory");
             assert!(max_batch_size == 1 || counts.n_preempted > 0, "{counts:?}");
         }
