@@ -155,7 +155,7 @@ fn attention_equals_scalar_and_a_naive_softmax() {
         (16, vec![5..21, 6..22, 7..23, 8..24]),
         (40, vec![0..16, 0..17]),
         (64, vec![30..31, 31..32, 32..33]),
-        (128, vec![0..100]),
+        (128, vec![0..100, 0..101]),
         (16, vec![0..PART - 1, 0..PART]),
         (16, vec![0..PART + 5, 0..PART + 6, 0..PART + 7]),
         (16, vec![PART - 3..2 * PART + 20, PART - 2..2 * PART + 21]),
