@@ -64,7 +64,7 @@ pub fn quantization_notes(checkpoint: &Checkpoint) -> Vec<String> {
     let n_scales = checkpoint.names().filter(|name| name.ends_with(".input_scale")).count();
     if n_scales > 0 {
         notes.push(format!(
-            "{n_scales} input_scale are not applied: weights are used as quantized, activations stay f32"
+            "{n_scales} input_scale are not applied: weights are used as quantized, activations have scales of their own"
         ));
     }
     if let Some(cache) = &quantization.cache {
