@@ -55,9 +55,10 @@ fn options(model_dir: &Path, engine_dir: &Path, precision: Precision) -> BuildOp
     }
 }
 
-/// How far logits of these models, up to 10 in size, may move when inputs of codes are rounded to eight bits. That
-/// weights are the checkpoint's to the last bit is tried by themselves.
-const ROUNDED_ACTIVATIONS: f32 = 0.5;
+/// How far logits may move when inputs of codes are rounded to eight bits, as a share of the largest of them: these
+/// models are two layers of random numbers, and know nothing that would stay. That weights are the checkpoint's to the
+/// last bit is tried by themselves.
+const ROUNDED_ACTIVATIONS: f32 = 0.06;
 
 /// Largest difference to the reference over all positions and runs, in chunks of two lengths.
 fn largest_difference(name: &str, what: &str, built: &Built) -> f32 {
@@ -92,7 +93,10 @@ fn logits_equal_those_of_the_dequantized_weights() {
         }
     };
     for name in CASES {
-        check(name, "stored", &Built::new(&checkpoint(name), Precision::Stored, 2), ROUNDED_ACTIVATIONS);
+        let wanted = tensors(&checkpoint(name).join("logits.safetensors")).require("base").unwrap();
+        let size = wanted.as_slice::<f32>().unwrap().iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+        let bound = ROUNDED_ACTIVATIONS * size;
+        check(name, "stored", &Built::new(&checkpoint(name), Precision::Stored, 2), bound);
         check(name, "f32", &Built::new(&checkpoint(name), Precision::F32, 2), 1e-4);
         check(name, "f16", &Built::new(&checkpoint(name), Precision::F16, 2), 3e-2);
     }
