@@ -141,7 +141,9 @@ impl<B: Backend> Decoder<B> {
         let mixture = shape.experts.as_ref().map_or(0, |experts| {
             experts.n_experts + experts.n_used * 2 * (shape.hidden_size + experts.intermediate_size)
         });
-        let row = 3 * shape.hidden_size + heads + 2 * shape.intermediate_size + changed + mixture;
+        // Rows once more, as the device prepares them for a product.
+        let prepared = shape.intermediate_size.max(shape.n_heads * shape.head_dim).max(shape.hidden_size);
+        let row = 3 * shape.hidden_size + heads + 2 * shape.intermediate_size + changed + mixture + prepared;
         size_of::<f32>() * (n_rows * row + n_logit_rows * (shape.hidden_size + shape.vocab_size))
     }
 
