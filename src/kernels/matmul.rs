@@ -38,6 +38,8 @@ pub struct MatmulTask<'a> {
     pub y_stride: usize,
 }
 
+/// Weights that are numbers with rows of f32.
+///
 /// # Panics
 /// When the panel is not of the matrix's partner's kind or has other lengths, or tiles lie outside the matrix.
 ///
@@ -45,61 +47,77 @@ pub struct MatmulTask<'a> {
 /// `y` is writable at `row * y_stride + column` for every row and every column of the task's tiles, and nobody
 /// else touches these elements meanwhile.
 #[inline(always)]
-pub unsafe fn matmul<T: Tile>(t: T, task: &MatmulTask<'_>) {
-    let (w, stride, n) = (task.w, task.w.stride(), task.n_rows * task.w.stride());
-    assert!(task.tiles.end <= w.n_tiles() && task.bias.is_none_or(|bias| bias.len() == w.n_rows()));
-    // SAFETY: Matrix::new proved the lengths that tiles rely on, the panel's are checked here.
+pub unsafe fn multiply_numbers<T: Tile>(t: T, task: &MatmulTask<'_>) {
+    let (w, stride) = (check(task), task.w.stride());
+    let Panel::F32(x) = task.x else { panic!("these weights take f32") };
+    assert!(x.len() == task.n_rows * stride);
+    let x = x.as_ptr();
+    // SAFETY: Matrix::new proved the lengths that tiles rely on, the panel's were checked.
     unsafe {
-        match (task.x, w.values()) {
-            (Panel::F32(x), values) => {
-                assert!(x.len() == n);
-                let x = x.as_ptr();
-                match values {
-                    Values::F32(v) => numbers(t, task, x, F32Tiles { w: v.as_ptr(), stride }),
-                    Values::F16(v) => numbers(t, task, x, F16Tiles { w: v.as_ptr(), stride }),
-                    Values::Fp8 { q, scale } => {
-                        numbers(t, task, x, Fp8Tiles { w: q.as_ptr(), scale: scale.as_ptr(), stride })
-                    }
-                    Values::Mxfp8 { q, scale } => {
-                        numbers(t, task, x, Mxfp8Tiles { w: q.as_ptr(), scale: scale.as_ptr(), stride })
-                    }
-                    _ => panic!("these weights take codes"),
-                }
+        match w {
+            Values::F32(v) => numbers(t, task, x, F32Tiles { w: v.as_ptr(), stride }),
+            Values::F16(v) => numbers(t, task, x, F16Tiles { w: v.as_ptr(), stride }),
+            Values::Fp8 { q, scale } => {
+                numbers(t, task, x, Fp8Tiles { w: q.as_ptr(), scale: scale.as_ptr(), stride })
             }
-            (Panel::I8(x), values) => {
-                assert!(x.codes.len() == n && x.scale.len() == n / BLOCK && x.sum.len() == n / BLOCK);
-                let (codes, scale, sum) = (x.codes.as_ptr(), x.scale.as_ptr(), x.sum.as_ptr());
-                let x = CodeRows { codes, scale, sum, n_rows: 0 };
-                match values {
-                    Values::I8 { q, scale } => {
-                        products(t, task, x, I8Tiles { w: q.as_ptr(), scale: scale.as_ptr(), stride })
-                    }
-                    Values::I4 { q, scale, zero, group } => {
-                        let (w, zero) = (q.as_ptr(), zero.map_or(std::ptr::null(), <[u8]>::as_ptr));
-                        match scale {
-                            GroupScales::F16(scale) => {
-                                let scale = scale.as_ptr();
-                                products(t, task, x, I4Tiles { w, scale, zero, stride, group });
-                            }
-                            GroupScales::F32(scale) => {
-                                let scale = scale.as_ptr();
-                                products(t, task, x, I4Tiles { w, scale, zero, stride, group });
-                            }
-                        }
-                    }
-                    Values::Affine { q, scale, factor } => {
-                        let (w, scale, factor) = (q.as_ptr(), scale.as_ptr(), factor.as_ptr());
-                        products(t, task, x, AffineTiles { w, scale, factor, stride });
-                    }
-                    Values::Nvfp4 { q, scale, row_scale } => {
-                        let (w, scale, row_scale) = (q.as_ptr(), scale.as_ptr(), row_scale.as_ptr());
-                        products(t, task, x, Nvfp4Tiles { w, scale, row_scale, stride });
-                    }
-                    _ => panic!("these weights take f32"),
-                }
+            Values::Mxfp8 { q, scale } => {
+                numbers(t, task, x, Mxfp8Tiles { w: q.as_ptr(), scale: scale.as_ptr(), stride })
             }
+            _ => panic!("these weights take codes"),
         }
     }
+}
+
+/// Weights that are codes with rows of codes.
+///
+/// # Panics
+/// As [`multiply_numbers`].
+///
+/// # Safety
+/// As [`multiply_numbers`].
+#[inline(always)]
+pub unsafe fn multiply_codes<T: Tile>(t: T, task: &MatmulTask<'_>) {
+    let (w, stride, n) = (check(task), task.w.stride(), task.n_rows * task.w.stride());
+    let Panel::I8(x) = task.x else { panic!("these weights take codes") };
+    assert!(x.codes.len() == n && x.scale.len() == n / BLOCK && x.sum.len() == n / BLOCK);
+    let (codes, scale, sum) = (x.codes.as_ptr(), x.scale.as_ptr(), x.sum.as_ptr());
+    let x = CodeRows { codes, scale, sum, n_rows: 0 };
+    // SAFETY: as above.
+    unsafe {
+        match w {
+            Values::I8 { q, scale } => {
+                products(t, task, x, I8Tiles { w: q.as_ptr(), scale: scale.as_ptr(), stride })
+            }
+            Values::I4 { q, scale, zero, group } => {
+                let (w, zero) = (q.as_ptr(), zero.map_or(std::ptr::null(), <[u8]>::as_ptr));
+                match scale {
+                    GroupScales::F16(scale) => {
+                        let scale = scale.as_ptr();
+                        products(t, task, x, I4Tiles { w, scale, zero, stride, group });
+                    }
+                    GroupScales::F32(scale) => {
+                        let scale = scale.as_ptr();
+                        products(t, task, x, I4Tiles { w, scale, zero, stride, group });
+                    }
+                }
+            }
+            Values::Affine { q, scale, factor } => {
+                let (w, scale, factor) = (q.as_ptr(), scale.as_ptr(), factor.as_ptr());
+                products(t, task, x, AffineTiles { w, scale, factor, stride });
+            }
+            Values::Nvfp4 { q, scale, row_scale } => {
+                let (w, scale, row_scale) = (q.as_ptr(), scale.as_ptr(), row_scale.as_ptr());
+                products(t, task, x, Nvfp4Tiles { w, scale, row_scale, stride });
+            }
+            _ => panic!("these weights take f32"),
+        }
+    }
+}
+
+fn check<'a>(task: &MatmulTask<'a>) -> Values<'a> {
+    assert!(task.tiles.end <= task.w.n_tiles());
+    assert!(task.bias.is_none_or(|bias| bias.len() == task.w.n_rows()));
+    task.w.values()
 }
 
 /// Calls a function that is generic over the size of a group.

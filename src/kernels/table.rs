@@ -8,13 +8,15 @@ use super::elementwise;
 use super::lora::{self, ExpandTask, ShrinkTask};
 use super::low_rank::{self, LowRankTask};
 use super::matmul::{self, MatmulTask};
+use super::matrix::Partner;
 use super::scalar::Scalar;
 
 /// One instruction set's operations; the safety contracts are those of the functions of the same name.
 #[derive(Clone, Copy)]
 pub struct Kernels {
     pub name: &'static str,
-    pub matmul: unsafe fn(&MatmulTask<'_>),
+    multiply_numbers: unsafe fn(&MatmulTask<'_>),
+    multiply_codes: unsafe fn(&MatmulTask<'_>),
     pub quantize: unsafe fn(&[f32], usize, &mut CodesMut<'_>),
     pub attend: unsafe fn(&mut AttendTask<'_>),
     pub combine: unsafe fn(&[Weight], &[&[f32]], *mut f32),
@@ -31,8 +33,12 @@ pub struct Kernels {
 macro_rules! table {
     ($name:literal, $isa:expr, $(#[$features:meta])?) => {{
         $(#[$features])?
-        unsafe fn matmul(task: &MatmulTask<'_>) {
-            unsafe { matmul::matmul($isa, task) }
+        unsafe fn multiply_numbers(task: &MatmulTask<'_>) {
+            unsafe { matmul::multiply_numbers($isa, task) }
+        }
+        $(#[$features])?
+        unsafe fn multiply_codes(task: &MatmulTask<'_>) {
+            unsafe { matmul::multiply_codes($isa, task) }
         }
         $(#[$features])?
         unsafe fn quantize(x: &[f32], stride: usize, out: &mut CodesMut<'_>) {
@@ -76,7 +82,8 @@ macro_rules! table {
         }
         Kernels {
             name: $name,
-            matmul,
+            multiply_numbers,
+            multiply_codes,
             quantize,
             attend,
             combine,
@@ -92,6 +99,23 @@ macro_rules! table {
 }
 
 impl Kernels {
+    /// `y = x W^T + bias` for some tiles of a matrix.
+    ///
+    /// # Panics
+    /// As [`matmul::multiply_numbers`].
+    ///
+    /// # Safety
+    /// As [`matmul::multiply_numbers`].
+    pub unsafe fn matmul(&self, task: &MatmulTask<'_>) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match task.w.partner() {
+                Partner::F32 => (self.multiply_numbers)(task),
+                Partner::I8 => (self.multiply_codes)(task),
+            }
+        }
+    }
+
     /// Runs everywhere, slowly.
     pub fn scalar() -> Self {
         table!("scalar", Scalar,)
@@ -122,14 +146,24 @@ impl Kernels {
     fn vectors() -> Vec<Self> {
         use super::aarch64::{DOT, MATRIX, Neon, PLAIN};
         // SAFETY (of the tables' functions): a table exists only after the detection.
-        let matrix = Neon::<MATRIX>::new().map(
-            |_| table!("i8mm", Neon::<MATRIX>::assume(), #[target_feature(enable = "neon,dotprod,i8mm")]),
-        );
-        let dot = Neon::<DOT>::new()
-            .map(|_| table!("dotprod", Neon::<DOT>::assume(), #[target_feature(enable = "neon,dotprod")]));
-        let plain = Neon::<PLAIN>::new()
-            .map(|_| table!("neon", Neon::<PLAIN>::assume(), #[target_feature(enable = "neon")]));
-        [matrix, dot, plain].into_iter().flatten().collect()
+        let Some(plain) = Neon::<PLAIN>::new()
+            .map(|_| table!("neon", Neon::<PLAIN>::assume(), #[target_feature(enable = "neon")]))
+        else {
+            return Vec::new();
+        };
+        // Only products of codes differ.
+        #[target_feature(enable = "neon,dotprod")]
+        unsafe fn by_dot(task: &MatmulTask<'_>) {
+            unsafe { matmul::multiply_codes(Neon::<DOT>::assume(), task) }
+        }
+        #[target_feature(enable = "neon,dotprod,i8mm")]
+        unsafe fn by_matrix(task: &MatmulTask<'_>) {
+            unsafe { matmul::multiply_codes(Neon::<MATRIX>::assume(), task) }
+        }
+        let matrix =
+            Neon::<MATRIX>::new().map(|_| Kernels { name: "i8mm", multiply_codes: by_matrix, ..plain });
+        let dot = Neon::<DOT>::new().map(|_| Kernels { name: "dotprod", multiply_codes: by_dot, ..plain });
+        [matrix, dot, Some(plain)].into_iter().flatten().collect()
     }
 
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]

@@ -60,7 +60,7 @@ pub fn matmul(kernels: &Kernels, x: &[f32], w: Matrix<'_>, bias: Option<&[f32]>)
             y: y.as_mut_ptr(),
             y_stride: w.n_rows(),
         };
-        unsafe { (kernels.matmul)(&task) };
+        unsafe { kernels.matmul(&task) };
     }
     y
 }

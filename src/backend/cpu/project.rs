@@ -134,7 +134,7 @@ impl Cpu {
             let (y, y_stride, bias) = places[job.output_idx];
             // SAFETY: these columns of the job's rows belong to this task: jobs of one output share no row.
             unsafe {
-                (self.kernels().matmul)(&MatmulTask {
+                self.kernels().matmul(&MatmulTask {
                     x: inputs.panel(x, job.matrix.partner(), job.rows.clone()),
                     n_rows: job.rows.len(),
                     w: job.matrix,
