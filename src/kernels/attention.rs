@@ -20,7 +20,7 @@ use std::ops::Range;
 use half::f16;
 
 use super::simd::{LANES, Simd};
-use super::tile::{GROUP_ROWS, TILE_ROWS, Tile};
+use super::tile::{Element, GROUP_ROWS, TILE_ROWS, Tile};
 
 /// Positions of a block.
 pub const BLOCK_LEN: usize = TILE_ROWS;
@@ -140,29 +140,6 @@ pub unsafe fn combine<S: Simd>(s: S, weights: &[Weight], part_outs: &[&[f32]], o
     let inverse = 1.0 / sum;
     // SAFETY: as above.
     (0..n).for_each(|i| unsafe { *out.add(i) *= inverse });
-}
-
-/// An element of the cache.
-trait Element<T: Tile>: Copy {
-    /// # Safety
-    /// 16 elements.
-    unsafe fn load(t: T, from: *const Self) -> T::Wide;
-}
-
-impl<T: Tile> Element<T> for f32 {
-    #[inline(always)]
-    unsafe fn load(t: T, from: *const f32) -> T::Wide {
-        // SAFETY: the caller's promise.
-        unsafe { t.wide_load(from) }
-    }
-}
-
-impl<T: Tile> Element<T> for f16 {
-    #[inline(always)]
-    unsafe fn load(t: T, from: *const f16) -> T::Wide {
-        // SAFETY: the caller's promise.
-        unsafe { t.wide_load_f16(from) }
-    }
 }
 
 /// # Safety

@@ -16,10 +16,10 @@ use std::ops::Range;
 
 use super::activations::{self, Panel};
 use super::matrix::{GroupScales, Matrix, Values};
-use super::tile::{BLOCK, GROUP_ROWS, TILE_ROWS, Tile};
+use super::tile::{BLOCK, E4m3, Element, GROUP_ROWS, TILE_ROWS, Tile};
 use super::weights::{
-    AffineTiles, CodeRows, Codes, F16Tiles, F32Tiles, Fp8Tiles, I4Tiles, I8Tiles, Mxfp8Tiles, Numbers,
-    Nvfp4Tiles, prefetch,
+    AffineTiles, BlockScales, CodeRows, Codes, I4Tiles, I8Tiles, NumberTiles, Nvfp4Tiles, RowScales, Scales,
+    Unscaled, prefetch,
 };
 
 /// One call: some output columns for all rows.
@@ -55,13 +55,16 @@ pub unsafe fn multiply_numbers<T: Tile>(t: T, task: &MatmulTask<'_>) {
     // SAFETY: Matrix::new proved the lengths that tiles rely on, the panel's were checked.
     unsafe {
         match w {
-            Values::F32(v) => numbers(t, task, x, F32Tiles { w: v.as_ptr(), stride }),
-            Values::F16(v) => numbers(t, task, x, F16Tiles { w: v.as_ptr(), stride }),
+            Values::F32(v) => numbers(t, task, x, NumberTiles { w: v.as_ptr(), scales: Unscaled, stride }),
+            Values::F16(v) => numbers(t, task, x, NumberTiles { w: v.as_ptr(), scales: Unscaled, stride }),
             Values::Fp8 { q, scale } => {
-                numbers(t, task, x, Fp8Tiles { w: q.as_ptr(), scale: scale.as_ptr(), stride })
+                let (w, scales) = (q.as_ptr().cast::<E4m3>(), RowScales(scale.as_ptr()));
+                numbers(t, task, x, NumberTiles { w, scales, stride });
             }
             Values::Mxfp8 { q, scale } => {
-                numbers(t, task, x, Mxfp8Tiles { w: q.as_ptr(), scale: scale.as_ptr(), stride })
+                let scales = BlockScales { scale: scale.as_ptr(), n_blocks: stride / BLOCK };
+                let w = q.as_ptr().cast::<E4m3>();
+                numbers(t, task, x, NumberTiles { w, scales, stride });
             }
             _ => panic!("these weights take codes"),
         }
@@ -86,7 +89,7 @@ pub unsafe fn multiply_codes<T: Tile>(t: T, task: &MatmulTask<'_>) {
     unsafe {
         match w {
             Values::I8 { q, scale } => {
-                products(t, task, x, I8Tiles { w: q.as_ptr(), scale: scale.as_ptr(), stride })
+                products(t, task, x, I8Tiles { w: q.as_ptr(), scales: RowScales(scale.as_ptr()), stride })
             }
             Values::I4 { q, scale, zero, group } => {
                 let (w, zero) = (q.as_ptr(), zero.map_or(std::ptr::null(), <[u8]>::as_ptr));
@@ -106,8 +109,8 @@ pub unsafe fn multiply_codes<T: Tile>(t: T, task: &MatmulTask<'_>) {
                 products(t, task, x, AffineTiles { w, scale, factor, stride });
             }
             Values::Nvfp4 { q, scale, row_scale } => {
-                let (w, scale, row_scale) = (q.as_ptr(), scale.as_ptr(), row_scale.as_ptr());
-                products(t, task, x, Nvfp4Tiles { w, scale, row_scale, stride });
+                let (w, scale, row_scales) = (q.as_ptr(), scale.as_ptr(), RowScales(row_scale.as_ptr()));
+                products(t, task, x, Nvfp4Tiles { w, scale, row_scales, stride });
             }
             _ => panic!("these weights take f32"),
         }
@@ -134,23 +137,28 @@ macro_rules! with_rows {
 }
 
 #[inline(always)]
-unsafe fn numbers<T: Tile, W: Numbers<T>>(t: T, task: &MatmulTask<'_>, x: *const f32, w: W) {
+unsafe fn numbers<T: Tile, E: Element<T>, S: Scales<T>>(
+    t: T,
+    task: &MatmulTask<'_>,
+    x: *const f32,
+    w: NumberTiles<E, S>,
+) {
     for tile in task.tiles.clone() {
         for rows in activations::groups(task.n_rows) {
             // SAFETY: the caller's promise; the group lies in the panel.
             unsafe {
                 let x = x.add(rows.start * task.w.stride());
-                with_rows!(rows.len(), numbers_tile::<T, W>(t, task, w, tile, rows.start, x));
+                with_rows!(rows.len(), numbers_tile::<T, E, S>(t, task, w, tile, rows.start, x));
             }
         }
     }
 }
 
 #[inline(always)]
-unsafe fn numbers_tile<T: Tile, W: Numbers<T>, const R: usize>(
+unsafe fn numbers_tile<T: Tile, E: Element<T>, S: Scales<T>, const R: usize>(
     t: T,
     task: &MatmulTask<'_>,
-    w: W,
+    w: NumberTiles<E, S>,
     tile: usize,
     first_row: usize,
     x: *const f32,
@@ -159,24 +167,23 @@ unsafe fn numbers_tile<T: Tile, W: Numbers<T>, const R: usize>(
     let mut totals = [t.wide_splat(0.0); R];
     for block in 0..stride / BLOCK {
         let first = block * BLOCK;
-        let at = w.base().wrapping_add((tile * stride + first) * W::INPUT_BYTES);
-        prefetch(t, at, BLOCK * W::INPUT_BYTES);
+        prefetch(t, w.at(tile, first).cast(), BLOCK * TILE_ROWS * size_of::<E>());
         let mut sums = [t.wide_splat(0.0); R];
         // SAFETY: inputs below the stride; the panel has R elements for each.
         unsafe {
             for k in first..first + BLOCK {
-                let weights = w.load(t, tile, k);
+                let weights = E::load(t, w.at(tile, k));
                 for (r, sum) in sums.iter_mut().enumerate() {
                     *sum = t.wide_mul_add(weights, t.wide_splat(*x.add(k * R + r)), *sum);
                 }
             }
             for (total, sum) in totals.iter_mut().zip(sums) {
-                *total = w.add(t, tile, block, sum, *total);
+                *total = w.scales.add(t, tile, block, sum, *total);
             }
         }
     }
     // SAFETY: the tile lies inside the matrix.
-    unsafe { store(t, task, tile, first_row, totals.map(|total| w.finish(t, tile, total))) }
+    unsafe { store(t, task, tile, first_row, totals.map(|total| w.scales.finish(t, tile, total))) }
 }
 
 #[inline(always)]

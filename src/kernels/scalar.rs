@@ -85,11 +85,6 @@ unsafe impl Simd for Scalar {
         unsafe { to.cast::<[f16; LANES]>().write_unaligned(value.map(f16::from_f32)) }
     }
     #[inline(never)]
-    unsafe fn load_i8(self, from: *const i8) -> Lanes {
-        // SAFETY: 8 elements by the trait's contract.
-        unsafe { from.cast::<[i8; LANES]>().read_unaligned() }.map(f32::from)
-    }
-    #[inline(never)]
     unsafe fn load_u8(self, from: *const u8) -> Lanes {
         // SAFETY: 8 elements by the trait's contract.
         unsafe { from.cast::<[u8; LANES]>().read_unaligned() }.map(f32::from)

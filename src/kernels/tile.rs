@@ -102,6 +102,42 @@ pub unsafe trait Tile: Simd {
     unsafe fn dot_e2m1<const R: usize>(self, w: *const u8, x: *const i8) -> [Self::Wide; R];
 }
 
+/// What sixteen numbers may be stored as.
+pub trait Element<T: Tile>: Copy {
+    /// # Safety
+    /// 16 elements.
+    unsafe fn load(t: T, from: *const Self) -> T::Wide;
+}
+
+impl<T: Tile> Element<T> for f32 {
+    #[inline(always)]
+    unsafe fn load(t: T, from: *const f32) -> T::Wide {
+        // SAFETY: the caller's promise.
+        unsafe { t.wide_load(from) }
+    }
+}
+
+impl<T: Tile> Element<T> for f16 {
+    #[inline(always)]
+    unsafe fn load(t: T, from: *const f16) -> T::Wide {
+        // SAFETY: the caller's promise.
+        unsafe { t.wide_load_f16(from) }
+    }
+}
+
+/// A code of E4M3.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct E4m3(pub u8);
+
+impl<T: Tile> Element<T> for E4m3 {
+    #[inline(always)]
+    unsafe fn load(t: T, from: *const E4m3) -> T::Wide {
+        // SAFETY: the caller's promise.
+        unsafe { t.wide_load_e4m3(from.cast()) }
+    }
+}
+
 /// Twice the numbers of E2M1, which are whole.
 pub const E2M1_DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 

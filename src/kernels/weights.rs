@@ -1,8 +1,6 @@
 //! What each kind of storage means: sixteen rows of weights as numbers, or as sums of products of codes.
 
-use half::f16;
-
-use super::tile::{BLOCK, TILE_ROWS, Tile};
+use super::tile::{BLOCK, Element, TILE_ROWS, Tile};
 
 /// How far ahead of the sums weights are asked for, in bytes.
 const AHEAD: usize = 4096;
@@ -12,19 +10,23 @@ const LINE: usize = 64;
 const NIBBLES: usize = TILE_ROWS / 2;
 
 /// Tiles of numbers that meet f32.
-pub trait Numbers<T: Tile>: Copy {
-    /// The numbers of a tile for input `k`.
-    ///
-    /// # Safety
-    /// Tile and input lie inside the matrix.
-    unsafe fn load(self, t: T, tile: usize, k: usize) -> T::Wide;
+#[derive(Clone, Copy)]
+pub struct NumberTiles<E, S> {
+    pub w: *const E,
+    pub scales: S,
+    pub stride: usize,
+}
 
-    /// Bytes of an input of a tile.
-    const INPUT_BYTES: usize;
+impl<E, S> NumberTiles<E, S> {
+    /// The sixteen numbers of a tile for input `k`.
+    #[inline(always)]
+    pub fn at(&self, tile: usize, k: usize) -> *const E {
+        self.w.wrapping_add((tile * self.stride + k) * TILE_ROWS)
+    }
+}
 
-    /// The first byte.
-    fn base(self) -> *const u8;
-
+/// What sums are multiplied by.
+pub trait Scales<T: Tile>: Copy {
     /// Adds the sums of a block to the totals.
     ///
     /// # Safety
@@ -44,6 +46,42 @@ pub trait Numbers<T: Tile>: Copy {
     }
 }
 
+/// By nothing.
+#[derive(Clone, Copy)]
+pub struct Unscaled;
+
+impl<T: Tile> Scales<T> for Unscaled {}
+
+/// By an f32 for each row.
+#[derive(Clone, Copy)]
+pub struct RowScales(pub *const f32);
+
+impl<T: Tile> Scales<T> for RowScales {
+    #[inline(always)]
+    unsafe fn finish(self, t: T, tile: usize, total: T::Wide) -> T::Wide {
+        // SAFETY: one scale per row.
+        unsafe { t.wide_mul(total, t.wide_load(self.0.add(tile * TILE_ROWS))) }
+    }
+}
+
+/// By an E8M0 for each row and block.
+#[derive(Clone, Copy)]
+pub struct BlockScales {
+    pub scale: *const u8,
+    pub n_blocks: usize,
+}
+
+impl<T: Tile> Scales<T> for BlockScales {
+    #[inline(always)]
+    unsafe fn add(self, t: T, tile: usize, block: usize, sums: T::Wide, total: T::Wide) -> T::Wide {
+        // SAFETY: one scale per row and block.
+        unsafe {
+            let scale = self.scale.add((tile * self.n_blocks + block) * TILE_ROWS);
+            t.wide_mul_add(sums, t.wide_load_e8m0(scale), total)
+        }
+    }
+}
+
 /// Tiles of codes that meet codes.
 pub trait Codes<T: Tile>: Copy {
     /// Adds a block's products to the totals of `R` rows.
@@ -59,7 +97,7 @@ pub trait Codes<T: Tile>: Copy {
         totals: &mut [T::Wide; R],
     );
 
-    /// As of [`Numbers`].
+    /// As of [`Scales`].
     ///
     /// # Safety
     /// The tile lies inside the matrix.
@@ -107,106 +145,9 @@ pub fn prefetch<T: Tile>(t: T, at: *const u8, n_bytes: usize) {
 }
 
 #[derive(Clone, Copy)]
-pub struct F32Tiles {
-    pub w: *const f32,
-    pub stride: usize,
-}
-
-impl<T: Tile> Numbers<T> for F32Tiles {
-    const INPUT_BYTES: usize = TILE_ROWS * 4;
-
-    fn base(self) -> *const u8 {
-        self.w.cast()
-    }
-
-    #[inline(always)]
-    unsafe fn load(self, t: T, tile: usize, k: usize) -> T::Wide {
-        // SAFETY: inside the matrix by the caller.
-        unsafe { t.wide_load(self.w.add((tile * self.stride + k) * TILE_ROWS)) }
-    }
-}
-
-#[derive(Clone, Copy)]
-pub struct F16Tiles {
-    pub w: *const f16,
-    pub stride: usize,
-}
-
-impl<T: Tile> Numbers<T> for F16Tiles {
-    const INPUT_BYTES: usize = TILE_ROWS * 2;
-
-    fn base(self) -> *const u8 {
-        self.w.cast()
-    }
-
-    #[inline(always)]
-    unsafe fn load(self, t: T, tile: usize, k: usize) -> T::Wide {
-        // SAFETY: inside the matrix by the caller.
-        unsafe { t.wide_load_f16(self.w.add((tile * self.stride + k) * TILE_ROWS)) }
-    }
-}
-
-#[derive(Clone, Copy)]
-pub struct Fp8Tiles {
-    pub w: *const u8,
-    pub scale: *const f32,
-    pub stride: usize,
-}
-
-impl<T: Tile> Numbers<T> for Fp8Tiles {
-    const INPUT_BYTES: usize = TILE_ROWS;
-
-    fn base(self) -> *const u8 {
-        self.w
-    }
-
-    #[inline(always)]
-    unsafe fn load(self, t: T, tile: usize, k: usize) -> T::Wide {
-        // SAFETY: inside the matrix by the caller.
-        unsafe { t.wide_load_e4m3(self.w.add((tile * self.stride + k) * TILE_ROWS)) }
-    }
-
-    #[inline(always)]
-    unsafe fn finish(self, t: T, tile: usize, total: T::Wide) -> T::Wide {
-        // SAFETY: one scale per row.
-        unsafe { t.wide_mul(total, t.wide_load(self.scale.add(tile * TILE_ROWS))) }
-    }
-}
-
-#[derive(Clone, Copy)]
-pub struct Mxfp8Tiles {
-    pub w: *const u8,
-    pub scale: *const u8,
-    pub stride: usize,
-}
-
-impl<T: Tile> Numbers<T> for Mxfp8Tiles {
-    const INPUT_BYTES: usize = TILE_ROWS;
-
-    fn base(self) -> *const u8 {
-        self.w
-    }
-
-    #[inline(always)]
-    unsafe fn load(self, t: T, tile: usize, k: usize) -> T::Wide {
-        // SAFETY: inside the matrix by the caller.
-        unsafe { t.wide_load_e4m3(self.w.add((tile * self.stride + k) * TILE_ROWS)) }
-    }
-
-    #[inline(always)]
-    unsafe fn add(self, t: T, tile: usize, block: usize, sums: T::Wide, total: T::Wide) -> T::Wide {
-        // SAFETY: one scale per row and block.
-        unsafe {
-            let scale = self.scale.add((tile * (self.stride / BLOCK) + block) * TILE_ROWS);
-            t.wide_mul_add(sums, t.wide_load_e8m0(scale), total)
-        }
-    }
-}
-
-#[derive(Clone, Copy)]
 pub struct I8Tiles {
     pub w: *const i8,
-    pub scale: *const f32,
+    pub scales: RowScales,
     pub stride: usize,
 }
 
@@ -233,31 +174,8 @@ impl<T: Tile> Codes<T> for I8Tiles {
 
     #[inline(always)]
     unsafe fn finish(self, t: T, tile: usize, total: T::Wide) -> T::Wide {
-        // SAFETY: one scale per row.
-        unsafe { t.wide_mul(total, t.wide_load(self.scale.add(tile * TILE_ROWS))) }
-    }
-}
-
-/// A type of scales.
-pub trait Scale<T: Tile>: Copy {
-    /// # Safety
-    /// 16 elements.
-    unsafe fn load(t: T, from: *const Self) -> T::Wide;
-}
-
-impl<T: Tile> Scale<T> for f16 {
-    #[inline(always)]
-    unsafe fn load(t: T, from: *const f16) -> T::Wide {
         // SAFETY: the caller's promise.
-        unsafe { t.wide_load_f16(from) }
-    }
-}
-
-impl<T: Tile> Scale<T> for f32 {
-    #[inline(always)]
-    unsafe fn load(t: T, from: *const f32) -> T::Wide {
-        // SAFETY: the caller's promise.
-        unsafe { t.wide_load(from) }
+        unsafe { self.scales.finish(t, tile, total) }
     }
 }
 
@@ -271,7 +189,7 @@ pub struct I4Tiles<E> {
     pub group: usize,
 }
 
-impl<T: Tile, E: Scale<T>> Codes<T> for I4Tiles<E> {
+impl<T: Tile, E: Element<T>> Codes<T> for I4Tiles<E> {
     #[inline(always)]
     unsafe fn add_block<const R: usize>(
         self,
@@ -352,7 +270,7 @@ impl<T: Tile> Codes<T> for AffineTiles {
 pub struct Nvfp4Tiles {
     pub w: *const u8,
     pub scale: *const u8,
-    pub row_scale: *const f32,
+    pub row_scales: RowScales,
     pub stride: usize,
 }
 
@@ -385,10 +303,7 @@ impl<T: Tile> Codes<T> for Nvfp4Tiles {
 
     #[inline(always)]
     unsafe fn finish(self, t: T, tile: usize, total: T::Wide) -> T::Wide {
-        // SAFETY: one scale per row.
-        unsafe {
-            let half = t.wide_mul(total, t.wide_splat(0.5));
-            t.wide_mul(half, t.wide_load(self.row_scale.add(tile * TILE_ROWS)))
-        }
+        // SAFETY: the caller's promise.
+        unsafe { self.row_scales.finish(t, tile, t.wide_mul(total, t.wide_splat(0.5))) }
     }
 }

@@ -124,10 +124,6 @@ unsafe impl<const PRODUCTS: u8> Simd for Neon<PRODUCTS> {
         }
     }
     #[inline(always)]
-    unsafe fn load_i8(self, from: *const i8) -> Pair {
-        unsafe { widen_i8(vld1_s8(from)) }
-    }
-    #[inline(always)]
     unsafe fn load_u8(self, from: *const u8) -> Pair {
         unsafe {
             let words = vmovl_u8(vld1_u8(from));
@@ -225,16 +221,6 @@ unsafe fn products<const PRODUCTS: u8, const R: usize, const OCTS: usize>(
     sums.map(|[a, b, c, d]| unsafe {
         [Pair(vcvtq_f32_s32(a), vcvtq_f32_s32(b)), Pair(vcvtq_f32_s32(c), vcvtq_f32_s32(d))]
     })
-}
-
-/// # Safety
-/// NEON.
-#[inline(always)]
-unsafe fn widen_i8(bytes: int8x8_t) -> Pair {
-    unsafe {
-        let words = vmovl_s8(bytes);
-        Pair(vcvtq_f32_s32(vmovl_s16(vget_low_s16(words))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(words))))
-    }
 }
 
 /// # Safety
