@@ -246,7 +246,7 @@ fn codes_of_activations_are_as_near_as_they_can_be() {
         let x = padded_rows(&mut numbers, n_rows, stride);
         for kernels in Kernels::all() {
             let panels = Panels::new(&kernels, &x, stride);
-            for rows in groups(n_rows) {
+            for rows in groups(0..n_rows) {
                 for (row, block) in rows.clone().flat_map(|row| (0..3).map(move |block| (row, block))) {
                     let place = rows.start * 3 + block * rows.len() + row - rows.start;
                     let codes = &panels.codes[place * 32..][..32];

@@ -10,7 +10,7 @@ use crate::backend::cpu::{Rows, Weights};
 use crate::backend::{Backend, Cpu, Output};
 use crate::format::precision::row_stride;
 use crate::format::storage::{Kind, MatrixShape};
-use crate::format::tiles::{TILE_ROWS, Weave};
+use crate::format::tiles::{TILE_ROWS, weave};
 use crate::format::{StoredMatrix, Tensor};
 
 /// Elements of a matrix that are f32 at a time.
@@ -64,10 +64,9 @@ fn tile(cpu: &Cpu, rows: Range<usize>, n_columns: usize, fill: Fill<'_>) -> Weig
     for_rows(cpu.n_threads(), &mut values, stride, |row_idx, row| {
         fill(rows.start + row_idx, &mut row[..n_columns])
     });
-    let mut tiles = Vec::with_capacity(size_of_val(&values[..]));
-    Weave::Elements(4).append(bytemuck::cast_slice(&values), stride * 4, &mut tiles);
     let shape = MatrixShape::from((rows.len(), n_columns));
-    let tiles = tiles.as_chunks::<4>().0.iter().map(|four| f32::from_ne_bytes(*four)).collect();
+    let mut tiles = vec![0.0_f32; shape.n_tiles() * TILE_ROWS * stride];
+    weave(&values, stride, 1, &mut tiles);
     let matrix = StoredMatrix {
         kind: Kind::F32,
         shape,

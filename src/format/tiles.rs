@@ -28,32 +28,29 @@ impl Weave {
     /// Appends the tiles of rows that lie one behind the other, `row_bytes` each; fewer than a tile's rows are filled
     /// up with zeros. A row of nibbles is a multiple of eight bytes, one of quads of four.
     pub fn append(self, rows: &[u8], row_bytes: usize, out: &mut Vec<u8>) {
-        for tile in rows.chunks(TILE_ROWS * row_bytes) {
-            let start = out.len();
-            match self {
-                Weave::Elements(size) => {
-                    out.resize(start + TILE_ROWS * row_bytes, 0);
-                    weave(tile, row_bytes, size, &mut out[start..]);
-                }
-                Weave::Quads => {
-                    out.resize(start + TILE_ROWS * row_bytes, 0);
-                    weave(tile, row_bytes, 4, &mut out[start..]);
-                }
-                Weave::Nibbles => {
-                    let packed: Vec<u8> = tile.chunks_exact(8).flat_map(pack).collect();
-                    out.resize(start + TILE_ROWS * row_bytes / 2, 0);
-                    weave(&packed, row_bytes / 2, 4, &mut out[start..]);
-                }
+        let packed: Vec<u8>;
+        let (rows, row_bytes, size) = match self {
+            Weave::Elements(size) => (rows, row_bytes, size),
+            Weave::Quads => (rows, row_bytes, 4),
+            Weave::Nibbles => {
+                packed = rows.chunks_exact(8).flat_map(pack).collect();
+                (&packed[..], row_bytes / 2, 4)
             }
-        }
+        };
+        let start = out.len();
+        out.resize(start + n_tiles(rows.len() / row_bytes) * TILE_ROWS * row_bytes, 0);
+        weave(rows, row_bytes, size, &mut out[start..]);
     }
 }
 
-/// Units of `size` bytes of each row in turn.
-fn weave(rows: &[u8], row_bytes: usize, size: usize, out: &mut [u8]) {
-    for (row_idx, row) in rows.chunks_exact(row_bytes).enumerate() {
-        for (unit_idx, unit) in row.chunks_exact(size).enumerate() {
-            out[(unit_idx * TILE_ROWS + row_idx) * size..][..size].copy_from_slice(unit);
+/// The tiles of rows of `width` elements, units of `size` of them of each row in turn. `out` has whole tiles; rows
+/// that are not there stay as they are.
+pub fn weave<E: Copy>(rows: &[E], width: usize, size: usize, out: &mut [E]) {
+    for (tile, out) in rows.chunks(TILE_ROWS * width).zip(out.chunks_exact_mut(TILE_ROWS * width)) {
+        for (row_idx, row) in tile.chunks_exact(width).enumerate() {
+            for (unit_idx, unit) in row.chunks_exact(size).enumerate() {
+                out[(unit_idx * TILE_ROWS + row_idx) * size..][..size].copy_from_slice(unit);
+            }
         }
     }
 }

@@ -42,9 +42,9 @@ pub struct CodesMut<'a> {
     pub sum: &'a mut [f32],
 }
 
-/// The groups of `n_rows` rows.
-pub fn groups(n_rows: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..n_rows).step_by(GROUP_ROWS).map(move |first| first..n_rows.min(first + GROUP_ROWS))
+/// The groups of some rows.
+pub fn groups(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    rows.clone().step_by(GROUP_ROWS).map(move |first| first..rows.end.min(first + GROUP_ROWS))
 }
 
 /// Interleaves the rows of a group: `x` is `[R, stride]`, `out` `[stride][R]`.

@@ -144,7 +144,7 @@ unsafe fn numbers<T: Tile, E: Element<T>, S: Scales<T>>(
     w: NumberTiles<E, S>,
 ) {
     for tile in task.tiles.clone() {
-        for rows in activations::groups(task.n_rows) {
+        for rows in activations::groups(0..task.n_rows) {
             // SAFETY: the caller's promise; the group lies in the panel.
             unsafe {
                 let x = x.add(rows.start * task.w.stride());
@@ -190,7 +190,7 @@ unsafe fn numbers_tile<T: Tile, E: Element<T>, S: Scales<T>, const R: usize>(
 unsafe fn products<T: Tile, W: Codes<T>>(t: T, task: &MatmulTask<'_>, x: CodeRows, w: W) {
     let n_blocks = task.w.stride() / BLOCK;
     for tile in task.tiles.clone() {
-        for rows in activations::groups(task.n_rows) {
+        for rows in activations::groups(0..task.n_rows) {
             // SAFETY: the caller's promise; the group lies in the panel.
             unsafe {
                 let x = CodeRows {

@@ -14,6 +14,7 @@ use super::minifloat::{e4m3, e8m0};
 use super::tile::{E2M1_DOUBLED, TILE_ROWS};
 pub use crate::format::precision::{ROW_ALIGN, row_stride};
 pub use crate::format::storage::{AFFINE_GROUP, MXFP8_GROUP, NVFP4_GROUP};
+use crate::format::tiles::n_tiles;
 
 /// A borrowed weight matrix of `n_rows` rows, in tiles.
 #[derive(Clone, Copy)]
@@ -159,7 +160,7 @@ impl<'a> Matrix<'a> {
                 row_scale: &row_scale[rows.clone()],
             },
         };
-        assert!(n_rows.div_ceil(TILE_ROWS) == tiles.len());
+        assert!(n_tiles(n_rows) == tiles.len());
         Self { values, n_rows, stride: self.stride }
     }
 
@@ -174,7 +175,7 @@ impl<'a> Matrix<'a> {
 
     /// Tiles that the rows are stored in.
     pub fn n_tiles(&self) -> usize {
-        self.n_rows.div_ceil(TILE_ROWS)
+        n_tiles(self.n_rows)
     }
 
     /// Elements of a stored row.

@@ -21,7 +21,7 @@ impl Panels {
             scale: vec![f32::NAN; x.len() / 32],
             sum: vec![f32::NAN; x.len() / 32],
         };
-        for rows in groups(x.len() / stride) {
+        for rows in groups(0..x.len() / stride) {
             let elements = rows.start * stride..rows.end * stride;
             let blocks = elements.start / 32..elements.end / 32;
             interleave(&x[elements.clone()], stride, &mut panels.f32[elements.clone()]);

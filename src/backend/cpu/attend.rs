@@ -3,10 +3,12 @@
 use std::ops::Range;
 
 use super::cache::Cache;
+use super::inputs::grow;
 use super::processor::Cpu;
 use super::rows::Rows;
 use super::shared::Shared;
 use crate::backend::{Attend, AttendRow, CacheShape};
+use crate::kernels::activations;
 use crate::kernels::attention::{AttendTask, BLOCK_LEN, PART, Query, Weight, parts, scratch_len};
 use crate::kernels::tile::GROUP_ROWS;
 
@@ -15,7 +17,7 @@ struct Group {
     /// Consecutive positions of one sequence.
     rows: Range<usize>,
     kv_head: usize,
-    /// Of those that share the key-value head.
+    /// Some of those that share the key-value head.
     heads: Range<usize>,
     part_idx: usize,
 }
@@ -46,18 +48,14 @@ impl Cpu {
         let mut outs = vec![0.0_f32; n_weights * head_dim];
         let (stride, y_at) = (y.stride(), Shared::new(y.as_mut_ptr()));
         let (weights_at, outs_at) = (Shared::new(weights.as_mut_ptr()), Shared::new(outs.as_mut_ptr()));
-        self.pool().run(groups.len(), &|group_idx, worker_idx| {
+        self.pool.run(groups.len(), &|group_idx, worker_idx| {
             let group = &groups[group_idx];
             let mut scratch = self.scratch[worker_idx].lock().expect("a task that panics ends the program");
-            let n = scratch_len(head_dim);
-            if scratch.len() < n {
-                scratch.resize(n, 0.0);
-            }
+            grow(&mut scratch, scratch_len(head_dim));
             let mut found = [Weight::default(); GROUP_ROWS];
             let mut queries = Vec::with_capacity(GROUP_ROWS);
             let each = || group.rows.clone().flat_map(|row| group.heads.clone().map(move |head| (row, head)));
             for (row_idx, head) in each() {
-                let head = group.kv_head * (n_heads / n_kv_heads) + head;
                 let row = &rows[row_idx];
                 let seen = parts(row.start..row.position + 1).nth(group.part_idx).unwrap_or_default();
                 let Parts { n_parts, first } = places[row_idx];
@@ -74,7 +72,7 @@ impl Cpu {
             let found = &mut found[..queries.len()];
             // SAFETY: the blocks were checked above; the outputs belong to this task.
             unsafe {
-                (self.kernels().attend)(&mut AttendTask {
+                (self.kernels.attend)(&mut AttendTask {
                     queries: &queries,
                     head_dim,
                     cache: cache.head(task.layer, group.kv_head, rows[group.rows.start].blocks),
@@ -83,7 +81,6 @@ impl Cpu {
                     weights: found,
                 });
                 for ((row_idx, head), weight) in each().zip(found) {
-                    let head = group.kv_head * (n_heads / n_kv_heads) + head;
                     let Parts { n_parts, first } = places[row_idx];
                     if n_parts == 1 {
                         let inverse = 1.0 / weight.sum;
@@ -98,7 +95,7 @@ impl Cpu {
         if n_weights == 0 {
             return;
         }
-        self.pool().run(rows.len() * n_heads, &|task_idx, _| {
+        self.pool.run(rows.len() * n_heads, &|task_idx, _| {
             let (row_idx, head) = (task_idx / n_heads, task_idx % n_heads);
             let Parts { n_parts, first } = places[row_idx];
             if n_parts == 1 {
@@ -110,7 +107,7 @@ impl Cpu {
             // SAFETY: the head's output belongs to this task.
             unsafe {
                 let out = y_at.at(row_idx * stride + head * head_dim);
-                (self.kernels().combine)(&weights[first..][..n_parts], &part_outs, out);
+                (self.kernels.combine)(&weights[first..][..n_parts], &part_outs, out);
             }
         });
     }
@@ -146,8 +143,7 @@ fn groups(rows: &[AttendRow<'_>], n_kv_heads: usize, n_shared: usize, places: &[
         };
         let n = 1 + (first + 1..rows.len().min(first + n_together)).take_while(may_follow).count();
         for kv_head in 0..n_kv_heads {
-            for head in (0..n_shared).step_by(GROUP_ROWS) {
-                let heads = head..n_shared.min(head + GROUP_ROWS);
+            for heads in activations::groups(kv_head * n_shared..(kv_head + 1) * n_shared) {
                 groups.extend((0..places[first].n_parts).map(|part_idx| Group {
                     rows: first..first + n,
                     kv_head,

@@ -1,7 +1,6 @@
 //! Rows as matrices and adapters take them, kept from one call to the next.
 
 use std::ops::Range;
-use std::sync::Mutex;
 
 use super::rows::Rows;
 use crate::kernels::activations::{Codes, Panel};
@@ -16,7 +15,7 @@ pub struct Inputs {
     pub codes: Vec<i8>,
     pub scale: Vec<f32>,
     pub sum: Vec<f32>,
-    /// `h` of each update, part after part of the inputs.
+    /// `h` of each update, part after part of the inputs; their sum comes to stand in the first one.
     pub hidden: Vec<f32>,
 }
 
@@ -36,19 +35,14 @@ impl Inputs {
         }
     }
 
-    /// `h` of an update: its parts of `len` elements from `offset` on, one after the other, times its scale.
-    pub fn summed(&self, offset: usize, len: usize, n_parts: usize, scale: f32) -> Vec<f32> {
-        let mut h = vec![0.0; len];
-        for part in self.hidden[offset..][..n_parts * len].chunks_exact(len) {
+    /// Makes `h` of an update, in the place of its first part: the parts of `len` elements from `offset` on, one after
+    /// the other, times its scale.
+    pub fn sum_parts(&mut self, offset: usize, len: usize, n_parts: usize, scale: f32) {
+        let (h, parts) = self.hidden[offset..][..n_parts * len].split_at_mut(len);
+        for part in parts.chunks_exact(len) {
             h.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
         }
         h.iter_mut().for_each(|h| *h *= scale);
-        h
-    }
-
-    /// Gives the memory back.
-    pub fn forget(inputs: &Mutex<Self>) {
-        *inputs.lock().expect("a task that panics ends the program") = Self::default();
     }
 }
 

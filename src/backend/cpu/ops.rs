@@ -68,7 +68,7 @@ impl Backend for Cpu {
     }
 
     fn forget_scratch(&self) {
-        Inputs::forget(&self.inputs);
+        *self.inputs() = Inputs::default();
         for scratch in &self.scratch {
             *scratch.lock().expect("a task that panics ends the program") = Vec::new();
         }
@@ -118,7 +118,7 @@ impl Backend for Cpu {
     }
 
     fn project_experts(&self, x: &Rows, experts: &[ExpertRows], outputs: &mut [Output<'_, Self>]) {
-        self.project_experts_all(x, experts, outputs);
+        self.products(x, x, experts, outputs);
     }
 
     fn rotate(&self, x: &mut Rows, head_dim: usize, cos: &[f32], sin: &[f32]) {

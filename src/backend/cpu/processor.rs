@@ -47,10 +47,6 @@ impl Cpu {
         self.pool.n_threads()
     }
 
-    pub(super) fn pool(&self) -> &Pool {
-        &self.pool
-    }
-
     /// Calls `work` once for every row, in parallel where there are enough of them.
     pub(super) fn for_rows(&self, n_rows: usize, work: impl Fn(usize) + Sync) {
         const ROWS_PER_TASK: usize = 8;

@@ -14,23 +14,24 @@ use super::processor::Cpu;
 use super::rows::Rows;
 use super::shared::Shared;
 use crate::backend::{ExpertRows, LoraRows, Output};
+use crate::format::tiles::n_tiles;
 use crate::kernels::activations::{CodesMut, groups, interleave};
 use crate::kernels::lora::{ExpandTask, PART_INPUTS, ShrinkTask};
 use crate::kernels::matmul::MatmulTask;
 use crate::kernels::matrix::{Matrix, Partner};
-use crate::kernels::tile::{BLOCK, GROUP_ROWS, TILE_ROWS};
+use crate::kernels::tile::{BLOCK, TILE_ROWS};
 
 /// Tasks per thread: enough that a slow thread does not hold up the others.
 const TASKS_PER_THREAD: usize = 4;
 /// Elements that are prepared without help: a region of its own would take longer.
 const ALONE: usize = 16 << 10;
 
-/// Consecutive rows, at most [`GROUP_ROWS`], that share an adapter.
+/// Consecutive rows, at most four, that share an adapter.
 struct Update<'a> {
     output_idx: usize,
     rows: Range<usize>,
     entry: &'a LoraRows<'a, super::weights::Lora>,
-    /// Where its parts begin in `hidden`.
+    /// Where its parts begin in `hidden`, and `h` when they are summed.
     offset: usize,
 }
 
@@ -52,41 +53,31 @@ struct Job<'a> {
 impl Cpu {
     /// `y = x W^T + bias` and the adapters' updates for every output.
     pub(super) fn project_all(&self, x: &Rows, outputs: &mut [Output<'_, Self>]) {
+        let whole = [ExpertRows { expert: 0, rows: 0..x.n_rows() }];
         if outputs.iter().any(|output| output.weights.changes_inputs()) {
             for output in outputs {
                 let changed = output.weights.changes_inputs().then(|| self.changed_inputs(x, output.weights));
-                self.products(changed.as_ref().unwrap_or(x), x, None, std::slice::from_mut(output));
+                self.products(changed.as_ref().unwrap_or(x), x, &whole, std::slice::from_mut(output));
             }
         } else {
-            self.products(x, x, None, outputs);
+            self.products(x, x, &whole, outputs);
         }
     }
 
-    /// The same with a matrix of each output's stack for each group of rows.
-    pub(super) fn project_experts_all(
-        &self,
-        x: &Rows,
-        experts: &[ExpertRows],
-        outputs: &mut [Output<'_, Self>],
-    ) {
-        self.products(x, x, Some(experts), outputs);
-    }
-
-    fn products(
+    /// A matrix of each output's stack for the rows of each expert. Adapters see `adapted`.
+    pub(super) fn products(
         &self,
         x: &Rows,
         adapted: &Rows,
-        experts: Option<&[ExpertRows]>,
+        experts: &[ExpertRows],
         outputs: &mut [Output<'_, Self>],
     ) {
         let n_rows = x.n_rows();
-        let whole = [ExpertRows { expert: 0, rows: 0..n_rows }];
-        let experts = experts.unwrap_or(&whole);
         let mut jobs = Vec::new();
         for (output_idx, output) in outputs.iter().enumerate() {
             let matrix = output.weights.as_matrix();
             assert!(output.y.n_rows() == n_rows && matrix.stride() == x.stride());
-            let n_tiles = output.y.width().div_ceil(TILE_ROWS);
+            let n_tiles = n_tiles(output.y.width());
             jobs.extend(experts.iter().map(|group| Job {
                 output_idx,
                 matrix: matrix.part(group.expert * n_tiles..(group.expert + 1) * n_tiles, output.y.width()),
@@ -97,10 +88,14 @@ impl Cpu {
         let updates = updates(outputs, adapted);
         let mut inputs = self.inputs();
         self.prepare(&mut inputs, (x, experts), adapted, &jobs, &updates);
+        let n_parts = adapted.width().div_ceil(PART_INPUTS);
+        for update in &updates {
+            inputs.sum_parts(update.offset, update.part_len(), n_parts, update.entry.scale);
+        }
         self.multiply(x, &inputs, &jobs, &updates, outputs);
     }
 
-    fn inputs(&self) -> MutexGuard<'_, Inputs> {
+    pub(super) fn inputs(&self) -> MutexGuard<'_, Inputs> {
         self.inputs.lock().expect("a task that panics ends the program")
     }
 
@@ -129,12 +124,12 @@ impl Cpu {
                 (Shared::new(output.y.as_mut_ptr()), output.y.stride(), bias)
             })
             .collect();
-        self.pool().run(tasks.len(), &|task_idx, _| {
+        self.pool.run(tasks.len(), &|task_idx, _| {
             let (job, tiles) = &tasks[task_idx];
             let (y, y_stride, bias) = places[job.output_idx];
             // SAFETY: these columns of the job's rows belong to this task: jobs of one output share no row.
             unsafe {
-                self.kernels().matmul(&MatmulTask {
+                self.kernels.matmul(&MatmulTask {
                     x: inputs.panel(x, job.matrix.partner(), job.rows.clone()),
                     n_rows: job.rows.len(),
                     w: job.matrix,
@@ -152,13 +147,11 @@ impl Cpu {
             };
             for update in updates.iter().filter(is_mine) {
                 let pair = update.entry.pair;
-                let n_parts = x.width().div_ceil(PART_INPUTS);
-                let h = inputs.summed(update.offset, update.part_len(), n_parts, update.entry.scale);
                 let first = pair.columns().start;
                 // SAFETY: as above.
                 unsafe {
-                    (self.kernels().lora_expand)(&ExpandTask {
-                        h: &h,
+                    (self.kernels.lora_expand)(&ExpandTask {
+                        h: &inputs.hidden[update.offset..][..update.part_len()],
                         n_rows: update.rows.len(),
                         b: pair.b(),
                         rank: pair.rank(),
@@ -181,8 +174,7 @@ fn updates<'a>(outputs: &[Output<'a, Cpu>], x: &Rows) -> Vec<Update<'a>> {
         for entry in output.loras {
             assert!(entry.pair.columns().len() == output.y.width() && entry.rows.end <= x.n_rows());
             assert!(entry.pair.a().len() == x.width() * entry.pair.rank());
-            for first in entry.rows.clone().step_by(GROUP_ROWS) {
-                let rows = first..entry.rows.end.min(first + GROUP_ROWS);
+            for rows in groups(entry.rows.clone()) {
                 let update = Update { output_idx, rows, entry, offset };
                 offset += n_parts * update.part_len();
                 updates.push(update);
@@ -213,10 +205,8 @@ impl Cpu {
         }
         let n_parts = adapted.width().div_ceil(PART_INPUTS);
         grow(&mut inputs.hidden, updates.iter().map(|update| n_parts * update.part_len()).sum());
-        let row_groups: Vec<Range<usize>> = experts
-            .iter()
-            .flat_map(|group| groups(group.rows.len()).map(|rows| moved(rows, group.rows.start)))
-            .collect();
+        let row_groups: Vec<Range<usize>> =
+            experts.iter().flat_map(|expert| groups(expert.rows.clone())).collect();
         let (f32, codes) = (Shared::new(inputs.f32.as_mut_ptr()), Shared::new(inputs.codes.as_mut_ptr()));
         let (scale, sum) = (Shared::new(inputs.scale.as_mut_ptr()), Shared::new(inputs.sum.as_mut_ptr()));
         let hidden = Shared::new(inputs.hidden.as_mut_ptr());
@@ -230,7 +220,7 @@ impl Cpu {
                     interleave(from, stride, f32.part(elements.clone()));
                 }
                 if with_codes {
-                    (self.kernels().quantize)(
+                    (self.kernels.quantize)(
                         from,
                         stride,
                         &mut CodesMut {
@@ -247,7 +237,7 @@ impl Cpu {
             let offset = update.offset + part * update.part_len();
             // SAFETY: the part of this update belongs to this task.
             unsafe {
-                (self.kernels().lora_shrink)(&mut ShrinkTask {
+                (self.kernels.lora_shrink)(&mut ShrinkTask {
                     x: &adapted.as_slice()[update.rows.start * adapted.stride()..],
                     x_stride: adapted.stride(),
                     n_rows: update.rows.len(),
@@ -263,7 +253,7 @@ impl Cpu {
             return;
         }
         let n_fills = if with_f32 || with_codes { row_groups.len() } else { 0 };
-        self.pool().run(
+        self.pool.run(
             n_fills + updates.len() * n_parts,
             &|task_idx, _| match task_idx.checked_sub(n_fills) {
                 None => fill(&row_groups[task_idx]),
@@ -271,8 +261,4 @@ impl Cpu {
             },
         );
     }
-}
-
-fn moved(rows: Range<usize>, by: usize) -> Range<usize> {
-    rows.start + by..rows.end + by
 }
