@@ -148,6 +148,8 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_arch = "aarch64")]
+    use crate::kernels::aarch64::{Neon, PLAIN};
     use crate::kernels::scalar::Scalar;
 
     const CASES: [f32; LANES] =
@@ -170,7 +172,7 @@ mod tests {
         #[cfg(target_arch = "x86_64")]
         let found = crate::kernels::x86_64::Avx2::new().map(results);
         #[cfg(target_arch = "aarch64")]
-        let found = crate::kernels::aarch64::Neon::new().map(results);
+        let found = Neon::<PLAIN>::new().map(results);
         for (found, wanted) in found.iter().flatten().flatten().zip(scalar.iter().flatten()) {
             assert!(found == wanted || found.is_nan() && wanted.is_nan(), "{found} {wanted}");
         }
