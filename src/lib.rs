@@ -55,6 +55,7 @@ pub mod format;
 pub mod infer;
 pub mod kernels;
 pub mod model;
+pub mod numbers;
 pub mod operator;
 pub mod probe;
 pub mod spool;

@@ -4,7 +4,7 @@ mod support;
 
 use std::path::PathBuf;
 
-use jetspool::format::Precision;
+use jetspool::numbers::Precision;
 use jetspool::probe::{BenchMode, BenchOptions, bench};
 use jetspool::tools::{ProcessOptions, process_lora};
 use serde_json::Value;

@@ -5,8 +5,8 @@ mod support;
 use std::sync::Arc;
 
 use jetspool::backend::Cpu;
-use jetspool::format::Precision;
 use jetspool::model::Lora;
+use jetspool::numbers::Precision;
 use support::{Built, argmax, data, json};
 
 /// One prompt with the reference's answer.

@@ -8,9 +8,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jetspool::backend::Cpu;
-use jetspool::format::{Limits, Precision, Target, TensorFile};
+use jetspool::format::{Limits, Target, TensorFile};
 use jetspool::kernels::Kernels;
 use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Lora, Segment};
+use jetspool::numbers::Precision;
 use jetspool::store::Engine;
 use jetspool::tools::build::Progress;
 use jetspool::tools::{BuildOptions, BuildReport, ToolError, build, inspect};

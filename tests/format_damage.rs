@@ -13,11 +13,12 @@ use jetspool::backend::Cpu;
 use jetspool::format::engine::items;
 use jetspool::format::onnx::OnnxConfig;
 use jetspool::format::{
-    Adapter, EngineConfig, Limits, PeftConfig, Precision, Quantization, ShardIndex, Target, TensorFile,
+    Adapter, EngineConfig, Limits, PeftConfig, Quantization, ShardIndex, Target, TensorFile,
     parse_checkpoint_config,
 };
 use jetspool::kernels::Kernels;
 use jetspool::model::Decoder;
+use jetspool::numbers::Precision;
 use jetspool::store::{Checkpoint, Engine};
 use jetspool::tools::build::Progress;
 use jetspool::tools::{

@@ -6,12 +6,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use jetspool::backend::Cpu;
-use jetspool::format::Precision;
 use jetspool::infer::{
     AdapterUse, InferError, Output, PrefixCache, Runner, RunnerOptions, Sampling, SequenceId, Sharing,
     StepCounts, Submission,
 };
 use jetspool::model::{BLOCK_LEN, Lora};
+use jetspool::numbers::Precision;
 use support::{Built, reference};
 
 type Adapter = Arc<Lora<Cpu>>;

@@ -8,7 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
-use jetspool::format::{Precision, Tensor, TensorFile};
+use jetspool::format::{Tensor, TensorFile};
+use jetspool::numbers::Precision;
 use jetspool::store::WeightFiles;
 use jetspool::tools::build::Progress;
 use jetspool::tools::{MergeOptions, MergeReport, MergeType, ToolError, merge_lora};

@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use half::f16;
 use jetspool::backend::Cpu;
-use jetspool::format::{Adapter, Bytes, Precision, TensorFile};
+use jetspool::format::{Adapter, Bytes, TensorFile};
 use jetspool::kernels::Kernels;
 use jetspool::kernels::attention::{AttendTask, CacheValues, HeadCache, Query, Weight, scratch_len};
 use jetspool::kernels::matrix::{GroupScales, Matrix, Values};
 use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Lora, Segment};
+use jetspool::numbers::Precision;
 use jetspool::store::Engine;
 use panels::matmul;
 use support::{build_engine, limits, reference, tensors};

@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jetspool::backend::Cpu;
-use jetspool::format::architecture::Projection;
 use jetspool::format::onnx::Model;
-use jetspool::format::{Adapter, Limits, Precision, Target};
+use jetspool::format::{Adapter, Limits, Target};
 use jetspool::kernels::Kernels;
 use jetspool::model::Decoder;
+use jetspool::numbers::Precision;
+use jetspool::numbers::architecture::Projection;
 use jetspool::store::{Checkpoint, Engine};
 use jetspool::tools::build::Progress;
 use jetspool::tools::{

@@ -2,7 +2,7 @@
 
 mod support;
 
-use jetspool::format::Precision;
+use jetspool::numbers::Precision;
 use support::{Built, argmax, ids, json, models, reference, tensors};
 
 /// Largest difference of a run's logits to the reference, over both sequences. An f16 engine is compared

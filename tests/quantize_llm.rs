@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use half::f16;
 use jetspool::compress::{Cache, Method, QuantizeOptions, QuantizeReport, Rounding, quantize};
-use jetspool::format::{Precision, Tensor, TensorFile};
+use jetspool::format::{Tensor, TensorFile};
+use jetspool::numbers::Precision;
 use jetspool::tools::build::Progress;
 use safetensors::Dtype;
 use support::{Built, argmax, data, json, reference, tensors};

@@ -6,9 +6,10 @@ mod support;
 use std::sync::Arc;
 
 use jetspool::backend::Cpu;
-use jetspool::format::{Adapter, Precision};
+use jetspool::format::Adapter;
 use jetspool::kernels::Kernels;
 use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
+use jetspool::numbers::Precision;
 use jetspool::store::Engine;
 use jetspool::tools::{ProcessOptions, process_lora};
 use support::{build_engine, limits, reference, tensors};

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use half::f16;
-use jetspool::format::architecture::{Architecture, Family};
 use jetspool::format::engine::{Item, checkpoint_names, items};
-use jetspool::format::precision::{ROW_ALIGN, row_stride, scale_name};
-use jetspool::format::storage::row_scale_name;
-use jetspool::format::{Adapter, Kind, Limits, MatrixShape, Precision, Target, TensorFile};
+use jetspool::format::{Adapter, Limits, Target, TensorFile};
+use jetspool::numbers::architecture::Architecture;
+use jetspool::numbers::family::Family;
+use jetspool::numbers::kind::row_scale_name;
+use jetspool::numbers::precision::{ROW_ALIGN, row_stride, scale_name};
+use jetspool::numbers::{Kind, MatrixShape, Precision};
 use jetspool::store::{Checkpoint, Engine, map_file};
 use jetspool::text::Tokenizer;
 use jetspool::tools::build::Progress;

@@ -7,7 +7,8 @@ use clap::{ArgGroup, Args};
 
 use super::numbers::count;
 use crate::config::MAX_THREADS;
-use crate::format::{Limits, Precision, Target};
+use crate::format::{Limits, Target};
+use crate::numbers::Precision;
 use crate::tools::BuildOptions;
 use crate::tools::build::Progress;
 

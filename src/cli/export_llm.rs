@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
-use crate::format::Precision;
+use crate::numbers::Precision;
 use crate::tools::ExportOptions;
 
 const HELP: &str = "\

@@ -123,7 +123,7 @@ mod tests {
     fn the_onnx_tools_are_spelled_as_in_the_workflow() {
         let line = "tensorrt-edgellm-export-llm --model_dir m --output_dir o --dtype fp16";
         let Command::ExportLlm(args) = parse_words(line).expect(line).command else { panic!("{line}") };
-        assert_eq!(args.options().precision, crate::format::Precision::F16);
+        assert_eq!(args.options().precision, crate::numbers::Precision::F16);
         let line = "tensorrt-edgellm-export --dtype fp16 m o --device cuda";
         let Command::ExportLlm(args) = parse_words(line).expect(line).command else { panic!("{line}") };
         let options = args.options();

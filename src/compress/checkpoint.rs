@@ -9,13 +9,14 @@ use std::thread;
 
 use half::f16;
 use safetensors::Dtype;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::awq::Member;
 use super::codec::{Coder, pack};
 use super::method::Method;
 use super::packed_row::PackedRow;
 use crate::format::Tensor;
+use crate::format::header::Header;
 use crate::tools::WriteError;
 use crate::tools::weights::source::decoder;
 
@@ -69,27 +70,19 @@ impl Plan {
     /// Wide types first and then by name, so that each tensor is aligned to its type.
     pub fn new(mut entries: Vec<Entry>) -> Self {
         entries.sort_by(|a, b| b.dtype.bitsize().cmp(&a.dtype.bitsize()).then_with(|| a.name.cmp(&b.name)));
-        let mut table = Map::new();
-        table.insert("__metadata__".into(), json!({ "format": "pt" }));
-        let mut end = 0;
-        let mut offsets = Vec::new();
-        for entry in entries {
-            let range = end..end + entry.n_bytes();
-            end = range.end;
-            let dtype = format!("{:?}", entry.dtype);
-            let about =
-                json!({ "dtype": dtype, "shape": entry.shape, "data_offsets": [range.start, range.end] });
-            table.insert(entry.name.clone(), about);
-            offsets.push((entry.name, range));
-        }
-        let json = Value::Object(table).to_string();
-        let padded = json.len().next_multiple_of(8);
-        let mut header = (padded as u64).to_le_bytes().to_vec();
-        header.extend(json.bytes());
-        header.resize(8 + padded, b' ');
+        let mut header = Header::new(&json!({ "format": "pt" }));
+        let ranges: Vec<(String, Range<usize>)> = entries
+            .into_iter()
+            .map(|entry| {
+                let range = header.add(&entry.name, entry.dtype, &entry.shape);
+                (entry.name, range)
+            })
+            .collect();
+        let end = header.n_data_bytes();
+        let header = header.finish(8);
         let start = header.len();
         let place = |range: Range<usize>| (start + range.start) as u64..(start + range.end) as u64;
-        let places = offsets.into_iter().map(|(name, range)| (name, place(range))).collect();
+        let places = ranges.into_iter().map(|(name, range)| (name, place(range))).collect();
         Self { header, places, n_bytes: (start + end) as u64 }
     }
 

@@ -3,9 +3,9 @@
 use super::feedback::Feedback;
 use super::int4::{Search, code_of, scale_of};
 use super::method::Method;
-use super::minifloat::{E2M1_MAX, E4M3_MAX, to_e2m1, to_e4m3, to_e8m0};
 use super::packed_row::PackedRow;
-use crate::format::small_floats::{e4m3, e8m0};
+use crate::numbers::small_floats::{E2M1_MAX, E4M3_MAX, to_e2m1, to_e4m3, to_e8m0};
+use crate::numbers::small_floats::{e4m3, e8m0};
 
 /// E4M3 of `w / scale`.
 pub fn code_e4m3(row: &[f32], scale: f32) -> PackedRow {

@@ -10,7 +10,6 @@ mod feedback;
 mod files;
 mod int4;
 mod method;
-mod minifloat;
 mod model;
 mod observe;
 mod options;

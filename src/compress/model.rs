@@ -4,9 +4,9 @@ use super::awq::Member;
 use super::method::Method;
 use super::options::QuantizeOptions;
 use super::streamed::Sources;
-use crate::format::architecture::Family;
 use crate::format::engine::{EMBEDDING, FORMAT_VERSION, HEAD, Item};
-use crate::format::{EngineConfig, Limits, Precision, Target};
+use crate::format::{EngineConfig, Limits, Target};
+use crate::numbers::Precision;
 use crate::store::Checkpoint;
 use crate::tools::ToolError;
 use crate::tools::build::find_sources;
@@ -33,7 +33,7 @@ impl Model {
     /// [`ToolError`] for tensors that are missing or of another shape.
     pub fn new(checkpoint: &Checkpoint) -> Result<Self, ToolError> {
         let family = checkpoint.config.architecture.family;
-        if matches!(family, Family::Gemma3 | Family::Qwen3Moe) {
+        if !family.row().is_plain {
             let what = format!("is of family {}, which is not quantized", family.name());
             let advice = "build --precision int8 or int4 quantizes it on the way into an engine";
             return Err(ToolError::Refused { path: checkpoint.directory().to_owned(), what, advice });

@@ -9,8 +9,8 @@ use super::observe::Observations;
 use super::tiles::{multiply, tensor_of};
 use crate::backend::cpu::{Cache, Lora, Rows, Vector};
 use crate::backend::{Attend, AttendRow, Backend, CacheShape, Cpu, ExpertRows, Output, Part};
-use crate::format::architecture::Activation;
 use crate::format::{FormatError, StoredMatrix, Tensor};
+use crate::numbers::family::Activation;
 use crate::tools::weights::source::RowSource;
 
 /// Rows of every tensor of a model by its name in an engine.

@@ -8,10 +8,10 @@ use safetensors::Dtype;
 
 use crate::backend::cpu::{Rows, Weights};
 use crate::backend::{Backend, Cpu, Output};
-use crate::format::precision::row_stride;
-use crate::format::storage::{Kind, MatrixShape};
-use crate::format::tiles::{TILE_ROWS, weave};
 use crate::format::{StoredMatrix, Tensor};
+use crate::numbers::kind::{Kind, MatrixShape};
+use crate::numbers::precision::row_stride;
+use crate::numbers::tiles::{TILE_ROWS, weave};
 
 /// Elements of a matrix that are f32 at a time.
 const TILE_ELEMENTS: usize = 1 << 20;

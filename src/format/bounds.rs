@@ -1,8 +1,8 @@
 //! Which sizes are believed: a damaged configuration must not ask for a terabyte.
 
 use super::FormatError;
-use super::architecture::{Architecture, Experts, LongRopeTable, RopeScaling};
 use super::engine::Limits;
+use crate::numbers::architecture::{Architecture, Experts, LongRopeTable, RopeScaling};
 
 /// Largest value of each size; real decoders stay well below.
 const MAX_VOCAB: usize = 1 << 24;

@@ -1,5 +1,8 @@
 //! What can be wrong with a file of ours or of others. The room that owns the path adds it.
 
+use crate::numbers::family::UnknownFamily;
+use crate::numbers::precision::UnknownPrecision;
+
 /// Why bytes were refused: where, what was wanted, what was found.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum FormatError {
@@ -24,6 +27,10 @@ pub enum FormatError {
     /// Valid, but something this program does not do.
     #[error("{what} is not supported: {found}; supported: {supported}")]
     Unsupported { what: &'static str, found: String, supported: String },
+    #[error(transparent)]
+    Family(#[from] UnknownFamily),
+    #[error(transparent)]
+    Precision(#[from] UnknownPrecision),
 }
 
 /// Something valid that this program does not do.

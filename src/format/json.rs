@@ -23,6 +23,11 @@ pub fn parse_object(what: &'static str, bytes: &[u8]) -> Result<Map<String, Valu
     }
 }
 
+/// The shortest decimal that reads back as this f32, so that 1e-6 stays 1e-6.
+pub fn exact(number: f32) -> f64 {
+    number.to_string().parse().expect("a printed f32 is a number")
+}
+
 /// An object with the name of its file and, for nested ones, the path to it.
 #[derive(Clone, Copy)]
 pub struct Object<'a> {
@@ -51,6 +56,14 @@ impl<'a> Object<'a> {
 
     pub fn size(&self, key: &str) -> Result<usize, FormatError> {
         self.optional_size(key)?.ok_or_else(|| self.wrong(key, "a whole number"))
+    }
+
+    /// A list of layer numbers; absent, an empty one.
+    pub fn layer_list(&self, key: &str) -> Result<Vec<usize>, FormatError> {
+        let Some(value) = self.get(key) else { return Ok(Vec::new()) };
+        let number = |value: &Value| value.as_u64().and_then(|number| usize::try_from(number).ok());
+        let numbers = value.as_array().and_then(|values| values.iter().map(number).collect());
+        numbers.ok_or_else(|| self.wrong(key, "a list of layer numbers"))
     }
 
     pub fn optional_number(&self, key: &str) -> Result<Option<f64>, FormatError> {

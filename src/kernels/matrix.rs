@@ -4,7 +4,7 @@
 //!
 //! Numbers of a tile lie as `[stride][16]`; bytes of codes as `[stride / 4][16][4]`; nibbles as
 //! `[stride / 8][16][4]` bytes, of eight inputs the first four in the low nibbles. Scales of groups lie as
-//! `[n_groups][16]`. This is the engine file's layout: [`crate::format::tiles`].
+//! `[n_groups][16]`. This is the engine file's layout: [`crate::numbers::tiles`].
 
 use std::ops::Range;
 
@@ -12,9 +12,9 @@ use half::f16;
 
 use super::minifloat::{e4m3, e8m0};
 use super::tile::{E2M1_DOUBLED, TILE_ROWS};
-pub use crate::format::precision::{ROW_ALIGN, row_stride};
-pub use crate::format::storage::{AFFINE_GROUP, MXFP8_GROUP, NVFP4_GROUP};
-use crate::format::tiles::n_tiles;
+pub use crate::numbers::kind::{AFFINE_GROUP, MXFP8_GROUP, NVFP4_GROUP};
+pub use crate::numbers::precision::{ROW_ALIGN, row_stride};
+use crate::numbers::tiles::n_tiles;
 
 /// A borrowed weight matrix of `n_rows` rows, in tiles.
 #[derive(Clone, Copy)]

@@ -1,4 +1,4 @@
-//! Floats of eight bits, as [`crate::format::small_floats`] defines them, the way vectors convert them.
+//! Floats of eight bits, as [`crate::numbers::small_floats`] defines them, the way vectors convert them.
 //!
 //! A bit pattern of E4M3 that is moved to f16's place of the exponent is an f16 that differs by a power of two; f16
 //! has room for its small numbers too.
@@ -32,8 +32,8 @@ pub fn e8m0(code: u8) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::small_floats;
     use crate::kernels::tile::E2M1_DOUBLED;
+    use crate::numbers::small_floats;
 
     #[test]
     fn codes_are_their_definitions() {

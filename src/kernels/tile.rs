@@ -9,7 +9,7 @@ use half::f16;
 
 use super::minifloat::e8m0;
 use super::simd::{LANES, Simd};
-pub use crate::format::tiles::TILE_ROWS;
+pub use crate::numbers::tiles::TILE_ROWS;
 
 /// Elements along the input that share a scale of activations, and of sums that are added up by themselves.
 pub const BLOCK: usize = 32;

@@ -1,9 +1,10 @@
 //! The forward pass: tokens of some segments in, logits of the wanted rows out.
 
 use crate::backend::{Attend, AttendRow, Backend, CacheElement, CacheShape, Output};
-use crate::format::architecture::{Architecture, Projection};
-use crate::format::naming::Module;
-use crate::format::{Adapter, EngineConfig, FormatError, Precision, TensorFile};
+use crate::format::{Adapter, EngineConfig, FormatError, TensorFile};
+use crate::numbers::Module;
+use crate::numbers::Precision;
+use crate::numbers::architecture::{Architecture, Projection};
 
 use super::batch::{self, Segment};
 use super::lora::{self, Lora, LoraGroup};

@@ -1,6 +1,6 @@
 //! Rotary position embedding: angles of the rows of a step (Su et al. 2021, arXiv 2104.09864).
 
-use crate::format::architecture::{Rope, RopeScaling};
+use crate::numbers::architecture::{Rope, RopeScaling};
 
 /// Inverse frequencies, f32 as transformers keeps them.
 pub struct Rotation {

@@ -1,11 +1,12 @@
 //! The engine's tensors where the backend can use them, by role.
 
 use crate::backend::Backend;
-use crate::format::architecture::{Architecture, Experts, Projection};
 use crate::format::engine::{
     EMBEDDING, FINAL_NORM, HEAD, experts_weight, projection_bias, projection_weight, router_weight,
 };
-use crate::format::{FormatError, MatrixShape, StoredMatrix, TensorFile};
+use crate::format::{FormatError, StoredMatrix, TensorFile};
+use crate::numbers::MatrixShape;
+use crate::numbers::architecture::{Architecture, Experts, Projection};
 
 /// All weights of a decoder.
 pub struct Weights<B: Backend> {

@@ -11,11 +11,12 @@ use super::logits::{open_decoder, open_lora};
 use super::report::{BenchReport, CaseReport};
 use super::sampling::time_sampling;
 use crate::backend::Cpu;
+use crate::format::TensorFile;
 use crate::format::engine::EMBEDDING;
-use crate::format::precision::scale_name;
-use crate::format::{Precision, TensorFile};
 use crate::kernels::tile::TILE_ROWS;
 use crate::model::{BLOCK_LEN, Decoder, LogitRows, Lora, Segment};
+use crate::numbers::Precision;
+use crate::numbers::precision::scale_name;
 use crate::store::{Engine, map_file};
 
 /// The flags of `bench`.

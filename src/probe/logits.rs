@@ -4,8 +4,11 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use safetensors::Dtype;
+
 use super::error::ProbeError;
 use crate::backend::{Backend, Cpu};
+use crate::format::header::Header;
 use crate::format::{Adapter, AdapterError, FiniteCheck, TensorFile};
 use crate::kernels::Kernels;
 use crate::model::{BLOCK_LEN, Decoder, LogitRows, Lora, Segment};
@@ -48,7 +51,9 @@ pub fn logits(options: &LogitsOptions) -> Result<(), ProbeError> {
     let path = &options.output_file;
     let failed = |source| StoreError::Io { path: path.clone(), action: "write", source };
     let mut file = AtomicFile::create(path)?;
-    file.write_all(&header(tokens.len(), vocab_size)).map_err(failed)?;
+    let mut header = Header::new(&serde_json::json!({ "format": "pt" }));
+    header.add("logits", Dtype::F32, &[tokens.len(), vocab_size]);
+    file.write_all(&header.finish(8)).map_err(failed)?;
     let n_blocks = tokens.len().div_ceil(BLOCK_LEN);
     let blocks: Vec<u32> = (0..n_blocks as u32).collect();
     let no_cache = |source| ProbeError::System { action: "reserve the key-value cache", source };
@@ -97,16 +102,4 @@ pub fn open_lora<B: Backend>(
     let adapter = Adapter::bind(tensors.clone(), decoder.architecture(), max_rank).map_err(wrong)?;
     FiniteCheck::new(&tensors).look(0, tensors.as_bytes()).map_err(|error| wrong(error.into()))?;
     Ok(Arc::new(decoder.lora(&adapter).map_err(|error| wrong(error.into()))?))
-}
-
-/// A safetensors header for one tensor, so that the rows can be written as they come.
-fn header(n_tokens: usize, vocab_size: usize) -> Vec<u8> {
-    let n_bytes = n_tokens * vocab_size * size_of::<f32>();
-    let mut json = format!(
-        r#"{{"logits":{{"dtype":"F32","shape":[{n_tokens},{vocab_size}],"data_offsets":[0,{n_bytes}]}}}}"#
-    );
-    while !json.len().is_multiple_of(8) {
-        json.push(' ');
-    }
-    [&(json.len() as u64).to_le_bytes(), json.as_bytes()].concat()
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::StoreError;
 use super::map::{read_small, read_small_optional};
 use super::weight_files::WeightFiles;
-use crate::format::naming::{Place, places};
+use crate::format::checkpoint::naming::{Place, places};
 use crate::format::{
     CheckpointConfig, FormatError, Quantization, Tensor, TensorFile, parse_checkpoint_config,
 };

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
-use crate::format::shards::is_plain_name;
+use crate::format::checkpoint::shards::is_plain_name;
 
 /// The allowed directories of the configuration.
 #[derive(Debug, Clone)]

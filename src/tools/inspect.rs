@@ -8,11 +8,14 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use crate::format::adapter::parse_name;
-use crate::format::architecture::{Activation, Architecture, Norms, RopeScaling};
+use crate::format::checkpoint::naming::{Beside, beside};
 use crate::format::engine::{Item, PAD_PREFIX, items};
-use crate::format::naming::{Beside, Module, beside};
-use crate::format::storage::kinds_text;
-use crate::format::{Kind, PeftConfig, StoredMatrix, TensorFile};
+use crate::format::{PeftConfig, StoredMatrix, TensorFile};
+use crate::numbers::Kind;
+use crate::numbers::Module;
+use crate::numbers::architecture::{Architecture, RopeScaling};
+use crate::numbers::family::{Activation, Norms};
+use crate::numbers::kind::kinds_text;
 use crate::store::engine::{DirectoryKind, TOKENIZER_TABLE_FILE};
 use crate::store::{Checkpoint, Engine, StoreError, map_file, read_small};
 use crate::text::{ChatTemplate, SpecialTokens, Tokenizer, template_source};

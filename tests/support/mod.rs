@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jetspool::backend::Cpu;
-use jetspool::format::{Adapter, Limits, Precision, Target, TensorFile};
+use jetspool::format::{Adapter, Limits, Target, TensorFile};
 use jetspool::kernels::Kernels;
 use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Lora, Segment};
+use jetspool::numbers::Precision;
 use jetspool::store::{Engine, map_file};
 use jetspool::tools::{BuildOptions, ProcessOptions, build, process_lora};
 

@@ -3,11 +3,11 @@
 use serde_json::json;
 
 use crate::format::FormatError;
-use crate::format::architecture::{Activation, Architecture, Family, Norms, Rope};
 use crate::format::bounds::check_architecture;
-use crate::format::engine_config::exact;
-use crate::format::json::{Object, parse_object, sorted_text};
-use crate::format::rope_config::{original_max_positions, read_rope_scaling, rope_scaling_json};
+use crate::format::json::{Object, exact, parse_object, sorted_text};
+use crate::format::rope::{original_max_positions, read_rope_scaling, rope_scaling_json};
+use crate::numbers::architecture::{Architecture, Rope};
+use crate::numbers::family::{Activation, Family, Norms};
 
 const FILE: &str = "config.json";
 
@@ -80,19 +80,12 @@ impl OnnxConfig {
 fn read_family(top: Object) -> Result<Family, FormatError> {
     let name = top.text("model")?;
     let family = Family::from_name(name)?;
-    if family.has_graph() {
+    if family.row().is_plain {
         return Ok(family);
     }
     let supported =
         "families with one kind of layer and plain MLPs; build --modelDir takes this one".to_owned();
     Err(FormatError::Unsupported { what: "model of an ONNX directory", found: name.to_owned(), supported })
-}
-
-impl Family {
-    /// Whether it is exported to ONNX and built from it.
-    pub fn has_graph(self) -> bool {
-        !matches!(self, Family::Gemma3 | Family::Qwen3Moe)
-    }
 }
 
 /// The file for an exported decoder: the workflow's keys, and those that this program needs.

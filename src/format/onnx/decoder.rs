@@ -9,7 +9,7 @@ use super::linear::{Linear, linear};
 use super::model::{Graph, Node};
 use super::norm::{Norm, norm};
 use crate::format::FormatError;
-use crate::format::architecture::Projection;
+use crate::numbers::architecture::Projection;
 
 /// Most layers that are followed.
 const MAX_LAYERS: usize = 1 << 10;

@@ -6,7 +6,7 @@ use half::{bf16, f16};
 
 use super::wire::{Field, Fields, Value, damaged};
 use crate::format::FormatError;
-use crate::format::small_floats::{e2m1, e4m3, e8m0};
+use crate::numbers::small_floats::{e2m1, e4m3, e8m0};
 
 /// Most dimensions of a tensor; decoders use four.
 const MAX_DIMS: usize = 8;

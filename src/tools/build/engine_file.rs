@@ -8,15 +8,17 @@ use std::ops::Range;
 use std::thread;
 
 use half::f16;
+use safetensors::Dtype;
 use serde_json::json;
 
-use super::affine::affine_row;
-use super::rounding::int8_row;
 use crate::format::engine::{FORMAT_VERSION, Item, PAD_PREFIX, PAGE, TENSOR_ALIGN};
-use crate::format::precision::row_stride;
-use crate::format::storage::MatrixShape;
-use crate::format::tiles::{TILE_ROWS, Weave};
-use crate::format::{Kind, Precision, Storage};
+use crate::format::header::Header;
+use crate::numbers::int4::affine_row;
+use crate::numbers::int8::int8_row;
+use crate::numbers::kind::MatrixShape;
+use crate::numbers::precision::row_stride;
+use crate::numbers::tiles::{TILE_ROWS, Weave};
+use crate::numbers::{Kind, Precision, Storage};
 use crate::tools::WriteError;
 use crate::tools::weights::source::{Encoded, PackRow, RowSource};
 
@@ -39,30 +41,18 @@ impl EnginePlan {
             "precision": precision.name(),
             "source_digest": source_digest,
         });
-        let mut header = format!("{{\"__metadata__\":{metadata}");
-        let mut position = 0;
+        let mut header = Header::new(&metadata);
         let mut n_pads = 0;
-        let mut add = |name: &str, dtype: &str, shape: &[usize], range: Range<usize>| {
-            let info = json!({ "dtype": dtype, "shape": shape, "data_offsets": [range.start, range.end] });
-            header.push_str(&format!(",{}:{info}", json!(name)));
-        };
         for stored in items.iter().flat_map(Item::stored) {
-            let gap = padding(position);
+            let gap = padding(header.n_data_bytes());
             if gap > 0 {
-                add(&format!("{PAD_PREFIX}{n_pads}"), "U8", &[gap], position..position + gap);
+                header.add(&format!("{PAD_PREFIX}{n_pads}"), Dtype::U8, &[gap]);
                 n_pads += 1;
-                position += gap;
             }
-            let end = position + stored.n_bytes();
-            add(&stored.name, &format!("{:?}", stored.dtype), &stored.shape, position..end);
-            position = end;
+            header.add(&stored.name, stored.dtype, &stored.shape);
         }
-        header.push('}');
-        let padded = (header.len() + 8).next_multiple_of(PAGE) - 8;
-        let mut bytes = (padded as u64).to_le_bytes().to_vec();
-        bytes.extend(header.bytes());
-        bytes.resize(8 + padded, b' ');
-        Self { items, header: bytes, n_data_bytes: position }
+        let n_data_bytes = header.n_data_bytes();
+        Self { items, header: header.finish(PAGE), n_data_bytes }
     }
 
     /// Size of the finished file.

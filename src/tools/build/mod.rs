@@ -1,10 +1,8 @@
 //! Engines, from checkpoints and from ONNX directories.
 
-pub mod affine;
 mod engine_file;
 mod onnx;
 pub(crate) mod precision;
-pub mod rounding;
 pub(crate) mod run;
 
 pub use onnx::build_onnx;

@@ -8,10 +8,11 @@ use sha2::{Digest, Sha256};
 use super::run::{
     BuildOptions, BuildReport, Prepared, check_output, engine_config, limit_warnings, write_engine,
 };
-use crate::format::architecture::{Architecture, Projection};
 use crate::format::engine::{EMBEDDING, FINAL_NORM, HEAD, Item, items, projection_bias, projection_weight};
 use crate::format::onnx::{Linear, Model, Norm, OnnxConfig, OnnxDecoder, OnnxLayer};
-use crate::format::{Bytes, FormatError, Precision, TensorFile};
+use crate::format::{Bytes, FormatError, TensorFile};
+use crate::numbers::Precision;
+use crate::numbers::architecture::{Architecture, Projection};
 use crate::store::{map_file, read_small, read_small_optional};
 use crate::text::template_source;
 use crate::tools::ToolError;

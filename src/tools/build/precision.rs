@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use crate::format::Tensor;
 use crate::format::engine::HEAD;
-use crate::format::{Precision, Tensor};
+use crate::numbers::Precision;
 use crate::store::Checkpoint;
 use crate::tools::ToolError;
 use crate::tools::weights::quantized_source::PARTS;

@@ -5,14 +5,16 @@ use std::io::Write;
 use std::sync::Arc;
 
 use half::f16;
+use safetensors::Dtype;
 
 use super::quantized::{Exported, Form, Part, QuantizedMatrix, part_name};
-use crate::format::architecture::Architecture;
 use crate::format::engine::{EMBEDDING, FINAL_NORM, HEAD, PAGE, projection_bias};
-use crate::format::naming::Module;
+use crate::format::header::Header;
 use crate::format::onnx::ElementType;
 use crate::format::onnx::write::{self, NewPlace};
 use crate::format::{FormatError, Tensor};
+use crate::numbers::Module;
+use crate::numbers::architecture::Architecture;
 use crate::store::Checkpoint;
 use crate::tools::build::run::check_missing;
 use crate::tools::weights::quantized_source::quantized_rows;
@@ -197,15 +199,10 @@ pub fn module_weight(layer: usize, module: Module) -> String {
 }
 
 fn embedding_header(embedding: &ExportTensor) -> Vec<u8> {
-    let dtype = if embedding.element == ElementType::F32 { "F32" } else { "F16" };
-    let n_bytes = embedding.n_bytes();
-    let info = serde_json::json!({"embedding": {"dtype": dtype, "shape": embedding.dims, "data_offsets": [0, n_bytes]}});
-    let mut header = info.to_string();
-    let padded = (header.len() + 8).next_multiple_of(PAGE) - 8;
-    header.push_str(&" ".repeat(padded - header.len()));
-    let mut bytes = (padded as u64).to_le_bytes().to_vec();
-    bytes.extend(header.bytes());
-    bytes
+    let dtype = if embedding.element == ElementType::F32 { Dtype::F32 } else { Dtype::F16 };
+    let mut header = Header::new(&serde_json::json!({ "format": "pt" }));
+    header.add("embedding", dtype, &embedding.dims);
+    header.finish(PAGE)
 }
 
 /// A matrix that the checkpoint has quantized.

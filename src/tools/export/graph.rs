@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::data::{ExportPlan, module_weight};
 use super::quantized::{Form, Part, part_name};
-use crate::format::architecture::{Architecture, Projection};
 use crate::format::engine::{EMBEDDING, FINAL_NORM, HEAD, projection_bias};
-use crate::format::naming::Module;
 use crate::format::onnx::ElementType;
 use crate::format::onnx::write::{self, Dim, NewAttribute, NewGraph, NewNode, NewPlace};
+use crate::numbers::Module;
+use crate::numbers::architecture::{Architecture, Projection};
 
 const IR_VERSION: u64 = 11;
 const OPSET: u64 = 23;
@@ -220,7 +220,7 @@ impl Builder<'_> {
     fn side_by_side<const N: usize>(&mut self, layer: usize, module: Module, x: &str) -> [String; N] {
         let a = self.a;
         let parts: [_; N] = module.parts(a).try_into().expect("the caller knows how many a module has");
-        if !a.family.has_fused_projections() {
+        if !a.family.row().has_fused_projections {
             return parts.map(|(projection, _)| self.linear(layer, projection, x));
         }
         let (path, product) = self.product(layer, module, x);

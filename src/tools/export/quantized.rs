@@ -6,12 +6,12 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use crate::format::Kind;
 use crate::format::onnx::ElementType;
-use crate::format::precision::scale_name;
-use crate::format::storage::{
+use crate::numbers::Kind;
+use crate::numbers::kind::{
     MXFP8_GROUP, NVFP4_GROUP, ScaleType, Zeros, input_scale_name, row_scale_name, zero_name,
 };
+use crate::numbers::precision::scale_name;
 use crate::tools::weights::quantized_rows::{QuantizedRows, Scales};
 
 /// One tensor of a quantized matrix.

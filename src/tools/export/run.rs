@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use super::data::{DATA_FILE, EMBEDDING_FILE, ExportPlan};
 use super::graph::export_graph;
 use super::template::processed_template;
-use crate::format::Precision;
 use crate::format::json::sorted_text;
 use crate::format::onnx::ElementType;
 use crate::format::onnx::config::onnx_config_json;
+use crate::numbers::Precision;
 use crate::store::{Checkpoint, StoreError, read_small_optional};
 use crate::text::template_source;
 use crate::tools::build::precision::{has_quantized_head, quantization_notes, resolve_precision};
@@ -105,7 +105,7 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ToolError> {
 /// The graph has one kind of layer and plain MLPs.
 fn check_family(checkpoint: &Checkpoint) -> Result<(), ToolError> {
     let a = &checkpoint.config.architecture;
-    let what = match a.family.has_graph() {
+    let what = match a.family.row().is_plain {
         true if a.full_layers.is_empty() => return Ok(()),
         true => "has a window in some layers only, which is not exported to ONNX".to_owned(),
         false => format!("is of family {}, which is not exported to ONNX", a.family.name()),

@@ -7,11 +7,11 @@
 use std::collections::BTreeMap;
 
 use crate::format::FormatError;
-use crate::format::architecture::Projection;
-use crate::format::naming::Module;
 use crate::format::onnx::wire::Fields;
 use crate::format::onnx::write::{self, Dim, NewAttribute, NewNode};
 use crate::format::onnx::{ElementType, Linear, LinearWeight, Model, OnnxDecoder};
+use crate::numbers::Module;
+use crate::numbers::architecture::Projection;
 
 /// A projection of a layer.
 struct Slot<'a> {

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::element::Element;
+use crate::format::checkpoint::shards::is_plain_name;
 use crate::format::json::sorted_text;
-use crate::format::shards::is_plain_name;
 use crate::store::weight_files::INDEX_FILE;
 use crate::store::{StoreError, read_small_optional};
 use crate::tools::ToolError;

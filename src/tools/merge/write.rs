@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::plan::{Content, OutTensor};
 use super::rows::Arithmetic;
+use crate::format::header::Header;
 use crate::tools::WriteError;
 
 /// Bytes of a chunk that is computed and written as one.
@@ -114,21 +115,10 @@ fn chunks(tensors: &[OutTensor]) -> impl Iterator<Item = Chunk> {
     })
 }
 
-/// Length and JSON, padded so that the data starts at a multiple of 8 bytes.
 fn header(tensors: &[OutTensor]) -> Vec<u8> {
-    let mut text = format!("{{\"__metadata__\":{}", json!({"format": "pt"}));
-    let mut position = 0;
+    let mut header = Header::new(&json!({ "format": "pt" }));
     for tensor in tensors {
-        let end = position + tensor.n_bytes();
-        let dtype = format!("{:?}", tensor.dtype);
-        let info = json!({ "dtype": dtype, "shape": tensor.shape, "data_offsets": [position, end] });
-        text.push_str(&format!(",{}:{info}", json!(tensor.name)));
-        position = end;
+        header.add(&tensor.name, tensor.dtype, &tensor.shape);
     }
-    text.push('}');
-    let padded = text.len().next_multiple_of(8);
-    let mut bytes = (padded as u64).to_le_bytes().to_vec();
-    bytes.extend(text.bytes());
-    bytes.resize(8 + padded, b' ');
-    bytes
+    header.finish(8)
 }

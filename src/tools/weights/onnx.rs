@@ -7,7 +7,8 @@ use super::onnx_scaled::scaled_rows;
 use super::quantized_rows::{CodeLayout, QuantizedRows, Scales, int4_kind};
 use super::source::{Decoder, ReadRow, RowSource, decoder};
 use crate::format::onnx::{Int4Packing, Int4Weight, Linear, LinearWeight, StoredTensor};
-use crate::format::{FormatError, Storage, Tensor};
+use crate::format::{FormatError, Tensor};
+use crate::numbers::Storage;
 use crate::tools::ToolError;
 
 impl OnnxFiles {

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use safetensors::Dtype;
 
+use crate::format::checkpoint::shards::is_plain_name;
 use crate::format::onnx::tensor::range_in;
 use crate::format::onnx::{ElementType, Model, Place, StoredTensor};
-use crate::format::shards::is_plain_name;
 use crate::format::{Bytes, FormatError, Tensor};
 use crate::store::map_file;
 use crate::tools::ToolError;

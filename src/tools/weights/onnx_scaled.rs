@@ -4,10 +4,11 @@
 use super::onnx_files::OnnxFiles;
 use super::quantized_rows::{CodeLayout, QuantizedRows, Scales, StoredZeros, ZeroLayout, int4_kind};
 use super::source::{Encoded, PackRow, ReadRow, RowSource, decoder};
+use crate::format::Tensor;
 use crate::format::onnx::tensor::number_at;
 use crate::format::onnx::{ElementType, ScaledWeight, Spread, StoredTensor};
-use crate::format::storage::{MXFP8_GROUP, NVFP4_GROUP};
-use crate::format::{Kind, Storage, Tensor};
+use crate::numbers::kind::{MXFP8_GROUP, NVFP4_GROUP};
+use crate::numbers::{Kind, Storage};
 use crate::tools::ToolError;
 
 /// The rows of a weight from `first` on.
@@ -247,7 +248,7 @@ impl PackRow for ScaledRows {
     }
 
     fn pack_row(&self, row_idx: usize, packed: &mut Encoded) -> Result<(), f32> {
-        let stride = crate::format::precision::row_stride(self.k);
+        let stride = crate::numbers::precision::row_stride(self.k);
         for column in 0..self.k {
             let (code, _, _) = self.parts(row_idx, column);
             if !code.is_finite() {

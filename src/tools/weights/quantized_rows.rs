@@ -8,10 +8,11 @@ use safetensors::Dtype;
 
 use super::plugin_nibbles::{interleaved, tiled};
 use super::source::{Decoder, Encoded, PackRow, ReadRow};
-use crate::format::precision::{ROW_ALIGN, row_stride};
-use crate::format::small_floats::{e2m1, e4m3, e8m0};
-use crate::format::storage::{MXFP8_GROUP, NVFP4_GROUP, ScaleType, Zeros};
-use crate::format::{Kind, Storage, Tensor};
+use crate::format::Tensor;
+use crate::numbers::kind::{MXFP8_GROUP, NVFP4_GROUP, ScaleType, Zeros};
+use crate::numbers::precision::{ROW_ALIGN, row_stride};
+use crate::numbers::small_floats::{e2m1, e4m3, e8m0};
+use crate::numbers::{Kind, Storage};
 
 /// Where the code of a row and a column lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,10 +5,11 @@ use safetensors::Dtype;
 
 use super::quantized_rows::{CodeLayout, QuantizedRows, Scales, StoredZeros, ZeroLayout, int4_kind};
 use super::source::decoder;
-use crate::format::quantization::Gptq;
-use crate::format::small_floats::e4m3;
-use crate::format::storage::{MXFP8_GROUP, NVFP4_GROUP};
-use crate::format::{Algorithm, FormatError, Kind, Quantization, Storage, Tensor};
+use crate::format::checkpoint::quantization::Gptq;
+use crate::format::{Algorithm, FormatError, Quantization, Tensor};
+use crate::numbers::kind::{MXFP8_GROUP, NVFP4_GROUP};
+use crate::numbers::small_floats::e4m3;
+use crate::numbers::{Kind, Storage};
 use crate::store::Checkpoint;
 
 /// Parts of names behind a module that belong to its quantization.

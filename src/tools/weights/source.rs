@@ -6,7 +6,8 @@ use std::ops::Range;
 use half::{bf16, f16};
 use safetensors::Dtype;
 
-use crate::format::{FormatError, Storage, Tensor};
+use crate::format::{FormatError, Tensor};
+use crate::numbers::Storage;
 
 /// A matrix or vector, read row by row. A vector is one row.
 pub struct RowSource(Box<dyn ReadRow>);

@@ -14,12 +14,12 @@ use super::processor::Cpu;
 use super::rows::Rows;
 use super::shared::Shared;
 use crate::backend::{ExpertRows, LoraRows, Output};
-use crate::format::tiles::n_tiles;
 use crate::kernels::activations::{CodesMut, groups, interleave};
 use crate::kernels::lora::{ExpandTask, PART_INPUTS, ShrinkTask};
 use crate::kernels::matmul::MatmulTask;
 use crate::kernels::matrix::{Matrix, Partner};
 use crate::kernels::tile::{BLOCK, TILE_ROWS};
+use crate::numbers::tiles::n_tiles;
 
 /// Tasks per thread: enough that a slow thread does not hold up the others.
 const TASKS_PER_THREAD: usize = 4;

@@ -4,8 +4,8 @@
 use std::ops::Range;
 
 use crate::backend::{Backend, ExpertRows, LoraRows, Part};
-use crate::format::architecture::{Experts, Projection};
-use crate::format::naming::Module;
+use crate::numbers::Module;
+use crate::numbers::architecture::{Experts, Projection};
 
 use super::lora::LoraGroup;
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
-use super::FormatError;
+use crate::format::FormatError;
 
 const FILE: &str = "model.safetensors.index.json";
 /// Longest index that is read: a hundred thousand tensors.
@@ -45,7 +45,7 @@ impl ShardIndex {
     /// of all tensors.
     pub fn to_json(weight_map: &BTreeMap<&str, &str>, total_size: u64) -> String {
         let value = serde_json::json!({"metadata": {"total_size": total_size}, "weight_map": weight_map});
-        super::json::sorted_text(&value)
+        crate::format::json::sorted_text(&value)
     }
 
     /// Shard names, sorted, each once.

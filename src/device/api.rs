@@ -3,8 +3,8 @@
 
 use std::ops::Range;
 
-use crate::format::architecture::Activation;
 use crate::format::{FormatError, StoredMatrix, Tensor};
+use crate::numbers::family::Activation;
 
 /// A device with its own memory for weights, activations and the key-value cache.
 pub trait Backend {

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::FormatError;
-use super::architecture::{Activation, Architecture, Experts, Family, Norms, Rope};
-use super::bounds::{check_architecture, check_limits};
-use super::engine::{FORMAT_VERSION, Limits, Target};
-use super::json::{Object, parse_object, sorted_text};
-use super::mixture::layer_list;
-use super::naming::Module;
-use super::precision::Precision;
-use super::rope_config::{original_max_positions, read_rope_scaling, rope_scaling_json};
+use super::{FORMAT_VERSION, Limits, Target};
+use crate::format::FormatError;
+use crate::format::bounds::{check_architecture, check_limits};
+use crate::format::json::{Object, exact, parse_object, sorted_text};
+use crate::format::rope::{original_max_positions, read_rope_scaling, rope_scaling_json};
+use crate::numbers::Module;
+use crate::numbers::architecture::{Architecture, Experts, Rope};
+use crate::numbers::family::{Activation, Family, Norms};
+use crate::numbers::precision::Precision;
 
 const FILE: &str = "engine config.json";
 
@@ -54,7 +54,7 @@ impl EngineConfig {
         let config = Self {
             architecture: read_architecture(top, ours)?,
             limits: read_limits(top.object("builder_config", "builder_config.")?)?,
-            precision: ours.text("precision")?.parse()?,
+            precision: ours.text("precision")?.parse::<Precision>()?,
             target: ours.text("target")?.parse()?,
             eos_token_ids: top.token_ids("eos_token_id")?,
             bos_token_id: top.token_ids("bos_token_id")?.first().copied(),
@@ -151,11 +151,6 @@ fn read_digests(ours: Object) -> Result<BTreeMap<String, String>, FormatError> {
     digests.map.keys().map(|name| Ok((name.clone(), digests.text(name)?.to_owned()))).collect()
 }
 
-/// The shortest decimal that reads back as this f32, so that 1e-6 stays 1e-6.
-pub(super) fn exact(number: f32) -> f64 {
-    number.to_string().parse().expect("a printed f32 is a number")
-}
-
 fn read_architecture(top: Object, ours: Object) -> Result<Architecture, FormatError> {
     Ok(Architecture {
         family: Family::from_name(ours.text("family")?)?,
@@ -181,7 +176,7 @@ fn read_architecture(top: Object, ours: Object) -> Result<Architecture, FormatEr
         qk_norm: ours.flag("qk_norm")?,
         sliding_window: ours.optional_size("sliding_window")?,
         // Engines of before these keys existed have none of what they say.
-        full_layers: layer_list(ours, "full_layers")?,
+        full_layers: ours.layer_list("full_layers")?,
         local_rope_theta: ours.optional_number("local_rope_theta")?,
         attention_scalar: ours.optional_number("attention_scalar")?,
         activation: named(ours, "activation", &[Activation::Silu, Activation::GeluTanh], Activation::name)?,
@@ -212,7 +207,7 @@ fn read_experts(ours: Object) -> Result<Option<Experts>, FormatError> {
         n_used: object.size("num_experts_per_tok")?,
         intermediate_size: object.size("moe_intermediate_size")?,
         normalized: object.flag("norm_topk_prob")?,
-        dense_layers: layer_list(object, "dense_layers")?,
+        dense_layers: object.layer_list("dense_layers")?,
     }))
 }
 
@@ -235,74 +230,10 @@ fn read_limits(builder: Object) -> Result<Limits, FormatError> {
     })
 }
 
-impl Activation {
-    pub fn name(self) -> &'static str {
-        match self {
-            Activation::Silu => "silu",
-            Activation::GeluTanh => "gelu_tanh",
-        }
-    }
-}
-
-impl Norms {
-    pub fn name(self) -> &'static str {
-        match self {
-            Norms::Before => "before",
-            Norms::BeforeAndAfter => "before_and_after",
-        }
-    }
-}
-
-impl Family {
-    const ALL: [Family; 11] = [
-        Family::Qwen2,
-        Family::Qwen3,
-        Family::Llama,
-        Family::Mistral,
-        Family::Phi3,
-        Family::Phi4Multimodal,
-        Family::Qwen2Vl,
-        Family::Qwen2_5Vl,
-        Family::Qwen3Vl,
-        Family::Gemma3,
-        Family::Qwen3Moe,
-    ];
-
-    /// The name of the configuration class without its end, in lower case, as the workflow's exporter has it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Family::Qwen2 => "qwen2",
-            Family::Qwen3 => "qwen3",
-            Family::Llama => "llama",
-            Family::Mistral => "mistral",
-            Family::Phi3 => "phi3",
-            Family::Phi4Multimodal => "phi4mm",
-            Family::Qwen2Vl => "qwen2vl",
-            Family::Qwen2_5Vl => "qwen2_5_vl",
-            Family::Qwen3Vl => "qwen3vl",
-            Family::Gemma3 => "gemma3",
-            Family::Qwen3Moe => "qwen3moe",
-        }
-    }
-
-    pub(super) fn from_name(name: &str) -> Result<Self, FormatError> {
-        // Other exporters name the classes of transformers, and those of backbones.
-        let plain =
-            if name == "phi4multimodal" { "phi4mm" } else { name.strip_suffix("text").unwrap_or(name) };
-        Family::ALL.into_iter().find(|family| family.name() == plain).ok_or_else(|| {
-            FormatError::Unsupported {
-                what: "family",
-                found: name.to_owned(),
-                supported: Family::ALL.map(Family::name).join(", "),
-            }
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::architecture::{LongRopeTable, RopeScaling};
     use super::*;
+    use crate::numbers::architecture::{LongRopeTable, RopeScaling};
 
     fn config() -> EngineConfig {
         EngineConfig {

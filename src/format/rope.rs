@@ -5,8 +5,8 @@
 use serde_json::{Map, Value, json};
 
 use super::FormatError;
-use super::architecture::{LongRopeTable, RopeScaling};
 use super::json::Object;
+use crate::numbers::architecture::{LongRopeTable, RopeScaling};
 
 /// More factors than any head has; longer lists are not kept.
 const MAX_FACTORS: usize = 1 << 11;

@@ -4,15 +4,16 @@
 //! text backbones of Gemma 3, Phi-4-multimodal and the Qwen-VL models) and the `rope_parameters` of transformers 5.
 //! A key that changes the arithmetic is understood or refused.
 
-use super::FormatError;
-use super::architecture::{Activation, Architecture, Family, Norms, Rope, RopeScaling};
-use super::bounds::{check_architecture, check_n_layers};
-use super::error::unsupported;
-use super::json::{Object, parse_object};
 use super::quantization::Quantization;
-use super::rope_config::{read_rope_scaling, rope_type};
 use super::windows::read_windows;
 use super::{gemma, mixture};
+use crate::format::FormatError;
+use crate::format::bounds::{check_architecture, check_n_layers};
+use crate::format::error::unsupported;
+use crate::format::json::{Object, parse_object};
+use crate::format::rope::{read_rope_scaling, rope_type};
+use crate::numbers::architecture::{Architecture, Rope, RopeScaling};
+use crate::numbers::family::{AttentionBias, Family};
 
 const FILE: &str = "config.json";
 const GENERATION_FILE: &str = "generation_config.json";
@@ -40,7 +41,7 @@ pub fn parse_checkpoint_config(bytes: &[u8]) -> Result<CheckpointConfig, FormatE
     refuse_unsupported(whole)?;
     // Models with images keep what the backbone needs in a part of its own, older ones at the top.
     let (path, top) = match whole.optional_object("text_config", "text_config.")? {
-        Some(text) if family.is_backbone() => ("text_config.", text),
+        Some(text) if family.row().is_backbone => ("text_config.", text),
         _ => ("", whole),
     };
     if family == Family::Gemma3 {
@@ -71,9 +72,9 @@ fn read_architecture(whole: Object, top: Object, family: Family) -> Result<Archi
     let hidden_size = top.size("hidden_size")?;
     let n_layers = top.size("num_hidden_layers")?;
     check_n_layers(n_layers, FILE)?;
+    let row = family.row();
     let attention_bias =
-        family.reads_attention_bias() && top.optional_flag("attention_bias")?.unwrap_or(false);
-    let is_gemma = family == Family::Gemma3;
+        row.attention_bias == AttentionBias::Asked && top.optional_flag("attention_bias")?.unwrap_or(false);
     let (sliding_window, full_layers) = read_windows(top, family, n_layers)?;
     let (rope, local_rope_theta) = match family {
         Family::Gemma3 => gemma::read_ropes(top).map(|(rope, local)| (rope, Some(local)))?,
@@ -89,7 +90,7 @@ fn read_architecture(whole: Object, top: Object, family: Family) -> Result<Archi
         n_kv_heads: read_n_kv_heads(top, family, n_heads)?,
         head_dim: read_head_dim(top, family, hidden_size, n_heads)?,
         #[expect(clippy::cast_possible_truncation)]
-        rms_norm_eps: top.optional_number("rms_norm_eps")?.unwrap_or(usual_eps(family)) as f32,
+        rms_norm_eps: top.optional_number("rms_norm_eps")?.unwrap_or(row.default_eps) as f32,
         rope,
         max_positions: top.size("max_position_embeddings")?,
         // The configuration class of every family but Gemma's says false where the file says nothing.
@@ -97,17 +98,20 @@ fn read_architecture(whole: Object, top: Object, family: Family) -> Result<Archi
             Some(tied) => tied,
             None => whole.optional_flag("tie_word_embeddings")?.unwrap_or(false),
         },
-        qkv_bias: matches!(family, Family::Qwen2 | Family::Qwen2Vl | Family::Qwen2_5Vl) || attention_bias,
+        qkv_bias: row.attention_bias == AttentionBias::Qkv || attention_bias,
         o_bias: attention_bias,
-        mlp_bias: family == Family::Llama && top.optional_flag("mlp_bias")?.unwrap_or(false),
-        qk_norm: matches!(family, Family::Qwen3 | Family::Qwen3Vl | Family::Qwen3Moe | Family::Gemma3),
+        mlp_bias: row.reads_mlp_bias && top.optional_flag("mlp_bias")?.unwrap_or(false),
+        qk_norm: row.qk_norm,
         local_rope_theta: local_rope_theta.filter(|_| sliding_window.is_some()),
         sliding_window,
         full_layers,
-        attention_scalar: if is_gemma { Some(top.number("query_pre_attn_scalar")?) } else { None },
-        activation: if is_gemma { Activation::GeluTanh } else { Activation::Silu },
-        norms: if is_gemma { Norms::BeforeAndAfter } else { Norms::Before },
-        scaled_embedding: is_gemma,
+        attention_scalar: match family {
+            Family::Gemma3 => Some(top.number("query_pre_attn_scalar")?),
+            _ => None,
+        },
+        activation: row.activation,
+        norms: row.norms,
+        scaled_embedding: row.scaled_embedding,
         experts: match family {
             Family::Qwen3Moe => mixture::read_experts(top, n_layers)?,
             _ => None,
@@ -136,59 +140,24 @@ fn sorted(mut ids: Vec<u32>) -> Vec<u32> {
     ids
 }
 
-impl Family {
-    /// The others have biases, or none, whatever the key says.
-    fn reads_attention_bias(self) -> bool {
-        matches!(self, Family::Llama | Family::Qwen3 | Family::Qwen3Vl | Family::Qwen3Moe | Family::Gemma3)
-    }
-}
-
-/// The families by `architectures` and by `model_type`. Phi-4-multimodal has two: of transformers, and of the
-/// code that came with the model.
-const FAMILIES: [(&str, &str, Family); 13] = [
-    ("Qwen2ForCausalLM", "qwen2", Family::Qwen2),
-    ("Qwen3ForCausalLM", "qwen3", Family::Qwen3),
-    ("LlamaForCausalLM", "llama", Family::Llama),
-    ("MistralForCausalLM", "mistral", Family::Mistral),
-    ("Phi3ForCausalLM", "phi3", Family::Phi3),
-    ("Phi4MultimodalForCausalLM", "phi4_multimodal", Family::Phi4Multimodal),
-    ("Phi4MMForCausalLM", "phi4mm", Family::Phi4Multimodal),
-    ("Qwen2VLForConditionalGeneration", "qwen2_vl", Family::Qwen2Vl),
-    ("Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl", Family::Qwen2_5Vl),
-    ("Qwen3VLForConditionalGeneration", "qwen3_vl", Family::Qwen3Vl),
-    ("Gemma3ForCausalLM", "gemma3_text", Family::Gemma3),
-    ("Gemma3ForConditionalGeneration", "gemma3", Family::Gemma3),
-    ("Qwen3MoeForCausalLM", "qwen3_moe", Family::Qwen3Moe),
-];
-
+/// By the first of `architectures`, or by `model_type` where there are none.
 fn read_family(top: Object) -> Result<Family, FormatError> {
+    let classes: Vec<(&str, &str, Family)> = Family::ALL
+        .into_iter()
+        .flat_map(|family| family.row().classes.iter().map(move |(class, kind)| (*class, *kind, family)))
+        .collect();
+    let listed = |names: Vec<&str>| names.join(", ");
     let Some(value) = top.get("architectures") else {
         let found = top.text("model_type")?;
-        let family = FAMILIES.into_iter().find(|(_, model_type, _)| *model_type == found);
-        let supported = || FAMILIES.map(|(_, model_type, _)| model_type).join(", ");
-        return family
-            .map(|(.., family)| family)
-            .ok_or_else(|| unsupported("model_type", found, &supported()));
+        let row = classes.iter().find(|(_, model_type, _)| *model_type == found);
+        let supported = || listed(classes.iter().map(|(_, model_type, _)| *model_type).collect());
+        return row.map(|row| row.2).ok_or_else(|| unsupported("model_type", found, &supported()));
     };
     let named = value.as_array().and_then(|names| names.first()).and_then(|name| name.as_str());
     let found = named.ok_or_else(|| top.wrong("architectures", "a list with one name"))?;
-    let family = FAMILIES.into_iter().find(|(name, ..)| *name == found);
-    let supported = || FAMILIES.map(|(name, ..)| name).join(", ");
-    family.map(|(.., family)| family).ok_or_else(|| unsupported("architecture", found, &supported()))
-}
-
-/// The configuration class's value where the key is absent.
-fn usual_eps(family: Family) -> f64 {
-    match family {
-        Family::Phi3 | Family::Phi4Multimodal | Family::Qwen2Vl | Family::Qwen2_5Vl => 1e-5,
-        Family::Qwen2
-        | Family::Qwen3
-        | Family::Llama
-        | Family::Mistral
-        | Family::Qwen3Vl
-        | Family::Gemma3
-        | Family::Qwen3Moe => 1e-6,
-    }
+    let row = classes.iter().find(|(class, ..)| *class == found);
+    let supported = || listed(classes.iter().map(|(class, ..)| *class).collect());
+    row.map(|row| row.2).ok_or_else(|| unsupported("architecture", found, &supported()))
 }
 
 /// Values that would change the arithmetic and that no code here computes.
@@ -207,12 +176,11 @@ fn refuse_activation(top: Object) -> Result<(), FormatError> {
 }
 
 fn read_n_kv_heads(top: Object, family: Family, n_heads: usize) -> Result<usize, FormatError> {
-    // Where the key is absent, only the classes of Llama and Phi-3 mean "as many as heads"; the others have a fixed number
-    // that fits one size of model, so the key must be there. A written null means it everywhere.
+    // A written null means "as many as heads" everywhere.
     let is_null = top.map.get("num_key_value_heads").is_some_and(serde_json::Value::is_null);
     match top.optional_size("num_key_value_heads")? {
         Some(n_kv_heads) => Ok(n_kv_heads),
-        None if is_null || matches!(family, Family::Llama | Family::Phi3) => Ok(n_heads),
+        None if is_null || family.row().may_lack_kv_heads => Ok(n_heads),
         None => Err(top.wrong("num_key_value_heads", "a whole number")),
     }
 }
@@ -223,12 +191,8 @@ fn read_head_dim(
     hidden_size: usize,
     n_heads: usize,
 ) -> Result<usize, FormatError> {
-    if let Some(head_dim) = top.optional_size("head_dim")? {
+    if let Some(head_dim) = top.optional_size("head_dim")?.or(family.row().default_head_dim) {
         return Ok(head_dim);
-    }
-    // Qwen3's configuration class has a fixed value.
-    if matches!(family, Family::Qwen3 | Family::Qwen3Vl) {
-        return Ok(128);
     }
     if n_heads == 0 || !hidden_size.is_multiple_of(n_heads) {
         let wanted = format!("a divisor of hidden_size {hidden_size}, for head_dim is not given");
@@ -238,11 +202,7 @@ fn read_head_dim(
 }
 
 fn read_rope(top: Object, family: Family) -> Result<Rope, FormatError> {
-    let default_theta = match family {
-        Family::Qwen2Vl | Family::Qwen2_5Vl => 1_000_000.0,
-        Family::Qwen3Vl => 5_000_000.0,
-        _ => 10_000.0,
-    };
+    let row = family.row();
     let (key, object) = match top.optional_object("rope_parameters", "rope_parameters.")? {
         Some(parameters) => ("rope_parameters", Some(parameters)),
         None => ("rope_scaling", top.optional_object("rope_scaling", "rope_scaling.")?),
@@ -254,16 +214,16 @@ fn read_rope(top: Object, family: Family) -> Result<Rope, FormatError> {
         return Err(unsupported(key, found, "one table for all layers"));
     }
     let inside = |name: &str| object.map_or(Ok(None), |object| object.optional_number(name));
-    let theta = inside("rope_theta")?.or(top.optional_number("rope_theta")?).unwrap_or(default_theta);
+    let theta = inside("rope_theta")?.or(top.optional_number("rope_theta")?).unwrap_or(row.default_theta);
     let partial = inside("partial_rotary_factor")?.or(top.optional_number("partial_rotary_factor")?);
     let partial_factor = partial.unwrap_or(1.0);
-    if partial_factor != 1.0 && !family.has_fused_projections() {
+    if partial_factor != 1.0 && !row.has_fused_projections {
         return Err(unsupported("partial_rotary_factor", partial_factor, "1 for this architecture"));
     }
     let scaling = match object.map(rope_type).transpose()? {
         // Images have positions in three dimensions; those of text are equal in all three.
-        Some("mrope") if family.is_backbone() => RopeScaling::None,
-        Some("longrope" | "su") if !family.has_fused_projections() => {
+        Some("mrope") if row.is_backbone => RopeScaling::None,
+        Some("longrope" | "su") if !row.has_fused_projections => {
             return Err(unsupported(
                 "rope_scaling type",
                 "longrope",

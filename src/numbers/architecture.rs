@@ -3,42 +3,7 @@
 //! Source: the `config.json` of Hugging Face transformers for Qwen2, Qwen3, Qwen3-MoE, Llama, Mistral, Phi-3, and
 //! the text backbones of Gemma 3, Phi-4-multimodal, Qwen2-VL, Qwen2.5-VL and Qwen3-VL.
 
-/// The families that this program knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    Qwen2,
-    Qwen3,
-    Llama,
-    Mistral,
-    /// Phi-3, Phi-3.5, Phi-4 and Phi-4-mini.
-    Phi3,
-    /// The text backbone of Phi-4-multimodal.
-    Phi4Multimodal,
-    /// The text backbone of Qwen2-VL; with text alone its positions are those of Qwen2.
-    Qwen2Vl,
-    /// The text backbone of Qwen2.5-VL.
-    Qwen2_5Vl,
-    /// The text backbone of Qwen3-VL.
-    Qwen3Vl,
-    /// Gemma 3, by itself or as the text backbone of the one with images.
-    Gemma3,
-    Qwen3Moe,
-}
-
-impl Family {
-    /// Checkpoints have q, k, v in one matrix, and gate, up in another.
-    pub fn has_fused_projections(self) -> bool {
-        matches!(self, Family::Phi3 | Family::Phi4Multimodal)
-    }
-
-    /// A part of a model that also takes images; checkpoints and adapters may name it as such a part.
-    pub fn is_backbone(self) -> bool {
-        matches!(
-            self,
-            Family::Phi4Multimodal | Family::Qwen2Vl | Family::Qwen2_5Vl | Family::Qwen3Vl | Family::Gemma3
-        )
-    }
-}
+use super::family::{Activation, Family, Norms};
 
 /// A decoder-only transformer: pre-norm, RMSNorm, rotary positions, gated MLP, grouped-query attention.
 #[derive(Debug, Clone, PartialEq)]
@@ -80,41 +45,6 @@ pub struct Architecture {
     pub scaled_embedding: bool,
     /// Layers whose MLP is a mixture of experts.
     pub experts: Option<Experts>,
-}
-
-/// What the gate of an MLP goes through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    Silu,
-    /// GELU by its tanh formula (`gelu_pytorch_tanh`).
-    GeluTanh,
-}
-
-/// Where the norms of a layer stand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Norms {
-    /// Before attention and before the MLP.
-    Before,
-    /// Also on the outputs of both, before they are added (Gemma 3).
-    BeforeAndAfter,
-}
-
-impl Norms {
-    /// Path inside a layer of the norm before the MLP.
-    pub fn before_mlp(self) -> &'static str {
-        match self {
-            Norms::Before => "post_attention_layernorm",
-            Norms::BeforeAndAfter => "pre_feedforward_layernorm",
-        }
-    }
-
-    /// Paths inside a layer of the norms of the outputs of attention and MLP.
-    pub fn after(self) -> Option<[&'static str; 2]> {
-        match self {
-            Norms::Before => None,
-            Norms::BeforeAndAfter => Some(["post_attention_layernorm", "post_feedforward_layernorm"]),
-        }
-    }
 }
 
 /// A mixture of experts: each token goes through the MLPs that the router prefers (Qwen3-MoE).

@@ -10,9 +10,9 @@ use super::rows::Rows;
 use super::shared::Shared;
 use super::weights::{Lora, Vector, Weights};
 use crate::backend::{Attend, AttendRow, Backend, CacheShape, ExpertRows, Output, Part};
-use crate::format::architecture::Activation;
 use crate::format::{FormatError, StoredMatrix, Tensor};
 use crate::kernels::elementwise::rotate;
+use crate::numbers::family::Activation;
 
 impl Cpu {
     /// The inputs of a matrix that changes them first.

@@ -7,8 +7,8 @@
 //!
 //! Sums run in a fixed order, so equal rows give equal bytes on every machine and with any number of threads.
 
-use super::rounding::nearest;
-use crate::format::storage::AFFINE_GROUP;
+use super::int8::nearest;
+use super::kind::AFFINE_GROUP;
 
 /// Running sums, so that the compiler may use vectors; they are added in a fixed order at the end.
 const N_SUMS: usize = 8;
@@ -141,7 +141,7 @@ fn sum(term: impl Fn(usize) -> f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tools::build::rounding::tests::bell;
+    use crate::numbers::int8::tests::bell;
 
     fn values(row: &[f32]) -> Vec<f32> {
         let AffineRow { codes, scales, factors: [factor, ratio] } = affine_row(row);

@@ -8,8 +8,8 @@ use fancy_regex::{Regex, RegexBuilder};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::FormatError;
-use super::json::{Object, parse_object, shown};
+use crate::format::FormatError;
+use crate::format::json::{Object, parse_object, shown};
 
 const FILE: &str = "adapter_config.json";
 /// Largest compiled regular expression, in bytes, and how many of them one file may have; plain names, of

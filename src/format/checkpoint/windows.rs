@@ -2,10 +2,10 @@
 //!
 //! Source: the configuration classes of transformers 4.57.
 
-use super::FormatError;
-use super::architecture::Family;
-use super::error::unsupported;
-use super::json::{Object, shown};
+use crate::format::FormatError;
+use crate::format::error::unsupported;
+use crate::format::json::{Object, shown};
+use crate::numbers::family::{Family, WindowRule};
 
 /// The window, and the layers that have none though others do.
 pub(super) fn read_windows(
@@ -20,13 +20,12 @@ pub(super) fn read_windows(
         None if absent => Some(DEFAULT_WINDOW),
         other => other,
     };
-    let is_wanted = match family {
-        Family::Llama | Family::Qwen3Vl => false,
-        Family::Phi3 | Family::Phi4Multimodal => !absent,
-        Family::Mistral | Family::Gemma3 => true,
-        Family::Qwen2 | Family::Qwen3 | Family::Qwen2Vl | Family::Qwen2_5Vl | Family::Qwen3Moe => {
-            top.optional_flag("use_sliding_window")?.unwrap_or(false)
-        }
+    let row = family.row();
+    let is_wanted = match row.window {
+        WindowRule::Never => false,
+        WindowRule::Written => !absent,
+        WindowRule::Always => true,
+        WindowRule::Asked => top.optional_flag("use_sliding_window")?.unwrap_or(false),
     };
     let Some(window) = window.filter(|_| is_wanted) else { return Ok((None, Vec::new())) };
     let windowed = match family {
@@ -41,7 +40,7 @@ pub(super) fn read_windows(
             match windowed_by_types(top, n_layers)? {
                 Some(windowed) => windowed,
                 None => {
-                    let usual = if family.is_backbone() { 80 } else { 28 };
+                    let usual = if row.is_backbone { 80 } else { 28 };
                     let first = top.optional_size("max_window_layers")?.unwrap_or(usual);
                     (0..n_layers).map(|layer| layer >= first).collect()
                 }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::backend::{Backend, LoraRows};
-use crate::format::architecture::{Architecture, Projection};
-use crate::format::naming::Module;
 use crate::format::{Adapter, FormatError};
+use crate::numbers::Module;
+use crate::numbers::architecture::{Architecture, Projection};
 
 /// The pairs of an adapter where the backend can use them.
 pub struct Lora<B: Backend> {

@@ -2,9 +2,9 @@
 //!
 //! Source: `Qwen3MoeConfig` of transformers 4.57; where a key is absent, the value of that class holds.
 
-use super::FormatError;
-use super::architecture::Experts;
-use super::json::Object;
+use crate::format::FormatError;
+use crate::format::json::Object;
+use crate::numbers::architecture::Experts;
 
 /// The mixture and its layers; none when no layer has one.
 ///
@@ -15,7 +15,7 @@ pub(super) fn read_experts(top: Object, n_layers: usize) -> Result<Option<Expert
     if step == 0 {
         return Err(top.wrong("decoder_sparse_step", "a whole number above 0"));
     }
-    let dense = layer_list(top, "mlp_only_layers")?;
+    let dense = top.layer_list("mlp_only_layers")?;
     let experts = Experts {
         n_experts: top.optional_size("num_experts")?.unwrap_or(128),
         n_used: top.optional_size("num_experts_per_tok")?.unwrap_or(8),
@@ -29,20 +29,12 @@ pub(super) fn read_experts(top: Object, n_layers: usize) -> Result<Option<Expert
     Ok(has_mixture.then_some(experts))
 }
 
-/// A list of layer numbers; absent, an empty one.
-pub(super) fn layer_list(object: Object, key: &str) -> Result<Vec<usize>, FormatError> {
-    let Some(value) = object.get(key) else { return Ok(Vec::new()) };
-    let number = |value: &serde_json::Value| value.as_u64().and_then(|number| usize::try_from(number).ok());
-    let numbers = value.as_array().and_then(|values| values.iter().map(number).collect());
-    numbers.ok_or_else(|| object.wrong(key, "a list of layer numbers"))
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
-    use crate::format::architecture::Architecture;
     use crate::format::{FormatError, parse_checkpoint_config};
+    use crate::numbers::architecture::Architecture;
 
     fn parse_with(changes: Value) -> Result<Architecture, FormatError> {
         let mut config = json!({"architectures": ["Qwen3MoeForCausalLM"], "vocab_size": 100, "hidden_size": 64,

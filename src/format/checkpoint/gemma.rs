@@ -4,11 +4,11 @@
 
 use serde_json::{Map, Value, json};
 
-use super::FormatError;
-use super::architecture::{Rope, RopeScaling};
-use super::error::unsupported;
-use super::json::Object;
-use super::rope_config::read_rope_scaling;
+use crate::format::FormatError;
+use crate::format::error::unsupported;
+use crate::format::json::Object;
+use crate::format::rope::read_rope_scaling;
+use crate::numbers::architecture::{Rope, RopeScaling};
 
 /// The keys of the text model, with the class's own values where the file says nothing. Small files rely on them.
 pub(super) fn with_defaults(text: &Map<String, Value>) -> Map<String, Value> {
@@ -52,9 +52,11 @@ pub(super) fn read_ropes(text: Object) -> Result<(Rope, f64), FormatError> {
         let rope = Rope { theta, partial_factor: 1.0, scaling: read_rope_scaling(text, "rope_scaling")? };
         return Ok((rope, local_theta));
     };
-    let theta_of = |kind: &str, otherwise: f64| match tables.optional_object(kind, "rope_parameters.")? {
-        Some(table) => Ok(table.optional_number("rope_theta")?.unwrap_or(otherwise)),
-        None => Ok(otherwise),
+    let theta_of = |kind: &str, otherwise: f64| -> Result<f64, FormatError> {
+        match tables.optional_object(kind, "rope_parameters.")? {
+            Some(table) => Ok(table.optional_number("rope_theta")?.unwrap_or(otherwise)),
+            None => Ok(otherwise),
+        }
     };
     if read_rope_scaling(tables, SLIDING)? != RopeScaling::None {
         return Err(unsupported("rope_type of sliding_attention", "a scaled one", "default"));
@@ -70,8 +72,9 @@ pub(super) fn read_ropes(text: Object) -> Result<(Rope, f64), FormatError> {
 mod tests {
     use serde_json::{Value, json};
 
-    use crate::format::architecture::{Activation, Architecture, Norms, Rope, RopeScaling};
     use crate::format::{FormatError, parse_checkpoint_config};
+    use crate::numbers::architecture::{Architecture, Rope, RopeScaling};
+    use crate::numbers::family::{Activation, Norms};
 
     fn parse(text: Value) -> Result<Architecture, FormatError> {
         let config = json!({"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3",

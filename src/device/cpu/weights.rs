@@ -5,10 +5,11 @@ use std::ops::Range;
 use half::f16;
 use safetensors::Dtype;
 
-use crate::format::storage::{MatrixShape, ScaleType};
-use crate::format::{FormatError, Kind, StoredMatrix, Tensor};
+use crate::format::{FormatError, StoredMatrix, Tensor};
 use crate::kernels::matrix::{GroupScales, Matrix, Values, row_stride};
 use crate::kernels::tile::TILE_ROWS;
+use crate::numbers::Kind;
+use crate::numbers::kind::{MatrixShape, ScaleType};
 
 const CHECKED: &str = "type and alignment were checked when the tensor was taken";
 

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::json::{Object, parse_object, shown};
-use super::precision::Precision;
-use super::{FormatError, error};
+use crate::format::json::{Object, parse_object, shown};
+use crate::format::{FormatError, error};
+use crate::numbers::precision::Precision;
 
 const FILE: &str = "hf_quant_config.json";
 const ALGORITHMS: &str = "FP8, FP8_PER_CHANNEL_PER_TOKEN, W4A16_AWQ, NVFP4, W4A16_NVFP4, NVFP4_AWQ, MXFP8, \

@@ -7,9 +7,9 @@ use std::ops::Range;
 
 use safetensors::Dtype;
 
-use super::architecture::{Architecture, Projection};
-use super::naming::Module;
-use super::{FormatError, Tensor, TensorFile};
+use crate::format::{FormatError, Tensor, TensorFile};
+use crate::numbers::Module;
+use crate::numbers::architecture::{Architecture, Projection};
 
 /// Names listed in one error message.
 const MAX_NAMED: usize = 20;
@@ -194,7 +194,7 @@ impl ParsedName {
     /// Whether such a model has the module.
     fn is_of(self, architecture: &Architecture) -> bool {
         let family = architecture.family;
-        self.module.is_in(architecture, self.layer) && (!self.is_of_backbone || family.is_backbone())
+        self.module.is_in(architecture, self.layer) && (!self.is_of_backbone || family.row().is_backbone)
     }
 }
 

@@ -3,12 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::error::{FormatError, unsupported};
-
 /// Rows are padded to a multiple of this many elements.
 pub const ROW_ALIGN: usize = 32;
 
-/// How `build` stores matrices; what each is stored as is told by [`Kind`](super::storage::Kind).
+/// How `build` stores matrices; what each is stored as is told by [`Kind`](super::Kind).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Precision {
     F32,
@@ -50,13 +48,17 @@ impl fmt::Display for Precision {
     }
 }
 
-impl FromStr for Precision {
-    type Err = FormatError;
+/// A name that no precision has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("precision is not supported: {0}; supported: f32, f16, int8, int4, stored")]
+pub struct UnknownPrecision(String);
 
-    fn from_str(text: &str) -> Result<Self, FormatError> {
-        let unknown = || unsupported("precision", text, "f32, f16, int8, int4, stored");
+impl FromStr for Precision {
+    type Err = UnknownPrecision;
+
+    fn from_str(text: &str) -> Result<Self, UnknownPrecision> {
         let mut all = Precision::ALL.into_iter().chain([Precision::Stored]);
-        all.find(|precision| precision.name() == text).ok_or_else(unknown)
+        all.find(|precision| precision.name() == text).ok_or_else(|| UnknownPrecision(text.to_owned()))
     }
 }
 

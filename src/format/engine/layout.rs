@@ -9,10 +9,10 @@ use std::str::FromStr;
 
 use safetensors::Dtype;
 
-use super::architecture::{Architecture, Experts, Projection};
-use super::error::{FormatError, unsupported};
-use super::precision::Precision;
-use super::storage::{Kind, MatrixShape, Storage, Stored};
+use crate::format::error::{FormatError, unsupported};
+use crate::numbers::architecture::{Architecture, Experts, Projection};
+use crate::numbers::kind::{Kind, MatrixShape, Storage, Stored};
+use crate::numbers::precision::Precision;
 
 /// Version of the layout; another one is refused.
 pub const FORMAT_VERSION: u32 = 2;

@@ -1,0 +1,10 @@
+//! An adapter: PEFT's configuration and names, and the file that `process-lora` makes of it.
+
+pub mod peft_config;
+pub mod peft_names;
+mod processed;
+
+pub use peft_config::PeftConfig;
+pub use peft_names::{LoraPart, PeftName};
+pub use processed::{Adapter, AdapterError, LoraPair};
+pub(crate) use processed::{listed, parse_name};

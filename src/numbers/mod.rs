@@ -1,0 +1,16 @@
+//! What weights are stored as, one file for each way that has arithmetic of its own, and the words for a decoder's parts.
+//! No file, no tensor.
+
+pub mod architecture;
+pub mod family;
+pub mod int4;
+pub mod int8;
+pub mod kind;
+mod module;
+pub mod precision;
+pub mod small_floats;
+pub mod tiles;
+
+pub use kind::{Kind, MatrixShape, Storage};
+pub use module::Module;
+pub use precision::Precision;
