@@ -10,11 +10,14 @@ use std::path::{Path, PathBuf};
 
 use half::f16;
 use jetspool::compress::{Cache, Method, QuantizeOptions, QuantizeReport, Rounding, quantize};
-use jetspool::format::{Tensor, TensorFile};
-use jetspool::numbers::Precision;
+use jetspool::format::engine::projection_weight;
+use jetspool::format::{StoredMatrix, Tensor, TensorFile};
+use jetspool::numbers::architecture::Projection;
+use jetspool::numbers::{Kind, Precision};
+use jetspool::store::Engine;
 use jetspool::tools::build::Progress;
 use safetensors::Dtype;
-use support::{Built, argmax, data, json, reference, tensors};
+use support::{Built, argmax, build_engine, data, json, reference, tensors};
 
 fn options(output_dir: &Path, method: Method) -> QuantizeOptions {
     QuantizeOptions {
@@ -63,16 +66,16 @@ impl Stored {
             Method::Int8Sq => (Dtype::I8, vec![n, k], Dtype::F32, vec![n]),
             Method::Nvfp4 => (Dtype::U8, vec![n, k / 2], Dtype::F8_E4M3, vec![n, k / 16]),
             Method::Mxfp8 => (Dtype::F8_E4M3, vec![n, k], Dtype::U8, vec![n, k / 32]),
-            Method::Int4Awq => (Dtype::U8, vec![n / 2, k], Dtype::F32, vec![n, k / 128]),
+            Method::Int4Awq { .. } => (Dtype::U8, vec![n / 2, k], Dtype::F32, vec![n, k / 128]),
         };
         assert_eq!(shapes, wanted, "{module}");
-        let has_input_scale = !matches!(method, Method::Int4Awq | Method::Mxfp8);
+        let has_input_scale = !matches!(method, Method::Int4Awq { .. } | Method::Mxfp8);
         assert_eq!(part("input_scale").is_some(), has_input_scale, "{module}");
         let pre_quant_scale = part("pre_quant_scale").map(|scales| {
             assert_eq!((scales.dtype(), scales.shape()), (Dtype::F16, &[k][..]));
             scales.data().chunks(2).map(|two| f16::from_le_bytes([two[0], two[1]]).to_f32()).collect()
         });
-        assert_eq!(pre_quant_scale.is_some(), matches!(method, Method::Int4Awq | Method::Int8Sq));
+        assert_eq!(pre_quant_scale.is_some(), matches!(method, Method::Int4Awq { .. } | Method::Int8Sq));
         let scale_2 = part("weight_scale_2").map_or(1.0, |scale| f32_at(&scale, 0));
         Self { method, weight, scale, scale_2, pre_quant_scale, n_columns: k }
     }
@@ -85,7 +88,7 @@ impl Stored {
             Method::Int8Sq => f32_at(&self.scale, row),
             Method::Nvfp4 => e4m3(self.scale.data()[row * k / 16 + column / 16]) * self.scale_2,
             Method::Mxfp8 => 2.0_f32.powi(i32::from(self.scale.data()[row * k / 32 + column / 32]) - 127),
-            Method::Int4Awq => f32_at(&self.scale, row * k / 128 + column / 128),
+            Method::Int4Awq { .. } => f32_at(&self.scale, row * k / 128 + column / 128),
         }
     }
 
@@ -98,7 +101,7 @@ impl Stored {
                 let byte = bytes[row * k / 2 + column / 2];
                 e2m1(if column.is_multiple_of(2) { byte & 15 } else { byte >> 4 })
             }
-            Method::Int4Awq => {
+            Method::Int4Awq { .. } => {
                 let byte = bytes[row / 2 * k + column];
                 let nibble = if row.is_multiple_of(2) { byte & 15 } else { byte >> 4 };
                 f32::from(if nibble < 8 { nibble as i8 } else { nibble as i8 - 16 })
@@ -116,7 +119,7 @@ impl Stored {
             Method::Fp8 | Method::Mxfp8 => (0..=255).map(e4m3).filter(|value| !value.is_nan()).collect(),
             Method::Int8Sq => (-127_i8..=127).map(f32::from).collect(),
             Method::Nvfp4 => (0..16).map(e2m1).collect(),
-            Method::Int4Awq => (-8_i8..8).map(f32::from).collect(),
+            Method::Int4Awq { .. } => (-8_i8..8).map(f32::from).collect(),
         }
     }
 }
@@ -170,7 +173,7 @@ fn every_weight_is_the_nearest_that_the_layout_can_hold() {
     assert_eq!(originals.len(), 7);
     for method in Method::ALL {
         // With a text, int4 does not round each weight by itself.
-        let rounding = if method == Method::Int4Awq { Rounding::Nearest } else { Rounding::Calibrated };
+        let rounding = if method.is_int4_awq() { Rounding::Nearest } else { Rounding::Calibrated };
         let (_, file) =
             run(&QuantizeOptions { rounding, ..options(&folder.path().join(method.name()), method) });
         for (module, rows) in &originals {
@@ -222,7 +225,7 @@ fn plain_scales_are_those_of_the_largest_magnitude() {
                     Method::Fp8 => (all / 448.0, all / 448.0),
                     Method::Int8Sq => (largest(row) / 127.0, largest(row) / 127.0),
                     // Rounded to f16, to E4M3, and up to a power of two.
-                    Method::Int4Awq => (block(128) / 7.0 * 0.999, block(128) / 7.0 * 1.001),
+                    Method::Int4Awq { .. } => (block(128) / 7.0 * 0.999, block(128) / 7.0 * 1.001),
                     Method::Nvfp4 => (block(16) / 6.0 * 0.93, block(16) / 6.0 * 1.07),
                     Method::Mxfp8 => (block(32) / 448.0, block(32) / 224.0),
                 };
@@ -240,11 +243,11 @@ fn scales_of_the_text_beat_plain_rounding() {
     }
     let folder = tempfile::tempdir().unwrap();
     let calibrated =
-        QuantizeOptions { n_sequences: 64, ..options(&folder.path().join("awq"), Method::Int4Awq) };
+        QuantizeOptions { n_sequences: 64, ..options(&folder.path().join("awq"), Method::INT4_AWQ) };
     let (awq, file) = run(&calibrated);
     // What the report says of each matrix is what the layout's description makes of the file.
     for (module, rows) in originals() {
-        let stored = Stored::new(&file, &module, Method::Int4Awq, (rows.len(), rows[0].len()));
+        let stored = Stored::new(&file, &module, Method::INT4_AWQ, (rows.len(), rows[0].len()));
         let (mut differences, mut sizes) = (0.0, 0.0);
         for (row_idx, row) in rows.iter().enumerate() {
             for (column, w) in row.iter().enumerate() {
@@ -303,7 +306,7 @@ fn bytes_do_not_depend_on_threads_and_all_files_come_along() {
             n_threads,
             n_sequences: 8,
             quantizes_cache: Cache::Fp8,
-            ..options(&output_dir, Method::Int4Awq)
+            ..options(&output_dir, Method::INT4_AWQ)
         };
         quantize(&options).unwrap();
         // A second time over the first.
@@ -397,9 +400,33 @@ fn what_cannot_be_done_is_refused_by_name() {
     refused(&QuantizeOptions { calibration_text: Some(missing), ..usual.clone() }, "missing.txt");
     let model_dir = with_tokenizer("qwen2", "qwen2", &folder.path().join("model"));
     let narrow = QuantizeOptions { model_dir: model_dir.clone(), calibration_text: None, ..usual.clone() };
-    refused(&QuantizeOptions { method: Method::Int4Awq, ..narrow.clone() }, "no multiple of 128");
+    let odd = with_tokenizer("qwen2_odd", "qwen2", &folder.path().join("odd"));
+    let odd = QuantizeOptions { method: Method::INT4_AWQ, model_dir: odd, ..narrow.clone() };
+    refused(&odd, "no multiple of 32");
     assert!(!output.exists(), "nothing is left behind");
     quantize(&QuantizeOptions { n_sequences: 8, ..narrow.clone() }).unwrap();
     let again = QuantizeOptions { model_dir: output, output_dir: folder.path().join("twice"), ..narrow };
     refused(&again, "the checkpoint is quantized");
+}
+
+/// Rows of 64 and 160 have no groups of 128; what is written says so, and an engine takes it.
+#[test]
+fn int4_takes_the_groups_that_fit() {
+    let folder = tempfile::tempdir().unwrap();
+    let output_dir = folder.path().join("awq");
+    let model_dir = with_tokenizer("qwen2", "qwen2", &folder.path().join("model"));
+    let options = QuantizeOptions { model_dir, n_sequences: 8, ..options(&output_dir, Method::INT4_AWQ) };
+    let report = quantize(&options).unwrap();
+    assert!(report.warnings.iter().any(|warning| warning.contains("groups of 32")), "{:?}", report.warnings);
+    let about = json(&output_dir.join("hf_quant_config.json"));
+    assert_eq!(about["quantization"]["group_size"], 32);
+    let engine_dir = folder.path().join("engine");
+    build_engine(&output_dir, &engine_dir, Precision::Stored);
+    let engine = Engine::open(&engine_dir).unwrap();
+    let architecture = &engine.config.architecture;
+    for projection in Projection::ALL {
+        let (name, shape) = (projection_weight(1, projection), architecture.projection_shape(projection));
+        let kind = StoredMatrix::find(&engine.tensors, &name, shape).unwrap().kind;
+        assert!(matches!(kind, Kind::Int4 { group: 32, .. }), "{name}: {kind}");
+    }
 }

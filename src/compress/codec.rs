@@ -35,7 +35,7 @@ impl Coder {
         let divisor = match method {
             Method::Fp8 => E4M3_MAX,
             Method::Nvfp4 => E2M1_MAX * E4M3_MAX,
-            Method::Int4Awq | Method::Int8Sq | Method::Mxfp8 => largest,
+            Method::Int4Awq { .. } | Method::Int8Sq | Method::Mxfp8 => largest,
         };
         let scale = largest / divisor;
         let matrix_scale = if scale > 0.0 { scale } else { 1.0 };
@@ -57,7 +57,7 @@ impl Coder {
         match self.method {
             Method::Fp8 => code_e4m3(row, self.matrix_scale),
             Method::Int8Sq => code_int8(row),
-            Method::Int4Awq => code_int4(row, &self.importance, self.search, &self.feedback),
+            Method::Int4Awq { group } => code_int4(row, group, &self.importance, self.search, &self.feedback),
             Method::Nvfp4 => code_nvfp4(row, self.matrix_scale),
             Method::Mxfp8 => code_mxfp8(row),
         }
@@ -74,7 +74,7 @@ impl Coder {
 
 /// The bytes of consecutive rows in the file: two int4 rows share their bytes, the even one low.
 pub fn pack(method: Method, rows: &[PackedRow]) -> Vec<u8> {
-    if method != Method::Int4Awq {
+    if !method.is_int4_awq() {
         return rows.iter().flat_map(|row| &row.codes).copied().collect();
     }
     let pairs = rows.as_chunks::<2>().0.iter();
@@ -92,7 +92,7 @@ fn decode(method: Method, (codes, scales): (&[u8], &[u8]), matrix_scale: f32, ou
         let first = block_idx * block;
         let scale = match method {
             Method::Fp8 => matrix_scale,
-            Method::Int8Sq | Method::Int4Awq => f32_at(block_idx),
+            Method::Int8Sq | Method::Int4Awq { .. } => f32_at(block_idx),
             Method::Nvfp4 => e4m3(scales[block_idx]) * matrix_scale,
             Method::Mxfp8 => e8m0(scales[block_idx]),
         };
@@ -103,7 +103,7 @@ fn decode(method: Method, (codes, scales): (&[u8], &[u8]), matrix_scale: f32, ou
                     Method::Fp8 | Method::Mxfp8 => e4m3(codes[column]),
                     Method::Int8Sq => f32::from(codes[column].cast_signed()),
                     // The sign is the nibble's own: shifted up and down again.
-                    Method::Int4Awq => f32::from((codes[column] << 4).cast_signed() >> 4),
+                    Method::Int4Awq { .. } => f32::from((codes[column] << 4).cast_signed() >> 4),
                     Method::Nvfp4 => e2m1(codes[column / 2] >> (column % 2 * 4)),
                 };
         }
@@ -131,7 +131,7 @@ impl ReadRow for Dequantized {
             None => 0,
         };
         let scales = &self.scale.data()[row_idx * scale_bytes..][..scale_bytes];
-        let is_paired = self.method == Method::Int4Awq;
+        let is_paired = self.method.is_int4_awq();
         let code_bytes = if self.method == Method::Nvfp4 { self.n_columns / 2 } else { self.n_columns };
         let stored_row = if is_paired { row_idx / 2 } else { row_idx };
         let codes = &self.weight.data()[stored_row * code_bytes..][..code_bytes];

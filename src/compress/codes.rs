@@ -25,11 +25,11 @@ pub fn code_int8(row: &[f32]) -> PackedRow {
 #[expect(clippy::cast_possible_truncation)]
 pub fn code_int4(
     row: &[f32],
+    group: usize,
     importance: &[f32],
     search: Search,
     feedback: &[Option<Feedback>],
 ) -> PackedRow {
-    let group = Method::Int4Awq.block().unwrap_or(row.len());
     let mut packed = PackedRow::default();
     for (group_idx, (values, importance)) in row.chunks(group).zip(importance.chunks(group)).enumerate() {
         let scale = scale_of(values, importance, search);

@@ -98,7 +98,7 @@ fn of_module(method: Method) -> Map<String, Value> {
     if let Some(block) = method.block() {
         about.insert("group_size".into(), json!(block));
     }
-    if method == Method::Int4Awq {
+    if method.is_int4_awq() {
         about.insert("has_zero_point".into(), json!(false));
         about.insert("pre_quant_scale".into(), json!(true));
     }
@@ -110,7 +110,7 @@ fn group_of(method: Method) -> Map<String, Value> {
         Method::Fp8 | Method::Mxfp8 => (8, "float"),
         Method::Nvfp4 => (4, "float"),
         Method::Int8Sq => (8, "int"),
-        Method::Int4Awq => (4, "int"),
+        Method::Int4Awq { .. } => (4, "int"),
     };
     let mut numbers = Map::new();
     numbers.insert("dynamic".into(), json!(false));
@@ -120,7 +120,7 @@ fn group_of(method: Method) -> Map<String, Value> {
         numbers.insert("group_size".into(), json!(block));
     }
     let mut group = Map::new();
-    if method != Method::Int4Awq {
+    if !method.is_int4_awq() {
         group.insert("input_activations".into(), numbers.clone().into());
     }
     if method == Method::Int8Sq {

@@ -6,7 +6,7 @@ use super::options::QuantizeOptions;
 use super::streamed::Sources;
 use crate::format::engine::{EMBEDDING, FORMAT_VERSION, HEAD, Item};
 use crate::format::{EngineConfig, Limits, Target};
-use crate::numbers::Precision;
+use crate::numbers::{MatrixShape, Precision};
 use crate::store::Checkpoint;
 use crate::tools::ToolError;
 use crate::tools::build::find_sources;
@@ -70,6 +70,13 @@ impl Model {
             let advice = "leave --lm_head_quantization out";
             return Err(ToolError::Refused { path: options.model_dir.clone(), what, advice });
         }
+        let widths: Vec<usize> = self.projections().map(|shape| shape.columns).collect();
+        let of_projections = options.method.for_widths(&widths);
+        if let (true, Some(group)) = (of_projections != options.method, of_projections.block()) {
+            warnings.push(format!(
+                "int4 in groups of {group}, for not all rows are multiples of 128; the workflow's own kernels take 128 alone"
+            ));
+        }
         let mut linears = Vec::new();
         let mut obstacles = Vec::new();
         for item in &self.items {
@@ -78,7 +85,7 @@ impl Model {
             let method = match name.as_str() {
                 EMBEDDING => continue,
                 HEAD => options.head,
-                _ => Some(options.method),
+                _ => Some(of_projections),
             };
             if method.is_some()
                 && checkpoint.tensor(name).is_none_or(|found| found.shape() != [rows, columns])
@@ -101,6 +108,18 @@ impl Model {
         }
         warnings.extend(obstacles);
         Ok(linears)
+    }
+
+    /// The matrices of the layers but for routers.
+    fn projections(&self) -> impl Iterator<Item = MatrixShape> {
+        self.items.iter().filter_map(|item| match item {
+            Item::Matrix { name, shape, .. }
+                if ![EMBEDDING, HEAD].contains(&name.as_str()) && !is_router(name) =>
+            {
+                Some(*shape)
+            }
+            _ => None,
+        })
     }
 
     pub fn member<'a>(&'a self, linear: &Linear) -> Member<'a> {
