@@ -9,27 +9,27 @@
 //! compress quantize-llm: a checkpoint made smaller, judged by what the model then says
 //! doctor   what keeps the daemon from working; mends nothing
 //! text     text to tokens and back. Never a model          infer    who runs now. Never tensor bytes or files
-//! model    a decoder over a backend. Never JSON or paths   backend  the dozen operations a decoder needs
+//! model    a decoder over a device. Never JSON or paths    device   operations of a decoder; open alone chooses
 //! kernels  arithmetic on slices; scalar.rs is its meaning  store    live files: map, atomic writer, catalog
-//! format   bytes to typed views. Never a path or thread
+//! format   bytes to typed views. Never a path or thread    numbers  kinds of weights, words of the architecture
 //! ```
 //!
 //! Arrows (who may use whom), held by tests/architecture.rs:
 //!
 //! ```text
 //! main    -> cli answer compress config daemon doctor operator probe tools
-//! cli     -> answer compress config daemon doctor operator probe tools format (options, reports, errors only)
-//! daemon  -> answer spool store config
-//! answer  -> spool (its wire) store text infer model backend kernels format
+//! cli     -> answer compress config daemon doctor operator probe tools format numbers (options, reports, errors only)
+//! daemon  -> answer spool store config infer (its counts)
+//! answer  -> spool (its wire) config store text infer model device format numbers
 //! operator -> spool store
 //! doctor  -> answer spool store config format
-//! probe   -> store infer (its sampler) model backend kernels format
-//! compress -> tools store text model backend kernels format
-//! tools   -> store text kernels format
-//! infer   -> model backend (its trait) format
-//! model   -> backend format            backend -> kernels format
-//! kernels -> format                    store   -> format
-//! spool, text, config, format -> nothing of ours
+//! probe   -> store infer (its sampler) model device kernels format numbers
+//! compress -> tools store text model device format numbers
+//! tools   -> store text kernels format numbers
+//! infer   -> model device (its trait) format
+//! model   -> device format numbers     device -> kernels format numbers
+//! kernels -> numbers                   store  -> format            format -> numbers
+//! config  -> numbers                   spool, text, numbers -> nothing of ours
 //! ```
 //!
 //! Life of `x.json`: renamed into new/ -> the scout sees it, the spool's writer claims it -> wire reads it under
@@ -45,11 +45,11 @@
 //! on who else is in the batch.
 
 pub mod answer;
-pub mod backend;
 pub mod cli;
 pub mod compress;
 pub mod config;
 pub mod daemon;
+pub mod device;
 pub mod doctor;
 pub mod format;
 pub mod infer;

@@ -4,7 +4,7 @@ mod support;
 
 use std::path::PathBuf;
 
-use jetspool::numbers::Precision;
+use jetspool::numbers::{KvCacheDtype, Precision};
 use jetspool::probe::{BenchMode, BenchOptions, bench};
 use jetspool::tools::{ProcessOptions, process_lora};
 use serde_json::Value;
@@ -39,6 +39,7 @@ impl Demo {
             iterations: 2,
             loras: self.loras[..n_loras].to_vec(),
             threads: 1,
+            kv_cache_dtype: KvCacheDtype::Auto,
             measures_read_rate: false,
         };
         let report = bench(&options).unwrap();

@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Barrier, OnceLock};
 
-use jetspool::answer::{AdapterPlaces, EngineOptions, Engines, PrefixCache, Ready, TextEngine, Ticket};
+use jetspool::answer::{
+    AdapterPlaces, EngineOptions, Engines, KvCacheDtype, PrefixCache, Ready, TextEngine, Ticket,
+};
 use jetspool::spool::wire::{Answer, FaultCode, RequestFile};
 use jetspool::store::{AllowedRoots, Damage, FileMap, Losses};
 use serde_json::{Value, json};
@@ -85,6 +87,7 @@ impl Site {
             max_step_rows: 64,
             max_memory: None,
             prefix_cache: PrefixCache::DEFAULT,
+            kv_cache_dtype: KvCacheDtype::Auto,
         };
         let mut engine = TextEngine::open_tried(&options, 0).unwrap();
         engine.open_prompter(&options.directory).unwrap();

@@ -4,9 +4,8 @@ mod support;
 
 use std::sync::Arc;
 
-use jetspool::backend::Cpu;
-use jetspool::model::Lora;
-use jetspool::numbers::Precision;
+use jetspool::device::cpu::Lora;
+use jetspool::numbers::{KvCacheDtype, Precision};
 use support::{Built, argmax, data, json};
 
 /// One prompt with the reference's answer.
@@ -37,12 +36,12 @@ fn cases(step: usize) -> Vec<(Option<String>, Vec<Case>)> {
         .collect()
 }
 
-fn lora(built: &Built, name: Option<&String>) -> Option<Arc<Lora<Cpu>>> {
+fn lora(built: &Built, name: Option<&String>) -> Option<Arc<Lora>> {
     name.map(|name| built.lora(&data(&format!("demo/adapters/{name}"))))
 }
 
 /// Logits of the positions that choose the answer's tokens.
-fn answer_logits(built: &Built, case: &Case, lora: Option<&Arc<Lora<Cpu>>>) -> Vec<Vec<f32>> {
+fn answer_logits(built: &Built, case: &Case, lora: Option<&Arc<Lora>>) -> Vec<Vec<f32>> {
     let tokens = [&case.prompt_ids[..], &case.answer_ids[..case.answer_ids.len() - 1]].concat();
     built.logits(&tokens, lora, 64).split_off(case.prompt_ids.len() - 1)
 }
@@ -80,8 +79,8 @@ fn log_softmax(logits: &[f32]) -> Vec<f64> {
 
 #[test]
 fn quantized_engines_agree_with_f32() {
-    let all_logits = |precision| -> Vec<Vec<Vec<f32>>> {
-        let built = Built::new(&data("demo/checkpoint"), precision, 2);
+    let all_logits = |precision, head, kv_cache| -> Vec<Vec<Vec<f32>>> {
+        let built = Built::with_head(&data("demo/checkpoint"), precision, head, 2).with_kv_cache(kv_cache);
         cases(3)
             .into_iter()
             .flat_map(|(name, cases)| {
@@ -90,12 +89,23 @@ fn quantized_engines_agree_with_f32() {
             })
             .collect()
     };
-    let wanted = all_logits(Precision::F32);
-    for (precision, bound) in [(Precision::F16, 0.999), (Precision::Int8, 0.99), (Precision::Int4, 0.95)] {
-        let (divergence, agreement) = compare(&wanted, &all_logits(precision));
+    let wanted = all_logits(Precision::F32, None, KvCacheDtype::Auto);
+    let (f32, f16, int8, int4) = (Precision::F32, Precision::F16, Precision::Int8, Precision::Int4);
+    for (precision, head, kv_cache, bound) in [
+        (f16, None, KvCacheDtype::Auto, 0.999),
+        (int8, None, KvCacheDtype::Auto, 0.99),
+        (int4, None, KvCacheDtype::Auto, 0.95),
+        (f32, None, KvCacheDtype::Int8, 0.999),
+        (f32, Some(f16), KvCacheDtype::Auto, 0.999),
+        (f32, Some(int8), KvCacheDtype::Auto, 0.99),
+        (f32, Some(int4), KvCacheDtype::Auto, 0.95),
+    ] {
+        let (divergence, agreement) = compare(&wanted, &all_logits(precision, head, kv_cache));
         println!(
-            "{:<5} KL divergence {divergence:.2e} nats, top-1 {:.2}%",
+            "{:<5} head {:<5} keys and values {:<5} KL divergence {divergence:.2e} nats, top-1 {:.2}%",
             precision.name(),
+            head.map_or("", Precision::name),
+            kv_cache.name(),
             agreement * 100.0
         );
         assert!(agreement >= bound, "{}: {agreement}, wanted {bound}", precision.name());

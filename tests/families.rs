@@ -7,10 +7,11 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use jetspool::backend::Cpu;
+use jetspool::device::Cpu;
+use jetspool::device::cpu::Lora;
 use jetspool::format::{Limits, Target, TensorFile};
 use jetspool::kernels::Kernels;
-use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Lora, Segment};
+use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
 use jetspool::numbers::Precision;
 use jetspool::store::Engine;
 use jetspool::tools::build::Progress;
@@ -28,6 +29,7 @@ fn build_with(
         engine_dir: engine_dir.to_owned(),
         limits: Limits { max_input_len, max_kv_cache_capacity, ..limits() },
         precision: Precision::F32,
+        head: None,
         target: Target::Cpu,
         n_threads: 2,
         progress: Progress::Quiet,
@@ -64,7 +66,7 @@ fn the_engines_capacity_chooses_the_longrope_table() {
     assert!(difference > 1e-2, "the long factors give the same: {difference}");
 }
 
-type Adapter = Option<Arc<Lora<Cpu>>>;
+type Adapter = Option<Arc<Lora>>;
 
 /// Logits of the last token of each text, all of them in one step.
 fn last_logits(built: &Built, texts: &[(&[u32], &Adapter)]) -> Vec<Vec<f32>> {

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use jetspool::backend::Cpu;
+use jetspool::device::Cpu;
 use jetspool::format::engine::items;
 use jetspool::format::onnx::OnnxConfig;
 use jetspool::format::{
@@ -130,6 +130,7 @@ fn build_options(model_dir: &Path, engine_dir: &Path) -> BuildOptions {
         engine_dir: engine_dir.to_owned(),
         limits: Limits { max_lora_rank: 16, ..Limits::default() },
         precision: Precision::Int4,
+        head: None,
         target: Target::Cpu,
         n_threads: 1,
         progress: Progress::Quiet,

@@ -5,16 +5,17 @@ mod support;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use jetspool::backend::Cpu;
+use jetspool::device::Cpu;
+use jetspool::device::cpu::Lora;
 use jetspool::infer::{
     AdapterUse, InferError, Output, PrefixCache, Runner, RunnerOptions, Sampling, SequenceId, Sharing,
     StepCounts, Submission,
 };
-use jetspool::model::{BLOCK_LEN, Lora};
-use jetspool::numbers::Precision;
+use jetspool::model::BLOCK_LEN;
+use jetspool::numbers::{KvCacheDtype, Precision};
 use support::{Built, reference};
 
-type Adapter = Arc<Lora<Cpu>>;
+type Adapter = Arc<Lora>;
 
 const N_REQUESTS: usize = 12;
 
@@ -25,20 +26,27 @@ struct Model {
     adapters: &'static [&'static str],
     /// Prompts hold ids below it.
     n_ids: usize,
+    kv_cache: KvCacheDtype,
 }
 
-const QWEN2: Model =
-    Model { name: "qwen2", adapters: &["all_r8", "rslora", "attention_r4", "mlp_r3"], n_ids: 500 };
+const QWEN2: Model = Model {
+    name: "qwen2",
+    adapters: &["all_r8", "rslora", "attention_r4", "mlp_r3"],
+    n_ids: 500,
+    kv_cache: KvCacheDtype::Auto,
+};
 /// Layers with a window and without.
-const GEMMA3: Model = Model { name: "gemma3", adapters: &["all_r6", "attention_r4"], n_ids: 500 };
+const GEMMA3: Model = Model { name: "gemma3", adapters: &["all_r6", "attention_r4"], ..QWEN2 };
+/// Keys and values in eight bits.
+const GEMMA3_CODES: Model = Model { kv_cache: KvCacheDtype::Int8, ..GEMMA3 };
 /// Rows are sorted by expert, and an expert's rows by adapter.
 const QWEN3_MOE: Model =
-    Model { name: "qwen3_moe", adapters: &["experts_r4", "attention_r4", "down_r3"], n_ids: 180 };
+    Model { name: "qwen3_moe", adapters: &["experts_r4", "attention_r4", "down_r3"], n_ids: 180, ..QWEN2 };
 
 impl Model {
     fn build(self, precision: Precision, n_threads: usize) -> (Built, Vec<Adapter>) {
         let folder = reference("models").join(self.name);
-        let built = Built::new(&folder, precision, n_threads);
+        let built = Built::new(&folder, precision, n_threads).with_kv_cache(self.kv_cache);
         let loras =
             self.adapters.iter().map(|name| built.lora(&folder.join("adapters").join(name))).collect();
         (built, loras)
@@ -128,9 +136,12 @@ fn run_model(
 #[test]
 fn windows_and_experts_give_the_same_bits_in_other_company() {
     let all: Vec<usize> = (0..N_REQUESTS).collect();
-    for (model, precision) in
-        [(GEMMA3, Precision::F16), (QWEN3_MOE, Precision::F32), (QWEN3_MOE, Precision::Int4)]
-    {
+    for (model, precision) in [
+        (GEMMA3, Precision::F16),
+        (GEMMA3_CODES, Precision::F16),
+        (QWEN3_MOE, Precision::F32),
+        (QWEN3_MOE, Precision::Int4),
+    ] {
         let name = model.name;
         let together = run_model(model, &all, 8, 64, precision);
         assert!(together.values().all(|trace| trace.len() > 1));
@@ -286,7 +297,9 @@ fn what_others_computed_gives_the_same_bits() {
 
 #[test]
 fn windows_and_experts_share_too() {
-    for (model, precision) in [(GEMMA3, Precision::F16), (QWEN3_MOE, Precision::Int4)] {
+    for (model, precision) in
+        [(GEMMA3, Precision::F16), (GEMMA3_CODES, Precision::Int8), (QWEN3_MOE, Precision::Int4)]
+    {
         let traces = |prefix_cache| {
             let (built, loras) = model.build(precision, 2);
             let options = RunnerOptions { prefix_cache, ..options(4, 40) };

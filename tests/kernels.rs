@@ -50,6 +50,7 @@ fn low_rank_rows_equal_scalar_and_a_naive_product() {
 struct Cached {
     f32: Vec<f32>,
     f16: Vec<f16>,
+    i8: Vec<i8>,
     blocks: Vec<u32>,
     head_dim: usize,
 }
@@ -63,7 +64,7 @@ impl Cached {
         let n_blocks = n_positions.div_ceil(16) + 1;
         // Blocks out of order, as a real table has them; a last one that no query sees.
         let blocks = (0..n_blocks as u32).rev().collect();
-        let mut cached = Cached { f32: Vec::new(), f16: Vec::new(), blocks, head_dim };
+        let mut cached = Cached { f32: Vec::new(), f16: Vec::new(), i8: Vec::new(), blocks, head_dim };
         // What nobody wrote may be anything.
         cached.f32 = vec![f32::NAN; n_blocks * 32 * cached.head_stride()];
         for position in 0..n_positions {
@@ -75,7 +76,52 @@ impl Cached {
             }
         }
         cached.f16 = cached.f32.iter().map(|&x| f16::from_f32(x)).collect();
+        cached.i8 = cached.codes(n_positions);
         cached
+    }
+
+    /// The numbers in eight bits, with a scale for each key and value. What nobody wrote has a scale of NaN.
+    fn codes(&self, n_positions: usize) -> Vec<i8> {
+        let (stride, part_len) = (self.head_stride(), self.i8_part_len());
+        let mut i8 = vec![-1; self.blocks.len() * 2 * part_len];
+        for position in 0..n_positions {
+            for part in 0..2 {
+                let values: Vec<f32> = (0..stride).map(|d| self.f32[self.place(position, part, d)]).collect();
+                let scale = values.iter().fold(0.0_f32, |most, x| most.max(x.abs())) / 127.0;
+                let (first, scale_at) = self.i8_part(position, part);
+                for (d, x) in values.iter().enumerate() {
+                    let at = self.place(position, part, d) % (16 * stride);
+                    i8[first + at] = (x / scale).round() as i8;
+                }
+                i8[scale_at..][..4].copy_from_slice(&scale.to_le_bytes().map(|byte| byte.cast_signed()));
+            }
+        }
+        i8
+    }
+
+    /// Sixteen keys, or values, and their scales.
+    fn i8_part_len(&self) -> usize {
+        16 * (self.head_stride() + 4)
+    }
+
+    /// Where the keys or values of a position's block begin, and where its scale is.
+    fn i8_part(&self, position: usize, part: usize) -> (usize, usize) {
+        let first = (self.blocks[position / 16] as usize * 2 + part) * self.i8_part_len();
+        (first, first + 16 * self.head_stride() + position % 16 * 4)
+    }
+
+    /// What a stored number stands for.
+    fn at(&self, values: CacheValues<'_>, (position, part, d): (usize, usize, usize)) -> f64 {
+        let place = self.place(position, part, d);
+        match values {
+            CacheValues::F32(v) => f64::from(v[place]),
+            CacheValues::F16(v) => v[place].to_f64(),
+            CacheValues::I8(v) => {
+                let (first, scale_at) = self.i8_part(position, part);
+                let scale = std::array::from_fn(|i| v[scale_at + i].cast_unsigned());
+                f64::from(v[first + place % (16 * self.head_stride())]) * f64::from(f32::from_le_bytes(scale))
+            }
+        }
     }
 
     /// Keys `[head_stride][16]`, then values `[16][head_stride]`.
@@ -86,14 +132,17 @@ impl Cached {
     }
 
     fn head<'a>(&'a self, values: CacheValues<'a>) -> HeadCache<'a> {
-        let stride = self.head_stride();
+        let part_len = match values {
+            CacheValues::I8(_) => self.i8_part_len(),
+            CacheValues::F32(_) | CacheValues::F16(_) => 16 * self.head_stride(),
+        };
         HeadCache {
             values,
             blocks: &self.blocks,
-            block_stride: 32 * stride,
+            block_stride: 2 * part_len,
             key_offset: 0,
-            value_offset: 16 * stride,
-            head_stride: stride,
+            value_offset: part_len,
+            head_stride: self.head_stride(),
         }
     }
 
@@ -162,7 +211,9 @@ fn attention_equals_scalar_and_a_naive_softmax() {
     ] {
         let cached = Cached::new(&mut numbers, head_dim, ends.iter().map(|seen| seen.end).max().unwrap());
         let q: Vec<f32> = numbers.floats(ends.len() * head_dim).iter().map(|x| x * 4.0).collect();
-        for values in [CacheValues::F32(&cached.f32), CacheValues::F16(&cached.f16)] {
+        for values in
+            [CacheValues::F32(&cached.f32), CacheValues::F16(&cached.f16), CacheValues::I8(&cached.i8)]
+        {
             let wanted = cached.attend(&Kernels::scalar(), values, &q, &ends, 1);
             for kernels in Kernels::all() {
                 for n_together in 1..=4 {
@@ -170,10 +221,7 @@ fn attention_equals_scalar_and_a_naive_softmax() {
                     assert_eq!(found, wanted, "{} {head_dim} {ends:?} by {n_together}", kernels.name);
                 }
             }
-            let at = |position: usize, part: usize, d: usize| match values {
-                CacheValues::F32(v) => f64::from(v[cached.place(position, part, d)]),
-                CacheValues::F16(v) => v[cached.place(position, part, d)].to_f64(),
-            };
+            let at = |position: usize, part: usize, d: usize| cached.at(values, (position, part, d));
             for (i, seen) in ends.iter().enumerate() {
                 let score =
                     |t| (0..head_dim).map(|d| f64::from(q[i * head_dim + d]) * at(t, 0, d)).sum::<f64>();

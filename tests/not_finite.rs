@@ -8,12 +8,13 @@ mod support;
 use std::sync::Arc;
 
 use half::f16;
-use jetspool::backend::Cpu;
+use jetspool::device::Cpu;
+use jetspool::device::cpu::Lora;
 use jetspool::format::{Adapter, Bytes, TensorFile};
 use jetspool::kernels::Kernels;
 use jetspool::kernels::attention::{AttendTask, CacheValues, HeadCache, Query, Weight, scratch_len};
 use jetspool::kernels::matrix::{GroupScales, Matrix, Values};
-use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Lora, Segment};
+use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
 use jetspool::numbers::Precision;
 use jetspool::store::Engine;
 use panels::matmul;
@@ -296,13 +297,13 @@ struct Model {
 }
 
 impl Model {
-    fn lora(&self, file: TensorFile) -> Arc<Lora<Cpu>> {
+    fn lora(&self, file: TensorFile) -> Arc<Lora> {
         let adapter = Adapter::bind(file, self.decoder.architecture(), limits().max_lora_rank).unwrap();
         Arc::new(self.decoder.lora(&adapter).unwrap())
     }
 
     /// Last logits of three requests in one batch, after a prompt and one more token: the first has the adapter.
-    fn logits(&self, lora: Option<(&Arc<Lora<Cpu>>, f32)>, neighbour: &Arc<Lora<Cpu>>) -> Vec<Vec<f32>> {
+    fn logits(&self, lora: Option<(&Arc<Lora>, f32)>, neighbour: &Arc<Lora>) -> Vec<Vec<f32>> {
         let adapters = [lora, None, Some((neighbour, 1.0))];
         let mut cache = self.decoder.cache(3).unwrap();
         let mut workspace = self.decoder.workspace();

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use jetspool::backend::Cpu;
+use jetspool::device::Cpu;
 use jetspool::format::onnx::Model;
 use jetspool::format::{Adapter, Limits, Target};
 use jetspool::kernels::Kernels;
@@ -31,6 +31,7 @@ fn options(source: &Path, engine_dir: &Path, precision: Precision, max_lora_rank
         engine_dir: engine_dir.to_owned(),
         limits: Limits { max_kv_cache_capacity: 512, max_input_len: 256, max_lora_rank, ..Limits::default() },
         precision,
+        head: None,
         target: Target::Cpu,
         n_threads: 2,
         progress: Progress::Quiet,

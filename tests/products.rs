@@ -205,7 +205,7 @@ fn rounded(x: &[f32], partner: Partner) -> Vec<f64> {
 fn products_equal_scalar_and_a_naive_sum() {
     let mut numbers = Random(1);
     let scalar = Kernels::scalar();
-    for n_rows in [1, 2, 3, 4, 5, 7, 8, 9, 18] {
+    for n_rows in [1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 18] {
         for (n_outputs, width) in
             [(1, 1), (2, 31), (16, 32), (15, 33), (17, 72), (32, 100), (33, 128), (50, 257)]
         {

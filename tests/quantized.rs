@@ -8,8 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use half::f16;
-use jetspool::backend::Cpu;
-use jetspool::backend::cpu::Weights;
+use jetspool::device::Cpu;
+use jetspool::device::cpu::Weights;
 use jetspool::format::engine::{EMBEDDING, HEAD, Item, items};
 use jetspool::format::{StoredMatrix, Tensor, TensorFile};
 use jetspool::kernels::Kernels;
@@ -50,6 +50,7 @@ fn options(model_dir: &Path, engine_dir: &Path, precision: Precision) -> BuildOp
         engine_dir: engine_dir.to_owned(),
         limits: limits(),
         precision,
+        head: None,
         target: jetspool::format::Target::Cpu,
         n_threads: 2,
         progress: Progress::Quiet,

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use half::f16;
-use jetspool::format::engine::{Item, checkpoint_names, items};
-use jetspool::format::{Adapter, Limits, Target, TensorFile};
-use jetspool::numbers::architecture::Architecture;
+use jetspool::format::engine::{EMBEDDING, HEAD, Item, checkpoint_names, items};
+use jetspool::format::{Adapter, Limits, StoredMatrix, Target, TensorFile};
+use jetspool::numbers::architecture::{Architecture, Projection};
 use jetspool::numbers::family::Family;
 use jetspool::numbers::kind::row_scale_name;
 use jetspool::numbers::precision::{ROW_ALIGN, row_stride, scale_name};
@@ -64,6 +64,7 @@ fn options(model: &str, engine_dir: &Path, precision: Precision) -> BuildOptions
             ..Limits::default()
         },
         precision,
+        head: None,
         target: Target::Cpu,
         n_threads: 2,
         progress: Progress::Quiet,
@@ -288,6 +289,33 @@ fn builds_are_reproducible_and_replace_in_place() {
     let left: Vec<_> =
         fs::read_dir(scratch.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left.len(), 2, "{left:?}");
+}
+
+#[test]
+fn tables_are_stored_as_wanted() {
+    let scratch = tempfile::tempdir().unwrap();
+    // Tied, and with a head of its own.
+    for (model, tables) in [("qwen2", &[EMBEDDING][..]), ("llama3", &[EMBEDDING, HEAD])] {
+        for (precision, head, wanted) in [
+            (Precision::Int4, None, Kind::Int8),
+            (Precision::Int4, Some(Precision::F16), Kind::F16),
+            (Precision::Int4, Some(Precision::Int4), Kind::Affine),
+            (Precision::F16, Some(Precision::Int8), Kind::Int8),
+            (Precision::F16, None, Kind::F16),
+        ] {
+            let engine_dir = scratch.path().join(model);
+            build(&BuildOptions { head, ..options(model, &engine_dir, precision) }).unwrap();
+            let engine = Engine::open(&engine_dir).unwrap();
+            let a = &engine.config.architecture;
+            assert_eq!(a.tied_head, tables.len() == 1, "{model}");
+            let kind = |name: &str, shape| StoredMatrix::find(&engine.tensors, name, shape).unwrap().kind;
+            for table in tables {
+                assert_eq!(kind(table, (a.vocab_size, a.hidden_size)), wanted, "{model} {table} {head:?}");
+            }
+            let q = "model.layers.0.self_attn.q_proj.weight";
+            assert_eq!(kind(q, a.projection_shape(Projection::Q)), Kind::of(precision), "{model}");
+        }
+    }
 }
 
 /// Copies a model and changes one thing in it.

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use super::contents::Contents;
 
-use crate::backend::Cpu;
+use crate::device::{Opened, OpenedLora};
 use crate::format::{Adapter, AdapterError, Bytes, FiniteCheck, FormatError, TensorFile};
-use crate::model::{Decoder, Lora};
+use crate::model::Decoder;
 use crate::spool::wire::{AdapterName, Fault, FaultCode, RequestFile};
 use crate::store::{AllowedRoots, Catalog, FileMap, Sealed, StoreError};
 
@@ -29,14 +29,14 @@ pub struct AdapterPlaces {
 
 /// An adapter that is mapped. Whoever computes with it keeps it, and asks [`Adapters::change`] afterwards.
 pub struct LoadedAdapter {
-    lora: Arc<Lora<Cpu>>,
+    lora: Arc<OpenedLora>,
     file: Sealed,
     content: u64,
 }
 
 impl LoadedAdapter {
     /// What the model computes with.
-    pub fn lora(&self) -> &Arc<Lora<Cpu>> {
+    pub fn lora(&self) -> &Arc<OpenedLora> {
         &self.lora
     }
 
@@ -98,7 +98,7 @@ impl Adapters {
     /// The adapter of that name for this engine.
     pub fn find(
         &self,
-        decoder: &Decoder<Cpu>,
+        decoder: &Decoder<Opened>,
         file: &RequestFile,
         name: &str,
     ) -> Result<Arc<LoadedAdapter>, Fault> {
@@ -106,12 +106,12 @@ impl Adapters {
     }
 
     /// The adapter that a request would get by its name alone.
-    pub fn find_by_name(&self, decoder: &Decoder<Cpu>, name: &str) -> Result<Arc<LoadedAdapter>, Fault> {
+    pub fn find_by_name(&self, decoder: &Decoder<Opened>, name: &str) -> Result<Arc<LoadedAdapter>, Fault> {
         let path = self.path_of_name(AdapterName::try_from(name)?.as_str(), name)?;
         self.open(decoder, name, &path)
     }
 
-    fn open(&self, decoder: &Decoder<Cpu>, name: &str, path: &Path) -> Result<Arc<LoadedAdapter>, Fault> {
+    fn open(&self, decoder: &Decoder<Opened>, name: &str, path: &Path) -> Result<Arc<LoadedAdapter>, Fault> {
         self.loaded.get(path, |map| self.load(decoder, map)).map_err(|error| {
             let code = match &error {
                 LoadError::Store(StoreError::Damaged(_)) => return changed(name, &error),
@@ -123,7 +123,7 @@ impl Adapters {
     }
 
     /// Binds the tensors, and reads all of them once.
-    fn load(&self, decoder: &Decoder<Cpu>, map: &Arc<FileMap>) -> Result<LoadedAdapter, LoadError> {
+    fn load(&self, decoder: &Decoder<Opened>, map: &Arc<FileMap>) -> Result<LoadedAdapter, LoadError> {
         let tensors = TensorFile::parse(Arc::clone(map) as Bytes)?;
         let adapter = Adapter::bind(tensors.clone(), decoder.architecture(), self.max_rank)?;
         let check = FiniteCheck::new(&tensors);

@@ -10,12 +10,11 @@ use super::error::AnswerError;
 use super::limits::Sources;
 use super::prompter::{Prepared, PromptRequest, Prompter};
 use super::text_files::TextFiles;
-use crate::backend::Cpu;
+use crate::device::{self, Opened};
 use crate::format::{Bytes, Limits};
 use crate::infer::{Finish, PrefixCache, Runner, RunnerOptions, Sampling, Sharing, Submission};
-use crate::kernels::Kernels;
 use crate::model::{BLOCK_LEN, Decoder};
-use crate::numbers::Precision;
+use crate::numbers::{KvCacheDtype, Precision};
 use crate::spool::wire::{Answer, Fault, FaultCode};
 use crate::store::engine::EngineGeneration;
 use crate::store::{self, Damage, FileMap, StoreError};
@@ -23,7 +22,7 @@ use crate::text::Tokenizer;
 
 /// Everything that one engine directory gives.
 pub struct TextEngine {
-    pub runner: Runner<Cpu>,
+    pub runner: Runner<Opened>,
     pub tokenizer: Arc<Tokenizer>,
     /// For requests that are prepared here; none where that happens in another process.
     prompter: Option<Arc<Prompter>>,
@@ -46,6 +45,7 @@ pub struct EngineOptions {
     /// Bytes that all of it may take; none leaves it to the machine.
     pub max_memory: Option<u64>,
     pub prefix_cache: PrefixCache,
+    pub kv_cache_dtype: KvCacheDtype,
 }
 
 /// What people are told of an engine.
@@ -82,9 +82,11 @@ impl TextEngine {
         let tokenizer = Arc::new(files.tokenizer()?);
         let stop_tokens = files.stop_tokens(&engine.config.eos_token_ids, &tokenizer)?;
         let broken = |source| AnswerError::Engine { directory: directory.clone(), source };
-        let cpu =
-            Cpu::new(Kernels::detect(), options.n_threads).map_err(AnswerError::system("start threads"))?;
-        let decoder = Decoder::new(cpu, &engine.config, &engine.tensors).map_err(broken)?;
+        let device = device::open(engine.config.target, options.n_threads)
+            .map_err(AnswerError::system("start threads"))?;
+        let decoder = Decoder::new(device, &engine.config, &engine.tensors)
+            .map_err(broken)?
+            .with_kv_cache(options.kv_cache_dtype);
         let mut runner_options =
             RunnerOptions::of_engine(&engine.config.limits, options.max_step_rows, options.prefix_cache);
         let need = Need {
@@ -147,14 +149,14 @@ impl TextEngine {
     }
 
     pub fn facts(&self) -> EngineFacts {
-        let backend = self.runner.decoder().backend();
+        let device = self.runner.decoder().device();
         EngineFacts {
             precision: self.precision.name(),
             max_batch_size: self.limits.max_batch_size,
             max_input_len: self.limits.max_input_len,
             max_lora_rank: self.limits.max_lora_rank,
-            kernels: backend.kernels().name,
-            n_threads: backend.n_threads(),
+            kernels: device.kernels().name,
+            n_threads: device.n_threads(),
             directory: self.directory.clone(),
             generation: self.generation.clone(),
         }
@@ -167,7 +169,7 @@ impl TextEngine {
 
     /// Counts what its threads compute, piece by piece.
     pub fn n_tasks(&self) -> Arc<AtomicU64> {
-        self.runner.decoder().backend().n_tasks()
+        self.runner.decoder().device().n_tasks()
     }
 
     /// What it takes of the machine's memory.

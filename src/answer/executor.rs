@@ -10,7 +10,7 @@ use super::prompter::Prepared;
 use super::ready::Runnable;
 use super::refused::{begun, failed};
 use super::usage::give_back_heap;
-use crate::backend::Cpu;
+use crate::device::Opened;
 use crate::infer::{
     AdapterUse, Finish, InferError, KvMemory, Output, Sampling, SequenceId, Sharing, StepCounts, Submission,
 };
@@ -237,7 +237,7 @@ impl Executor {
         answer.formatted_complete_request = prompt_text;
         answer.usage = Usage { prompt_tokens: tokens.len(), ..Usage::default() };
         self.warn_if_clamped(request, tokens.len(), answer);
-        let submission = Submission::<Cpu> {
+        let submission = Submission::<Opened> {
             sharing: Sharing {
                 takes: file.cache_lookup == CacheLookup::UseCache,
                 gives_answer: file.cache_commit == CacheCommit::IncludingGeneratedTokens,

@@ -15,6 +15,7 @@ mod prompter;
 mod ready;
 mod refused;
 mod run;
+mod settings;
 mod text_files;
 mod text_process;
 mod usage;
@@ -37,3 +38,4 @@ pub use text_process::{
 pub use usage::{Usage, give_back_heap, mib};
 
 pub use crate::infer::PrefixCache;
+pub use crate::numbers::KvCacheDtype;

@@ -15,6 +15,7 @@ use super::profile::Profile;
 use super::ready::Ready;
 use super::refused::refused;
 use crate::infer::PrefixCache;
+use crate::numbers::KvCacheDtype;
 use crate::spool::wire::{Answer, AnswerFile, BadRequest, Fault, FaultCode, Request, RequestFile};
 use crate::store::{AllowedRoots, AtomicFile, StoreError, read_small};
 
@@ -42,6 +43,7 @@ pub struct RunOptions {
     pub max_step_rows: usize,
     /// Blocks of keys and values that are kept for requests that begin with the same tokens; 0 shares none.
     pub max_cached_blocks: Option<usize>,
+    pub kv_cache_dtype: KvCacheDtype,
     /// Adapter paths must lie in one of these; none means anywhere.
     pub allowed_roots: Vec<PathBuf>,
 }
@@ -59,6 +61,7 @@ pub fn run(options: &RunOptions) -> Result<(), AnswerError> {
         max_step_rows: options.max_step_rows,
         max_memory: None,
         prefix_cache: options.max_cached_blocks.map_or(PrefixCache::DEFAULT, PrefixCache::Blocks),
+        kv_cache_dtype: options.kv_cache_dtype,
     };
     let mut engine = TextEngine::open(&engine_options, 0)?;
     for _ in 0..options.warmup {

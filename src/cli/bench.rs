@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::numbers::count;
+use super::numbers::{count, kv_cache_dtype};
 use crate::config::MAX_THREADS;
+use crate::numbers::KvCacheDtype;
 use crate::probe::{BenchMode, BenchOptions};
 
 const HELP: &str = "\
@@ -52,6 +53,9 @@ pub struct BenchArgs {
     /// A processed adapter; may be given more than once: the sequences take them in turn.
     #[arg(long = "lora", value_name = "FILE")]
     loras: Vec<PathBuf>,
+    /// What keys and values are kept as; int8 takes half of f16's memory. auto is f16, and f32 for an engine of f32.
+    #[arg(long = "kvCacheDtype", value_name = "TYPE", default_value = KvCacheDtype::Auto.name(), value_parser = kv_cache_dtype())]
+    kv_cache_dtype: KvCacheDtype,
     /// Threads that compute; 0 is one per processor.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = count(0, MAX_THREADS))]
     threads: usize,
@@ -75,6 +79,7 @@ impl BenchArgs {
             iterations: self.iterations,
             loras: self.loras.clone(),
             threads: self.threads,
+            kv_cache_dtype: self.kv_cache_dtype,
             measures_read_rate: !self.no_read_rate,
         }
     }

@@ -64,6 +64,11 @@ pub struct BuildArgs {
             Precision::ALL.into_iter().chain([Precision::Stored]).map(Precision::name))
             .try_map(|name| name.parse::<Precision>()))]
     precision: Precision,
+    /// How the embedding table and the head are stored; they are one table where the checkpoint ties them. Without it
+    /// int8, and as the weights where those are f16 or f32.
+    #[arg(long, value_name = "TYPE", value_parser = PossibleValuesParser::new(Precision::ALL.map(Precision::name))
+        .try_map(|name| name.parse::<Precision>()))]
+    head: Option<Precision>,
     /// Where the engine is meant to run.
     #[arg(long, value_name = "DEVICE", default_value = Target::Cpu.name(),
         value_parser = PossibleValuesParser::new([Target::Cpu.name()])
@@ -93,6 +98,7 @@ impl BuildArgs {
                 max_lora_rank: self.max_lora_rank,
             },
             precision: self.precision,
+            head: self.head,
             target: self.target,
             n_threads: if self.threads == 0 { n_processors() } else { self.threads },
             progress: Progress::Bar,

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::numbers::{count, token_id};
+use super::numbers::{count, kv_cache_dtype, token_id};
 use crate::config::MAX_THREADS;
+use crate::numbers::KvCacheDtype;
 use crate::probe::LogitsOptions;
 
 const HELP: &str = "\
@@ -35,6 +36,9 @@ pub struct LogitsArgs {
     /// File to write.
     #[arg(long = "outputFile", value_name = "FILE")]
     output_file: PathBuf,
+    /// What keys and values are kept as; int8 takes half of f16's memory. auto is f16, and f32 for an engine of f32.
+    #[arg(long = "kvCacheDtype", value_name = "TYPE", default_value = KvCacheDtype::Auto.name(), value_parser = kv_cache_dtype())]
+    kv_cache_dtype: KvCacheDtype,
     /// Threads that compute; 0 is one per processor.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = count(0, MAX_THREADS))]
     threads: usize,
@@ -49,6 +53,7 @@ impl LogitsArgs {
             tokens: self.tokens.clone(),
             output_file: self.output_file.clone(),
             threads: self.threads,
+            kv_cache_dtype: self.kv_cache_dtype,
         }
     }
 }

@@ -1,6 +1,10 @@
-//! Numbers with a range; a wrong one is refused with the range.
+//! Numbers with a range, and names of what numbers are kept as; a wrong one is refused with what is right.
 
 use std::time::Duration;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
+use crate::numbers::KvCacheDtype;
 
 /// A parser for whole numbers from `min` to `max`.
 pub fn count(min: usize, max: usize) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync {
@@ -17,6 +21,12 @@ pub fn seconds(min: f64, max: f64) -> impl Fn(&str) -> Result<Duration, String> 
         let time = number.and_then(|number| Duration::try_from_secs_f64(number).ok());
         time.ok_or_else(|| format!("wanted seconds from {min} to {max}"))
     }
+}
+
+/// A parser for what keys and values are kept as.
+pub fn kv_cache_dtype() -> impl TypedValueParser<Value = KvCacheDtype> {
+    PossibleValuesParser::new(KvCacheDtype::ALL.map(KvCacheDtype::name))
+        .map(|name| KvCacheDtype::from_name(&name).unwrap_or_default())
 }
 
 /// Parses a token id.

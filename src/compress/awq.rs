@@ -15,8 +15,8 @@ use super::method::Method;
 use super::observe::Input;
 use super::options::Rounding;
 use super::tiles::multiply;
-use crate::backend::cpu::Rows;
-use crate::backend::{Backend, Cpu};
+use crate::device::cpu::Rows;
+use crate::device::{Cpu, Device};
 use crate::tools::weights::source::RowSource;
 
 /// Scales stay between this and its inverse.
@@ -40,7 +40,7 @@ pub fn choose(cpu: &Cpu, method: Method, rounding: Rounding, members: &[Member<'
     let columns = column_sizes(members);
     let mut coder = Coder::new(method, columns.largest.iter().fold(0.0, |most, w| most.max(*w)));
     let width = columns.largest.len();
-    if method == Method::Int4Awq {
+    if method.is_int4_awq() {
         coder.importance = vec![1.0; width];
     }
     if method.scales_inputs() {
@@ -50,7 +50,7 @@ pub fn choose(cpu: &Cpu, method: Method, rounding: Rounding, members: &[Member<'
         return coder;
     }
     match method {
-        Method::Int4Awq => search(cpu, coder, members, input, &columns),
+        Method::Int4Awq { .. } => search(cpu, coder, members, input, &columns),
         Method::Int8Sq => {
             let scales = input.largest.iter().zip(&columns.largest).map(|(x, w)| {
                 let scale = w.powf(1.0 - SMOOTHING) / x.powf(SMOOTHING);

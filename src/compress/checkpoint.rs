@@ -35,10 +35,6 @@ impl Entry {
     pub fn new(name: String, dtype: Dtype, shape: Vec<usize>) -> Self {
         Self { name, dtype, shape }
     }
-
-    fn n_bytes(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
-    }
 }
 
 /// The tensors that stand for a quantized matrix: `MODULE.weight` and its companions.
@@ -193,7 +189,7 @@ impl<'a> Writer<'a> {
         match coder.method {
             Method::Fp8 => self.put(&scale_name, 0, &coder.matrix_scale.to_le_bytes())?,
             Method::Nvfp4 => self.put(&named("weight_scale_2"), 0, &coder.matrix_scale.to_le_bytes())?,
-            Method::Int4Awq | Method::Int8Sq | Method::Mxfp8 => {}
+            Method::Int4Awq { .. } | Method::Int8Sq | Method::Mxfp8 => {}
         }
         if coder.method.input_divisor().is_some() {
             self.put(&named("input_scale"), 0, &input_scale.to_le_bytes())?;

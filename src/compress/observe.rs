@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::tiles::for_rows;
-use crate::backend::cpu::Rows;
+use crate::device::cpu::Rows;
 
 /// Rows that are kept of each input; what is computed from them costs that many products.
 const MAX_SAMPLE: usize = 256;

@@ -8,7 +8,7 @@ use super::checkpoint::{Entry, Plan};
 use super::observe::Observations;
 use super::streamed::{Sources, Streamed};
 use super::texts::Sequence;
-use crate::backend::Cpu;
+use crate::device::Cpu;
 use crate::format::engine::{Item, items};
 use crate::format::{EngineConfig, FormatError, TensorFile};
 use crate::model::{BLOCK_LEN, Decoder, LogitRows, Segment, Workspace};
@@ -34,11 +34,11 @@ impl<'a> Reading<'a> {
         sources: &'a Sources,
         observations: Observations,
     ) -> Result<Self, FormatError> {
-        let backend = Streamed::new(cpu, sources, observations);
+        let device = Streamed::new(cpu, sources, observations);
         let blank = blank_tensors(&items(&config.architecture, config.precision));
         let blank = blank
             .map_err(|error| FormatError::Damaged { what: "model in memory", why: error.to_string() })?;
-        Ok(Self { decoder: Decoder::new(backend, config, &blank)? })
+        Ok(Self { decoder: Decoder::new(device, config, &blank)? })
     }
 
     /// Reads the sequences without logits; `progress` gets the tokens of each step.
@@ -56,7 +56,7 @@ impl<'a> Reading<'a> {
 
     /// What was seen; nothing is watched any more.
     pub fn observations(&self) -> Observations {
-        std::mem::take(&mut *self.decoder.backend().observations())
+        std::mem::take(&mut *self.decoder.device().observations())
     }
 
     /// exp of the mean of `-ln p` over the judged tokens of each sequence.

@@ -19,10 +19,9 @@ use super::options::{Cache, QuantizeOptions};
 use super::perplexity::Reading;
 use super::report::{MatrixReport, QuantizeReport, order_of};
 use super::texts::{Reader, Sequence, Texts, first_token};
-use crate::backend::Cpu;
+use crate::device::{self, Cpu};
 use crate::format::engine::HEAD;
-use crate::format::{FormatError, TensorFile};
-use crate::kernels::Kernels;
+use crate::format::{FormatError, Target, TensorFile};
 use crate::store::engine::TOKENIZER_FILE;
 use crate::store::{Checkpoint, StoreError, map_file, read_small_optional};
 use crate::text::Tokenizer;
@@ -47,7 +46,7 @@ pub fn quantize(options: &QuantizeOptions) -> Result<QuantizeReport, ToolError> 
     let texts = read_texts(options, &model)?;
     let no_threads =
         |source| StoreError::Io { path: options.model_dir.clone(), action: "start threads for", source };
-    let cpu = Cpu::new(Kernels::detect(), options.n_threads).map_err(no_threads)?;
+    let cpu = device::open(Target::Cpu, options.n_threads).map_err(no_threads)?;
 
     let (before, observations) = read_with_original(options, &model, &linears, &texts, &cpu)?;
     let groups = Groups::choose(options, &model, &linears, &observations, &cpu, &mut warnings);
@@ -111,7 +110,7 @@ fn read_with_original(
     let firsts =
         linears.iter().filter(|linear| linear.method.is_some() && seen.insert(input_of(&linear.name)));
     let inputs = firsts.map(|linear| {
-        let block = linear.method.filter(|method| *method == Method::Int4Awq).and_then(Method::block);
+        let block = linear.method.filter(|method| method.is_int4_awq()).and_then(Method::block);
         (linear.name.clone(), Input::new(linear.shape.1, block))
     });
     let watched = Observations::of(inputs, n_layers);
@@ -335,7 +334,7 @@ fn dequantized(
     let scalar = match method {
         Method::Fp8 => Some(scale.clone()),
         Method::Nvfp4 => Some(file.require(&named("weight_scale_2"))?),
-        Method::Int4Awq | Method::Int8Sq | Method::Mxfp8 => None,
+        Method::Int4Awq { .. } | Method::Int8Sq | Method::Mxfp8 => None,
     };
     let scalar =
         scalar.and_then(|scalar| scalar.data().first_chunk().map(|bytes| f32::from_le_bytes(*bytes)));

@@ -1,15 +1,15 @@
-//! A backend whose matrices stay where they are: rows become f32 when they are used, a tile at a time, and
+//! A device whose matrices stay where they are: rows become f32 when they are used, a tile at a time, and
 //! the inputs of chosen matrices are looked at on the way. All arithmetic is the processor's.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::{Mutex, MutexGuard};
 
 use super::observe::Observations;
 use super::tiles::{multiply, tensor_of};
-use crate::backend::cpu::{Cache, Lora, Rows, Vector};
-use crate::backend::{Attend, AttendRow, Backend, CacheShape, Cpu, ExpertRows, Output, Part};
-use crate::format::{FormatError, StoredMatrix, Tensor};
+use crate::device::cpu::{Cache, ExpertRows, Lora, Routing, Rows, Vector};
+use crate::device::{Attend, CacheShape, Cpu, Device, Output, StepPlan};
+use crate::format::{Adapter, FormatError, StoredMatrix, Tensor};
+use crate::numbers::architecture::Experts;
 use crate::numbers::family::Activation;
 use crate::tools::weights::source::RowSource;
 
@@ -69,12 +69,14 @@ impl<'a> Streamed<'a> {
     }
 }
 
-impl Backend for Streamed<'_> {
+impl Device for Streamed<'_> {
     type Rows = Rows;
     type Weights = Matrix;
     type Vector = Vector;
     type Lora = Lora;
     type Cache = Cache;
+    type Step = StepPlan<Lora>;
+    type Routing = Routing;
 
     fn weights(&self, name: &str, matrix: StoredMatrix) -> Result<Matrix, FormatError> {
         self.source(name)?;
@@ -90,8 +92,8 @@ impl Backend for Streamed<'_> {
         self.cpu.vector(name, len, tensor_of(values, vec![len]))
     }
 
-    fn lora(&self, a: Tensor, b: Tensor, columns: Range<usize>) -> Result<Lora, FormatError> {
-        self.cpu.lora(a, b, columns)
+    fn lora(&self, adapter: &Adapter) -> Result<Lora, FormatError> {
+        self.cpu.lora(adapter)
     }
 
     fn rows(&self, n_rows: usize, width: usize) -> Rows {
@@ -122,9 +124,18 @@ impl Backend for Streamed<'_> {
         self.cpu.forget_scratch();
     }
 
-    fn embed(&self, table: &Matrix, tokens: &[u32], y: &mut Rows) {
+    fn for_each(&self, n: usize, work: &(dyn Fn(usize) + Sync)) {
+        self.cpu.for_each(n, work);
+    }
+
+    fn upload(&self, plan: StepPlan<Lora>) -> StepPlan<Lora> {
+        assert!(plan.adapters.is_empty(), "checkpoints are judged without adapters");
+        plan
+    }
+
+    fn embed(&self, step: &StepPlan<Lora>, table: &Matrix, y: &mut Rows) {
         let source = self.row_source(table);
-        for (row_idx, &token) in tokens.iter().enumerate() {
+        for (row_idx, &token) in step.tokens.iter().enumerate() {
             source.read_row(token as usize, y.row_mut(row_idx));
         }
     }
@@ -137,27 +148,26 @@ impl Backend for Streamed<'_> {
         self.cpu.rms_norm_heads(x, weight, eps);
     }
 
-    fn project(&self, x: &Rows, outputs: &mut [Output<'_, Self>]) {
-        for Output { weights, bias, loras, y } in outputs {
-            assert!(loras.is_empty(), "checkpoints are judged without adapters");
+    fn project(&self, _: &StepPlan<Lora>, x: &Rows, outputs: &mut [Output<'_, Self>]) {
+        for Output { weights, bias, y, .. } in outputs {
             self.multiply(x, weights, bias.map(Vector::as_slice), y);
         }
     }
 
-    fn rotate(&self, x: &mut Rows, head_dim: usize, cos: &[f32], sin: &[f32]) {
-        self.cpu.rotate(x, head_dim, cos, sin);
+    fn rotate(&self, step: &StepPlan<Lora>, view: usize, head_dim: usize, x: &mut Rows) {
+        self.cpu.rotate(step, view, head_dim, x);
     }
 
-    fn store(&self, cache: &mut Cache, layer: usize, k: &Rows, v: &Rows, rows: &[AttendRow<'_>]) {
+    fn store(&self, step: &StepPlan<Lora>, cache: &mut Cache, layer: usize, k: &Rows, v: &Rows) {
         if let Some((keys, values)) = self.observations().caches.get_mut(layer) {
             let largest = |rows: &Rows| rows.as_slice().iter().fold(0.0_f32, |most, x| most.max(x.abs()));
             (*keys, *values) = (keys.max(largest(k)), values.max(largest(v)));
         }
-        self.cpu.store(cache, layer, k, v, rows);
+        self.cpu.store(step, cache, layer, k, v);
     }
 
-    fn attend(&self, q: &Rows, cache: &Cache, task: Attend<'_>, y: &mut Rows) {
-        self.cpu.attend(q, cache, task, y);
+    fn attend(&self, step: &StepPlan<Lora>, q: &Rows, cache: &Cache, task: Attend, y: &mut Rows) {
+        self.cpu.attend(step, q, cache, task, y);
     }
 
     fn add(&self, x: &Rows, y: &mut Rows) {
@@ -172,13 +182,28 @@ impl Backend for Streamed<'_> {
         self.cpu.activate(activation, gate, up);
     }
 
-    fn project_experts(&self, x: &Rows, experts: &[ExpertRows], outputs: &mut [Output<'_, Self>]) {
+    fn route(&self, logits: &Rows, experts: &Experts, routing: &mut Routing) {
+        self.cpu.route(logits, experts, routing);
+    }
+
+    fn gather_routed(&self, routing: &Routing, x: &Rows, y: &mut Rows) {
+        self.cpu.gather_routed(routing, x, y);
+    }
+
+    fn project_routed(
+        &self,
+        _: &StepPlan<Lora>,
+        routing: &Routing,
+        x: &Rows,
+        outputs: &mut [Output<'_, Self>],
+    ) {
         let mut part = self.cpu.rows(0, x.width());
         for Output { weights, y, .. } in outputs {
             let source = self.row_source(weights);
             let shape = (y.width(), x.width());
-            for ExpertRows { expert, rows } in experts {
-                self.cpu.gather(x, &rows.clone().collect::<Vec<_>>(), &mut part);
+            y.set_n_rows(x.n_rows());
+            for ExpertRows { expert, rows } in &routing.groups {
+                part.copy_rows(x, &rows.clone().collect::<Vec<_>>());
                 let first = expert * shape.0;
                 let read = |row_idx: usize, out: &mut [f32]| source.read_row(first + row_idx, out);
                 multiply(self.cpu, &part, shape, &read, |columns, product| {
@@ -190,11 +215,11 @@ impl Backend for Streamed<'_> {
         }
     }
 
-    fn combine(&self, x: &Rows, parts: &[Part], y: &mut Rows) {
-        self.cpu.combine(x, parts, y);
+    fn combine(&self, routing: &Routing, x: &Rows, y: &mut Rows) {
+        self.cpu.combine(routing, x, y);
     }
 
-    fn gather(&self, x: &Rows, row_idx: &[usize], y: &mut Rows) {
-        self.cpu.gather(x, row_idx, y);
+    fn gather_wanted(&self, step: &StepPlan<Lora>, x: &Rows, y: &mut Rows) {
+        self.cpu.gather_wanted(step, x, y);
     }
 }

@@ -6,8 +6,8 @@ use std::thread;
 
 use safetensors::Dtype;
 
-use crate::backend::cpu::{Rows, Weights};
-use crate::backend::{Backend, Cpu, Output};
+use crate::device::cpu::{Rows, Weights};
+use crate::device::{Cpu, Device};
 use crate::format::{StoredMatrix, Tensor};
 use crate::numbers::kind::{Kind, MatrixShape};
 use crate::numbers::precision::row_stride;
@@ -52,7 +52,7 @@ pub fn multiply(
         let rows = first..n_rows.min(first + per_tile);
         let tile = tile(cpu, rows.clone(), n_columns, fill);
         let mut product = cpu.rows(x.n_rows(), rows.len());
-        cpu.project(x, &mut [Output::new(&tile, &[], &mut product)]);
+        cpu.multiply(x, &tile, &mut product);
         take(rows.clone(), &product);
         first = rows.end;
     }

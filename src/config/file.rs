@@ -5,11 +5,12 @@
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::value::{known_keys, number, path, path_or_none, paths, resembling, switch, within};
+use super::value::{known_keys, number, one_of, path, path_or_none, paths, resembling, switch, within};
+use crate::numbers::KvCacheDtype;
 
 /// Where `serve` looks without `--config`.
 pub const DEFAULT_FILE: &str = "/etc/jetspool/jetspool.toml";
@@ -84,6 +85,9 @@ pub struct Config {
     /// shares none.
     #[serde(default = "number::<256>", deserialize_with = "within::<0, MAX_MEMORY_MIB, _>")]
     pub prefix_cache_mib: usize,
+    /// What keys and values are kept as.
+    #[serde(default, deserialize_with = "kv_cache_dtype")]
+    pub kv_cache_dtype: KvCacheDtype,
     /// Space that must be free before a file is taken.
     #[serde(default = "number::<64>", deserialize_with = "within::<0, MAX_MIB, _>")]
     pub min_free_mib: usize,
@@ -100,6 +104,10 @@ pub struct Config {
     pub failed_max_days: usize,
     #[serde(default = "number::<1024>", deserialize_with = "within::<0, MAX_MIB, _>")]
     pub failed_max_mib: usize,
+}
+
+fn kv_cache_dtype<'de, D: Deserializer<'de>>(value: D) -> Result<KvCacheDtype, D::Error> {
+    one_of(value, &KvCacheDtype::ALL.map(|dtype| (dtype.name(), dtype)))
 }
 
 fn engine() -> PathBuf {
@@ -305,6 +313,10 @@ mod tests {
             Case { text: "max_step_rows = 1.5", message: "found 1.5" },
             Case { text: "fsync = 'yes'", message: "fsync: wanted true or false, found 'yes'" },
             Case { text: "fsync = true\nfsync = true", message: "line 2: duplicate key" },
+            Case {
+                text: "kv_cache_dtype = 'int4'",
+                message: "kv_cache_dtype: wanted \"auto\", \"f32\", \"f16\" or \"int8\", found 'int4'",
+            },
             Case { text: "threads =\n", message: "line 1: " },
         ];
         for Case { text, message } in cases {

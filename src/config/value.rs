@@ -23,6 +23,17 @@ pub fn switch<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
     Value::deserialize(value)?.as_bool().ok_or_else(|| D::Error::custom("true or false"))
 }
 
+/// One of some names.
+pub fn one_of<'de, T: Copy, D: Deserializer<'de>>(value: D, names: &[(&str, T)]) -> Result<T, D::Error> {
+    let value = Value::deserialize(value)?;
+    let found = names.iter().find(|(name, _)| value.as_str() == Some(name));
+    found.map(|(_, meaning)| *meaning).ok_or_else(|| {
+        let quoted: Vec<String> = names.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+        let (last, others) = quoted.split_last().expect("there are names");
+        D::Error::custom(format!("{} or {last}", others.join(", ")))
+    })
+}
+
 /// An absolute path.
 pub fn path<'de, D: Deserializer<'de>>(value: D) -> Result<PathBuf, D::Error> {
     absolute(&Value::deserialize(value)?).ok_or_else(|| D::Error::custom("an absolute path in quotes"))

@@ -9,11 +9,9 @@ use super::main_loop::{Broken, MainLoop};
 use super::message;
 use super::prepare::Lanes;
 use super::scout::Look;
-use super::settings::{
-    adapter_places, engine_options, inbox_config, scan_every, spool_config, text_source, unload_after,
-};
+use super::settings::{inbox_config, scan_every, spool_config, text_source, unload_after};
 use super::writer::Write;
-use crate::answer::{AnswerError, TextEngine, open_engine};
+use crate::answer::{AdapterPlaces, AnswerError, EngineOptions, TextEngine, open_engine};
 use crate::config::Config;
 use crate::store::Damage;
 
@@ -32,7 +30,7 @@ impl MainLoop {
                 let config = Config { spool: self.config.spool.clone(), ..config };
                 let old = std::mem::replace(&mut self.config, config);
                 self.spread();
-                let is_other = engine_options(&old) != engine_options(&self.config);
+                let is_other = EngineOptions::from(&old) != EngineOptions::from(&self.config);
                 if is_other || !self.engine.is_current() {
                     self.renew_engine(Renewal::Reload);
                 } else {
@@ -52,7 +50,7 @@ impl MainLoop {
         let threads = &mut self.threads;
         threads.writer.send(Write::Config(spool_config(&self.config)));
         threads.scout.send(Look::Config(inbox_config(&self.config), scan_every(&self.config)));
-        threads.compute.send(Compute::Places(adapter_places(&self.config)));
+        threads.compute.send(Compute::Places(AdapterPlaces::from(&self.config)));
         threads.compute.send(Compute::UnloadAfter(unload_after(&self.config)));
         self.jobs.set_max_crashes(u32::try_from(self.config.max_attempts).unwrap_or(u32::MAX));
     }
@@ -66,7 +64,7 @@ impl MainLoop {
     /// Opens the engine of the configuration beside the loop; [`Event::Opened`] brings it.
     pub(super) fn renew_engine(&mut self, why: Renewal) {
         self.is_renewing = true;
-        let options = engine_options(&self.config);
+        let options = EngineOptions::from(&self.config);
         let kv = self.compute.kv;
         let promised = kv.reserved.saturating_sub(kv.in_use);
         let events = self.events.clone();

@@ -17,12 +17,10 @@ use super::prepare::Lanes;
 use super::progress::Progress;
 use super::relief::Relief;
 use super::scout::Scout;
-use super::settings::{
-    adapter_places, engine_options, inbox_config, scan_every, spool_config, text_source, unload_after,
-};
+use super::settings::{inbox_config, scan_every, spool_config, text_source, unload_after};
 use super::signals::Signals;
 use super::writer::Writer;
-use crate::answer::{AnswerError, Engines, open_engine};
+use crate::answer::{AdapterPlaces, AnswerError, EngineOptions, Engines, open_engine};
 use crate::config::{Config, ServiceSettings};
 use crate::spool::{Inbox, NewDir, Place, Spool, Watch};
 
@@ -72,7 +70,7 @@ async fn run(
     manager: Manager,
 ) -> Result<(), DaemonError> {
     let (spool, recovery) = Spool::open(&config.spool, spool_config(&config))?;
-    let engine = open_engine(&engine_options(&config), 0).map_err(configured)?;
+    let engine = open_engine(&EngineOptions::from(&config), 0).map_err(configured)?;
     if let Some(directory) = config.adapters.as_ref().filter(|directory| !directory.is_dir()) {
         tracing::warn!("the adapters directory {} is not there (yet)", directory.display());
     }
@@ -91,7 +89,7 @@ async fn run(
     let facts = engine.facts();
     let mut progress = Progress::default();
     progress.watch(engine.n_tasks());
-    let engines = Engines::new(engine, adapter_places(&config));
+    let engines = Engines::new(engine, AdapterPlaces::from(&config));
     let relief = Relief::new(unload_after(&config));
     let worker = Worker::new(engines, relief, events.clone());
     progress.watch(worker.n_turns());

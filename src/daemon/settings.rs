@@ -4,28 +4,10 @@ use std::time::Duration;
 
 use super::error::DaemonError;
 use super::prepare::TextSource;
-use crate::answer::{AdapterPlaces, EngineFacts, EngineOptions, Launch, PrefixCache};
+use crate::answer::{EngineFacts, Launch};
 use crate::config::Config;
 use crate::spool::name::MAX_NAME_BYTES;
 use crate::spool::{Durability, InboxConfig, Keep, Retention, SpoolConfig, clock};
-use crate::store::AllowedRoots;
-
-pub fn engine_options(config: &Config) -> EngineOptions {
-    EngineOptions {
-        directory: config.engine.clone(),
-        n_threads: config.threads,
-        max_step_rows: config.max_step_rows,
-        max_memory: (config.memory_mib > 0).then_some((config.memory_mib as u64) << 20),
-        prefix_cache: PrefixCache::Bytes((config.prefix_cache_mib as u64) << 20),
-    }
-}
-
-pub fn adapter_places(config: &Config) -> AdapterPlaces {
-    AdapterPlaces {
-        roots: AllowedRoots::new(config.allowed_roots.clone()),
-        directory: config.adapters.clone(),
-    }
-}
 
 /// Where the texts of an engine are worked on.
 ///

@@ -1,28 +1,36 @@
 //! What a decoder asks of a device. Activations are rows of f32; every row is computed by arithmetic of a
 //! fixed order, so the result of a row does not depend on the other rows of the call.
+//!
+//! Between [`Device::upload`] and [`Device::read_row`] nothing comes back to the host: which experts a row goes
+//! through is decided on the device too.
 
-use std::ops::Range;
-
-use crate::format::{FormatError, StoredMatrix, Tensor};
+use super::plan::StepPlan;
+use crate::format::{Adapter, FormatError, StoredMatrix, Tensor};
+use crate::numbers::Module;
+use crate::numbers::architecture::{Experts, Projection};
 use crate::numbers::family::Activation;
 
 /// A device with its own memory for weights, activations and the key-value cache.
-pub trait Backend {
+pub trait Device {
     /// f32 activations `[n_rows, width]`.
     type Rows;
-    /// A weight matrix `[out, in]` as the engine stores it.
+    /// A weight matrix `[out, in]` as the engine stores it, or a stack of them.
     type Weights;
     /// A vector of f32: a norm's weight or a bias.
     type Vector;
-    /// One adapter pair: A `[in, rank]` and columns of B `[rank, all_out]`, f16.
+    /// All pairs of an adapter.
     type Lora;
     /// Keys and values of all layers, in blocks.
     type Cache;
+    /// A plan where operations read it.
+    type Step;
+    /// Which experts the rows of a step go through.
+    type Routing: Default;
 
     /// Takes a matrix of `[out, in]` with what stands beside it: scales, factors and order of its inputs.
     ///
     /// # Errors
-    /// [`FormatError`] when the backend cannot use the tensors.
+    /// [`FormatError`] when the device cannot use the tensors.
     fn weights(&self, name: &str, matrix: StoredMatrix) -> Result<Self::Weights, FormatError>;
 
     /// Takes a vector of `len` f32 elements.
@@ -31,12 +39,11 @@ pub trait Backend {
     /// [`FormatError`] when type or shape do not fit.
     fn vector(&self, name: &str, len: usize, values: Tensor) -> Result<Self::Vector, FormatError>;
 
-    /// Takes an adapter pair: `a` `[in, rank]`, `b` `[rank, all_out]`, both f16; `columns` are those of `b` that
-    /// are the projection's outputs.
+    /// Takes an adapter that was bound to the engine's architecture.
     ///
     /// # Errors
-    /// [`FormatError`] when types or shapes do not fit.
-    fn lora(&self, a: Tensor, b: Tensor, columns: Range<usize>) -> Result<Self::Lora, FormatError>;
+    /// [`FormatError`] when the device cannot use a tensor.
+    fn lora(&self, adapter: &Adapter) -> Result<Self::Lora, FormatError>;
 
     /// Activations of zeros.
     fn rows(&self, n_rows: usize, width: usize) -> Self::Rows;
@@ -62,8 +69,14 @@ pub trait Backend {
     /// Gives buffers back that are only kept for the next operation.
     fn forget_scratch(&self);
 
+    /// Calls `work` once for each number below `n`, on the host's threads: for what is made of logits there.
+    fn for_each(&self, n: usize, work: &(dyn Fn(usize) + Sync));
+
+    /// Brings a plan to the device, once per step.
+    fn upload(&self, plan: StepPlan<Self::Lora>) -> Self::Step;
+
     /// `y[i] = table[tokens[i]]`
-    fn embed(&self, table: &Self::Weights, tokens: &[u32], y: &mut Self::Rows);
+    fn embed(&self, step: &Self::Step, table: &Self::Weights, y: &mut Self::Rows);
 
     /// `y = x / rms(x) * weight`, per row.
     fn rms_norm(&self, x: &Self::Rows, weight: &Self::Vector, eps: f32, y: &mut Self::Rows);
@@ -72,25 +85,24 @@ pub trait Backend {
     fn rms_norm_heads(&self, x: &mut Self::Rows, weight: &Self::Vector, eps: f32);
 
     /// For each output `y = x' w^T + bias`, where `x'` is x in the matrix's order of inputs and times its factors,
-    /// and then `y += scale * (x A) B` for the rows of its adapters.
-    fn project(&self, x: &Self::Rows, outputs: &mut [Output<'_, Self>]);
+    /// and then `y += scale * (x A) B` for the rows of the step's adapters.
+    fn project(&self, step: &Self::Step, x: &Self::Rows, outputs: &mut [Output<'_, Self>]);
 
-    /// Rotates the pairs `(i, i + half)` of every head; `cos` and `sin` are `[n_rows, half]`, where `half` is at
-    /// most `head_dim / 2`. What lies behind the pairs stays.
-    fn rotate(&self, x: &mut Self::Rows, head_dim: usize, cos: &[f32], sin: &[f32]);
+    /// Rotates the pairs `(i, i + half)` of every head by the angles of a view. What lies behind the pairs stays.
+    fn rotate(&self, step: &Self::Step, view: usize, head_dim: usize, x: &mut Self::Rows);
 
-    /// Writes row i's keys and values at `rows[i]`'s position.
-    fn store(
+    /// Writes each row's keys and values at its position.
+    fn store(&self, step: &Self::Step, cache: &mut Self::Cache, layer: usize, k: &Self::Rows, v: &Self::Rows);
+
+    /// Each row attends to the positions of its sequence that the view shows it.
+    fn attend(
         &self,
-        cache: &mut Self::Cache,
-        layer: usize,
-        k: &Self::Rows,
-        v: &Self::Rows,
-        rows: &[AttendRow<'_>],
+        step: &Self::Step,
+        q: &Self::Rows,
+        cache: &Self::Cache,
+        task: Attend,
+        y: &mut Self::Rows,
     );
-
-    /// Row i attends to the positions `rows[i].start ..= rows[i].position` of its blocks.
-    fn attend(&self, q: &Self::Rows, cache: &Self::Cache, task: Attend<'_>, y: &mut Self::Rows);
 
     /// `y += x`
     fn add(&self, x: &Self::Rows, y: &mut Self::Rows);
@@ -101,72 +113,71 @@ pub trait Backend {
     /// `gate = activation(gate) * up`
     fn activate(&self, activation: Activation, gate: &mut Self::Rows, up: &Self::Rows);
 
-    /// As `project`, with another matrix for each expert's rows: weights are stacks of them. The experts' rows follow
-    /// each other and cover x.
-    fn project_experts(&self, x: &Self::Rows, experts: &[ExpertRows], outputs: &mut [Output<'_, Self>]);
+    /// Chooses experts for each row of router logits `[n_rows, n_experts]`.
+    fn route(&self, logits: &Self::Rows, experts: &Experts, routing: &mut Self::Routing);
 
-    /// `y[i] = sum of weight * x[row]` over its `parts.len() / n_rows of y` parts, one after the other.
-    fn combine(&self, x: &Self::Rows, parts: &[Part], y: &mut Self::Rows);
+    /// `y` becomes the rows of x for each expert, one expert after the other: `[n_rows * n_used, width]`.
+    fn gather_routed(&self, routing: &Self::Routing, x: &Self::Rows, y: &mut Self::Rows);
 
-    /// `y[i] = x[row_idx[i]]`
-    fn gather(&self, x: &Self::Rows, row_idx: &[usize], y: &mut Self::Rows);
+    /// As `project`, over rows for each expert, with that expert's matrix of each stack. The outputs get as many rows.
+    fn project_routed(
+        &self,
+        step: &Self::Step,
+        routing: &Self::Routing,
+        x: &Self::Rows,
+        outputs: &mut [Output<'_, Self>],
+    );
+
+    /// `y[i]` becomes the weighted sum of what its experts gave, in rising order of the experts.
+    fn combine(&self, routing: &Self::Routing, x: &Self::Rows, y: &mut Self::Rows);
+
+    /// `y` becomes the rows of x whose logits are wanted.
+    fn gather_wanted(&self, step: &Self::Step, x: &Self::Rows, y: &mut Self::Rows);
 }
 
 /// A product that is wanted of some rows.
-pub struct Output<'a, B: Backend + ?Sized> {
-    pub weights: &'a B::Weights,
-    pub bias: Option<&'a B::Vector>,
-    /// No row stands in two of them.
-    pub loras: &'a [LoraRows<'a, B::Lora>],
-    pub y: &'a mut B::Rows,
+pub struct Output<'a, D: Device + ?Sized> {
+    pub weights: &'a D::Weights,
+    pub bias: Option<&'a D::Vector>,
+    pub pairs: Pairs,
+    pub y: &'a mut D::Rows,
 }
 
-impl<'a, B: Backend + ?Sized> Output<'a, B> {
-    /// Without a bias.
-    pub fn new(weights: &'a B::Weights, loras: &'a [LoraRows<'a, B::Lora>], y: &'a mut B::Rows) -> Self {
-        Self { weights, bias: None, loras, y }
+/// Which pairs of the step's adapters change an output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pairs {
+    None,
+    Of {
+        layer: usize,
+        module: Module,
+    },
+    /// Each expert's own.
+    OfExperts {
+        layer: usize,
+        projection: Projection,
+    },
+}
+
+impl<'a, D: Device + ?Sized> Output<'a, D> {
+    /// Without a bias and adapters.
+    pub fn plain(weights: &'a D::Weights, y: &'a mut D::Rows) -> Self {
+        Self { weights, bias: None, pairs: Pairs::None, y }
+    }
+
+    /// Of a stack of experts.
+    pub fn routed(layer: usize, projection: Projection, weights: &'a D::Weights, y: &'a mut D::Rows) -> Self {
+        Self { weights, bias: None, pairs: Pairs::OfExperts { layer, projection }, y }
     }
 }
 
-/// Rows that share an adapter.
-pub struct LoraRows<'a, L> {
-    pub rows: Range<usize>,
-    pub pair: &'a L,
-    /// Multiplies the update; 1 unless the request asks otherwise.
-    pub scale: f32,
-}
-
-/// Rows that share an expert.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExpertRows {
-    pub expert: usize,
-    pub rows: Range<usize>,
-}
-
-/// A row with the weight it has in a sum.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Part {
-    pub row: usize,
-    pub weight: f32,
-}
-
 /// One layer's attention.
-#[derive(Clone, Copy)]
-pub struct Attend<'a> {
+#[derive(Debug, Clone, Copy)]
+pub struct Attend {
     pub layer: usize,
+    /// Index into the plan's views.
+    pub view: usize,
     /// Multiplies the scores.
     pub scale: f32,
-    pub rows: &'a [AttendRow<'a>],
-}
-
-/// Where a row stands in its sequence.
-#[derive(Clone, Copy)]
-pub struct AttendRow<'a> {
-    pub position: usize,
-    /// The first position it sees.
-    pub start: usize,
-    /// Cache blocks of its sequence, in order.
-    pub blocks: &'a [u32],
 }
 
 /// Sizes of a key-value cache.
@@ -186,4 +197,6 @@ pub struct CacheShape {
 pub enum CacheElement {
     F32,
     F16,
+    /// With a scale for each key and each value of a head.
+    I8,
 }

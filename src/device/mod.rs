@@ -1,8 +1,12 @@
-//! The dozen operations that a decoder needs, as a trait; `cpu` implements it with `kernels` and threads.
-//! The device's implementation (`cuda`) gets its room beside it.
+//! The operations that a decoder needs, as a trait; `cpu` implements it with `kernels` and threads. [`open`] alone
+//! chooses.
 
 mod api;
 pub mod cpu;
+mod open;
+mod plan;
 
-pub use api::{Attend, AttendRow, Backend, CacheElement, CacheShape, ExpertRows, LoraRows, Output, Part};
+pub use api::{Attend, CacheElement, CacheShape, Device, Output, Pairs};
 pub use cpu::Cpu;
+pub use open::{Opened, OpenedLora, open};
+pub use plan::{AdapterRows, RowPlace, StepPlan, View};

@@ -7,15 +7,14 @@ use super::access::closed;
 use super::finding::{Finding, Verdict, word};
 use super::unit::Unit;
 use crate::answer::{
-    AdapterPlaces, AnswerError, Bound, Covers, EngineOptions, Engines, PrefixCache, TooLittle, mib,
-    open_engine,
+    AdapterPlaces, AnswerError, Bound, Covers, EngineOptions, Engines, TooLittle, mib, open_engine,
 };
 use crate::config::Config;
 use crate::format::EngineConfig;
 use crate::spool::status::{Daemon, daemon};
 use crate::store::digest::sha256_of_file;
 use crate::store::engine::{CONFIG_FILE, WEIGHTS_FILE};
-use crate::store::{AllowedRoots, StoreError, read_small};
+use crate::store::{StoreError, read_small};
 
 const PROCESSED_FILE: &str = "processed_adapter_model.safetensors";
 const RAW_FILE: &str = "adapter_model.safetensors";
@@ -32,9 +31,9 @@ pub fn examine(
 ) -> Vec<Finding> {
     let mut findings = digests(&config.engine, progress);
     let is_damaged = findings.iter().any(|finding| finding.verdict == Verdict::Problem);
-    match open_engine(&options(config), 0) {
+    match open_engine(&EngineOptions::from(config), 0) {
         Ok(engine) => {
-            let engines = Engines::new(engine, places(config));
+            let engines = Engines::new(engine, AdapterPlaces::from(config));
             findings.push(opened(&engines, &config.engine));
             findings.push(memory(&engines, unit));
             findings.extend(adapters(config, &engines, progress));
@@ -45,22 +44,6 @@ pub fn examine(
         Err(error) => findings.push(refused(&error, &config.engine)),
     }
     findings
-}
-
-/// As the daemon takes them from its configuration.
-fn options(config: &Config) -> EngineOptions {
-    EngineOptions {
-        directory: config.engine.clone(),
-        n_threads: config.threads,
-        max_step_rows: config.max_step_rows,
-        max_memory: (config.memory_mib > 0).then_some((config.memory_mib as u64) << 20),
-        prefix_cache: PrefixCache::Bytes((config.prefix_cache_mib as u64) << 20),
-    }
-}
-
-fn places(config: &Config) -> AdapterPlaces {
-    let (roots, directory) = (AllowedRoots::new(config.allowed_roots.clone()), config.adapters.clone());
-    AdapterPlaces { roots, directory }
 }
 
 fn opened(engines: &Engines, directory: &Path) -> Finding {

@@ -2,7 +2,7 @@
 
 use super::FormatError;
 use super::engine::Limits;
-use crate::numbers::architecture::{Architecture, Experts, LongRopeTable, RopeScaling};
+use crate::numbers::architecture::{Architecture, Experts, LongRopeTable, MAX_HEAD_DIM, RopeScaling};
 
 /// Largest value of each size; real decoders stay well below.
 const MAX_VOCAB: usize = 1 << 24;
@@ -10,7 +10,6 @@ const MAX_HIDDEN: usize = 1 << 17;
 const MAX_INTERMEDIATE: usize = 1 << 20;
 const MAX_LAYERS: usize = 1 << 10;
 const MAX_HEADS: usize = 1 << 12;
-const MAX_HEAD_DIM: usize = 1 << 11;
 const MAX_EXPERTS: usize = 1 << 12;
 const MAX_POSITIONS: usize = 1 << 26;
 const MAX_BATCH: usize = 1 << 12;

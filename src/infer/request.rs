@@ -6,14 +6,13 @@ use super::kv::ledger::Sharing;
 use super::kv::prefix::AdapterKey;
 use super::sampler::{Sampling, TokenLogprob};
 use super::sequence::{Finish, SequenceId, Task};
-use crate::backend::Backend;
-use crate::model::Lora;
+use crate::device::Device;
 
 /// What is asked of the model.
-pub struct Submission<B: Backend> {
+pub struct Submission<D: Device> {
     /// Not empty.
     pub prompt: Vec<u32>,
-    pub adapter: Option<AdapterUse<B>>,
+    pub adapter: Option<AdapterUse<D>>,
     pub sampling: Sampling,
     /// At least 1; clamped to what the cache holds.
     pub max_new_tokens: usize,
@@ -27,8 +26,8 @@ pub struct Submission<B: Backend> {
 }
 
 /// An adapter and how much of it.
-pub struct AdapterUse<B: Backend> {
-    pub lora: Arc<Lora<B>>,
+pub struct AdapterUse<D: Device> {
+    pub lora: Arc<D::Lora>,
     /// The factor of its update.
     pub scale: f32,
     /// Names its bytes: what was computed with one adapter is used for another one of the same number.
@@ -67,15 +66,15 @@ pub enum InferError {
 }
 
 /// What the runner keeps of a submission.
-pub struct Request<B: Backend> {
-    pub adapter: Option<AdapterUse<B>>,
+pub struct Request<D: Device> {
+    pub adapter: Option<AdapterUse<D>>,
     pub sampling: Sampling,
     pub num_logprobs: usize,
 }
 
-impl<B: Backend> Submission<B> {
+impl<D: Device> Submission<D> {
     /// What the scheduler is told, and what the runner keeps.
-    pub fn parts(self) -> (Task, Request<B>) {
+    pub fn parts(self) -> (Task, Request<D>) {
         let task = Task {
             prompt: self.prompt,
             adapter: self.adapter.as_ref().map(|used| AdapterKey::new(used.content, used.scale)),

@@ -2,12 +2,13 @@
 //! comes out (continuous batching).
 
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
 use super::request::{InferError, Output, Request, Submission};
-use super::sampler::Scores;
+use super::sampler::{Sampling, Scores, TokenLogprob};
 use super::scheduler::{Chunk, Scheduler, SchedulerOptions, StepCounts};
 use super::sequence::{Finish, Sequence, SequenceId};
-use crate::backend::Backend;
+use crate::device::Device;
 use crate::format::Limits;
 use crate::model::{BLOCK_LEN, Decoder, LogitRows, Segment, Workspace};
 
@@ -78,22 +79,22 @@ pub struct KvMemory {
 }
 
 /// A decoder, its cache and the sequences in it.
-pub struct Runner<B: Backend> {
-    decoder: Decoder<B>,
-    cache: B::Cache,
-    workspace: Workspace<B>,
+pub struct Runner<D: Device> {
+    decoder: Decoder<D>,
+    cache: D::Cache,
+    workspace: Workspace<D>,
     options: RunnerOptions,
     scheduler: Scheduler,
     /// Of the sequences that the scheduler has.
-    requests: HashMap<SequenceId, Request<B>>,
+    requests: HashMap<SequenceId, Request<D>>,
 }
 
-impl<B: Backend> Runner<B> {
+impl<D: Device> Runner<D> {
     /// Reserves the cache's address space; memory is committed as sequences grow.
     ///
     /// # Errors
     /// The system's, when the address space cannot be had; one of our own, when blocks cannot be counted.
-    pub fn new(decoder: Decoder<B>, options: RunnerOptions) -> std::io::Result<Self> {
+    pub fn new(decoder: Decoder<D>, options: RunnerOptions) -> std::io::Result<Self> {
         let n_blocks = (options.max_batch_size * options.capacity.div_ceil(BLOCK_LEN))
             .min(options.max_kv_bytes / decoder.block_bytes());
         let count = u32::try_from(n_blocks)
@@ -115,7 +116,7 @@ impl<B: Backend> Runner<B> {
         })
     }
 
-    pub fn decoder(&self) -> &Decoder<B> {
+    pub fn decoder(&self) -> &Decoder<D> {
         &self.decoder
     }
 
@@ -161,7 +162,7 @@ impl<B: Backend> Runner<B> {
     ///
     /// # Errors
     /// [`InferError`] when the prompt does not fit the engine, or the sequence not into the cache.
-    pub fn add(&mut self, submission: Submission<B>) -> Result<SequenceId, InferError> {
+    pub fn add(&mut self, submission: Submission<D>) -> Result<SequenceId, InferError> {
         self.check(&submission.prompt)?;
         let (task, request) = submission.parts();
         let id = self.scheduler.add(task).map_err(|n_tokens| {
@@ -200,7 +201,7 @@ impl<B: Backend> Runner<B> {
             let sequence = &running[chunk.index];
             segment(sequence, &requests[&sequence.id], chunk.n_tokens)
         };
-        let segments: Vec<Segment<'_, B>> = chunks.iter().map(segment).collect();
+        let segments: Vec<Segment<'_, D>> = chunks.iter().map(segment).collect();
         self.decoder.forward(&segments, &mut self.cache, &mut self.workspace);
         drop(segments);
         self.settle(&chunks)
@@ -209,14 +210,14 @@ impl<B: Backend> Runner<B> {
     /// Gives the memory of unused cache blocks and of all buffers of a step back to the system.
     pub fn give_back_memory(&mut self) {
         self.workspace = self.decoder.workspace();
-        self.decoder.backend().forget_scratch();
+        self.decoder.device().forget_scratch();
         self.give_back_free_blocks();
     }
 
     /// Gives the memory of unused cache blocks back to the system.
     pub fn give_back_free_blocks(&mut self) {
         let blocks = self.scheduler.ledger_mut().take_touched();
-        self.decoder.backend().forget_blocks(&mut self.cache, &blocks);
+        self.decoder.device().forget_blocks(&mut self.cache, &blocks);
     }
 
     /// Forgets the blocks that are kept and that no sequence uses; they are free then.
@@ -244,37 +245,67 @@ impl<B: Backend> Runner<B> {
 
     /// Takes the step's logits: one token for every sequence whose last token was computed.
     fn settle(&mut self, chunks: &[Chunk]) -> Vec<Output> {
-        let mut outputs = Vec::new();
-        for &chunk in chunks {
-            if !self.scheduler.note_computed(chunk) {
-                continue;
-            }
+        let ended: Vec<Chunk> =
+            chunks.iter().copied().filter(|chunk| self.scheduler.note_computed(*chunk)).collect();
+        let drawn = self.draw(&ended);
+        let mut outputs = Vec::with_capacity(ended.len());
+        for (chunk, Drawn { token, logprobs }) in ended.into_iter().zip(drawn) {
             let sequence = &self.scheduler.running()[chunk.index];
-            let (id, n_cached, answer_idx) = (sequence.id, sequence.n_cached, sequence.answer_idx());
-            let request = &self.requests[&id];
-            let logits = self.decoder.logits(&self.workspace, outputs.len());
-            let scores = Scores::new(logits, &request.sampling);
-            let (token, finish, logprobs) = if scores.are_finite() {
-                let token = scores.choose(&request.sampling, answer_idx);
-                (token, self.scheduler.push(chunk.index, token), scores.logprobs(request.num_logprobs))
-            } else {
-                (0, Some(Finish::NotFinite), Vec::new())
+            let (id, n_cached) = (sequence.id, sequence.n_cached);
+            let finish = match token {
+                Some(token) => self.scheduler.push(chunk.index, token),
+                None => Some(Finish::NotFinite),
             };
-            outputs.push(Output { id, token, logprobs, finish, n_cached });
+            outputs.push(Output { id, token: token.unwrap_or(0), logprobs, finish, n_cached });
         }
         for output in outputs.iter().filter(|output| output.finish.is_some()) {
             self.cancel(output.id);
         }
         outputs
     }
+
+    /// Draws a token from each row of logits, which are those of these chunks, the rows side by side.
+    fn draw(&self, ended: &[Chunk]) -> Vec<Drawn> {
+        let rows: Vec<(&[f32], &Sampling, u64, usize)> = ended
+            .iter()
+            .enumerate()
+            .map(|(row_idx, chunk)| {
+                let sequence = &self.scheduler.running()[chunk.index];
+                let request = &self.requests[&sequence.id];
+                let logits = self.decoder.logits(&self.workspace, row_idx);
+                (logits, &request.sampling, sequence.answer_idx(), request.num_logprobs)
+            })
+            .collect();
+        let drawn: Vec<OnceLock<Drawn>> = rows.iter().map(|_| OnceLock::new()).collect();
+        self.decoder.device().for_each(rows.len(), &|row_idx| {
+            let (logits, sampling, answer_idx, num_logprobs) = rows[row_idx];
+            let scores = Scores::new(logits, sampling);
+            let found = match scores.are_finite() {
+                true => Drawn {
+                    token: Some(scores.choose(sampling, answer_idx)),
+                    logprobs: scores.logprobs(num_logprobs),
+                },
+                false => Drawn { token: None, logprobs: Vec::new() },
+            };
+            drawn[row_idx].get_or_init(|| found);
+        });
+        drawn.into_iter().map(|drawn| drawn.into_inner().expect("every row was drawn from")).collect()
+    }
+}
+
+/// What a row of logits gave.
+struct Drawn {
+    /// None where the logits are not finite.
+    token: Option<u32>,
+    logprobs: Vec<TokenLogprob>,
 }
 
 /// The next `n_tokens` of a sequence.
-fn segment<'a, B: Backend>(
+fn segment<'a, D: Device>(
     sequence: &'a Sequence,
-    request: &'a Request<B>,
+    request: &'a Request<D>,
     n_tokens: usize,
-) -> Segment<'a, B> {
+) -> Segment<'a, D> {
     let (start, end) = (sequence.n_computed, sequence.n_computed + n_tokens);
     Segment {
         tokens: &sequence.tokens[start..end],

@@ -1,5 +1,5 @@
-//! Rows of activations as a product takes them: groups of up to four rows, interleaved, so that a group is read from
-//! its first element to its last whatever its size.
+//! Rows of activations as a product takes them: groups of a few rows, interleaved, so that a group is read from its
+//! first element to its last whatever its size.
 //!
 //! A row is quantized a block of 32 at a time: the largest magnitude becomes 127, everything is rounded to the nearest
 //! code, ties to even. A block with a number that is not finite gets the scale NaN, and so makes every sum that it
@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use super::simd::{LANES, Simd};
-use super::tile::{BLOCK, GROUP_ROWS};
+use super::tile::{BLOCK, F32_GROUP_ROWS, GROUP_ROWS};
 
 /// Below it the inverse of a magnitude would come near the largest f32.
 const SMALLEST: f32 = 1e-30;
@@ -16,7 +16,7 @@ const SMALLEST: f32 = 1e-30;
 /// Interleaved rows, of one kind.
 #[derive(Clone, Copy)]
 pub enum Panel<'a> {
-    /// Of each group `[stride][R]`.
+    /// Of each of [`f32_groups`] `[stride][R]`.
     F32(&'a [f32]),
     I8(Codes<'a>),
 }
@@ -42,9 +42,16 @@ pub struct CodesMut<'a> {
     pub sum: &'a mut [f32],
 }
 
-/// The groups of some rows.
+/// The groups of some rows of codes.
 pub fn groups(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     rows.clone().step_by(GROUP_ROWS).map(move |first| first..rows.end.min(first + GROUP_ROWS))
+}
+
+/// The groups of some rows of f32: as few as can be, none more than a row larger than another.
+pub fn f32_groups(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let n_groups = rows.len().div_ceil(F32_GROUP_ROWS);
+    let start = move |group: usize| rows.start + group * rows.len() / n_groups;
+    (0..n_groups).map(move |group| start(group)..start(group + 1))
 }
 
 /// Interleaves the rows of a group: `x` is `[R, stride]`, `out` `[stride][R]`.

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! for each block of 16 positions        keys lie as [head_dim][16], so that scores of positions stand side by side
-//!   scores = q K
+//!   scores = q K                        times the positions' scales, where keys are codes
 //! weights = exp(scores - largest)
 //! for each block of 16 positions        values lie as [16][head_stride]
-//!   out += weights V
+//!   out += weights V                    weights times the scales, where values are codes
 //! ```
 //!
 //! A query's result is made in parts of [`PART`] positions, which are combined one after the other; in a part, scores,
@@ -32,6 +32,8 @@ pub const PART: usize = 1024;
 pub enum CacheValues<'a> {
     F32(&'a [f32]),
     F16(&'a [f16]),
+    /// Codes, and behind the keys and the values of a block the scales of its positions, `[16]` f32.
+    I8(&'a [i8]),
 }
 
 /// Keys and values of one layer and one key-value head: of block `b` the keys begin at
@@ -110,6 +112,7 @@ pub unsafe fn attend<T: Tile>(t: T, task: &mut AttendTask<'_>) {
         match task.cache.values {
             CacheValues::F32(v) => attend_queries(t, task, v.as_ptr()),
             CacheValues::F16(v) => attend_queries(t, task, v.as_ptr()),
+            CacheValues::I8(v) => attend_queries(t, task, v.as_ptr()),
         }
     }
 }
@@ -142,10 +145,32 @@ pub unsafe fn combine<S: Simd>(s: S, weights: &[Weight], part_outs: &[&[f32]], o
     (0..n).for_each(|i| unsafe { *out.add(i) *= inverse });
 }
 
+/// What a cache holds: numbers, or codes of which every position has a scale.
+trait Cached<T: Tile>: Element<T> {
+    /// Scales of a block's positions, which stand behind its keys or values.
+    ///
+    /// # Safety
+    /// They are there, if there are any.
+    #[inline(always)]
+    unsafe fn scales(_t: T, _behind: *const Self) -> Option<T::Wide> {
+        None
+    }
+}
+
+impl<T: Tile> Cached<T> for f32 {}
+impl<T: Tile> Cached<T> for f16 {}
+impl<T: Tile> Cached<T> for i8 {
+    #[inline(always)]
+    unsafe fn scales(t: T, behind: *const i8) -> Option<T::Wide> {
+        // SAFETY: the caller's promise.
+        Some(unsafe { t.wide_load(behind.cast()) })
+    }
+}
+
 /// # Safety
 /// The task was checked; the rest is the promise of [`attend`].
 #[inline(always)]
-unsafe fn attend_queries<T: Tile, E: Element<T>>(t: T, task: &mut AttendTask<'_>, base: *const E) {
+unsafe fn attend_queries<T: Tile, E: Cached<T>>(t: T, task: &mut AttendTask<'_>, base: *const E) {
     // SAFETY: the caller's promise.
     unsafe {
         match task.queries.len() {
@@ -162,7 +187,7 @@ unsafe fn attend_queries<T: Tile, E: Element<T>>(t: T, task: &mut AttendTask<'_>
 /// # Safety
 /// As above, with `R` queries.
 #[inline(always)]
-unsafe fn attend_group<T: Tile, E: Element<T>, const R: usize>(
+unsafe fn attend_group<T: Tile, E: Cached<T>, const R: usize>(
     t: T,
     task: &mut AttendTask<'_>,
     base: *const E,
@@ -175,7 +200,7 @@ unsafe fn attend_group<T: Tile, E: Element<T>, const R: usize>(
     let blocks = start / BLOCK_LEN..end.div_ceil(BLOCK_LEN);
     let (scores, sums) = task.scratch.split_at_mut(GROUP_ROWS * PART);
     let (scores, sums) = (scores.as_mut_ptr(), sums.as_mut_ptr());
-    let scale = t.wide_splat(task.scale);
+    let (scale, behind) = (t.wide_splat(task.scale), BLOCK_LEN * task.cache.head_stride);
     // SAFETY: a part has at most PART positions and begins with a block; the blocks hold all of them.
     unsafe {
         for block in blocks.clone() {
@@ -187,6 +212,10 @@ unsafe fn attend_group<T: Tile, E: Element<T>, const R: usize>(
                     *score = t.wide_mul_add(keys, t.wide_splat(*query.q.add(d)), *score);
                 }
             }
+            let scale = match E::scales(t, keys.add(behind)) {
+                Some(scales) => t.wide_mul(scales, scale),
+                None => scale,
+            };
             for (r, score) in block_scores.into_iter().enumerate() {
                 let to = scores.add(r * PART + block * BLOCK_LEN - first);
                 t.wide_store(to, t.wide_mul(score, scale));
@@ -246,12 +275,12 @@ fn softmax_numerators<S: Simd>(s: S, scores: &mut [f32], seen: Range<usize>) -> 
 /// # Safety
 /// As [`attend_group`]; `scores` has the weights, `sums` room for `[R, head_stride]`.
 #[inline(always)]
-unsafe fn weighted_sums<T: Tile, E: Element<T>, const R: usize>(
+unsafe fn weighted_sums<T: Tile, E: Cached<T>, const R: usize>(
     t: T,
     task: &AttendTask<'_>,
     queries: &[Query; R],
     base: *const E,
-    (scores, sums): (*const f32, *mut f32),
+    (scores, sums): (*mut f32, *mut f32),
 ) {
     let (cache, stride) = (&task.cache, task.head_dim.next_multiple_of(TILE_ROWS));
     let start = queries.iter().map(|query| query.start).min().unwrap_or(0);
@@ -268,6 +297,12 @@ unsafe fn weighted_sums<T: Tile, E: Element<T>, const R: usize>(
             let positions = block * BLOCK_LEN..(block + 1) * BLOCK_LEN;
             let part = |range: Range<usize>| range.start.max(positions.start)..range.end.min(positions.end);
             let together = part(common.clone());
+            if let Some(scales) = E::scales(t, values.add(BLOCK_LEN * cache.head_stride)) {
+                for r in 0..R {
+                    let weights = scores.add(r * PART + positions.start - first);
+                    t.wide_store(weights, t.wide_mul(t.wide_load(weights), scales));
+                }
+            }
             for slice in (0..stride).step_by(TILE_ROWS) {
                 let value =
                     |p: usize| E::load(t, values.add((p - positions.start) * cache.head_stride + slice));

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! for each tile of 16 outputs          read once from memory
-//!   for each group of up to 4 rows     read from the cache
+//!   for each group of a few rows       read from the cache
 //!     for each block of 32 inputs
 //!       sums = products of the block   f32: one after the other; codes: exact
 //!       total += sums * scales         one after the other
@@ -16,7 +16,7 @@ use std::ops::Range;
 
 use super::activations::{self, Panel};
 use super::matrix::{GroupScales, Matrix, Values};
-use super::tile::{BLOCK, E4m3, Element, GROUP_ROWS, TILE_ROWS, Tile};
+use super::tile::{BLOCK, E4m3, Element, F32_GROUP_ROWS, GROUP_ROWS, TILE_ROWS, Tile};
 use super::weights::{
     AffineTiles, BlockScales, CodeRows, Codes, I4Tiles, I8Tiles, NumberTiles, Nvfp4Tiles, RowScales, Scales,
     Unscaled, prefetch,
@@ -123,16 +123,17 @@ fn check<'a>(task: &MatmulTask<'a>) -> Values<'a> {
     task.w.values()
 }
 
-/// Calls a function that is generic over the size of a group.
+/// Calls a function that is generic over the size of a group, which is one of these.
 macro_rules! with_rows {
-    ($n_rows:expr, $call:ident::<$($generic:ty),+>($($argument:expr),+)) => {
+    ($n_rows:expr, [$($n:literal)+ $largest:ident], $call:ident::<$generics:tt>$arguments:tt) => {
         match $n_rows {
-            1 => $call::<$($generic),+, 1>($($argument),+),
-            2 => $call::<$($generic),+, 2>($($argument),+),
-            3 => $call::<$($generic),+, 3>($($argument),+),
-            GROUP_ROWS => $call::<$($generic),+, GROUP_ROWS>($($argument),+),
-            _ => unreachable!("a group has at most four rows"),
+            $($n => with_rows!(@call $call $generics $n $arguments),)+
+            $largest => with_rows!(@call $call $generics $largest $arguments),
+            n => unreachable!("a group of {n} rows"),
         }
+    };
+    (@call $call:ident ($($generic:ty),+) $n:tt ($($argument:expr),+)) => {
+        $call::<$($generic),+, $n>($($argument),+)
     };
 }
 
@@ -144,11 +145,15 @@ unsafe fn numbers<T: Tile, E: Element<T>, S: Scales<T>>(
     w: NumberTiles<E, S>,
 ) {
     for tile in task.tiles.clone() {
-        for rows in activations::groups(0..task.n_rows) {
+        for rows in activations::f32_groups(0..task.n_rows) {
             // SAFETY: the caller's promise; the group lies in the panel.
             unsafe {
                 let x = x.add(rows.start * task.w.stride());
-                with_rows!(rows.len(), numbers_tile::<T, E, S>(t, task, w, tile, rows.start, x));
+                with_rows!(
+                    rows.len(),
+                    [1 2 3 4 5 F32_GROUP_ROWS],
+                    numbers_tile::<(T, E, S)>(t, task, w, tile, rows.start, x)
+                );
             }
         }
     }
@@ -199,7 +204,11 @@ unsafe fn products<T: Tile, W: Codes<T>>(t: T, task: &MatmulTask<'_>, x: CodeRow
                     sum: x.sum.add(rows.start * n_blocks),
                     n_rows: rows.len(),
                 };
-                with_rows!(rows.len(), products_tile::<T, W>(t, task, w, tile, rows.start, x));
+                with_rows!(
+                    rows.len(),
+                    [1 2 3 GROUP_ROWS],
+                    products_tile::<(T, W)>(t, task, w, tile, rows.start, x)
+                );
             }
         }
     }

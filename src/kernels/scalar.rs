@@ -90,6 +90,11 @@ unsafe impl Simd for Scalar {
         unsafe { from.cast::<[u8; LANES]>().read_unaligned() }.map(f32::from)
     }
     #[inline(never)]
+    unsafe fn load_i8(self, from: *const i8) -> Lanes {
+        // SAFETY: 8 elements by the trait's contract.
+        unsafe { from.cast::<[i8; LANES]>().read_unaligned() }.map(f32::from)
+    }
+    #[inline(never)]
     unsafe fn store_i8(self, to: *mut i8, value: Lanes) {
         // SAFETY: 8 elements by the trait's contract.
         unsafe { to.cast::<[i8; LANES]>().write_unaligned(value.map(|x| x as i8)) }

@@ -56,6 +56,9 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// 8 elements.
     unsafe fn load_u8(self, from: *const u8) -> Self::F32;
+    /// # Safety
+    /// 8 elements.
+    unsafe fn load_i8(self, from: *const i8) -> Self::F32;
     /// Whole numbers in -127..=127.
     ///
     /// # Safety

@@ -13,8 +13,10 @@ pub use crate::numbers::tiles::TILE_ROWS;
 
 /// Elements along the input that share a scale of activations, and of sums that are added up by themselves.
 pub const BLOCK: usize = 32;
-/// Rows of activations that pass through a tile together, at most.
+/// Rows of codes that pass through a tile together, at most; also rows that share an adapter, and queries that share keys.
 pub const GROUP_ROWS: usize = 4;
+/// Rows of f32 that do, at most: sums that wait for nothing else leave room for more of them in the registers.
+pub const F32_GROUP_ROWS: usize = 6;
 
 /// Sixteen f32 lanes, and products of blocks of codes.
 ///
@@ -43,6 +45,9 @@ pub unsafe trait Tile: Simd {
     /// # Safety
     /// 16 elements.
     unsafe fn wide_load_u8(self, from: *const u8) -> Self::Wide;
+    /// # Safety
+    /// 16 elements.
+    unsafe fn wide_load_i8(self, from: *const i8) -> Self::Wide;
     /// E4M3 codes as numbers.
     ///
     /// # Safety
@@ -125,6 +130,14 @@ impl<T: Tile> Element<T> for f16 {
     }
 }
 
+impl<T: Tile> Element<T> for i8 {
+    #[inline(always)]
+    unsafe fn load(t: T, from: *const i8) -> T::Wide {
+        // SAFETY: the caller's promise.
+        unsafe { t.wide_load_i8(from) }
+    }
+}
+
 /// A code of E4M3.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
@@ -180,6 +193,10 @@ macro_rules! wide_of_pairs {
         #[inline(always)]
         unsafe fn wide_load_u8(self, from: *const u8) -> Self::Wide {
             unsafe { [self.load_u8(from), self.load_u8(from.add(8))] }
+        }
+        #[inline(always)]
+        unsafe fn wide_load_i8(self, from: *const i8) -> Self::Wide {
+            unsafe { [self.load_i8(from), self.load_i8(from.add(8))] }
         }
         #[inline(always)]
         unsafe fn wide_load_e4m3(self, from: *const u8) -> Self::Wide {

@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use super::lora::{Lora, LoraGroup};
-use crate::backend::{AttendRow, Backend};
+use super::rope::Rotation;
+use crate::device::{AdapterRows, Device, RowPlace, StepPlan, View};
 
 /// Some consecutive tokens of one sequence.
-pub struct Segment<'a, B: Backend> {
+pub struct Segment<'a, D: Device> {
     pub tokens: &'a [u32],
     /// Position of the first token.
     pub start: usize,
     /// Cache blocks of the sequence, enough for its last token.
     pub blocks: &'a [u32],
     /// Its adapter and the factor of the adapter's update.
-    pub lora: Option<(&'a Arc<Lora<B>>, f32)>,
+    pub lora: Option<(&'a Arc<D::Lora>, f32)>,
     pub logits: LogitRows,
 }
 
@@ -25,50 +25,64 @@ pub enum LogitRows {
     All,
 }
 
-/// The step's tokens, in row order.
-pub fn tokens<B: Backend>(segments: &[Segment<'_, B>]) -> Vec<u32> {
-    segments.iter().flat_map(|segment| segment.tokens).copied().collect()
+/// How far layers see and how they turn queries and keys.
+pub struct AttentionKind {
+    pub window: Option<usize>,
+    pub rotation: Rotation,
 }
 
-/// Where each row stands and how far back it sees.
-pub fn attend_rows<'a, B: Backend>(
-    segments: &'a [Segment<'a, B>],
-    window: Option<usize>,
-) -> Vec<AttendRow<'a>> {
-    segments
+/// The step of some segments, for layers of these kinds.
+pub fn plan<D: Device>(segments: &[Segment<'_, D>], kinds: &[AttentionKind]) -> StepPlan<D::Lora> {
+    let places: Vec<RowPlace> = segments
         .iter()
-        .flat_map(|segment| {
-            (segment.start..segment.start + segment.tokens.len()).map(move |position| AttendRow {
-                position,
-                start: window.map_or(0, |window| (position + 1).saturating_sub(window)),
-                blocks: segment.blocks,
-            })
+        .enumerate()
+        .flat_map(|(sequence, segment)| {
+            let positions = segment.start..segment.start + segment.tokens.len();
+            positions.map(move |position| RowPlace { sequence, position })
         })
-        .collect()
+        .collect();
+    let view = |kind: &AttentionKind| {
+        let start = |place: &RowPlace| match kind.window {
+            Some(window) => (place.position + 1).saturating_sub(window),
+            None => 0,
+        };
+        let (cos, sin) = kind.rotation.angles(places.iter().map(|place| place.position));
+        View { starts: places.iter().map(start).collect(), cos, sin }
+    };
+    StepPlan {
+        tokens: segments.iter().flat_map(|segment| segment.tokens).copied().collect(),
+        blocks: segments.iter().map(|segment| segment.blocks.to_vec()).collect(),
+        views: kinds.iter().map(view).collect(),
+        adapters: adapter_rows(segments),
+        logit_rows: logit_rows(segments),
+        places,
+    }
 }
 
-/// Runs of segments with the same adapter, as row ranges.
-pub fn lora_groups<'a, B: Backend>(segments: &'a [Segment<'a, B>]) -> Vec<LoraGroup<'a, B>> {
-    let mut groups: Vec<LoraGroup<'a, B>> = Vec::new();
+/// Runs of segments with the same adapter.
+fn adapter_rows<D: Device>(segments: &[Segment<'_, D>]) -> Vec<AdapterRows<D::Lora>> {
+    let mut runs: Vec<AdapterRows<D::Lora>> = Vec::new();
     let mut first_row = 0;
     for segment in segments {
         let rows = first_row..first_row + segment.tokens.len();
         first_row = rows.end;
-        let Some((lora, scale)) = segment.lora else { continue };
-        match groups.last_mut() {
+        let Some((adapter, scale)) = segment.lora else { continue };
+        match runs.last_mut() {
             Some(last)
-                if last.rows.end == rows.start && Arc::ptr_eq(last.lora, lora) && last.scale == scale =>
+                if last.rows.end == rows.start
+                    && Arc::ptr_eq(&last.adapter, adapter)
+                    && last.scale == scale =>
             {
                 last.rows.end = rows.end;
             }
-            _ => groups.push(LoraGroup { rows, lora, scale }),
+            _ => runs.push(AdapterRows { rows, adapter: Arc::clone(adapter), scale }),
         }
     }
-    groups
+    runs
 }
 
 /// Rows whose logits are wanted, rising.
-pub fn logit_rows<B: Backend>(segments: &[Segment<'_, B>]) -> Vec<usize> {
+fn logit_rows<D: Device>(segments: &[Segment<'_, D>]) -> Vec<usize> {
     let mut row_idx = Vec::new();
     let mut first_row = 0;
     for segment in segments {

@@ -1,14 +1,12 @@
 //! The forward pass: tokens of some segments in, logits of the wanted rows out.
 
-use crate::backend::{Attend, AttendRow, Backend, CacheElement, CacheShape, Output};
+use crate::device::{Attend, CacheElement, CacheShape, Device, Output, Pairs};
 use crate::format::{Adapter, EngineConfig, FormatError, TensorFile};
 use crate::numbers::Module;
-use crate::numbers::Precision;
 use crate::numbers::architecture::{Architecture, Projection};
+use crate::numbers::{KvCacheDtype, Precision};
 
-use super::batch::{self, Segment};
-use super::lora::{self, Lora, LoraGroup};
-use super::mixture::Routing;
+use super::batch::{AttentionKind, Segment, plan};
 use super::rope::Rotation;
 use super::weights::{Gated, Layer, Linear, Mlp, Weights};
 
@@ -16,10 +14,10 @@ use super::weights::{Gated, Layer, Linear, Mlp, Weights};
 pub const BLOCK_LEN: usize = 16;
 
 /// A pre-norm transformer with grouped-query attention and a gated MLP.
-pub struct Decoder<B: Backend> {
-    backend: B,
+pub struct Decoder<D: Device> {
+    device: D,
     architecture: Architecture,
-    weights: Weights<B>,
+    weights: Weights<D>,
     /// The kinds of attention that its layers have.
     kinds: Vec<AttentionKind>,
     /// `[n_layers]`: each one's index into `kinds`.
@@ -27,86 +25,81 @@ pub struct Decoder<B: Backend> {
     cache_element: CacheElement,
 }
 
-/// How far layers see and how they turn queries and keys.
-struct AttentionKind {
-    window: Option<usize>,
-    rotation: Rotation,
-}
-
 /// Activations of a step, reused by the next one.
-pub struct Workspace<B: Backend> {
+pub struct Workspace<D: Device> {
     /// The residual stream, `[n_rows, hidden_size]`.
-    x: B::Rows,
+    x: D::Rows,
     /// Input of the current block, `[n_rows, hidden_size]`.
-    normed: B::Rows,
+    normed: D::Rows,
     /// Output of the current block, `[n_rows, hidden_size]`.
-    update: B::Rows,
+    update: D::Rows,
     /// `[n_rows, n_heads * head_dim]`
-    q: B::Rows,
+    q: D::Rows,
     /// `[n_rows, n_kv_heads * head_dim]`
-    k: B::Rows,
+    k: D::Rows,
     /// `[n_rows, n_kv_heads * head_dim]`
-    v: B::Rows,
+    v: D::Rows,
     /// `[n_rows, n_heads * head_dim]`
-    attended: B::Rows,
+    attended: D::Rows,
     /// `[n_rows, intermediate_size]`
-    gate: B::Rows,
+    gate: D::Rows,
     /// `[n_rows, intermediate_size]`
-    up: B::Rows,
+    up: D::Rows,
     /// Of layers with experts.
-    mixture: Option<MixtureRows<B>>,
+    mixture: Option<MixtureRows<D>>,
     /// Rows whose logits are wanted, `[n_logit_rows, hidden_size]`.
-    last: B::Rows,
+    last: D::Rows,
+    /// The same, normalized.
+    last_normed: D::Rows,
     /// `[n_logit_rows, vocab_size]`
-    logits: B::Rows,
+    logits: D::Rows,
 }
 
 /// Activations of a mixture; a row stands `n_used` times in all but the first.
-struct MixtureRows<B: Backend> {
+struct MixtureRows<D: Device> {
     /// `[n_rows, n_experts]`
-    logits: B::Rows,
+    logits: D::Rows,
+    routing: D::Routing,
     /// Inputs sorted by expert, `[n_rows * n_used, hidden_size]`.
-    x: B::Rows,
+    x: D::Rows,
     /// `[n_rows * n_used, intermediate_size of an expert]`
-    gate: B::Rows,
+    gate: D::Rows,
     /// `[n_rows * n_used, intermediate_size of an expert]`
-    up: B::Rows,
+    up: D::Rows,
     /// `[n_rows * n_used, hidden_size]`
-    update: B::Rows,
+    update: D::Rows,
 }
 
-/// What all layers of a step share.
-struct Step<'a, B: Backend> {
-    /// One for each kind of attention.
-    views: Vec<View<'a>>,
-    groups: Vec<LoraGroup<'a, B>>,
-}
-
-/// What the rows of a step see in layers of one kind, and how far they are turned.
-struct View<'a> {
-    rows: Vec<AttendRow<'a>>,
-    cos: Vec<f32>,
-    sin: Vec<f32>,
-}
-
-impl<B: Backend> Decoder<B> {
+impl<D: Device> Decoder<D> {
     /// Takes the tensors of an engine.
     ///
     /// # Errors
     /// [`FormatError`] naming the first tensor that is missing or does not fit.
-    pub fn new(backend: B, config: &EngineConfig, file: &TensorFile) -> Result<Self, FormatError> {
+    pub fn new(device: D, config: &EngineConfig, file: &TensorFile) -> Result<Self, FormatError> {
         let architecture = config.architecture.clone();
-        let weights = Weights::new(&backend, &architecture, file)?;
+        let weights = Weights::new(&device, &architecture, file)?;
         let (kinds, kind_of_layer) = attention_kinds(&architecture, config.limits.max_kv_cache_capacity);
         let cache_element = match config.precision {
             Precision::F32 => CacheElement::F32,
             Precision::F16 | Precision::Int8 | Precision::Int4 | Precision::Stored => CacheElement::F16,
         };
-        Ok(Self { backend, architecture, weights, kinds, kind_of_layer, cache_element })
+        Ok(Self { device, architecture, weights, kinds, kind_of_layer, cache_element })
     }
 
-    pub fn backend(&self) -> &B {
-        &self.backend
+    /// The same with keys and values kept as wanted.
+    #[must_use]
+    pub fn with_kv_cache(mut self, dtype: KvCacheDtype) -> Self {
+        self.cache_element = match dtype {
+            KvCacheDtype::Auto => self.cache_element,
+            KvCacheDtype::F32 => CacheElement::F32,
+            KvCacheDtype::F16 => CacheElement::F16,
+            KvCacheDtype::Int8 => CacheElement::I8,
+        };
+        self
+    }
+
+    pub fn device(&self) -> &D {
+        &self.device
     }
 
     pub fn architecture(&self) -> &Architecture {
@@ -116,22 +109,22 @@ impl<B: Backend> Decoder<B> {
     /// Makes an adapter usable for [`Segment::lora`].
     ///
     /// # Errors
-    /// [`FormatError`] when the backend cannot use a tensor.
-    pub fn lora(&self, adapter: &Adapter) -> Result<Lora<B>, FormatError> {
-        Lora::new(&self.backend, &self.architecture, adapter)
+    /// [`FormatError`] when the device cannot use a tensor.
+    pub fn lora(&self, adapter: &Adapter) -> Result<D::Lora, FormatError> {
+        self.device.lora(adapter)
     }
 
     /// A cache of `n_blocks` blocks of [`BLOCK_LEN`] positions.
     ///
     /// # Errors
     /// The system's, when the address space cannot be had.
-    pub fn cache(&self, n_blocks: usize) -> std::io::Result<B::Cache> {
-        self.backend.cache(self.cache_shape(n_blocks))
+    pub fn cache(&self, n_blocks: usize) -> std::io::Result<D::Cache> {
+        self.device.cache(self.cache_shape(n_blocks))
     }
 
     /// Memory that one block of the cache takes, in bytes.
     pub fn block_bytes(&self) -> usize {
-        self.backend.block_bytes(&self.cache_shape(1))
+        self.device.block_bytes(&self.cache_shape(1))
     }
 
     /// About what a workspace for such steps takes, in bytes.
@@ -145,13 +138,13 @@ impl<B: Backend> Decoder<B> {
         // Rows once more, as the device prepares them for a product.
         let prepared = shape.intermediate_size.max(shape.n_heads * shape.head_dim).max(shape.hidden_size);
         let row = 3 * shape.hidden_size + heads + 2 * shape.intermediate_size + changed + mixture + prepared;
-        size_of::<f32>() * (n_rows * row + n_logit_rows * (shape.hidden_size + shape.vocab_size))
+        size_of::<f32>() * (n_rows * row + n_logit_rows * (2 * shape.hidden_size + shape.vocab_size))
     }
 
     /// An empty workspace; it grows to the largest step it sees.
-    pub fn workspace(&self) -> Workspace<B> {
+    pub fn workspace(&self) -> Workspace<D> {
         let shape = &self.architecture;
-        let rows = |width| self.backend.rows(0, width);
+        let rows = |width| self.device.rows(0, width);
         let (q_size, kv_size) = (shape.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim);
         Workspace {
             x: rows(shape.hidden_size),
@@ -165,12 +158,14 @@ impl<B: Backend> Decoder<B> {
             up: rows(shape.intermediate_size),
             mixture: shape.experts.as_ref().map(|experts| MixtureRows {
                 logits: rows(experts.n_experts),
+                routing: D::Routing::default(),
                 x: rows(shape.hidden_size),
                 gate: rows(experts.intermediate_size),
                 up: rows(experts.intermediate_size),
                 update: rows(shape.hidden_size),
             }),
             last: rows(shape.hidden_size),
+            last_normed: rows(shape.hidden_size),
             logits: rows(shape.vocab_size),
         }
     }
@@ -181,33 +176,29 @@ impl<B: Backend> Decoder<B> {
     /// Tokens lie in the vocabulary, and every segment has blocks for its last token.
     pub fn forward(
         &self,
-        segments: &[Segment<'_, B>],
-        cache: &mut B::Cache,
-        workspace: &mut Workspace<B>,
+        segments: &[Segment<'_, D>],
+        cache: &mut D::Cache,
+        workspace: &mut Workspace<D>,
     ) -> usize {
-        let tokens = batch::tokens(segments);
-        let view = |kind: &AttentionKind| {
-            let rows = batch::attend_rows(segments, kind.window);
-            let (cos, sin) = kind.rotation.angles(rows.iter().map(|row| row.position));
-            View { rows, cos, sin }
-        };
-        let step =
-            Step { views: self.kinds.iter().map(view).collect(), groups: batch::lora_groups(segments) };
-        self.resize(workspace, tokens.len());
-        self.backend.embed(&self.weights.embedding, &tokens, &mut workspace.x);
+        let plan = plan(segments, &self.kinds);
+        let (n_rows, n_logit_rows) = (plan.n_rows(), plan.logit_rows.len());
+        let step = &self.device.upload(plan);
+        self.resize(workspace, n_rows, n_logit_rows);
+        self.device.embed(step, &self.weights.embedding, &mut workspace.x);
         if let Some(factor) = self.architecture.embedding_scale() {
-            self.backend.scale(&mut workspace.x, factor);
+            self.device.scale(&mut workspace.x, factor);
         }
         for (layer_idx, layer) in self.weights.layers.iter().enumerate() {
-            self.attention(layer_idx, layer, &step, cache, workspace);
-            self.mlp(layer_idx, layer, &step, workspace);
+            self.attention(layer_idx, layer, step, cache, workspace);
+            self.mlp(layer_idx, layer, step, workspace);
         }
-        self.head(&batch::logit_rows(segments), workspace)
+        self.head(step, workspace);
+        n_logit_rows
     }
 
     /// Row `row_idx` of the last step's logits, `[vocab_size]`.
-    pub fn logits<'a>(&self, workspace: &'a Workspace<B>, row_idx: usize) -> &'a [f32] {
-        self.backend.read_row(&workspace.logits, row_idx)
+    pub fn logits<'a>(&self, workspace: &'a Workspace<D>, row_idx: usize) -> &'a [f32] {
+        self.device.read_row(&workspace.logits, row_idx)
     }
 
     fn cache_shape(&self, n_blocks: usize) -> CacheShape {
@@ -224,27 +215,27 @@ impl<B: Backend> Decoder<B> {
     fn attention(
         &self,
         layer_idx: usize,
-        layer: &Layer<B>,
-        step: &Step<'_, B>,
-        cache: &mut B::Cache,
-        workspace: &mut Workspace<B>,
+        layer: &Layer<D>,
+        step: &D::Step,
+        cache: &mut D::Cache,
+        workspace: &mut Workspace<D>,
     ) {
         let Workspace { x, normed, update, q, k, v, attended, .. } = workspace;
-        let (backend, head_dim, eps) =
-            (&self.backend, self.architecture.head_dim, self.architecture.rms_norm_eps);
-        let view = &step.views[self.kind_of_layer[layer_idx]];
-        backend.rms_norm(x, &layer.attention_norm, eps, normed);
+        let (device, head_dim, eps) =
+            (&self.device, self.architecture.head_dim, self.architecture.rms_norm_eps);
+        let view = self.kind_of_layer[layer_idx];
+        device.rms_norm(x, &layer.attention_norm, eps, normed);
         let outputs = [(Projection::Q, &mut *q), (Projection::K, &mut *k), (Projection::V, &mut *v)];
         self.project(layer_idx, normed, step, outputs.map(|(part, y)| (part, layer.attention(part), y)));
         if let Some((q_norm, k_norm)) = &layer.head_norms {
-            backend.rms_norm_heads(q, q_norm, eps);
-            backend.rms_norm_heads(k, k_norm, eps);
+            device.rms_norm_heads(q, q_norm, eps);
+            device.rms_norm_heads(k, k_norm, eps);
         }
-        backend.rotate(q, head_dim, &view.cos, &view.sin);
-        backend.rotate(k, head_dim, &view.cos, &view.sin);
-        backend.store(cache, layer_idx, k, v, &view.rows);
+        device.rotate(step, view, head_dim, q);
+        device.rotate(step, view, head_dim, k);
+        device.store(step, cache, layer_idx, k, v);
         let scale = self.architecture.attention_scale();
-        backend.attend(q, cache, Attend { layer: layer_idx, scale, rows: &view.rows }, attended);
+        device.attend(step, q, cache, Attend { layer: layer_idx, view, scale }, attended);
         self.project(
             layer_idx,
             attended,
@@ -254,9 +245,9 @@ impl<B: Backend> Decoder<B> {
         self.add_update(layer.attended_norm.as_ref(), workspace);
     }
 
-    fn mlp(&self, layer_idx: usize, layer: &Layer<B>, step: &Step<'_, B>, workspace: &mut Workspace<B>) {
+    fn mlp(&self, layer_idx: usize, layer: &Layer<D>, step: &D::Step, workspace: &mut Workspace<D>) {
         let Workspace { x, normed, .. } = workspace;
-        self.backend.rms_norm(x, &layer.mlp_norm, self.architecture.rms_norm_eps, normed);
+        self.device.rms_norm(x, &layer.mlp_norm, self.architecture.rms_norm_eps, normed);
         match &layer.mlp {
             Mlp::Dense(linears) => self.dense(layer_idx, linears, step, workspace),
             Mlp::Mixture { router, experts } => {
@@ -269,15 +260,15 @@ impl<B: Backend> Decoder<B> {
     fn dense(
         &self,
         layer_idx: usize,
-        linears: &Gated<Linear<B>>,
-        step: &Step<'_, B>,
-        workspace: &mut Workspace<B>,
+        linears: &Gated<Linear<D>>,
+        step: &D::Step,
+        workspace: &mut Workspace<D>,
     ) {
         let Workspace { normed, update, gate, up, .. } = workspace;
         let outputs =
             [(Projection::Gate, &linears.gate, &mut *gate), (Projection::Up, &linears.up, &mut *up)];
         self.project(layer_idx, normed, step, outputs);
-        self.backend.activate(self.architecture.activation, gate, up);
+        self.device.activate(self.architecture.activation, gate, up);
         self.project(layer_idx, gate, step, [(Projection::Down, &linears.down, update)]);
     }
 
@@ -285,47 +276,42 @@ impl<B: Backend> Decoder<B> {
     fn mixture(
         &self,
         layer_idx: usize,
-        (router, experts): (&B::Weights, &Gated<B::Weights>),
-        step: &Step<'_, B>,
-        workspace: &mut Workspace<B>,
+        (router, experts): (&D::Weights, &Gated<D::Weights>),
+        step: &D::Step,
+        workspace: &mut Workspace<D>,
     ) {
-        let backend = &self.backend;
+        let device = &self.device;
         let Workspace { normed, update, mixture, .. } = workspace;
-        let (Some(MixtureRows { logits, x, gate, up, update: parts }), Some(shape)) =
+        let (Some(MixtureRows { logits, routing, x, gate, up, update: parts }), Some(shape)) =
             (mixture, &self.architecture.experts)
         else {
             unreachable!("a workspace has rows for the mixtures of its architecture");
         };
-        let loras = lora::entries(&step.groups, layer_idx, Module::Router);
-        backend.project(normed, &mut [Output::new(router, &loras, &mut *logits)]);
-        let n_rows = step.n_rows();
-        let routing = Routing::new((0..n_rows).map(|row_idx| backend.read_row(logits, row_idx)), shape);
-        backend.gather(normed, &routing.rows, x);
-        for rows in [&mut *gate, &mut *up, &mut *parts] {
-            backend.set_n_rows(rows, routing.rows.len());
-        }
-        let entries = |projection| routing.entries(&step.groups, layer_idx, projection);
-        let loras = [Projection::Gate, Projection::Up, Projection::Down].map(entries);
+        let pairs = Pairs::Of { layer: layer_idx, module: Module::Router };
+        let router = Output { weights: router, bias: None, pairs, y: &mut *logits };
+        device.project(step, normed, &mut [router]);
+        device.route(logits, shape, routing);
+        device.gather_routed(routing, normed, x);
         let mut outputs = [
-            Output::new(&experts.gate, &loras[0], &mut *gate),
-            Output::new(&experts.up, &loras[1], &mut *up),
+            Output::routed(layer_idx, Projection::Gate, &experts.gate, gate),
+            Output::routed(layer_idx, Projection::Up, &experts.up, up),
         ];
-        backend.project_experts(x, &routing.groups, &mut outputs);
-        backend.activate(self.architecture.activation, gate, up);
-        let mut outputs = [Output::new(&experts.down, &loras[2], &mut *parts)];
-        backend.project_experts(gate, &routing.groups, &mut outputs);
-        backend.combine(parts, &routing.parts, update);
+        device.project_routed(step, routing, x, &mut outputs);
+        device.activate(self.architecture.activation, gate, up);
+        let mut outputs = [Output::routed(layer_idx, Projection::Down, &experts.down, parts)];
+        device.project_routed(step, routing, gate, &mut outputs);
+        device.combine(routing, parts, update);
     }
 
     /// Adds a block's output to the residual stream, normalized first where the layer has a norm for it.
-    fn add_update(&self, norm: Option<&B::Vector>, workspace: &mut Workspace<B>) {
+    fn add_update(&self, norm: Option<&D::Vector>, workspace: &mut Workspace<D>) {
         let Workspace { x, normed, update, .. } = workspace;
         match norm {
             Some(norm) => {
-                self.backend.rms_norm(update, norm, self.architecture.rms_norm_eps, normed);
-                self.backend.add(normed, x);
+                self.device.rms_norm(update, norm, self.architecture.rms_norm_eps, normed);
+                self.device.add(normed, x);
             }
-            None => self.backend.add(update, x),
+            None => self.device.add(update, x),
         }
     }
 
@@ -333,48 +319,39 @@ impl<B: Backend> Decoder<B> {
     fn project<const N: usize>(
         &self,
         layer_idx: usize,
-        x: &B::Rows,
-        step: &Step<'_, B>,
-        outputs: [(Projection, &Linear<B>, &mut B::Rows); N],
+        x: &D::Rows,
+        step: &D::Step,
+        outputs: [(Projection, &Linear<D>, &mut D::Rows); N],
     ) {
-        let loras: [_; N] =
-            std::array::from_fn(|i| lora::entries(&step.groups, layer_idx, Module::One(outputs[i].0)));
-        let mut loras = loras.iter();
-        let mut outputs = outputs.map(|(_, linear, y)| Output {
+        let mut outputs = outputs.map(|(projection, linear, y)| Output {
             weights: &linear.weight,
             bias: linear.bias.as_ref(),
-            loras: loras.next().expect("one for each output"),
+            pairs: Pairs::Of { layer: layer_idx, module: Module::One(projection) },
             y,
         });
-        self.backend.project(x, &mut outputs);
+        self.device.project(step, x, &mut outputs);
     }
 
-    fn head(&self, row_idx: &[usize], workspace: &mut Workspace<B>) -> usize {
-        let Workspace { x, normed, last, logits, .. } = workspace;
-        let backend = &self.backend;
-        backend.gather(x, row_idx, last);
-        backend.set_n_rows(normed, row_idx.len());
-        backend.set_n_rows(logits, row_idx.len());
-        backend.rms_norm(last, &self.weights.final_norm, self.architecture.rms_norm_eps, normed);
+    fn head(&self, step: &D::Step, workspace: &mut Workspace<D>) {
+        let Workspace { x, last, last_normed, logits, .. } = workspace;
+        let device = &self.device;
+        device.gather_wanted(step, x, last);
+        device.rms_norm(last, &self.weights.final_norm, self.architecture.rms_norm_eps, last_normed);
         let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
-        backend.project(normed, &mut [Output::new(head, &[], logits)]);
-        row_idx.len()
+        device.project(step, last_normed, &mut [Output::plain(head, logits)]);
     }
 
-    fn resize(&self, workspace: &mut Workspace<B>, n_rows: usize) {
-        let Workspace { x, normed, update, q, k, v, attended, gate, up, .. } = workspace;
+    fn resize(&self, workspace: &mut Workspace<D>, n_rows: usize, n_logit_rows: usize) {
+        let Workspace { x, normed, update, q, k, v, attended, gate, up, last_normed, logits, .. } = workspace;
         for rows in [x, normed, update, q, k, v, attended, gate, up] {
-            self.backend.set_n_rows(rows, n_rows);
+            self.device.set_n_rows(rows, n_rows);
+        }
+        for rows in [last_normed, logits] {
+            self.device.set_n_rows(rows, n_logit_rows);
         }
         if let Some(mixture) = &mut workspace.mixture {
-            self.backend.set_n_rows(&mut mixture.logits, n_rows);
+            self.device.set_n_rows(&mut mixture.logits, n_rows);
         }
-    }
-}
-
-impl<B: Backend> Step<'_, B> {
-    fn n_rows(&self) -> usize {
-        self.views[0].rows.len()
     }
 }
 

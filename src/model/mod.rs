@@ -1,12 +1,9 @@
-//! A decoder over a backend: weights, forward pass, adapters by row. Never JSON, a path or a clock.
+//! A decoder over a device: weights, forward pass, adapters by row. Never JSON, a path or a clock.
 
 mod batch;
 mod decoder;
-mod lora;
-mod mixture;
 mod rope;
 mod weights;
 
 pub use batch::{LogitRows, Segment};
 pub use decoder::{BLOCK_LEN, Decoder, Workspace};
-pub use lora::Lora;

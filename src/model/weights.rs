@@ -1,6 +1,6 @@
-//! The engine's tensors where the backend can use them, by role.
+//! The engine's tensors where the device can use them, by role.
 
-use crate::backend::Backend;
+use crate::device::Device;
 use crate::format::engine::{
     EMBEDDING, FINAL_NORM, HEAD, experts_weight, projection_bias, projection_weight, router_weight,
 };
@@ -9,42 +9,42 @@ use crate::numbers::MatrixShape;
 use crate::numbers::architecture::{Architecture, Experts, Projection};
 
 /// All weights of a decoder.
-pub struct Weights<B: Backend> {
+pub struct Weights<D: Device> {
     /// `[vocab_size, hidden_size]`
-    pub embedding: B::Weights,
-    pub layers: Vec<Layer<B>>,
+    pub embedding: D::Weights,
+    pub layers: Vec<Layer<D>>,
     /// `[hidden_size]`
-    pub final_norm: B::Vector,
+    pub final_norm: D::Vector,
     /// `[vocab_size, hidden_size]`; none when the embedding serves.
-    pub head: Option<B::Weights>,
+    pub head: Option<D::Weights>,
     /// Some matrices take a changed copy of their inputs.
     pub changes_inputs: bool,
 }
 
 /// One layer.
-pub struct Layer<B: Backend> {
+pub struct Layer<D: Device> {
     /// `[hidden_size]`
-    pub attention_norm: B::Vector,
+    pub attention_norm: D::Vector,
     /// `[hidden_size]`, on the output of attention.
-    pub attended_norm: Option<B::Vector>,
+    pub attended_norm: Option<D::Vector>,
     /// `[hidden_size]`
-    pub mlp_norm: B::Vector,
+    pub mlp_norm: D::Vector,
     /// `[hidden_size]`, on the output of the MLP.
-    pub mlp_output_norm: Option<B::Vector>,
+    pub mlp_output_norm: Option<D::Vector>,
     /// `[head_dim]` each, for queries and keys.
-    pub head_norms: Option<(B::Vector, B::Vector)>,
+    pub head_norms: Option<(D::Vector, D::Vector)>,
     /// q, k, v, o.
-    attention: [Linear<B>; 4],
-    pub mlp: Mlp<B>,
+    attention: [Linear<D>; 4],
+    pub mlp: Mlp<D>,
 }
 
 /// What stands behind attention.
-pub enum Mlp<B: Backend> {
-    Dense(Box<Gated<Linear<B>>>),
+pub enum Mlp<D: Device> {
+    Dense(Box<Gated<Linear<D>>>),
     /// The router's matrix `[n_experts, hidden_size]`, and the experts' matrices, stacked.
     Mixture {
-        router: B::Weights,
-        experts: Gated<B::Weights>,
+        router: D::Weights,
+        experts: Gated<D::Weights>,
     },
 }
 
@@ -56,25 +56,25 @@ pub struct Gated<T> {
 }
 
 /// A projection and its bias.
-pub struct Linear<B: Backend> {
-    pub weight: B::Weights,
-    pub bias: Option<B::Vector>,
+pub struct Linear<D: Device> {
+    pub weight: D::Weights,
+    pub bias: Option<D::Vector>,
 }
 
-impl<B: Backend> Layer<B> {
+impl<D: Device> Layer<D> {
     /// One of attention's: q, k, v, o.
-    pub fn attention(&self, projection: Projection) -> &Linear<B> {
+    pub fn attention(&self, projection: Projection) -> &Linear<D> {
         &self.attention[projection as usize]
     }
 }
 
-impl<B: Backend> Weights<B> {
+impl<D: Device> Weights<D> {
     /// Finds every tensor of the architecture in the file.
     ///
     /// # Errors
     /// [`FormatError`] naming the first tensor that is missing or does not fit.
-    pub fn new(backend: &B, architecture: &Architecture, file: &TensorFile) -> Result<Self, FormatError> {
-        let source = Source { backend, file };
+    pub fn new(device: &D, architecture: &Architecture, file: &TensorFile) -> Result<Self, FormatError> {
+        let source = Source { device, file };
         let table = (architecture.vocab_size, architecture.hidden_size);
         let layers = (0..architecture.n_layers)
             .map(|layer| source.layer(architecture, layer))
@@ -90,18 +90,18 @@ impl<B: Backend> Weights<B> {
     }
 }
 
-struct Source<'a, B> {
-    backend: &'a B,
+struct Source<'a, D> {
+    device: &'a D,
     file: &'a TensorFile,
 }
 
-impl<B: Backend> Source<'_, B> {
-    fn matrix(&self, name: &str, shape: (usize, usize)) -> Result<B::Weights, FormatError> {
-        self.backend.weights(name, StoredMatrix::find(self.file, name, shape)?)
+impl<D: Device> Source<'_, D> {
+    fn matrix(&self, name: &str, shape: (usize, usize)) -> Result<D::Weights, FormatError> {
+        self.device.weights(name, StoredMatrix::find(self.file, name, shape)?)
     }
 
     /// A matrix whose rows are looked up or stacked, for which no inputs are changed.
-    fn plain(&self, name: &str, shape: impl Into<MatrixShape>) -> Result<B::Weights, FormatError> {
+    fn plain(&self, name: &str, shape: impl Into<MatrixShape>) -> Result<D::Weights, FormatError> {
         let matrix = StoredMatrix::find(self.file, name, shape)?;
         if matrix.input_scale.is_some() || matrix.input_order.is_some() {
             return Err(FormatError::Unsupported {
@@ -110,11 +110,11 @@ impl<B: Backend> Source<'_, B> {
                 supported: "projections, routers and heads of their own".to_owned(),
             });
         }
-        self.backend.weights(name, matrix)
+        self.device.weights(name, matrix)
     }
 
-    fn vector(&self, name: &str, len: usize) -> Result<B::Vector, FormatError> {
-        self.backend.vector(name, len, self.file.require(name)?)
+    fn vector(&self, name: &str, len: usize) -> Result<D::Vector, FormatError> {
+        self.device.vector(name, len, self.file.require(name)?)
     }
 
     fn linear(
@@ -122,7 +122,7 @@ impl<B: Backend> Source<'_, B> {
         architecture: &Architecture,
         layer: usize,
         projection: Projection,
-    ) -> Result<Linear<B>, FormatError> {
+    ) -> Result<Linear<D>, FormatError> {
         let shape = architecture.projection_shape(projection);
         let bias_name = projection_bias(layer, projection);
         let bias = architecture.has_bias(projection).then(|| self.vector(&bias_name, shape.0));
@@ -130,7 +130,7 @@ impl<B: Backend> Source<'_, B> {
         Ok(Linear { weight, bias: bias.transpose()? })
     }
 
-    fn layer(&self, architecture: &Architecture, layer: usize) -> Result<Layer<B>, FormatError> {
+    fn layer(&self, architecture: &Architecture, layer: usize) -> Result<Layer<D>, FormatError> {
         let norm = |part: &str, len| self.vector(&format!("model.layers.{layer}.{part}.weight"), len);
         let hidden_size = architecture.hidden_size;
         let [q, k, v, o] = Projection::ATTENTION.map(|part| self.linear(architecture, layer, part));
@@ -162,7 +162,7 @@ impl<B: Backend> Source<'_, B> {
         })
     }
 
-    fn mixture(&self, hidden_size: usize, experts: &Experts, layer: usize) -> Result<Mlp<B>, FormatError> {
+    fn mixture(&self, hidden_size: usize, experts: &Experts, layer: usize) -> Result<Mlp<D>, FormatError> {
         let (n, size) = (experts.n_experts, experts.intermediate_size);
         let stack = |projection, (rows, columns)| {
             self.plain(&experts_weight(layer, projection), MatrixShape { n_parts: n, rows, columns })

@@ -5,6 +5,9 @@
 
 use super::family::{Activation, Family, Norms};
 
+/// Elements of a head, at most.
+pub const MAX_HEAD_DIM: usize = 1 << 11;
+
 /// A decoder-only transformer: pre-norm, RMSNorm, rotary positions, gated MLP, grouped-query attention.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Architecture {

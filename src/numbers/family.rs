@@ -153,6 +153,103 @@ const USUAL: FamilyRow = FamilyRow {
     may_lack_kv_heads: false,
 };
 
+const QWEN2: FamilyRow = FamilyRow {
+    name: "qwen2",
+    classes: &[("Qwen2ForCausalLM", "qwen2")],
+    attention_bias: AttentionBias::Qkv,
+    window: WindowRule::Asked,
+    ..USUAL
+};
+const QWEN3: FamilyRow = FamilyRow {
+    name: "qwen3",
+    classes: &[("Qwen3ForCausalLM", "qwen3")],
+    attention_bias: AttentionBias::Asked,
+    qk_norm: true,
+    window: WindowRule::Asked,
+    default_head_dim: Some(128),
+    ..USUAL
+};
+const LLAMA: FamilyRow = FamilyRow {
+    name: "llama",
+    classes: &[("LlamaForCausalLM", "llama")],
+    attention_bias: AttentionBias::Asked,
+    reads_mlp_bias: true,
+    may_lack_kv_heads: true,
+    ..USUAL
+};
+const MISTRAL: FamilyRow = FamilyRow {
+    name: "mistral",
+    classes: &[("MistralForCausalLM", "mistral")],
+    window: WindowRule::Always,
+    ..USUAL
+};
+const PHI3: FamilyRow = FamilyRow {
+    name: "phi3",
+    classes: &[("Phi3ForCausalLM", "phi3")],
+    has_fused_projections: true,
+    window: WindowRule::Written,
+    default_eps: 1e-5,
+    may_lack_kv_heads: true,
+    ..USUAL
+};
+// Two classes: of transformers, and of the code that came with the model.
+const PHI4_MULTIMODAL: FamilyRow = FamilyRow {
+    name: "phi4mm",
+    classes: &[("Phi4MultimodalForCausalLM", "phi4_multimodal"), ("Phi4MMForCausalLM", "phi4mm")],
+    has_fused_projections: true,
+    is_backbone: true,
+    window: WindowRule::Written,
+    default_eps: 1e-5,
+    ..USUAL
+};
+const QWEN2_VL: FamilyRow = FamilyRow {
+    name: "qwen2vl",
+    classes: &[("Qwen2VLForConditionalGeneration", "qwen2_vl")],
+    is_backbone: true,
+    attention_bias: AttentionBias::Qkv,
+    window: WindowRule::Asked,
+    default_eps: 1e-5,
+    default_theta: 1_000_000.0,
+    ..USUAL
+};
+const QWEN2_5_VL: FamilyRow = FamilyRow {
+    name: "qwen2_5_vl",
+    classes: &[("Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl")],
+    ..QWEN2_VL
+};
+const QWEN3_VL: FamilyRow = FamilyRow {
+    name: "qwen3vl",
+    classes: &[("Qwen3VLForConditionalGeneration", "qwen3_vl")],
+    is_backbone: true,
+    attention_bias: AttentionBias::Asked,
+    qk_norm: true,
+    default_theta: 5_000_000.0,
+    default_head_dim: Some(128),
+    ..USUAL
+};
+const GEMMA3: FamilyRow = FamilyRow {
+    name: "gemma3",
+    classes: &[("Gemma3ForCausalLM", "gemma3_text"), ("Gemma3ForConditionalGeneration", "gemma3")],
+    is_backbone: true,
+    is_plain: false,
+    attention_bias: AttentionBias::Asked,
+    qk_norm: true,
+    window: WindowRule::Always,
+    activation: Activation::GeluTanh,
+    norms: Norms::BeforeAndAfter,
+    scaled_embedding: true,
+    ..USUAL
+};
+const QWEN3_MOE: FamilyRow = FamilyRow {
+    name: "qwen3moe",
+    classes: &[("Qwen3MoeForCausalLM", "qwen3_moe")],
+    is_plain: false,
+    attention_bias: AttentionBias::Asked,
+    qk_norm: true,
+    window: WindowRule::Asked,
+    ..USUAL
+};
+
 impl Family {
     pub const ALL: [Family; 11] = [
         Family::Qwen2,
@@ -171,105 +268,17 @@ impl Family {
     /// What differs.
     pub const fn row(self) -> FamilyRow {
         match self {
-            Family::Qwen2 => FamilyRow {
-                name: "qwen2",
-                classes: &[("Qwen2ForCausalLM", "qwen2")],
-                attention_bias: AttentionBias::Qkv,
-                window: WindowRule::Asked,
-                ..USUAL
-            },
-            Family::Qwen3 => FamilyRow {
-                name: "qwen3",
-                classes: &[("Qwen3ForCausalLM", "qwen3")],
-                attention_bias: AttentionBias::Asked,
-                qk_norm: true,
-                window: WindowRule::Asked,
-                default_head_dim: Some(128),
-                ..USUAL
-            },
-            Family::Llama => FamilyRow {
-                name: "llama",
-                classes: &[("LlamaForCausalLM", "llama")],
-                attention_bias: AttentionBias::Asked,
-                reads_mlp_bias: true,
-                may_lack_kv_heads: true,
-                ..USUAL
-            },
-            Family::Mistral => FamilyRow {
-                name: "mistral",
-                classes: &[("MistralForCausalLM", "mistral")],
-                window: WindowRule::Always,
-                ..USUAL
-            },
-            Family::Phi3 => FamilyRow {
-                name: "phi3",
-                classes: &[("Phi3ForCausalLM", "phi3")],
-                has_fused_projections: true,
-                window: WindowRule::Written,
-                default_eps: 1e-5,
-                may_lack_kv_heads: true,
-                ..USUAL
-            },
-            // Two classes: of transformers, and of the code that came with the model.
-            Family::Phi4Multimodal => FamilyRow {
-                name: "phi4mm",
-                classes: &[("Phi4MultimodalForCausalLM", "phi4_multimodal"), ("Phi4MMForCausalLM", "phi4mm")],
-                has_fused_projections: true,
-                is_backbone: true,
-                window: WindowRule::Written,
-                default_eps: 1e-5,
-                ..USUAL
-            },
-            Family::Qwen2Vl => FamilyRow {
-                name: "qwen2vl",
-                classes: &[("Qwen2VLForConditionalGeneration", "qwen2_vl")],
-                is_backbone: true,
-                attention_bias: AttentionBias::Qkv,
-                window: WindowRule::Asked,
-                default_eps: 1e-5,
-                default_theta: 1_000_000.0,
-                ..USUAL
-            },
-            Family::Qwen2_5Vl => FamilyRow {
-                name: "qwen2_5_vl",
-                classes: &[("Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl")],
-                ..Family::Qwen2Vl.row()
-            },
-            Family::Qwen3Vl => FamilyRow {
-                name: "qwen3vl",
-                classes: &[("Qwen3VLForConditionalGeneration", "qwen3_vl")],
-                is_backbone: true,
-                attention_bias: AttentionBias::Asked,
-                qk_norm: true,
-                default_theta: 5_000_000.0,
-                default_head_dim: Some(128),
-                ..USUAL
-            },
-            Family::Gemma3 => FamilyRow {
-                name: "gemma3",
-                classes: &[
-                    ("Gemma3ForCausalLM", "gemma3_text"),
-                    ("Gemma3ForConditionalGeneration", "gemma3"),
-                ],
-                is_backbone: true,
-                is_plain: false,
-                attention_bias: AttentionBias::Asked,
-                qk_norm: true,
-                window: WindowRule::Always,
-                activation: Activation::GeluTanh,
-                norms: Norms::BeforeAndAfter,
-                scaled_embedding: true,
-                ..USUAL
-            },
-            Family::Qwen3Moe => FamilyRow {
-                name: "qwen3moe",
-                classes: &[("Qwen3MoeForCausalLM", "qwen3_moe")],
-                is_plain: false,
-                attention_bias: AttentionBias::Asked,
-                qk_norm: true,
-                window: WindowRule::Asked,
-                ..USUAL
-            },
+            Family::Qwen2 => QWEN2,
+            Family::Qwen3 => QWEN3,
+            Family::Llama => LLAMA,
+            Family::Mistral => MISTRAL,
+            Family::Phi3 => PHI3,
+            Family::Phi4Multimodal => PHI4_MULTIMODAL,
+            Family::Qwen2Vl => QWEN2_VL,
+            Family::Qwen2_5Vl => QWEN2_5_VL,
+            Family::Qwen3Vl => QWEN3_VL,
+            Family::Gemma3 => GEMMA3,
+            Family::Qwen3Moe => QWEN3_MOE,
         }
     }
 

@@ -13,4 +13,4 @@ pub mod tiles;
 
 pub use kind::{Kind, MatrixShape, Storage};
 pub use module::Module;
-pub use precision::Precision;
+pub use precision::{KvCacheDtype, Precision};

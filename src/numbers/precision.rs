@@ -62,6 +62,36 @@ impl FromStr for Precision {
     }
 }
 
+/// What keys and values are kept as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum KvCacheDtype {
+    /// f32 for engines of f32, f16 for all others.
+    #[default]
+    Auto,
+    F32,
+    F16,
+    /// Codes of eight bits; each head of a position has a scale for its key and one for its value.
+    Int8,
+}
+
+impl KvCacheDtype {
+    pub const ALL: [KvCacheDtype; 4] =
+        [KvCacheDtype::Auto, KvCacheDtype::F32, KvCacheDtype::F16, KvCacheDtype::Int8];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            KvCacheDtype::Auto => "auto",
+            KvCacheDtype::F32 => "f32",
+            KvCacheDtype::F16 => "f16",
+            KvCacheDtype::Int8 => "int8",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|dtype| dtype.name() == name)
+    }
+}
+
 /// Elements of a stored row of `in_features` logical elements.
 pub fn row_stride(in_features: usize) -> usize {
     in_features.next_multiple_of(ROW_ALIGN)

@@ -10,11 +10,12 @@ use super::error::ProbeError;
 use super::logits::{open_decoder, open_lora};
 use super::report::{BenchReport, CaseReport};
 use super::sampling::time_sampling;
-use crate::backend::Cpu;
+use crate::device::{Opened, OpenedLora};
 use crate::format::TensorFile;
 use crate::format::engine::EMBEDDING;
 use crate::kernels::tile::TILE_ROWS;
-use crate::model::{BLOCK_LEN, Decoder, LogitRows, Lora, Segment};
+use crate::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
+use crate::numbers::KvCacheDtype;
 use crate::numbers::Precision;
 use crate::numbers::precision::scale_name;
 use crate::store::{Engine, map_file};
@@ -34,15 +35,16 @@ pub struct BenchOptions {
     pub loras: Vec<PathBuf>,
     /// 0 means one per processor.
     pub threads: usize,
+    pub kv_cache_dtype: KvCacheDtype,
     /// Whether the machine's read rate is measured too: takes 1 GiB for a few seconds.
     pub measures_read_rate: bool,
 }
 
 /// An engine and adapters, opened once for all cases.
 struct Bench {
-    decoder: Decoder<Cpu>,
+    decoder: Decoder<Opened>,
     engine: Engine,
-    loras: Vec<Arc<Lora<Cpu>>>,
+    loras: Vec<Arc<OpenedLora>>,
     lora_bytes: Vec<usize>,
 }
 
@@ -63,11 +65,11 @@ pub fn bench(options: &BenchOptions) -> Result<BenchReport, ProbeError> {
     for case in cases {
         reports.push(bench.time(case, &mut logits)?);
     }
-    let n_threads = bench.decoder.backend().n_threads();
+    let n_threads = bench.decoder.device().n_threads();
     Ok(BenchReport {
         is_sweep: options.mode.is_none(),
         n_threads,
-        kernels: bench.decoder.backend().kernels().name,
+        kernels: bench.decoder.device().kernels().name,
         load_ms,
         cases: reports,
         sampling: time_sampling(&logits),
@@ -114,7 +116,7 @@ fn sweep(options: &BenchOptions, engine: &Engine) -> Vec<Case> {
 
 impl Bench {
     fn open(options: &BenchOptions) -> Result<Self, ProbeError> {
-        let (decoder, engine) = open_decoder(&options.engine_dir, options.threads)?;
+        let (decoder, engine) = open_decoder(&options.engine_dir, options.threads, options.kv_cache_dtype)?;
         let mut loras = Vec::new();
         let mut lora_bytes = Vec::new();
         for path in &options.loras {
@@ -161,7 +163,7 @@ impl Bench {
         let loras = &self.loras[..case.n_loras];
         let mut times_ms = Vec::new();
         for _ in 0..=case.iterations {
-            let segments: Vec<Segment<'_, Cpu>> = blocks
+            let segments: Vec<Segment<'_, Opened>> = blocks
                 .iter()
                 .enumerate()
                 .map(|(index, blocks)| Segment {

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use safetensors::Dtype;
 
 use super::error::ProbeError;
-use crate::backend::{Backend, Cpu};
+use crate::device::{self, Device, Opened};
 use crate::format::header::Header;
 use crate::format::{Adapter, AdapterError, FiniteCheck, TensorFile};
-use crate::kernels::Kernels;
-use crate::model::{BLOCK_LEN, Decoder, LogitRows, Lora, Segment};
+use crate::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
+use crate::numbers::KvCacheDtype;
 use crate::store::{AtomicFile, Engine, Losses, StoreError, map_file};
 
 /// Tokens of one forward pass; bounds the memory of the logits held at once.
@@ -27,6 +27,7 @@ pub struct LogitsOptions {
     pub output_file: PathBuf,
     /// 0 means one per processor.
     pub threads: usize,
+    pub kv_cache_dtype: KvCacheDtype,
 }
 
 /// Writes the f32 tensor `logits` `[n_tokens, vocab_size]`.
@@ -35,7 +36,7 @@ pub struct LogitsOptions {
 /// [`ProbeError`] with the file or token that is wrong.
 pub fn logits(options: &LogitsOptions) -> Result<(), ProbeError> {
     let losses = Losses::now();
-    let (decoder, engine) = open_decoder(&options.engine_dir, options.threads)?;
+    let (decoder, engine) = open_decoder(&options.engine_dir, options.threads, options.kv_cache_dtype)?;
     let (tokens, architecture) = (&options.tokens, decoder.architecture());
     let (capacity, vocab_size) = (engine.config.limits.max_kv_cache_capacity, architecture.vocab_size);
     if tokens.is_empty() || tokens.len() > capacity {
@@ -81,21 +82,23 @@ pub fn logits(options: &LogitsOptions) -> Result<(), ProbeError> {
 pub fn open_decoder(
     directory: &std::path::Path,
     n_threads: usize,
-) -> Result<(Decoder<Cpu>, Engine), ProbeError> {
+    kv_cache_dtype: KvCacheDtype,
+) -> Result<(Decoder<Opened>, Engine), ProbeError> {
     let engine = Engine::open(directory)?;
     let no_threads = |source| ProbeError::System { action: "start threads", source };
-    let cpu = Cpu::new(Kernels::detect(), n_threads).map_err(no_threads)?;
+    let device = device::open(engine.config.target, n_threads).map_err(no_threads)?;
     let broken = |source| ProbeError::Engine { directory: directory.to_owned(), source };
-    let decoder = Decoder::new(cpu, &engine.config, &engine.tensors).map_err(broken)?;
+    let decoder =
+        Decoder::new(device, &engine.config, &engine.tensors).map_err(broken)?.with_kv_cache(kv_cache_dtype);
     Ok((decoder, engine))
 }
 
 /// Opens a processed adapter for an engine.
-pub fn open_lora<B: Backend>(
-    decoder: &Decoder<B>,
+pub fn open_lora<D: Device>(
+    decoder: &Decoder<D>,
     engine: &Engine,
     path: &std::path::Path,
-) -> Result<Arc<Lora<B>>, ProbeError> {
+) -> Result<Arc<D::Lora>, ProbeError> {
     let wrong = |source: AdapterError| ProbeError::Adapter { path: path.to_owned(), source };
     let tensors = TensorFile::parse(map_file(path)?).map_err(|error| wrong(error.into()))?;
     let max_rank = engine.config.limits.max_lora_rank;

@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use jetspool::backend::Cpu;
+use jetspool::device::Cpu;
+use jetspool::device::cpu::Lora;
 use jetspool::format::{Adapter, Limits, Target, TensorFile};
 use jetspool::kernels::Kernels;
-use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Lora, Segment};
-use jetspool::numbers::Precision;
+use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
+use jetspool::numbers::{KvCacheDtype, Precision};
 use jetspool::store::{Engine, map_file};
 use jetspool::tools::{BuildOptions, ProcessOptions, build, process_lora};
 
@@ -54,11 +55,17 @@ pub fn limits() -> Limits {
 
 /// Builds an engine of a checkpoint into `directory`.
 pub fn build_engine(checkpoint: &Path, directory: &Path, precision: Precision) {
+    build_engine_with(checkpoint, directory, precision, None);
+}
+
+/// The same with the tables as wanted.
+fn build_engine_with(checkpoint: &Path, directory: &Path, precision: Precision, head: Option<Precision>) {
     build(&BuildOptions {
         model_dir: checkpoint.to_owned(),
         engine_dir: directory.to_owned(),
         limits: limits(),
         precision,
+        head,
         target: Target::Cpu,
         n_threads: 2,
         progress: jetspool::tools::build::Progress::Quiet,
@@ -74,17 +81,32 @@ pub struct Built {
 
 impl Built {
     pub fn new(checkpoint: &Path, precision: Precision, n_threads: usize) -> Self {
+        Self::with_head(checkpoint, precision, None, n_threads)
+    }
+
+    /// With the embedding table and the head as wanted.
+    pub fn with_head(
+        checkpoint: &Path,
+        precision: Precision,
+        head: Option<Precision>,
+        n_threads: usize,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let directory = folder.path().join("engine");
-        build_engine(checkpoint, &directory, precision);
+        build_engine_with(checkpoint, &directory, precision, head);
         let engine = Engine::open(&directory).unwrap();
         let cpu = Cpu::new(Kernels::detect(), n_threads).unwrap();
         let decoder = Decoder::new(cpu, &engine.config, &engine.tensors).unwrap();
         Self { folder, decoder }
     }
 
+    /// The same with keys and values kept so.
+    pub fn with_kv_cache(self, dtype: KvCacheDtype) -> Self {
+        Self { decoder: self.decoder.with_kv_cache(dtype), ..self }
+    }
+
     /// Processes a PEFT adapter and binds it.
-    pub fn lora(&self, adapter: &Path) -> Arc<Lora<Cpu>> {
+    pub fn lora(&self, adapter: &Path) -> Arc<Lora> {
         let output_dir = self.folder.path().join(adapter.file_name().unwrap());
         process_lora(&ProcessOptions { input_dir: adapter.to_owned(), output_dir: output_dir.clone() })
             .unwrap_or_else(|error| panic!("{}: {error}", adapter.display()));
@@ -94,7 +116,7 @@ impl Built {
     }
 
     /// Logits of every position, `[n_tokens][vocab]`, computed in chunks of `chunk` tokens.
-    pub fn logits(&self, tokens: &[u32], lora: Option<&Arc<Lora<Cpu>>>, chunk: usize) -> Vec<Vec<f32>> {
+    pub fn logits(&self, tokens: &[u32], lora: Option<&Arc<Lora>>, chunk: usize) -> Vec<Vec<f32>> {
         let n_blocks = tokens.len().div_ceil(BLOCK_LEN);
         let blocks: Vec<u32> = (0..n_blocks as u32).rev().collect();
         let mut cache = self.decoder.cache(n_blocks).unwrap();

@@ -1,7 +1,7 @@
 //! Products as the device makes them: rows to panels, then tile after tile.
 
 use jetspool::kernels::Kernels;
-use jetspool::kernels::activations::{Codes, CodesMut, Panel, groups, interleave};
+use jetspool::kernels::activations::{Codes, CodesMut, Panel, f32_groups, groups, interleave};
 use jetspool::kernels::matmul::MatmulTask;
 use jetspool::kernels::matrix::{Matrix, Partner};
 
@@ -21,10 +21,13 @@ impl Panels {
             scale: vec![f32::NAN; x.len() / 32],
             sum: vec![f32::NAN; x.len() / 32],
         };
+        for rows in f32_groups(0..x.len() / stride) {
+            let elements = rows.start * stride..rows.end * stride;
+            interleave(&x[elements.clone()], stride, &mut panels.f32[elements]);
+        }
         for rows in groups(0..x.len() / stride) {
             let elements = rows.start * stride..rows.end * stride;
             let blocks = elements.start / 32..elements.end / 32;
-            interleave(&x[elements.clone()], stride, &mut panels.f32[elements.clone()]);
             let mut out = CodesMut {
                 codes: &mut panels.codes[elements.clone()],
                 scale: &mut panels.scale[blocks.clone()],

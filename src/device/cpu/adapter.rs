@@ -1,43 +1,45 @@
-//! An adapter on a backend, and the rows of a step that use it.
+//! The pairs of an adapter, checked once, read where they are mapped, and found by layer and module.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::ops::Range;
 
-use crate::backend::{Backend, LoraRows};
-use crate::format::{Adapter, FormatError};
+use half::f16;
+use safetensors::Dtype;
+
+use super::weights::{CHECKED, check_type};
+use crate::format::{Adapter, FormatError, LoraPair, Tensor};
 use crate::numbers::Module;
-use crate::numbers::architecture::{Architecture, Projection};
+use crate::numbers::architecture::Projection;
 
-/// The pairs of an adapter where the backend can use them.
-pub struct Lora<B: Backend> {
-    /// `[n_layers][7]`
-    pairs: Vec<[Option<B::Lora>; 7]>,
+/// An adapter.
+pub struct Lora {
+    /// Of layer and projection.
+    pairs: Vec<[Option<Pair>; Projection::ALL.len()]>,
     /// Of routers and experts, by layer.
-    mixture_pairs: BTreeMap<(usize, Module), B::Lora>,
+    mixture_pairs: BTreeMap<(usize, Module), Pair>,
 }
 
-impl<B: Backend> Lora<B> {
-    /// Takes the tensors of an adapter that was bound to this architecture.
-    ///
-    /// # Errors
-    /// [`FormatError`] when the backend cannot use a tensor.
-    pub fn new(backend: &B, architecture: &Architecture, adapter: &Adapter) -> Result<Self, FormatError> {
-        let mut pairs = Vec::with_capacity(architecture.n_layers);
-        for layer in 0..architecture.n_layers {
-            let mut of_layer = [const { None }; 7];
+/// Two matrices: `y += (x A) B`.
+pub struct Pair {
+    a: Tensor,
+    b: Tensor,
+    columns: Range<usize>,
+    rank: usize,
+}
+
+impl Lora {
+    pub fn new(adapter: &Adapter) -> Result<Self, FormatError> {
+        let mut pairs = Vec::with_capacity(adapter.n_layers());
+        for layer in 0..adapter.n_layers() {
+            let mut of_layer = [const { None }; Projection::ALL.len()];
             for (slot, projection) in of_layer.iter_mut().zip(Projection::ALL) {
-                if let Some(pair) = adapter.pair(layer, projection) {
-                    *slot = Some(backend.lora(pair.a.clone(), pair.b.clone(), pair.columns.clone())?);
-                }
+                *slot = adapter.pair(layer, projection).map(Pair::new).transpose()?;
             }
             pairs.push(of_layer);
         }
         let mixture_pairs = adapter
             .mixture_pairs()
-            .map(|(layer, module, pair)| {
-                let pair = backend.lora(pair.a.clone(), pair.b.clone(), pair.columns.clone())?;
-                Ok(((layer, module), pair))
-            })
+            .map(|(layer, module, pair)| Ok(((layer, module), Pair::new(pair)?)))
             .collect::<Result<_, FormatError>>()?;
         Ok(Self { pairs, mixture_pairs })
     }
@@ -47,38 +49,49 @@ impl<B: Backend> Lora<B> {
         !self.mixture_pairs.is_empty()
     }
 
-    /// Of a router or an expert.
-    pub fn mixture_pair(&self, layer: usize, module: Module) -> Option<&B::Lora> {
-        self.mixture_pairs.get(&(layer, module))
-    }
-
-    pub fn pair(&self, layer: usize, projection: Projection) -> Option<&B::Lora> {
-        self.pairs[layer][projection as usize].as_ref()
+    pub fn pair(&self, layer: usize, module: Module) -> Option<&Pair> {
+        match module {
+            Module::One(projection) => self.pairs.get(layer)?[projection as usize].as_ref(),
+            _ => self.mixture_pairs.get(&(layer, module)),
+        }
     }
 }
 
-/// Consecutive rows of a step that share an adapter and its scale.
-pub struct LoraGroup<'a, B: Backend> {
-    pub rows: std::ops::Range<usize>,
-    pub lora: &'a Arc<Lora<B>>,
-    pub scale: f32,
-}
+impl Pair {
+    fn new(pair: &LoraPair) -> Result<Self, FormatError> {
+        let LoraPair { a, b, columns, .. } = pair.clone();
+        check_type::<f16>("lora_A.weight", &a, Dtype::F16, "F16")?;
+        check_type::<f16>("lora_B.weight", &b, Dtype::F16, "F16")?;
+        match (a.shape(), b.shape()) {
+            (&[_, rank], &[same, n_columns])
+                if rank == same && rank > 0 && columns.start <= columns.end && columns.end <= n_columns =>
+            {
+                Ok(Self { a, b, columns, rank })
+            }
+            (wanted, found) => Err(FormatError::Shape {
+                name: "lora_B.weight".into(),
+                wanted: wanted.to_vec(),
+                found: found.to_vec(),
+            }),
+        }
+    }
 
-/// The groups' entries for one module; empty where no adapter of the step touches it. Experts have entries of
-/// their own, for their rows lie elsewhere.
-pub fn entries<'a, B: Backend>(
-    groups: &'a [LoraGroup<'a, B>],
-    layer: usize,
-    module: Module,
-) -> Vec<LoraRows<'a, B::Lora>> {
-    let pair = |lora: &'a Lora<B>| match module {
-        Module::One(projection) => lora.pair(layer, projection),
-        _ => lora.mixture_pair(layer, module),
-    };
-    groups
-        .iter()
-        .filter_map(|group| {
-            Some(LoraRows { rows: group.rows.clone(), pair: pair(group.lora)?, scale: group.scale })
-        })
-        .collect()
+    /// `[in, rank]`
+    pub fn a(&self) -> &[f16] {
+        self.a.as_slice().expect(CHECKED)
+    }
+
+    /// `[rank, all_out]`
+    pub fn b(&self) -> &[f16] {
+        self.b.as_slice().expect(CHECKED)
+    }
+
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// The columns of B that are the output features.
+    pub fn columns(&self) -> Range<usize> {
+        self.columns.clone()
+    }
 }

@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 
+use super::adapter::Lora;
 use super::cache::Cache;
 use super::inputs::grow;
 use super::processor::Cpu;
 use super::rows::Rows;
 use super::shared::Shared;
-use crate::backend::{Attend, AttendRow, CacheShape};
+use crate::device::{Attend, CacheShape, StepPlan};
 use crate::kernels::activations;
 use crate::kernels::attention::{AttendTask, BLOCK_LEN, PART, Query, Weight, parts, scratch_len};
 use crate::kernels::tile::GROUP_ROWS;
@@ -30,14 +31,59 @@ struct Parts {
     first: usize,
 }
 
+/// Where a row stands in its sequence.
+#[derive(Clone, Copy)]
+struct AttendRow<'a> {
+    sequence: usize,
+    position: usize,
+    /// The first position it sees.
+    start: usize,
+    /// Cache blocks of its sequence, in order.
+    blocks: &'a [u32],
+}
+
+/// The rows of a step as one view shows them.
+#[derive(Clone, Copy)]
+struct Viewed<'a> {
+    plan: &'a StepPlan<Lora>,
+    starts: &'a [usize],
+}
+
+impl<'a> Viewed<'a> {
+    fn len(self) -> usize {
+        self.starts.len()
+    }
+
+    fn row(self, row_idx: usize) -> AttendRow<'a> {
+        let place = self.plan.places[row_idx];
+        AttendRow {
+            sequence: place.sequence,
+            position: place.position,
+            start: self.starts[row_idx],
+            blocks: self.plan.blocks_of(row_idx),
+        }
+    }
+
+    fn iter(self) -> impl Iterator<Item = AttendRow<'a>> {
+        (0..self.len()).map(move |row_idx| self.row(row_idx))
+    }
+}
+
 impl Cpu {
-    /// See [`crate::backend::Backend::attend`].
-    pub(super) fn attend_all(&self, q: &Rows, cache: &Cache, task: Attend<'_>, y: &mut Rows) {
-        let rows = task.rows;
+    /// See [`crate::device::Device::attend`].
+    pub(super) fn attend_all(
+        &self,
+        plan: &StepPlan<Lora>,
+        q: &Rows,
+        cache: &Cache,
+        task: Attend,
+        y: &mut Rows,
+    ) {
+        let rows = Viewed { plan, starts: &plan.views[task.view].starts };
         let &CacheShape { n_kv_heads, head_dim, n_blocks, block_len, .. } = cache.shape();
         assert!(block_len == BLOCK_LEN && q.width() == y.width() && q.width().is_multiple_of(head_dim));
         assert!(rows.len() == q.n_rows() && rows.len() == y.n_rows());
-        for row in rows {
+        for row in rows.iter() {
             let blocks = &row.blocks[..row.position / block_len + 1];
             assert!(row.start <= row.position && blocks.iter().all(|&block| (block as usize) < n_blocks));
         }
@@ -56,7 +102,7 @@ impl Cpu {
             let mut queries = Vec::with_capacity(GROUP_ROWS);
             let each = || group.rows.clone().flat_map(|row| group.heads.clone().map(move |head| (row, head)));
             for (row_idx, head) in each() {
-                let row = &rows[row_idx];
+                let row = rows.row(row_idx);
                 let seen = parts(row.start..row.position + 1).nth(group.part_idx).unwrap_or_default();
                 let Parts { n_parts, first } = places[row_idx];
                 // SAFETY: the output belongs to this task: it is the head's own, or that of its part.
@@ -75,7 +121,7 @@ impl Cpu {
                 (self.kernels.attend)(&mut AttendTask {
                     queries: &queries,
                     head_dim,
-                    cache: cache.head(task.layer, group.kv_head, rows[group.rows.start].blocks),
+                    cache: cache.head(task.layer, group.kv_head, rows.row(group.rows.start).blocks),
                     scale: task.scale,
                     scratch: &mut scratch,
                     weights: found,
@@ -114,7 +160,7 @@ impl Cpu {
 }
 
 /// Where each row's parts lie, and how many weights there are in all.
-fn places(rows: &[AttendRow<'_>], n_heads: usize) -> (Vec<Parts>, usize) {
+fn places(rows: Viewed<'_>, n_heads: usize) -> (Vec<Parts>, usize) {
     let mut n_weights = 0;
     let places = rows
         .iter()
@@ -129,17 +175,17 @@ fn places(rows: &[AttendRow<'_>], n_heads: usize) -> (Vec<Parts>, usize) {
 }
 
 /// Up to four queries each: heads of one row where there are enough of them, else of rows that follow each other.
-fn groups(rows: &[AttendRow<'_>], n_kv_heads: usize, n_shared: usize, places: &[Parts]) -> Vec<Group> {
+fn groups(rows: Viewed<'_>, n_kv_heads: usize, n_shared: usize, places: &[Parts]) -> Vec<Group> {
     let n_together = if n_shared > GROUP_ROWS / 2 { 1 } else { GROUP_ROWS / n_shared };
     let mut groups = Vec::new();
     let mut first = 0;
     while first < rows.len() {
         let may_follow = |row_idx: &usize| {
-            let (last, row) = (&rows[row_idx - 1], &rows[*row_idx]);
+            let (last, row) = (rows.row(row_idx - 1), rows.row(*row_idx));
             // With the same parts, for a group lies in one.
-            let numbers = |row: &AttendRow<'_>| (row.start / PART, row.position / PART);
+            let numbers = |row: AttendRow<'_>| (row.start / PART, row.position / PART);
             let same_parts = numbers(last) == numbers(row);
-            std::ptr::eq(last.blocks, row.blocks) && row.position == last.position + 1 && same_parts
+            last.sequence == row.sequence && row.position == last.position + 1 && same_parts
         };
         let n = 1 + (first + 1..rows.len().min(first + n_together)).take_while(may_follow).count();
         for kv_head in 0..n_kv_heads {

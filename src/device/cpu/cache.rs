@@ -2,14 +2,17 @@
 //! when a block is first written and given back by [`Cache::forget`].
 //!
 //! Layout of a block: of each layer and head the keys (head_dim, position in block), then the values (position in
-//! block, head_stride), as [`crate::kernels::attention`] reads them.
+//! block, head_stride), as [`crate::kernels::attention`] reads them. Codes of eight bits are followed by the scales of
+//! the positions, f32: each head of a position has one for its key and one for its value, its largest magnitude / 127.
 
 use half::f16;
 use memmap2::{MmapMut, MmapOptions, UncheckedAdvice};
 
-use crate::backend::{CacheElement, CacheShape};
+use crate::device::{CacheElement, CacheShape};
 use crate::kernels::attention::{CacheValues, HeadCache};
 use crate::kernels::tile::TILE_ROWS;
+use crate::numbers::architecture::MAX_HEAD_DIM;
+use crate::numbers::int8::int8_row;
 
 /// Elements that are rounded at a time.
 const ROUNDED: usize = 256;
@@ -38,7 +41,7 @@ impl Cache {
 
     /// Bytes of one block.
     pub fn block_bytes(shape: &CacheShape) -> usize {
-        block_elements(shape) * element_size(shape.element)
+        block_elements(shape) * element_bytes(shape.element)
     }
 
     pub fn shape(&self) -> &CacheShape {
@@ -51,6 +54,7 @@ impl Cache {
             values: match self.shape.element {
                 CacheElement::F32 => CacheValues::F32(bytemuck::cast_slice(&self.map)),
                 CacheElement::F16 => CacheValues::F16(bytemuck::cast_slice(&self.map)),
+                CacheElement::I8 => CacheValues::I8(bytemuck::cast_slice(&self.map)),
             },
             blocks,
             block_stride: block_elements(&self.shape),
@@ -114,6 +118,7 @@ impl CacheWriter<'_> {
     ) {
         let shape = self.shape;
         let mut halves = [f16::ZERO; ROUNDED];
+        let mut codes = [0_i8; MAX_HEAD_DIM];
         for (head, values) in row.chunks_exact(shape.head_dim).enumerate() {
             let start = block as usize * block_elements(shape) + offset(shape, layer, part, head);
             let place = |d: usize| match part {
@@ -139,6 +144,14 @@ impl CacheWriter<'_> {
                                 .for_each(|(i, half)| *all.add(place(first + i)) = *half);
                         }
                     }
+                    CacheElement::I8 => {
+                        let all = self.map.cast::<i8>();
+                        let codes = &mut codes[..values.len()];
+                        let scale = position_codes(values, codes);
+                        codes.iter().enumerate().for_each(|(d, code)| *all.add(place(d)) = *code);
+                        let scales = all.add(start + shape.block_len * head_stride(shape)).cast::<f32>();
+                        scales.add(slot).write_unaligned(scale);
+                    }
                 }
             }
         }
@@ -149,13 +162,19 @@ fn head_stride(shape: &CacheShape) -> usize {
     shape.head_dim.next_multiple_of(TILE_ROWS)
 }
 
+/// Codes of a head's key or value, and their scale; NaN if one of them is no number, so that nobody overlooks it.
+fn position_codes(values: &[f32], codes: &mut [i8]) -> f32 {
+    let scale = int8_row(values, codes);
+    if values.iter().all(|value| value.is_finite()) { scale } else { f32::NAN }
+}
+
 /// Elements from a block's first to a head's.
 fn offset(shape: &CacheShape, layer: usize, part: Part, head: usize) -> usize {
     let part_idx = match part {
         Part::Key => 0,
         Part::Value => 1,
     };
-    ((layer * 2 + part_idx) * shape.n_kv_heads + head) * shape.block_len * head_stride(shape)
+    ((layer * 2 + part_idx) * shape.n_kv_heads + head) * part_elements(shape)
 }
 
 /// Bytes of a page: 4 KiB mostly, up to 64 KiB on some arm64 kernels.
@@ -166,12 +185,22 @@ fn page_size() -> usize {
 }
 
 fn block_elements(shape: &CacheShape) -> usize {
-    shape.n_layers * 2 * shape.n_kv_heads * shape.block_len * head_stride(shape)
+    shape.n_layers * 2 * shape.n_kv_heads * part_elements(shape)
 }
 
-fn element_size(element: CacheElement) -> usize {
+/// Elements of the keys, or values, of a head in a block, scales included.
+fn part_elements(shape: &CacheShape) -> usize {
+    let scales = match shape.element {
+        CacheElement::F32 | CacheElement::F16 => 0,
+        CacheElement::I8 => size_of::<f32>(),
+    };
+    shape.block_len * (head_stride(shape) + scales)
+}
+
+fn element_bytes(element: CacheElement) -> usize {
     match element {
         CacheElement::F32 => 4,
         CacheElement::F16 => 2,
+        CacheElement::I8 => 1,
     }
 }

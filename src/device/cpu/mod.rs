@@ -1,5 +1,6 @@
 //! The operations on the processor: `kernels` over a pool of threads.
 
+mod adapter;
 mod attend;
 mod cache;
 mod inputs;
@@ -7,11 +8,14 @@ mod ops;
 mod pool;
 mod processor;
 mod project;
+mod routing;
 mod rows;
 mod shared;
 mod weights;
 
+pub use adapter::Lora;
 pub use cache::Cache;
 pub use processor::Cpu;
+pub use routing::{ExpertRows, Routing};
 pub use rows::Rows;
-pub use weights::{Lora, Vector, Weights};
+pub use weights::{Vector, Weights};

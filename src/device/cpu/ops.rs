@@ -1,17 +1,18 @@
 //! Each operation split into tasks for the pool; a task owns whole rows of its output. Products stand in
 //! [`super::project`], attention in [`super::attend`].
 
-use std::ops::Range;
-
+use super::adapter::Lora;
 use super::cache::{self, Cache};
 use super::inputs::Inputs;
 use super::processor::Cpu;
+use super::routing::Routing;
 use super::rows::Rows;
 use super::shared::Shared;
-use super::weights::{Lora, Vector, Weights};
-use crate::backend::{Attend, AttendRow, Backend, CacheShape, ExpertRows, Output, Part};
-use crate::format::{FormatError, StoredMatrix, Tensor};
+use super::weights::{Vector, Weights};
+use crate::device::{Attend, CacheShape, Device, Output, StepPlan};
+use crate::format::{Adapter, FormatError, StoredMatrix, Tensor};
 use crate::kernels::elementwise::rotate;
+use crate::numbers::architecture::Experts;
 use crate::numbers::family::Activation;
 
 impl Cpu {
@@ -24,12 +25,14 @@ impl Cpu {
     }
 }
 
-impl Backend for Cpu {
+impl Device for Cpu {
     type Rows = Rows;
     type Weights = Weights;
     type Vector = Vector;
     type Lora = Lora;
     type Cache = Cache;
+    type Step = StepPlan<Lora>;
+    type Routing = Routing;
 
     fn weights(&self, name: &str, matrix: StoredMatrix) -> Result<Weights, FormatError> {
         Weights::new(name, matrix)
@@ -39,8 +42,8 @@ impl Backend for Cpu {
         Vector::new(name, len, values)
     }
 
-    fn lora(&self, a: Tensor, b: Tensor, columns: Range<usize>) -> Result<Lora, FormatError> {
-        Lora::new(a, b, columns)
+    fn lora(&self, adapter: &Adapter) -> Result<Lora, FormatError> {
+        Lora::new(adapter)
     }
 
     fn rows(&self, n_rows: usize, width: usize) -> Rows {
@@ -74,7 +77,16 @@ impl Backend for Cpu {
         }
     }
 
-    fn embed(&self, table: &Weights, tokens: &[u32], y: &mut Rows) {
+    fn for_each(&self, n: usize, work: &(dyn Fn(usize) + Sync)) {
+        self.pool.run(n, &|idx, _| work(idx));
+    }
+
+    fn upload(&self, plan: StepPlan<Lora>) -> StepPlan<Lora> {
+        plan
+    }
+
+    fn embed(&self, step: &StepPlan<Lora>, table: &Weights, y: &mut Rows) {
+        let tokens = &step.tokens;
         let table = table.as_matrix();
         let (stride, out) = (y.stride(), Shared::new(y.as_mut_ptr()));
         assert!(y.n_rows() == tokens.len() && stride == table.stride());
@@ -113,15 +125,12 @@ impl Backend for Cpu {
         });
     }
 
-    fn project(&self, x: &Rows, outputs: &mut [Output<'_, Self>]) {
-        self.project_all(x, outputs);
+    fn project(&self, step: &StepPlan<Lora>, x: &Rows, outputs: &mut [Output<'_, Self>]) {
+        self.project_all(&step.adapters, x, outputs);
     }
 
-    fn project_experts(&self, x: &Rows, experts: &[ExpertRows], outputs: &mut [Output<'_, Self>]) {
-        self.products(x, x, experts, outputs);
-    }
-
-    fn rotate(&self, x: &mut Rows, head_dim: usize, cos: &[f32], sin: &[f32]) {
+    fn rotate(&self, step: &StepPlan<Lora>, view: usize, head_dim: usize, x: &mut Rows) {
+        let (cos, sin) = (&step.views[view].cos, &step.views[view].sin);
         let half = cos.len() / x.n_rows().max(1);
         assert!(2 * half <= head_dim && cos.len() == half * x.n_rows() && sin.len() == cos.len());
         self.for_rows_of(x, |row_idx, row| {
@@ -132,15 +141,15 @@ impl Backend for Cpu {
         });
     }
 
-    fn store(&self, cache: &mut Cache, layer: usize, k: &Rows, v: &Rows, rows: &[AttendRow<'_>]) {
+    fn store(&self, step: &StepPlan<Lora>, cache: &mut Cache, layer: usize, k: &Rows, v: &Rows) {
         let &CacheShape { block_len, n_blocks, .. } = cache.shape();
-        assert!(k.n_rows() == rows.len() && v.n_rows() == rows.len());
+        assert!(k.n_rows() == step.n_rows() && v.n_rows() == step.n_rows());
         // SAFETY: both slices are one head long.
         let narrow = |from: &[f32], to: &mut [half::f16]| unsafe { (self.kernels.narrow)(from, to) };
         let writer = cache.writer();
-        self.for_rows(rows.len(), |row_idx| {
-            let row = &rows[row_idx];
-            let place = (row.blocks[row.position / block_len], row.position % block_len);
+        self.for_rows(step.n_rows(), |row_idx| {
+            let position = step.places[row_idx].position;
+            let place = (step.blocks_of(row_idx)[position / block_len], position % block_len);
             assert!((place.0 as usize) < n_blocks);
             // SAFETY: each row of a step has a position of its own, in a block of its sequence.
             unsafe {
@@ -150,8 +159,8 @@ impl Backend for Cpu {
         });
     }
 
-    fn attend(&self, q: &Rows, cache: &Cache, task: Attend<'_>, y: &mut Rows) {
-        self.attend_all(q, cache, task, y);
+    fn attend(&self, step: &StepPlan<Lora>, q: &Rows, cache: &Cache, task: Attend, y: &mut Rows) {
+        self.attend_all(step, q, cache, task, y);
     }
 
     fn add(&self, x: &Rows, y: &mut Rows) {
@@ -179,7 +188,26 @@ impl Backend for Cpu {
         });
     }
 
-    fn combine(&self, x: &Rows, parts: &[Part], y: &mut Rows) {
+    fn route(&self, logits: &Rows, experts: &Experts, routing: &mut Routing) {
+        *routing = Routing::new((0..logits.n_rows()).map(|row_idx| logits.row(row_idx)), experts);
+    }
+
+    fn gather_routed(&self, routing: &Routing, x: &Rows, y: &mut Rows) {
+        y.copy_rows(x, &routing.rows);
+    }
+
+    fn project_routed(
+        &self,
+        step: &StepPlan<Lora>,
+        routing: &Routing,
+        x: &Rows,
+        outputs: &mut [Output<'_, Self>],
+    ) {
+        self.project_experts(&step.adapters, routing, x, outputs);
+    }
+
+    fn combine(&self, routing: &Routing, x: &Rows, y: &mut Rows) {
+        let parts = &routing.parts;
         let n_parts = parts.len() / y.n_rows().max(1);
         assert!(x.width() == y.width() && parts.len() == n_parts * y.n_rows());
         for row_idx in 0..y.n_rows() {
@@ -193,10 +221,7 @@ impl Backend for Cpu {
         }
     }
 
-    fn gather(&self, x: &Rows, row_idx: &[usize], y: &mut Rows) {
-        y.set_n_rows(row_idx.len());
-        for (to, &from) in row_idx.iter().enumerate() {
-            y.row_mut(to).copy_from_slice(x.row(from));
-        }
+    fn gather_wanted(&self, step: &StepPlan<Lora>, x: &Rows, y: &mut Rows) {
+        y.copy_rows(x, &step.logit_rows);
     }
 }

@@ -9,16 +9,20 @@
 use std::ops::Range;
 use std::sync::MutexGuard;
 
+use super::adapter::{Lora, Pair};
 use super::inputs::{Inputs, grow};
 use super::processor::Cpu;
+use super::routing::{ExpertRows, Routing};
 use super::rows::Rows;
 use super::shared::Shared;
-use crate::backend::{ExpertRows, LoraRows, Output};
-use crate::kernels::activations::{CodesMut, groups, interleave};
+use super::weights::Weights;
+use crate::device::{AdapterRows, Output, Pairs};
+use crate::kernels::activations::{CodesMut, f32_groups, groups, interleave};
 use crate::kernels::lora::{ExpandTask, PART_INPUTS, ShrinkTask};
 use crate::kernels::matmul::MatmulTask;
 use crate::kernels::matrix::{Matrix, Partner};
 use crate::kernels::tile::{BLOCK, TILE_ROWS};
+use crate::numbers::Module;
 use crate::numbers::tiles::n_tiles;
 
 /// Tasks per thread: enough that a slow thread does not hold up the others.
@@ -30,7 +34,8 @@ const ALONE: usize = 16 << 10;
 struct Update<'a> {
     output_idx: usize,
     rows: Range<usize>,
-    entry: &'a LoraRows<'a, super::weights::Lora>,
+    pair: &'a Pair,
+    scale: f32,
     /// Where its parts begin in `hidden`, and `h` when they are summed.
     offset: usize,
 }
@@ -38,7 +43,7 @@ struct Update<'a> {
 impl Update<'_> {
     /// Elements of one part: `[n_rows, rank]`.
     fn part_len(&self) -> usize {
-        self.rows.len() * self.entry.pair.rank()
+        self.rows.len() * self.pair.rank()
     }
 }
 
@@ -51,25 +56,54 @@ struct Job<'a> {
 }
 
 impl Cpu {
+    /// `y = x W^T`
+    pub fn multiply(&self, x: &Rows, w: &Weights, y: &mut Rows) {
+        self.project_all(&[], x, &mut [Output::plain(w, y)]);
+    }
+
     /// `y = x W^T + bias` and the adapters' updates for every output.
-    pub(super) fn project_all(&self, x: &Rows, outputs: &mut [Output<'_, Self>]) {
+    pub(super) fn project_all(
+        &self,
+        adapters: &[AdapterRows<Lora>],
+        x: &Rows,
+        outputs: &mut [Output<'_, Self>],
+    ) {
         let whole = [ExpertRows { expert: 0, rows: 0..x.n_rows() }];
         if outputs.iter().any(|output| output.weights.changes_inputs()) {
             for output in outputs {
                 let changed = output.weights.changes_inputs().then(|| self.changed_inputs(x, output.weights));
-                self.products(changed.as_ref().unwrap_or(x), x, &whole, std::slice::from_mut(output));
+                let updates = updates(std::slice::from_ref(output), adapters, None, x);
+                let changed = changed.as_ref().unwrap_or(x);
+                self.products(changed, x, &whole, &updates, std::slice::from_mut(output));
             }
         } else {
-            self.products(x, x, &whole, outputs);
+            let updates = updates(outputs, adapters, None, x);
+            self.products(x, x, &whole, &updates, outputs);
         }
     }
 
+    /// The same with the matrices of each row's expert; x is sorted by them.
+    pub(super) fn project_experts(
+        &self,
+        adapters: &[AdapterRows<Lora>],
+        routing: &Routing,
+        x: &Rows,
+        outputs: &mut [Output<'_, Self>],
+    ) {
+        for output in outputs.iter_mut() {
+            output.y.set_n_rows(x.n_rows());
+        }
+        let updates = updates(outputs, adapters, Some(routing), x);
+        self.products(x, x, &routing.groups, &updates, outputs);
+    }
+
     /// A matrix of each output's stack for the rows of each expert. Adapters see `adapted`.
-    pub(super) fn products(
+    fn products(
         &self,
         x: &Rows,
         adapted: &Rows,
         experts: &[ExpertRows],
+        updates: &[Update<'_>],
         outputs: &mut [Output<'_, Self>],
     ) {
         let n_rows = x.n_rows();
@@ -85,14 +119,13 @@ impl Cpu {
                 n_tiles,
             }));
         }
-        let updates = updates(outputs, adapted);
         let mut inputs = self.inputs();
-        self.prepare(&mut inputs, (x, experts), adapted, &jobs, &updates);
+        self.prepare(&mut inputs, (x, experts), adapted, &jobs, updates);
         let n_parts = adapted.width().div_ceil(PART_INPUTS);
-        for update in &updates {
-            inputs.sum_parts(update.offset, update.part_len(), n_parts, update.entry.scale);
+        for update in updates {
+            inputs.sum_parts(update.offset, update.part_len(), n_parts, update.scale);
         }
-        self.multiply(x, &inputs, &jobs, &updates, outputs);
+        self.multiply_tiles(x, &inputs, &jobs, updates, outputs);
     }
 
     pub(super) fn inputs(&self) -> MutexGuard<'_, Inputs> {
@@ -100,7 +133,7 @@ impl Cpu {
     }
 
     /// The second region.
-    fn multiply(
+    fn multiply_tiles(
         &self,
         x: &Rows,
         inputs: &Inputs,
@@ -146,7 +179,7 @@ impl Cpu {
                     && update.rows.end <= job.rows.end
             };
             for update in updates.iter().filter(is_mine) {
-                let pair = update.entry.pair;
+                let pair = update.pair;
                 let first = pair.columns().start;
                 // SAFETY: as above.
                 unsafe {
@@ -165,19 +198,44 @@ impl Cpu {
     }
 }
 
-/// The updates of all outputs, in groups of rows.
-fn updates<'a>(outputs: &[Output<'a, Cpu>], x: &Rows) -> Vec<Update<'a>> {
+/// The updates of all outputs by the step's adapters, in groups of rows.
+fn updates<'a>(
+    outputs: &[Output<'_, Cpu>],
+    adapters: &'a [AdapterRows<Lora>],
+    routing: Option<&Routing>,
+    x: &Rows,
+) -> Vec<Update<'a>> {
     let n_parts = x.width().div_ceil(PART_INPUTS);
     let mut offset = 0;
     let mut updates = Vec::new();
     for (output_idx, output) in outputs.iter().enumerate() {
-        for entry in output.loras {
-            assert!(entry.pair.columns().len() == output.y.width() && entry.rows.end <= x.n_rows());
-            assert!(entry.pair.a().len() == x.width() * entry.pair.rank());
-            for rows in groups(entry.rows.clone()) {
-                let update = Update { output_idx, rows, entry, offset };
+        let mut add = |pair: &'a Pair, rows: Range<usize>, scale: f32| {
+            assert!(pair.columns().len() == output.y.width() && rows.end <= x.n_rows());
+            assert!(pair.a().len() == x.width() * pair.rank());
+            for rows in groups(rows) {
+                let update = Update { output_idx, rows, pair, scale, offset };
                 offset += n_parts * update.part_len();
                 updates.push(update);
+            }
+        };
+        for AdapterRows { rows, adapter, scale } in adapters {
+            match output.pairs {
+                Pairs::None => {}
+                Pairs::Of { layer, module } => {
+                    if let Some(pair) = adapter.pair(layer, module) {
+                        add(pair, rows.clone(), *scale);
+                    }
+                }
+                Pairs::OfExperts { layer, projection } if adapter.has_mixture_pairs() => {
+                    for (routing, group) in routing.iter().flat_map(|r| r.groups.iter().map(move |g| (r, g)))
+                    {
+                        let module = Module::Expert { expert: group.expert, projection };
+                        if let Some(pair) = adapter.pair(layer, module) {
+                            add(pair, routing.places(&group.rows, rows), *scale);
+                        }
+                    }
+                }
+                Pairs::OfExperts { .. } => {}
             }
         }
     }
@@ -205,22 +263,23 @@ impl Cpu {
         }
         let n_parts = adapted.width().div_ceil(PART_INPUTS);
         grow(&mut inputs.hidden, updates.iter().map(|update| n_parts * update.part_len()).sum());
-        let row_groups: Vec<Range<usize>> =
-            experts.iter().flat_map(|expert| groups(expert.rows.clone())).collect();
+        let mut fills: Vec<(Partner, Range<usize>)> = Vec::new();
+        for rows in experts.iter().map(|expert| expert.rows.clone()) {
+            fills.extend(f32_groups(rows.clone()).filter(|_| with_f32).map(|rows| (Partner::F32, rows)));
+            fills.extend(groups(rows).filter(|_| with_codes).map(|rows| (Partner::I8, rows)));
+        }
         let (f32, codes) = (Shared::new(inputs.f32.as_mut_ptr()), Shared::new(inputs.codes.as_mut_ptr()));
         let (scale, sum) = (Shared::new(inputs.scale.as_mut_ptr()), Shared::new(inputs.sum.as_mut_ptr()));
         let hidden = Shared::new(inputs.hidden.as_mut_ptr());
-        let fill = |rows: &Range<usize>| {
+        let fill = |(partner, rows): &(Partner, Range<usize>)| {
             let elements = rows.start * stride..rows.end * stride;
             let blocks = elements.start / BLOCK..elements.end / BLOCK;
             let from = &x.as_slice()[elements.clone()];
             // SAFETY: the group's places in the buffers belong to this task.
             unsafe {
-                if with_f32 {
-                    interleave(from, stride, f32.part(elements.clone()));
-                }
-                if with_codes {
-                    (self.kernels.quantize)(
+                match partner {
+                    Partner::F32 => interleave(from, stride, f32.part(elements)),
+                    Partner::I8 => (self.kernels.quantize)(
                         from,
                         stride,
                         &mut CodesMut {
@@ -228,7 +287,7 @@ impl Cpu {
                             scale: scale.part(blocks.clone()),
                             sum: sum.part(blocks),
                         },
-                    );
+                    ),
                 }
             }
         };
@@ -241,22 +300,22 @@ impl Cpu {
                     x: &adapted.as_slice()[update.rows.start * adapted.stride()..],
                     x_stride: adapted.stride(),
                     n_rows: update.rows.len(),
-                    a: update.entry.pair.a(),
-                    rank: update.entry.pair.rank(),
+                    a: update.pair.a(),
+                    rank: update.pair.rank(),
                     inputs: first..adapted.width().min(first + PART_INPUTS),
                     h: hidden.part(offset..offset + update.part_len()),
                 });
             }
         };
         if updates.is_empty() && n <= ALONE {
-            row_groups.iter().for_each(fill);
+            fills.iter().for_each(fill);
             return;
         }
-        let n_fills = if with_f32 || with_codes { row_groups.len() } else { 0 };
+        let n_fills = fills.len();
         self.pool.run(
             n_fills + updates.len() * n_parts,
             &|task_idx, _| match task_idx.checked_sub(n_fills) {
-                None => fill(&row_groups[task_idx]),
+                None => fill(&fills[task_idx]),
                 Some(shrink_idx) => shrink(&updates[shrink_idx / n_parts], shrink_idx % n_parts),
             },
         );

@@ -3,13 +3,24 @@
 
 use std::ops::Range;
 
-use crate::backend::{Backend, ExpertRows, LoraRows, Part};
-use crate::numbers::Module;
-use crate::numbers::architecture::{Experts, Projection};
+use crate::numbers::architecture::Experts;
 
-use super::lora::LoraGroup;
+/// Rows that share an expert.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpertRows {
+    pub expert: usize,
+    pub rows: Range<usize>,
+}
+
+/// A row with the weight it has in a sum.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Part {
+    pub row: usize,
+    pub weight: f32,
+}
 
 /// The step's rows in the order of their experts.
+#[derive(Default)]
 pub struct Routing {
     /// The rows of each expert, rising, one expert after the other: `[n_rows * n_used]`.
     pub rows: Vec<usize>,
@@ -40,25 +51,8 @@ impl Routing {
         Self { rows: order.iter().map(|&choice| chosen[choice].row).collect(), groups, parts }
     }
 
-    /// The entries of a step's adapters for one projection of all experts.
-    pub fn entries<'a, B: Backend>(
-        &self,
-        groups: &'a [LoraGroup<'a, B>],
-        layer: usize,
-        projection: Projection,
-    ) -> Vec<LoraRows<'a, B::Lora>> {
-        let adapted = groups.iter().filter(|group| group.lora.has_mixture_pairs());
-        let each = adapted.flat_map(|group| self.groups.iter().map(move |experts| (group, experts)));
-        each.filter_map(|(group, ExpertRows { expert, rows })| {
-            let pair = group.lora.mixture_pair(layer, Module::Expert { expert: *expert, projection })?;
-            let rows = self.places(rows, &group.rows);
-            (!rows.is_empty()).then_some(LoraRows { rows, pair, scale: group.scale })
-        })
-        .collect()
-    }
-
     /// The part of an expert's places whose rows lie in the range.
-    fn places(&self, of_expert: &Range<usize>, rows: &Range<usize>) -> Range<usize> {
+    pub fn places(&self, of_expert: &Range<usize>, rows: &Range<usize>) -> Range<usize> {
         let place_of = |row: usize| {
             of_expert.start + self.rows[of_expert.clone()].partition_point(|&of_expert| of_expert < row)
         };

@@ -45,6 +45,14 @@ impl Rows {
         &self.data[row_idx * self.stride()..][..self.width]
     }
 
+    /// Becomes the rows of another one with these numbers.
+    pub fn copy_rows(&mut self, from: &Rows, row_idx: &[usize]) {
+        self.set_n_rows(row_idx.len());
+        for (to, &row_idx) in row_idx.iter().enumerate() {
+            self.row_mut(to).copy_from_slice(from.row(row_idx));
+        }
+    }
+
     /// `[width]`
     pub fn row_mut(&mut self, row_idx: usize) -> &mut [f32] {
         let stride = self.stride();

@@ -1,8 +1,5 @@
-//! Weights of a mapped engine and pairs of mapped adapters, checked once and then read in place.
+//! Weights of a mapped engine, checked once and then read in place.
 
-use std::ops::Range;
-
-use half::f16;
 use safetensors::Dtype;
 
 use crate::format::{FormatError, StoredMatrix, Tensor};
@@ -11,7 +8,7 @@ use crate::kernels::tile::TILE_ROWS;
 use crate::numbers::Kind;
 use crate::numbers::kind::{MatrixShape, ScaleType};
 
-const CHECKED: &str = "type and alignment were checked when the tensor was taken";
+pub(super) const CHECKED: &str = "type and alignment were checked when the tensor was taken";
 
 /// A matrix of the engine.
 pub struct Weights {
@@ -108,52 +105,6 @@ impl Vector {
     }
 }
 
-/// One adapter pair.
-pub struct Lora {
-    a: Tensor,
-    b: Tensor,
-    columns: Range<usize>,
-    rank: usize,
-}
-
-impl Lora {
-    pub fn new(a: Tensor, b: Tensor, columns: Range<usize>) -> Result<Self, FormatError> {
-        check_type::<f16>("lora_A.weight", &a, Dtype::F16, "F16")?;
-        check_type::<f16>("lora_B.weight", &b, Dtype::F16, "F16")?;
-        match (a.shape(), b.shape()) {
-            (&[_, rank], &[same, n_columns])
-                if rank == same && rank > 0 && columns.start <= columns.end && columns.end <= n_columns =>
-            {
-                Ok(Self { a, b, columns, rank })
-            }
-            (wanted, found) => Err(FormatError::Shape {
-                name: "lora_B.weight".into(),
-                wanted: wanted.to_vec(),
-                found: found.to_vec(),
-            }),
-        }
-    }
-
-    /// `[in, rank]`
-    pub fn a(&self) -> &[f16] {
-        self.a.as_slice().expect(CHECKED)
-    }
-
-    /// `[rank, all_out]`
-    pub fn b(&self) -> &[f16] {
-        self.b.as_slice().expect(CHECKED)
-    }
-
-    pub fn rank(&self) -> usize {
-        self.rank
-    }
-
-    /// The columns of B that are the output features.
-    pub fn columns(&self) -> Range<usize> {
-        self.columns.clone()
-    }
-}
-
 fn check_shape(name: &str, tensor: &Tensor, wanted: &[usize]) -> Result<(), FormatError> {
     if tensor.shape() == wanted {
         return Ok(());
@@ -162,7 +113,7 @@ fn check_shape(name: &str, tensor: &Tensor, wanted: &[usize]) -> Result<(), Form
     Err(FormatError::Shape { name: name.to_owned(), wanted: wanted.to_vec(), found })
 }
 
-fn check_type<T: bytemuck::Pod>(
+pub(super) fn check_type<T: bytemuck::Pod>(
     name: &str,
     tensor: &Tensor,
     dtype: Dtype,

@@ -106,6 +106,11 @@ impl Adapter {
         Ok(Self { pairs, mixture_pairs, max_rank: most, n_pairs })
     }
 
+    /// Of the architecture that it was bound to.
+    pub fn n_layers(&self) -> usize {
+        self.pairs.len()
+    }
+
     /// The matrices for a projection, if the adapter changes it.
     pub fn pair(&self, layer: usize, projection: Projection) -> Option<&LoraPair> {
         self.pairs.get(layer)?[projection as usize].as_ref()

@@ -198,10 +198,10 @@ fn awq(config: Object) -> Result<Quantization, FormatError> {
     if !version.eq_ignore_ascii_case("gemm") {
         return Err(unsupported("AWQ version", version));
     }
-    if let Some(backend) = config.optional_text("backend")?
-        && backend != "autoawq"
+    if let Some(device) = config.optional_text("device")?
+        && device != "autoawq"
     {
-        return Err(unsupported("AWQ backend", backend));
+        return Err(unsupported("AWQ device", device));
     }
     let key = if config.get("q_group_size").is_some() { "q_group_size" } else { "group_size" };
     let default = Some(Algorithm::Awq { group: group_size(config, key, Some(128))? });
@@ -347,7 +347,7 @@ mod tests {
             (json!({}), "quant_method"),
             (json!({"quant_method": "awq", "bits": 3}), "bits"),
             (json!({"quant_method": "awq", "bits": 4, "version": "gemv"}), "gemv"),
-            (json!({"quant_method": "awq", "bits": 4, "backend": "llm-awq"}), "llm-awq"),
+            (json!({"quant_method": "awq", "bits": 4, "device": "llm-awq"}), "llm-awq"),
             (json!({"quant_method": "awq", "bits": 4, "group_size": 100}), "group_size"),
             (json!({"quant_method": "gptq", "bits": 8, "group_size": 128}), "bits"),
             (json!({"quant_method": "gptq", "bits": 4}), "group_size"),

@@ -134,6 +134,16 @@ unsafe impl<const PRODUCTS: u8> Simd for Neon<PRODUCTS> {
         }
     }
     #[inline(always)]
+    unsafe fn load_i8(self, from: *const i8) -> Pair {
+        unsafe {
+            let words = vmovl_s8(vld1_s8(from));
+            Pair(
+                vcvtq_f32_s32(vmovl_s16(vget_low_s16(words))),
+                vcvtq_f32_s32(vmovl_s16(vget_high_s16(words))),
+            )
+        }
+    }
+    #[inline(always)]
     unsafe fn load_e4m3(self, from: *const u8) -> Pair {
         unsafe {
             let codes = vmovl_u8(vld1_u8(from));

@@ -111,6 +111,10 @@ unsafe impl Simd for Avx2 {
         unsafe { _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast()))) }
     }
     #[inline(always)]
+    unsafe fn load_i8(self, from: *const i8) -> __m256 {
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) }
+    }
+    #[inline(always)]
     unsafe fn load_e4m3(self, from: *const u8) -> __m256 {
         unsafe {
             let codes = _mm_cvtepu8_epi16(_mm_loadl_epi64(from.cast()));

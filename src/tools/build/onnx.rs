@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::run::{
-    BuildOptions, BuildReport, Prepared, check_output, engine_config, limit_warnings, write_engine,
+    BuildOptions, BuildReport, Prepared, check_output, engine_config, limit_warnings, set_head, write_engine,
 };
 use crate::format::engine::{EMBEDDING, FINAL_NORM, HEAD, Item, items, projection_bias, projection_weight};
 use crate::format::onnx::{Linear, Model, Norm, OnnxConfig, OnnxDecoder, OnnxLayer};
@@ -70,6 +70,7 @@ pub fn build_onnx(options: &BuildOptions) -> Result<BuildReport, ToolError> {
         }
         sources.push(source);
     }
+    set_head(&mut items, options.head);
     let warnings = limit_warnings(&engine_config);
     let digest = || {
         let external = files.external();

@@ -15,10 +15,10 @@ use crate::format::adapter::listed;
 use crate::format::checkpoint::naming::{Beside, beside, places};
 use crate::format::engine::{EMBEDDING, FORMAT_VERSION, HEAD, Item, checkpoint_names, items};
 use crate::format::{EngineConfig, FormatError, Limits, Target, Tensor};
-use crate::numbers::Precision;
 use crate::numbers::architecture::{Architecture, RopeScaling};
 use crate::numbers::family::Family;
 use crate::numbers::kind::kinds_text;
+use crate::numbers::{Kind, Precision};
 use crate::store::digest::{Sha256Writer, sha256};
 use crate::store::engine::{CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_TABLE_FILE, WEIGHTS_FILE};
 use crate::store::{Checkpoint, read_small_optional};
@@ -55,6 +55,8 @@ pub struct BuildOptions {
     pub engine_dir: PathBuf,
     pub limits: Limits,
     pub precision: Precision,
+    /// Of the embedding table and the head; else it follows from the precision.
+    pub head: Option<Precision>,
     pub target: Target,
     /// Threads that encode rows; the bytes do not depend on it.
     pub n_threads: usize,
@@ -88,10 +90,23 @@ pub fn build(options: &BuildOptions) -> Result<BuildReport, ToolError> {
     architecture.tied_head &= !has_quantized_head(&checkpoint);
     let eos_token_ids = checkpoint.config.eos_token_ids.clone();
     let config = engine_config(options, architecture, eos_token_ids, checkpoint.config.bos_token_id)?;
-    let (sources, items) = find_sources(&checkpoint, &config)?;
+    let (sources, mut items) = find_sources(&checkpoint, &config)?;
+    set_head(&mut items, options.head);
     let mut warnings = warnings(&checkpoint, &config, &items);
     warnings.extend(quantization_notes(&checkpoint));
     write_engine(options, Prepared { config, items, sources, warnings }, || source_digest(&checkpoint))
+}
+
+/// Stores the embedding table, and the head of a model that has one, as wanted.
+pub(crate) fn set_head(items: &mut [Item], head: Option<Precision>) {
+    let Some(head) = head else { return };
+    for item in items {
+        if let Item::Matrix { name, storage, .. } = item
+            && [EMBEDDING, HEAD].contains(&name.as_str())
+        {
+            *storage = Kind::of(head).into();
+        }
+    }
 }
 
 /// The configuration without its digest, checked.
