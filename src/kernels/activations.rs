@@ -49,9 +49,21 @@ pub fn groups(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
 
 /// The groups of some rows of f32: as few as can be, none more than a row larger than another.
 pub fn f32_groups(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
-    let n_groups = rows.len().div_ceil(F32_GROUP_ROWS);
-    let start = move |group: usize| rows.start + group * rows.len() / n_groups;
-    (0..n_groups).map(move |group| start(group)..start(group + 1))
+    let n_rows = rows.len();
+    (0..n_f32_groups(n_rows)).map(move |group| {
+        let group = f32_group(n_rows, group);
+        rows.start + group.start..rows.start + group.end
+    })
+}
+
+pub fn n_f32_groups(n_rows: usize) -> usize {
+    n_rows.div_ceil(F32_GROUP_ROWS)
+}
+
+/// One of the groups of `n_rows` rows.
+pub fn f32_group(n_rows: usize, group: usize) -> Range<usize> {
+    let start = |group: usize| group * n_rows / n_f32_groups(n_rows);
+    start(group)..start(group + 1)
 }
 
 /// Interleaves the rows of a group: `x` is `[R, stride]`, `out` `[stride][R]`.

@@ -1,17 +1,19 @@
 //! `y[r, n] = sum_k x[r, k] * w[n, k]`: groups of rows of activations times tiles of weights.
 //!
 //! ```text
-//! for each tile of 16 outputs          read once from memory
-//!   for each group of a few rows       read from the cache
-//!     for each block of 32 inputs
-//!       sums = products of the block   f32: one after the other; codes: exact
-//!       total += sums * scales         one after the other
-//!     y = total * factor + bias
+//! for each tile of 16 outputs            read once from memory
+//!   for each piece of the inputs         the tile's part stays in the first cache meanwhile
+//!     for each group of a few rows       read from the cache
+//!       for each block of 32 inputs
+//!         sums = products of the block   f32: one after the other; codes: exact
+//!         total += sums * scales         one after the other
+//!   y = total * factor + bias
 //! ```
 //!
 //! One output is one chain of sums in one lane, whatever group its row is in: so a row's result does not depend on
 //! the rows that come with it.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::activations::{self, Panel};
@@ -137,6 +139,92 @@ macro_rules! with_rows {
     };
 }
 
+/// A part of a tile, and a group of rows that meets it.
+struct Piece {
+    tile: usize,
+    group: usize,
+    inputs: Range<usize>,
+    /// Where the group's sums wait for its next piece.
+    slot: usize,
+}
+
+/// All pieces in the order in which they are multiplied.
+struct Pieces {
+    tiles: Range<usize>,
+    n_groups: usize,
+    stride: usize,
+    /// Inputs of a piece.
+    len: usize,
+    /// The next one; its groups are those from `first_group` on.
+    next: Piece,
+    first_group: usize,
+}
+
+impl Pieces {
+    /// Inputs of a piece where there are several groups: whole blocks.
+    const LEN: usize = 512;
+    /// Groups whose sums wait at once.
+    const SLOTS: usize = 16;
+
+    #[inline(always)]
+    fn new(task: &MatmulTask<'_>, n_groups: usize) -> Self {
+        let (tiles, stride) = (task.tiles.clone(), task.w.stride());
+        let len = if n_groups == 1 { stride } else { Self::LEN };
+        let next = Piece { tile: tiles.start, group: 0, inputs: 0..len.min(stride), slot: 0 };
+        Self { tiles, n_groups, stride, len, next, first_group: 0 }
+    }
+}
+
+impl Iterator for Pieces {
+    type Item = Piece;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Piece> {
+        if self.tiles.is_empty() || self.next.group >= self.n_groups {
+            return None;
+        }
+        let Piece { mut tile, mut group, ref inputs, slot } = self.next;
+        let (inputs, mut first_input) = (inputs.clone(), inputs.start);
+        group += 1;
+        if group == self.n_groups.min(self.first_group + Self::SLOTS) {
+            first_input = inputs.end;
+            if first_input == self.stride {
+                first_input = 0;
+                tile += 1;
+                if tile == self.tiles.end {
+                    tile = self.tiles.start;
+                    self.first_group = group;
+                }
+            }
+            group = self.first_group;
+        }
+        let next = Piece {
+            tile,
+            group,
+            inputs: first_input..self.stride.min(first_input + self.len),
+            slot: group - self.first_group,
+        };
+        let found = std::mem::replace(&mut self.next, next);
+        Some(Piece { inputs, slot, ..found })
+    }
+}
+
+/// The sums of a group before the piece.
+///
+/// # Safety
+/// They were kept after the piece before.
+#[inline(always)]
+unsafe fn totals_before<T: Tile, const R: usize>(t: T, piece: &Piece, kept: *const f32) -> [T::Wide; R] {
+    if piece.inputs.start == 0 {
+        return [t.wide_splat(0.0); R];
+    }
+    // SAFETY: the caller's promise.
+    std::array::from_fn(|r| unsafe { t.wide_load(kept.add(r * TILE_ROWS)) })
+}
+
+/// Room for the sums of groups of up to so many rows.
+type Kept<const N: usize> = [MaybeUninit<f32>; N];
+
 #[inline(always)]
 unsafe fn numbers<T: Tile, E: Element<T>, S: Scales<T>>(
     t: T,
@@ -144,38 +232,40 @@ unsafe fn numbers<T: Tile, E: Element<T>, S: Scales<T>>(
     x: *const f32,
     w: NumberTiles<E, S>,
 ) {
-    for tile in task.tiles.clone() {
-        for rows in activations::f32_groups(0..task.n_rows) {
-            // SAFETY: the caller's promise; the group lies in the panel.
-            unsafe {
-                let x = x.add(rows.start * task.w.stride());
-                with_rows!(
-                    rows.len(),
-                    [1 2 3 4 5 F32_GROUP_ROWS],
-                    numbers_tile::<(T, E, S)>(t, task, w, tile, rows.start, x)
-                );
-            }
+    const SLOT: usize = F32_GROUP_ROWS * TILE_ROWS;
+    let mut kept: Kept<{ Pieces::SLOTS * SLOT }> = [const { MaybeUninit::uninit() }; _];
+    for piece in Pieces::new(task, activations::n_f32_groups(task.n_rows)) {
+        let rows = activations::f32_group(task.n_rows, piece.group);
+        // SAFETY: the caller's promise; the group lies in the panel, and its slot in what is kept.
+        unsafe {
+            let x = x.add(rows.start * task.w.stride());
+            let kept = kept.as_mut_ptr().cast::<f32>().add(piece.slot * SLOT);
+            with_rows!(
+                rows.len(),
+                [1 2 3 4 5 F32_GROUP_ROWS],
+                numbers_piece::<(T, E, S)>(t, task, w, &piece, (rows.start, x), kept)
+            );
         }
     }
 }
 
 #[inline(always)]
-unsafe fn numbers_tile<T: Tile, E: Element<T>, S: Scales<T>, const R: usize>(
+unsafe fn numbers_piece<T: Tile, E: Element<T>, S: Scales<T>, const R: usize>(
     t: T,
     task: &MatmulTask<'_>,
     w: NumberTiles<E, S>,
-    tile: usize,
-    first_row: usize,
-    x: *const f32,
+    piece: &Piece,
+    (first_row, x): (usize, *const f32),
+    kept: *mut f32,
 ) {
-    let stride = task.w.stride();
-    let mut totals = [t.wide_splat(0.0); R];
-    for block in 0..stride / BLOCK {
-        let first = block * BLOCK;
-        prefetch(t, w.at(tile, first).cast(), BLOCK * TILE_ROWS * size_of::<E>());
-        let mut sums = [t.wide_splat(0.0); R];
-        // SAFETY: inputs below the stride; the panel has R elements for each.
-        unsafe {
+    let tile = piece.tile;
+    // SAFETY: inputs below the stride; the panel has R elements for each; the rest is the caller's promise.
+    unsafe {
+        let mut totals = totals_before::<T, R>(t, piece, kept);
+        for block in piece.inputs.start / BLOCK..piece.inputs.end / BLOCK {
+            let first = block * BLOCK;
+            prefetch(t, w.at(tile, first).cast(), BLOCK * TILE_ROWS * size_of::<E>());
+            let mut sums = [t.wide_splat(0.0); R];
             for k in first..first + BLOCK {
                 let weights = E::load(t, w.at(tile, k));
                 for (r, sum) in sums.iter_mut().enumerate() {
@@ -186,52 +276,74 @@ unsafe fn numbers_tile<T: Tile, E: Element<T>, S: Scales<T>, const R: usize>(
                 *total = w.scales.add(t, tile, block, sum, *total);
             }
         }
+        if piece.inputs.end == task.w.stride() {
+            store(t, task, tile, first_row, totals.map(|total| w.scales.finish(t, tile, total)));
+        } else {
+            keep(t, totals, kept);
+        }
     }
-    // SAFETY: the tile lies inside the matrix.
-    unsafe { store(t, task, tile, first_row, totals.map(|total| w.scales.finish(t, tile, total))) }
 }
 
 #[inline(always)]
 unsafe fn products<T: Tile, W: Codes<T>>(t: T, task: &MatmulTask<'_>, x: CodeRows, w: W) {
+    const SLOT: usize = GROUP_ROWS * TILE_ROWS;
     let n_blocks = task.w.stride() / BLOCK;
-    for tile in task.tiles.clone() {
-        for rows in activations::groups(0..task.n_rows) {
-            // SAFETY: the caller's promise; the group lies in the panel.
-            unsafe {
-                let x = CodeRows {
-                    codes: x.codes.add(rows.start * n_blocks * BLOCK),
-                    scale: x.scale.add(rows.start * n_blocks),
-                    sum: x.sum.add(rows.start * n_blocks),
-                    n_rows: rows.len(),
-                };
-                with_rows!(
-                    rows.len(),
-                    [1 2 3 GROUP_ROWS],
-                    products_tile::<(T, W)>(t, task, w, tile, rows.start, x)
-                );
-            }
+    let mut kept: Kept<{ Pieces::SLOTS * SLOT }> = [const { MaybeUninit::uninit() }; _];
+    for piece in Pieces::new(task, task.n_rows.div_ceil(GROUP_ROWS)) {
+        let first = piece.group * GROUP_ROWS;
+        // SAFETY: the caller's promise; the group lies in the panel, and its slot in what is kept.
+        unsafe {
+            let x = CodeRows {
+                codes: x.codes.add(first * n_blocks * BLOCK),
+                scale: x.scale.add(first * n_blocks),
+                sum: x.sum.add(first * n_blocks),
+                n_rows: GROUP_ROWS.min(task.n_rows - first),
+            };
+            let kept = kept.as_mut_ptr().cast::<f32>().add(piece.slot * SLOT);
+            with_rows!(
+                x.n_rows,
+                [1 2 3 GROUP_ROWS],
+                products_piece::<(T, W)>(t, task, w, &piece, (first, x), kept)
+            );
         }
     }
 }
 
 #[inline(always)]
-unsafe fn products_tile<T: Tile, W: Codes<T>, const R: usize>(
+unsafe fn products_piece<T: Tile, W: Codes<T>, const R: usize>(
     t: T,
     task: &MatmulTask<'_>,
     w: W,
-    tile: usize,
-    first_row: usize,
-    x: CodeRows,
+    piece: &Piece,
+    (first_row, x): (usize, CodeRows),
+    kept: *mut f32,
 ) {
+    let tile = piece.tile;
     // The compiler shall know it.
     let x = CodeRows { n_rows: R, ..x };
-    let mut totals = [t.wide_splat(0.0); R];
-    // SAFETY: tile and blocks lie inside the matrix and the group.
+    // SAFETY: tile and blocks lie inside the matrix and the group; the rest is the caller's promise.
     unsafe {
-        for block in 0..task.w.stride() / BLOCK {
+        let mut totals = totals_before::<T, R>(t, piece, kept);
+        for block in piece.inputs.start / BLOCK..piece.inputs.end / BLOCK {
             w.add_block(t, tile, block, &x, &mut totals);
         }
-        store(t, task, tile, first_row, totals.map(|total| w.finish(t, tile, total)));
+        if piece.inputs.end == task.w.stride() {
+            store(t, task, tile, first_row, totals.map(|total| w.finish(t, tile, total)));
+        } else {
+            keep(t, totals, kept);
+        }
+    }
+}
+
+/// Keeps the sums of a group for its next piece.
+///
+/// # Safety
+/// There is room for `[R][TILE_ROWS]`.
+#[inline(always)]
+unsafe fn keep<T: Tile, const R: usize>(t: T, totals: [T::Wide; R], kept: *mut f32) {
+    for (r, total) in totals.into_iter().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe { t.wide_store(kept.add(r * TILE_ROWS), total) };
     }
 }
 
