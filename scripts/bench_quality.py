@@ -57,13 +57,16 @@ def read_logits(path: Path) -> np.ndarray:
     return np.memmap(path, np.float32, "r", 8 + n_header, tuple(shape))
 
 
-def our_perplexity(jetspool: Path, engine: Path, windows: list[list[int]], threads: int, work: Path) -> float:
+def our_perplexity(
+    jetspool: Path, engine: Path, kv_cache: str, windows: list[list[int]], threads: int, work: Path
+) -> float:
     """Over the second half of each window: the token after each place but the last."""
     total, count, path = 0.0, 0, work / "logits.safetensors"
     for window in windows:
         words = ",".join(map(str, window))
         command = [jetspool, "logits", "--engineDir", engine, "--tokens", words, "--outputFile", path]
-        peers.run([*command, "--threads", threads], work / "logits.log")
+        command += ["--kvCacheDtype", kv_cache, "--threads", threads]
+        peers.run(command, work / "logits.log")
         logits = read_logits(path)[WINDOW // 2 : -1].astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)
         wanted = np.array(window[WINDOW // 2 + 1 :])
@@ -91,7 +94,11 @@ def main() -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     parser = argparse.ArgumentParser(prog="scripts/bench-quality", description="perplexity and size beside llama.cpp")
     parser.add_argument("--jetspool", type=Path, required=True, help=argparse.SUPPRESS)
-    parser.add_argument("--precisions", default="f16,int8,int4", help="of ours (%(default)s)")
+    parser.add_argument(
+        "--precisions",
+        default="f16,int8,int4,f16:kv=int8,int4:head=f16,int4:head=int4",
+        help="of ours, with what keys and values, or the tables, are kept as (%(default)s)",
+    )
     parser.add_argument("--types", default="F16,Q8_0,Q4_K_M,Q4_0", help="of theirs (%(default)s)")
     parser.add_argument("--text", type=Path, default=HERE / "quality.txt", help="what is to be foretold (%(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="of each program (2)")
@@ -109,21 +116,25 @@ def main() -> None:
     windows = windows_of(peer, source, options.text)
     n_scored = len(windows) * (WINDOW - WINDOW // 2 - 1)
     print(f"SmolLM2-135M-Instruct, {options.text.name}: {len(windows)} windows of {WINDOW} tokens, {n_scored} scored")
-    print(f"   {'':<10} {'':<8} {'perplexity':>10} {'to f16':>8} {'MB':>7}")
+    print(f"   {'':<10} {'':<14} {'perplexity':>10} {'to f16':>8} {'MB':>7}")
     rows = []
 
     def add(program: str, kind: str, perplexity: float, n_bytes: int) -> None:
         base = next((row["perplexity"] for row in rows if row["program"] == program), perplexity)
         change = perplexity / base - 1
-        print(f"   {program:<10} {kind:<8} {perplexity:>10.4f} {change:>+8.2%} {n_bytes / 1e6:>7.1f}", flush=True)
+        print(f"   {program:<10} {kind:<14} {perplexity:>10.4f} {change:>+8.2%} {n_bytes / 1e6:>7.1f}", flush=True)
         rows.append({"program": program, "kind": kind, "perplexity": perplexity, "bytes": n_bytes})
 
-    for precision in options.precisions.split(","):
-        engine = work / "engines" / f"smollm2-{precision}"
+    for kind in options.precisions.split(","):
+        precision, *changes = kind.split(":")
+        changed = dict(change.split("=") for change in changes)
+        head = ["--head", changed["head"]] if "head" in changed else []
+        engine = work / "engines" / f"smollm2-{precision}{''.join(head)}"
         peers.run([options.jetspool, "build", "--modelDir", checkpoint, "--engineDir", engine, "--precision", precision,
-                   "--maxInputLen", WINDOW, "--maxKVCacheCapacity", 2 * WINDOW], work / "build.log")  # fmt: skip
-        perplexity = our_perplexity(options.jetspool, engine, windows, options.threads, work)
-        add("jetspool", precision, perplexity, (engine / "llm.engine").stat().st_size)
+                   *head, "--maxInputLen", WINDOW, "--maxKVCacheCapacity", 2 * WINDOW], work / "build.log")  # fmt: skip
+        kv_cache = changed.get("kv", "auto")
+        perplexity = our_perplexity(options.jetspool, engine, kv_cache, windows, options.threads, work)
+        add("jetspool", kind, perplexity, (engine / "llm.engine").stat().st_size)
     for kind in options.types.split(","):
         model = work / "models" / f"smollm2-{kind.lower()}.gguf"
         if not model.exists():

@@ -1,7 +1,7 @@
 //! What a checkpoint says of its quantization: `hf_quant_config.json`, or `quantization_config` in config.json.
 //!
 //! Sources: the unified checkpoints of NVIDIA ModelOpt, AutoAWQ (`version` gemm) and GPTQ (AutoGPTQ,
-//! GPTQModel). The tensors are in [`super::storage`]'s terms only after `build` has read them.
+//! GPTQModel). The tensors are in [`crate::numbers::kind`]'s terms only after `build` has read them.
 
 use std::collections::BTreeMap;
 

@@ -2,7 +2,7 @@
 //!
 //! The data section starts on a page and each tensor at a multiple of 64 bytes; the gaps are tensors
 //! named `pad.N`, for the format forbids holes. Names are those of Hugging Face checkpoints. Every
-//! matrix row is padded with zeros to [`row_stride`](super::precision::row_stride) elements; norms and biases are plain f32 vectors.
+//! matrix row is padded with zeros to [`row_stride`](crate::numbers::precision::row_stride) elements; norms and biases are plain f32 vectors.
 
 use std::fmt;
 use std::str::FromStr;
