@@ -56,8 +56,23 @@ fn shortest(work: impl Fn()) -> f64 {
 
 /// `work` on a text eight times as long takes about eight times as long, whatever the machine.
 fn check_is_linear(what: &str, n_bytes: usize, work: impl Fn(usize)) {
-    let [short, long] = [n_bytes, 8 * n_bytes].map(|n_bytes| shortest(|| work(n_bytes)));
-    assert!(long < MAX_GROWTH * short, "{what}: {short} s for {n_bytes} bytes, {long} s for 8 times as many");
+    check_growth(MAX_GROWTH, || {
+        let [short, long] = [n_bytes, 8 * n_bytes].map(|n_bytes| shortest(|| work(n_bytes)));
+        (long / short, format!("{what}: {short} s for {n_bytes} bytes, {long} s for 8 times as many"))
+    });
+}
+
+/// Measures until the growth is below the limit: a busy machine spoils some tries, and what grows too fast spoils all.
+fn check_growth(limit: f64, measure: impl Fn() -> (f64, String)) {
+    let mut tries = Vec::new();
+    while tries.len() < 5 {
+        let (growth, said) = measure();
+        if growth < limit {
+            return;
+        }
+        tries.push(said);
+    }
+    panic!("{tries:#?}");
 }
 
 /// A tokenizer with so many added tokens, and a template that prints the content alone.
@@ -90,12 +105,17 @@ fn a_thousand_added_tokens_cost_no_more_than_few() {
             };
             check_is_linear(&what, long(), |n_bytes| encode(&many, n_bytes));
             check_is_linear(&format!("a template, {what}"), long(), |n_bytes| render(&many, n_bytes));
-            for (how, [few, many]) in [
-                ("tokens alone", [&few, &many].map(|of| shortest(|| encode(of, 8 * long())))),
-                ("a template", [&few, &many].map(|of| shortest(|| render(of, 8 * long())))),
-            ] {
-                println!("{how}, {what}: {few} s with 10 added tokens, {many} s with 1000");
-                assert!(many < MAX_GROWTH_OF_ADDED * few, "{how}, {what}: {few} s grew to {many} s");
+            type Work<'a> = &'a dyn Fn(&(Tokenizer, ChatTemplate));
+            let works: [(&str, Work<'_>); 2] = [
+                ("tokens alone", &|of| encode(of, 8 * long())),
+                ("a template", &|of| render(of, 8 * long())),
+            ];
+            for (how, work) in works {
+                check_growth(MAX_GROWTH_OF_ADDED, || {
+                    let [few, many] = [&few, &many].map(|of| shortest(|| work(of)));
+                    let said = format!("{how}, {what}: {few} s with 10 added tokens, {many} s with 1000");
+                    (many / few, said)
+                });
             }
         }
     }
