@@ -96,8 +96,8 @@ def main() -> None:
     parser.add_argument("--jetspool", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument(
         "--precisions",
-        default="f16,int8,int4,f16:kv=int8,int4:head=f16,int4:head=int4",
-        help="of ours, with what keys and values, or the tables, are kept as (%(default)s)",
+        default="f16,int8,int4,f16:kv=int8,int4:head=f16,int4:head=int4,int4:calib=data/calibration.txt",
+        help="of ours, with what keys and values or the tables are kept as, or a text to calibrate with (%(default)s)",
     )
     parser.add_argument("--types", default="F16,Q8_0,Q4_K_M,Q4_0", help="of theirs (%(default)s)")
     parser.add_argument("--text", type=Path, default=HERE / "quality.txt", help="what is to be foretold (%(default)s)")
@@ -116,22 +116,22 @@ def main() -> None:
     windows = windows_of(peer, source, options.text)
     n_scored = len(windows) * (WINDOW - WINDOW // 2 - 1)
     print(f"SmolLM2-135M-Instruct, {options.text.name}: {len(windows)} windows of {WINDOW} tokens, {n_scored} scored")
-    print(f"   {'':<10} {'':<14} {'perplexity':>10} {'to f16':>8} {'MB':>7}")
+    print(f"   {'':<10} {'':<32} {'perplexity':>10} {'to f16':>8} {'MB':>7}")
     rows = []
 
     def add(program: str, kind: str, perplexity: float, n_bytes: int) -> None:
         base = next((row["perplexity"] for row in rows if row["program"] == program), perplexity)
         change = perplexity / base - 1
-        print(f"   {program:<10} {kind:<14} {perplexity:>10.4f} {change:>+8.2%} {n_bytes / 1e6:>7.1f}", flush=True)
+        print(f"   {program:<10} {kind:<32} {perplexity:>10.4f} {change:>+8.2%} {n_bytes / 1e6:>7.1f}", flush=True)
         rows.append({"program": program, "kind": kind, "perplexity": perplexity, "bytes": n_bytes})
 
     for kind in options.precisions.split(","):
         precision, *changes = kind.split(":")
         changed = dict(change.split("=") for change in changes)
-        head = ["--head", changed["head"]] if "head" in changed else []
-        engine = work / "engines" / f"smollm2-{precision}{''.join(head)}"
+        flags = [word for key in ("head", "calib") if key in changed for word in (f"--{key}", changed[key])]
+        engine = work / "engines" / f"smollm2-{kind}".replace("/", "_")
         peers.run([options.jetspool, "build", "--modelDir", checkpoint, "--engineDir", engine, "--precision", precision,
-                   *head, "--maxInputLen", WINDOW, "--maxKVCacheCapacity", 2 * WINDOW], work / "build.log")  # fmt: skip
+                   *flags, "--maxInputLen", WINDOW, "--maxKVCacheCapacity", 2 * WINDOW], work / "build.log")  # fmt: skip
         kv_cache = changed.get("kv", "auto")
         perplexity = our_perplexity(options.jetspool, engine, kv_cache, windows, options.threads, work)
         add("jetspool", kind, perplexity, (engine / "llm.engine").stat().st_size)

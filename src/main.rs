@@ -23,8 +23,11 @@ fn work(invocation: Invocation) -> Result<(), Stop> {
         Command::Build(args) => {
             let options = args.options();
             answer::check_source(&options.model_dir)?;
-            let build = if args.is_onnx() { tools::build_onnx } else { tools::build };
-            cli::show_build(&build(&options)?)
+            cli::show_build(&match args.calibration() {
+                Some(calibration) => compress::build_calibrated(&options, &calibration)?,
+                None if args.is_onnx() => tools::build_onnx(&options)?,
+                None => tools::build(&options)?,
+            })
         }
         Command::ProcessLora(args) => cli::show_process(&tools::process_lora(&args.options())?),
         Command::QuantizeLlm(args) => cli::show_quantize(&compress::quantize(&args.options())?),

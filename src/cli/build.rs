@@ -6,6 +6,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args};
 
 use super::numbers::count;
+use crate::compress::CalibrationOptions;
 use crate::config::MAX_THREADS;
 use crate::format::{Limits, Target};
 use crate::numbers::Precision;
@@ -69,6 +70,16 @@ pub struct BuildArgs {
     #[arg(long, value_name = "TYPE", value_parser = PossibleValuesParser::new(Precision::ALL.map(Precision::name))
         .try_map(|name| name.parse::<Precision>()))]
     head: Option<Precision>,
+    /// Text to calibrate int4 with, like that of your requests: a text file, a .jsonl file, or a directory of them. The
+    /// model reads it first; then weights that meet the same inputs make up for each other's rounding.
+    #[arg(long, value_name = "FILE|DIR", conflicts_with = "onnx_dir")]
+    calib: Option<PathBuf>,
+    /// Sequences to calibrate with, at most.
+    #[arg(long = "calib_size", value_name = "N", default_value_t = 128, value_parser = count(1, 1 << 16))]
+    calib_size: usize,
+    /// Tokens of a sequence, at most.
+    #[arg(long = "calib_len", value_name = "N", default_value_t = 512, value_parser = count(2, 1 << 16))]
+    calib_len: usize,
     /// Where the engine is meant to run.
     #[arg(long, value_name = "DEVICE", default_value = Target::Cpu.name(),
         value_parser = PossibleValuesParser::new([Target::Cpu.name()])
@@ -83,6 +94,12 @@ impl BuildArgs {
     /// Whether the source is an ONNX directory.
     pub fn is_onnx(&self) -> bool {
         self.onnx_dir.is_some()
+    }
+
+    /// The text to calibrate with, if there is one.
+    pub fn calibration(&self) -> Option<CalibrationOptions> {
+        let text = self.calib.clone()?;
+        Some(CalibrationOptions { text, n_sequences: self.calib_size, sequence_len: self.calib_len })
     }
 
     /// The flags as the tool takes them.

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use half::f16;
 
 use super::codec::Coder;
-use super::feedback::Feedback;
 use super::int4::Search;
 use super::method::Method;
 use super::observe::Input;
@@ -17,6 +16,7 @@ use super::options::Rounding;
 use super::tiles::multiply;
 use crate::device::cpu::Rows;
 use crate::device::{Cpu, Device};
+use crate::numbers::feedback::Feedback;
 use crate::tools::weights::source::RowSource;
 
 /// Scales stay between this and its inverse.

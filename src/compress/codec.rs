@@ -5,11 +5,11 @@ use std::sync::Arc;
 use half::f16;
 
 use super::codes::{code_e4m3, code_int4, code_int8, code_mxfp8, code_nvfp4};
-use super::feedback::Feedback;
 use super::int4::Search;
 use super::method::Method;
 use super::packed_row::PackedRow;
 use crate::format::Tensor;
+use crate::numbers::feedback::Feedback;
 use crate::numbers::small_floats::{E2M1_MAX, E4M3_MAX};
 use crate::numbers::small_floats::{e2m1, e4m3, e8m0};
 use crate::tools::weights::source::ReadRow;

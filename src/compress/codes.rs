@@ -1,9 +1,9 @@
 //! One row of f32 to the codes and scales of each method.
 
-use super::feedback::Feedback;
 use super::int4::{Search, code_of, scale_of};
 use super::method::Method;
 use super::packed_row::PackedRow;
+use crate::numbers::feedback::Feedback;
 use crate::numbers::small_floats::{E2M1_MAX, E4M3_MAX, to_e2m1, to_e4m3, to_e8m0};
 use crate::numbers::small_floats::{e4m3, e8m0};
 
@@ -34,7 +34,10 @@ pub fn code_int4(
     for (group_idx, (values, importance)) in row.chunks(group).zip(importance.chunks(group)).enumerate() {
         let scale = scale_of(values, importance, search);
         let codes = match feedback.get(group_idx).and_then(Option::as_ref) {
-            Some(feedback) => feedback.codes(values, scale),
+            Some(feedback) => feedback.codes(values, |_, w| {
+                let code = code_of(w, scale);
+                (code, code * scale)
+            }),
             None => values.iter().map(|w| code_of(*w, scale)).collect(),
         };
         packed.codes.extend(codes.iter().map(|code| (*code as i8).cast_unsigned() & 15));

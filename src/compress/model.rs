@@ -70,7 +70,7 @@ impl Model {
             let advice = "leave --lm_head_quantization out";
             return Err(ToolError::Refused { path: options.model_dir.clone(), what, advice });
         }
-        let widths: Vec<usize> = self.projections().map(|shape| shape.columns).collect();
+        let widths: Vec<usize> = self.projections().map(|(_, shape)| shape.columns).collect();
         let of_projections = options.method.for_widths(&widths);
         if let (true, Some(group)) = (of_projections != options.method, of_projections.block()) {
             warnings.push(format!(
@@ -110,13 +110,13 @@ impl Model {
         Ok(linears)
     }
 
-    /// The matrices of the layers but for routers.
-    fn projections(&self) -> impl Iterator<Item = MatrixShape> {
+    /// The matrices of the layers but for routers, by name.
+    pub fn projections(&self) -> impl Iterator<Item = (&str, MatrixShape)> {
         self.items.iter().filter_map(|item| match item {
             Item::Matrix { name, shape, .. }
                 if ![EMBEDDING, HEAD].contains(&name.as_str()) && !is_router(name) =>
             {
-                Some(*shape)
+                Some((name.as_str(), *shape))
             }
             _ => None,
         })

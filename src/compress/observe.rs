@@ -94,6 +94,11 @@ impl Input {
         sums.iter().map(|sum| (sum / self.n_rows.max(1) as f64) as f32).collect()
     }
 
+    /// Channels of a block.
+    pub fn block(&self) -> Option<usize> {
+        self.block
+    }
+
     /// Sums of the products inside each block of channels, `[block, block]`; none where they were not wanted.
     pub fn moments(&self) -> Option<impl Iterator<Item = &[f32]>> {
         self.block.map(|block| self.moments.chunks_exact(block * block))

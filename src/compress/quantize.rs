@@ -74,7 +74,7 @@ pub fn quantize(options: &QuantizeOptions) -> Result<QuantizeReport, ToolError> 
     Ok(report)
 }
 
-fn read_texts(options: &QuantizeOptions, model: &Model) -> Result<Texts, ToolError> {
+pub fn read_texts(options: &QuantizeOptions, model: &Model) -> Result<Texts, ToolError> {
     let path = options.model_dir.join(TOKENIZER_FILE);
     let Some(bytes) = read_small_optional(&path)? else {
         let why = format!("{} is missing: calibration reads a text", path.display());
@@ -105,7 +105,6 @@ fn read_with_original(
     texts: &Texts,
     cpu: &Cpu,
 ) -> Result<(f64, Observations), ToolError> {
-    let n_layers = model.config.architecture.n_layers;
     let mut seen = BTreeSet::new();
     let firsts =
         linears.iter().filter(|linear| linear.method.is_some() && seen.insert(input_of(&linear.name)));
@@ -113,9 +112,20 @@ fn read_with_original(
         let block = linear.method.filter(|method| method.is_int4_awq()).and_then(Method::block);
         (linear.name.clone(), Input::new(linear.shape.1, block))
     });
-    let watched = Observations::of(inputs, n_layers);
+    let watched = Observations::of(inputs, model.config.architecture.n_layers);
     let failed = ToolError::format(&options.model_dir);
     let reading = Reading::new(cpu, &model.config, &model.sources, watched).map_err(failed)?;
+    let observations = observe(options, &reading, texts)?;
+    let before = judge(options, &reading, texts, "perplexity before")?;
+    Ok((before, observations))
+}
+
+/// What is seen while the text is read.
+pub fn observe(
+    options: &QuantizeOptions,
+    reading: &Reading<'_>,
+    texts: &Texts,
+) -> Result<Observations, ToolError> {
     let no_room =
         |source| StoreError::Io { path: options.model_dir.clone(), action: "hold a cache for", source };
     let bar = bar(options, "calibration", n_tokens(&texts.calibration));
@@ -126,9 +136,7 @@ fn read_with_original(
         reading.read(&texts.calibration, &|n| bar.inc(n)).map_err(no_room)?;
     }
     bar.finish_and_clear();
-    let observations = reading.observations();
-    let before = judge(options, &reading, texts, "perplexity before")?;
-    Ok((before, observations))
+    Ok(reading.observations())
 }
 
 fn n_tokens(sequences: &[Sequence]) -> u64 {

@@ -5,8 +5,12 @@
 //! refined by least squares with their codes fixed (as llama.cpp's `make_qkx2_quants` does for its K kinds, without
 //! its weights, which lose here). Then the best are rounded to bytes, the minimum once more for the rounded scale.
 //!
+//! Where a text has shown what the inputs are like, codes make up for what the codes before them lost. Scales and minima
+//! stay those of all weights alike: weighing errors by the squares of their inputs loses here too.
+//!
 //! Sums run in a fixed order, so equal rows give equal bytes on every machine and with any number of threads.
 
+use super::feedback::Feedback;
 use super::int8::nearest;
 use super::kind::AFFINE_GROUP;
 
@@ -38,9 +42,18 @@ struct Line {
     minimum: f32,
 }
 
+/// How rounding errors spread over a matrix's inputs, as a text has shown.
+#[derive(Debug, Clone)]
+pub struct Spread {
+    /// Inputs of a block: a multiple of 32.
+    pub block: usize,
+    /// Of each block; none where its inputs were never other than zero.
+    pub feedback: Vec<Option<Feedback>>,
+}
+
 /// Quantizes a row of whole blocks.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-pub fn affine_row(row: &[f32]) -> AffineRow {
+pub fn affine_row(row: &[f32], spread: Option<&Spread>) -> AffineRow {
     let blocks = row.as_chunks::<AFFINE_GROUP>().0;
     let lines: Vec<Line> = blocks.iter().map(best_line).collect();
     let largest = |value: fn(&Line) -> f32| lines.iter().map(value).fold(0.0_f32, f32::max) / 255.0;
@@ -50,8 +63,8 @@ pub fn affine_row(row: &[f32]) -> AffineRow {
         let scales = vec![0; blocks.len() * 2];
         return AffineRow { codes: vec![0; row.len()], scales, factors: [0.0; 2] };
     }
-    let mut quantized =
-        AffineRow { codes: Vec::with_capacity(row.len()), scales: Vec::new(), factors: [factor, ratio] };
+    let mut scales = Vec::with_capacity(2 * blocks.len());
+    let mut rounded = Vec::with_capacity(blocks.len());
     for (block, line) in blocks.iter().zip(&lines) {
         let scale_code = nearest((line.scale / factor).clamp(1.0, 255.0));
         let scale = scale_code * factor;
@@ -60,11 +73,33 @@ pub fn affine_row(row: &[f32]) -> AffineRow {
         let rest = sum(|i| scale * codes[i] - block[i]) / AFFINE_GROUP as f32;
         let step = factor * ratio;
         let min_code = if step > 0.0 { nearest((rest.max(0.0) / step).clamp(0.0, 255.0)) } else { 0.0 };
-        quantized.scales.extend([scale_code as u8, min_code as u8]);
-        let line = Line { scale, minimum: min_code * step };
-        quantized.codes.extend(self::codes(block, line).map(|code| code as u8));
+        scales.extend([scale_code as u8, min_code as u8]);
+        rounded.push(Line { scale, minimum: min_code * step });
     }
-    quantized
+    let codes = codes_of_row(row, &rounded, spread);
+    AffineRow { codes: codes.into_iter().map(|code| code as u8).collect(), scales, factors: [factor, ratio] }
+}
+
+/// The codes of a row whose blocks have these lines.
+fn codes_of_row(row: &[f32], lines: &[Line], spread: Option<&Spread>) -> Vec<f32> {
+    let Some(spread) = spread else {
+        let blocks = row.as_chunks().0.iter().zip(lines);
+        return blocks.flat_map(|(block, line)| codes(block, *line)).collect();
+    };
+    let nearest = |i: usize, value: f32| {
+        let line = lines[i / AFFINE_GROUP];
+        let code = nearest(((value + line.minimum) / line.scale).clamp(0.0, LARGEST));
+        (code, line.scale * code - line.minimum)
+    };
+    let mut found = Vec::with_capacity(row.len());
+    for (block_idx, values) in row.chunks(spread.block).enumerate() {
+        let first = block_idx * spread.block;
+        match spread.feedback.get(block_idx) {
+            Some(Some(feedback)) => found.extend(feedback.codes(values, |i, w| nearest(first + i, w))),
+            _ => found.extend(values.iter().enumerate().map(|(i, w)| nearest(first + i, *w).0)),
+        }
+    }
+    found
 }
 
 /// The best line of a block, before its numbers are rounded.
@@ -144,7 +179,7 @@ mod tests {
     use crate::numbers::int8::tests::bell;
 
     fn values(row: &[f32]) -> Vec<f32> {
-        let AffineRow { codes, scales, factors: [factor, ratio] } = affine_row(row);
+        let AffineRow { codes, scales, factors: [factor, ratio] } = affine_row(row, None);
         let pair = |i: usize| (f32::from(scales[i / 32 * 2]), f32::from(scales[i / 32 * 2 + 1]));
         (0..row.len()).map(|i| factor * (pair(i).0 * f32::from(codes[i]) - pair(i).1 * ratio)).collect()
     }

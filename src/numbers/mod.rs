@@ -3,6 +3,7 @@
 
 pub mod architecture;
 pub mod family;
+pub mod feedback;
 pub mod int4;
 pub mod int8;
 pub mod kind;

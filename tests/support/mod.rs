@@ -94,7 +94,12 @@ impl Built {
         let folder = tempfile::tempdir().unwrap();
         let directory = folder.path().join("engine");
         build_engine_with(checkpoint, &directory, precision, head);
-        let engine = Engine::open(&directory).unwrap();
+        Self::open(folder, n_threads)
+    }
+
+    /// The engine that lies in `engine` of the folder.
+    pub fn open(folder: tempfile::TempDir, n_threads: usize) -> Self {
+        let engine = Engine::open(&folder.path().join("engine")).unwrap();
         let cpu = Cpu::new(Kernels::detect(), n_threads).unwrap();
         let decoder = Decoder::new(cpu, &engine.config, &engine.tensors).unwrap();
         Self { folder, decoder }

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::format::engine::{FORMAT_VERSION, Item, PAD_PREFIX, PAGE, TENSOR_ALIGN};
 use crate::format::header::Header;
-use crate::numbers::int4::affine_row;
+use crate::numbers::int4::{Spread, affine_row};
 use crate::numbers::int8::int8_row;
 use crate::numbers::kind::MatrixShape;
 use crate::numbers::precision::row_stride;
@@ -89,17 +89,22 @@ impl<'a, W: Write> EngineWriter<'a, W> {
     }
 
     /// Writes one item's stored tensors. Items come in the plan's order.
-    pub fn add(&mut self, item: &Item, source: &RowSource) -> Result<(), WriteError> {
+    pub fn add(
+        &mut self,
+        item: &Item,
+        source: &RowSource,
+        spread: Option<&Spread>,
+    ) -> Result<(), WriteError> {
         match item {
             Item::Vector { name, len } => {
                 let storage = Kind::F32.into();
-                let vector = Rows { source, n_columns: *len, stride: *len, storage };
+                let vector = Rows { source, n_columns: *len, stride: *len, storage, spread: None };
                 let encoded = vector.encode(0..1).map_err(|found| range_error(name, found, Kind::F32))?;
                 self.put(&encoded.weights)
             }
             Item::Matrix { name, shape, storage } => {
                 let stride = row_stride(shape.columns);
-                let matrix = Rows { source, n_columns: shape.columns, stride, storage: *storage };
+                let matrix = Rows { source, n_columns: shape.columns, stride, storage: *storage, spread };
                 let beside = self.add_rows(&matrix, *shape, name)?;
                 beside.iter().filter(|bytes| !bytes.is_empty()).try_for_each(|bytes| self.put(bytes))?;
                 let inputs = matrix.packed().map(PackRow::inputs).unwrap_or_default();
@@ -167,6 +172,7 @@ struct Rows<'a> {
     n_columns: usize,
     stride: usize,
     storage: Storage,
+    spread: Option<&'a Spread>,
 }
 
 /// The tiles of some rows; they begin with a tile's first row.
@@ -226,7 +232,7 @@ impl<'a> Rows<'a> {
                 Kind::F32 => encoded.weights.extend_from_slice(bytemuck::cast_slice(&row)),
                 Kind::F16 => encode_f16(&row, &mut encoded)?,
                 Kind::Int8 => encode_int8(&row, &mut encoded)?,
-                Kind::Affine => encode_affine(&row, &mut encoded)?,
+                Kind::Affine => encode_affine(&row, self.spread, &mut encoded)?,
                 Kind::Int4 { .. } | Kind::Fp8 | Kind::Mxfp8 | Kind::Nvfp4 => {
                     unreachable!("only rows that are stored so already are given this kind")
                 }
@@ -255,13 +261,13 @@ fn encode_int8(row: &[f32], encoded: &mut Encoded) -> Result<(), f32> {
     Ok(())
 }
 
-fn encode_affine(row: &[f32], encoded: &mut Encoded) -> Result<(), f32> {
+fn encode_affine(row: &[f32], spread: Option<&Spread>, encoded: &mut Encoded) -> Result<(), f32> {
     // Squares of what is larger are no numbers.
     const LARGEST: f32 = 1e18;
     if let Some(bad) = row.iter().find(|value| value.abs() > LARGEST) {
         return Err(*bad);
     }
-    let quantized = affine_row(row);
+    let quantized = affine_row(row, spread);
     encoded.weights.extend(quantized.codes);
     encoded.scales.extend(quantized.scales);
     encoded.extra.extend(quantized.factors.iter().flat_map(|factor| factor.to_le_bytes()));

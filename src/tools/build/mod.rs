@@ -6,4 +6,4 @@ pub(crate) mod precision;
 pub(crate) mod run;
 
 pub use onnx::build_onnx;
-pub use run::{BuildOptions, BuildReport, Progress, build, find_sources};
+pub use run::{BuildOptions, BuildReport, Progress, Spreads, build, build_spread, find_sources};

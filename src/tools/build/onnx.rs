@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::run::{
-    BuildOptions, BuildReport, Prepared, check_output, engine_config, limit_warnings, set_head, write_engine,
+    BuildOptions, BuildReport, Prepared, Spreads, check_output, engine_config, limit_warnings, set_head,
+    write_engine,
 };
 use crate::format::engine::{EMBEDDING, FINAL_NORM, HEAD, Item, items, projection_bias, projection_weight};
 use crate::format::onnx::{Linear, Model, Norm, OnnxConfig, OnnxDecoder, OnnxLayer};
@@ -77,7 +78,11 @@ pub fn build_onnx(options: &BuildOptions) -> Result<BuildReport, ToolError> {
         let parts = [&config_json[..], (*bytes).as_ref(), (*embedding).as_ref()];
         digest_of(parts.into_iter().chain(external.values().map(|bytes| (**bytes).as_ref())))
     };
-    write_engine(options, Prepared { config: engine_config, items, sources, warnings }, digest)
+    write_engine(
+        options,
+        Prepared { config: engine_config, items, sources, spreads: Spreads::new(), warnings },
+        digest,
+    )
 }
 
 /// A quantized graph stays as it is, or becomes numbers.

@@ -17,6 +17,7 @@ use crate::format::engine::{EMBEDDING, FORMAT_VERSION, HEAD, Item, checkpoint_na
 use crate::format::{EngineConfig, FormatError, Limits, Target, Tensor};
 use crate::numbers::architecture::{Architecture, RopeScaling};
 use crate::numbers::family::Family;
+use crate::numbers::int4::Spread;
 use crate::numbers::kind::kinds_text;
 use crate::numbers::{Kind, Precision};
 use crate::store::digest::{Sha256Writer, sha256};
@@ -46,6 +47,9 @@ pub enum Progress {
     Bar,
     Quiet,
 }
+
+/// How rounding errors spread over the inputs of matrices, by the names of their weights.
+pub type Spreads = BTreeMap<String, Arc<Spread>>;
 
 /// What to build.
 #[derive(Debug, Clone)]
@@ -82,6 +86,14 @@ pub struct BuildReport {
 /// # Errors
 /// [`ToolError`]; nothing is left behind then.
 pub fn build(options: &BuildOptions) -> Result<BuildReport, ToolError> {
+    build_spread(options, Spreads::new())
+}
+
+/// The same with the way errors spread in what becomes int4.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_spread(options: &BuildOptions, spreads: Spreads) -> Result<BuildReport, ToolError> {
     let checkpoint = Checkpoint::open_any(&options.model_dir)?;
     let precision = resolve_precision(options.precision, &checkpoint)?;
     let options = &BuildOptions { precision, ..options.clone() };
@@ -94,7 +106,9 @@ pub fn build(options: &BuildOptions) -> Result<BuildReport, ToolError> {
     set_head(&mut items, options.head);
     let mut warnings = warnings(&checkpoint, &config, &items);
     warnings.extend(quantization_notes(&checkpoint));
-    write_engine(options, Prepared { config, items, sources, warnings }, || source_digest(&checkpoint))
+    write_engine(options, Prepared { config, items, sources, spreads, warnings }, || {
+        source_digest(&checkpoint)
+    })
 }
 
 /// Stores the embedding table, and the head of a model that has one, as wanted.
@@ -137,6 +151,7 @@ pub(crate) struct Prepared {
     pub items: Vec<Item>,
     /// One for each item.
     pub sources: Vec<RowSource>,
+    pub spreads: Spreads,
     pub warnings: Vec<String>,
 }
 
@@ -146,7 +161,7 @@ pub(crate) fn write_engine(
     prepared: Prepared,
     source_digest: impl FnOnce() -> String,
 ) -> Result<BuildReport, ToolError> {
-    let Prepared { mut config, items, sources, mut warnings } = prepared;
+    let Prepared { mut config, items, sources, spreads, mut warnings } = prepared;
     let token_table = compile_tokenizer(&options.model_dir)?;
     check_template(&options.model_dir)?;
     config.source_digest = source_digest();
@@ -156,7 +171,8 @@ pub(crate) fn write_engine(
     check_space(staging.target(), plan.n_bytes())?;
     let mut digests = BTreeMap::new();
     staging.write(WEIGHTS_FILE, |out| {
-        let (out, digest) = write_weights(Sha256Writer::new(out), &plan, &sources, options)?.finish();
+        let (out, digest) =
+            write_weights(Sha256Writer::new(out), &plan, (&sources, &spreads), options)?.finish();
         digests.insert(WEIGHTS_FILE.to_owned(), digest);
         Ok(out)
     })?;
@@ -432,7 +448,7 @@ pub(crate) fn check_space(target: &Path, n_bytes: u64) -> Result<(), ToolError> 
 fn write_weights<W: Write>(
     out: W,
     plan: &EnginePlan,
-    sources: &Sources,
+    (sources, spreads): (&Sources, &Spreads),
     options: &BuildOptions,
 ) -> Result<W, ToolError> {
     let bar = progress_bar(options.progress, plan.n_bytes());
@@ -441,7 +457,7 @@ fn write_weights<W: Write>(
         let mut writer = EngineWriter::start(out, plan, options.n_threads, &written)?;
         for (item, source) in plan.items.iter().zip(sources) {
             bar.set_message(item.name().to_owned());
-            writer.add(item, source)?;
+            writer.add(item, source, spreads.get(item.name()).map(|spread| &**spread))?;
         }
         Ok(writer.finish(plan))
     };

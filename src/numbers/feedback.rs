@@ -1,7 +1,5 @@
-//! Rounding with feedback (GPTQ, Frantar et al. 2022, arXiv 2210.17323), inside the 128 weights of a scale: what
-//! one weight loses in rounding, the weights after it make up for, as far as their inputs go together.
-
-use super::int4::code_of;
+//! Rounding with feedback (GPTQ, Frantar et al. 2022, arXiv 2210.17323), inside a block of inputs: what one weight loses
+//! in rounding, the weights after it make up for, as far as their inputs go together.
 
 /// Share of the mean of the diagonal that is added to it, so that the matrix can be inverted.
 const DAMPING: f64 = 0.01;
@@ -34,13 +32,13 @@ impl Feedback {
         Some(Self { factor: factor.collect(), n })
     }
 
-    /// Codes of `values`, -8..=7.
-    pub fn codes(&self, values: &[f32], scale: f32) -> Vec<f32> {
+    /// Codes of `values`, `[n]`. `nearest` gives the code of the i-th one, and the value that it stands for.
+    pub fn codes(&self, values: &[f32], nearest: impl Fn(usize, f32) -> (f32, f32)) -> Vec<f32> {
         let mut values = values.to_vec();
         let mut codes = Vec::with_capacity(self.n);
         for i in 0..self.n {
-            let code = code_of(values[i], scale);
-            let error = values[i] - code * scale;
+            let (code, value) = nearest(i, values[i]);
+            let error = values[i] - value;
             let row = &self.factor[i * self.n..][..self.n];
             values[i + 1..].iter_mut().zip(&row[i + 1..]).for_each(|(w, share)| *w -= error * share);
             codes.push(code);
@@ -114,13 +112,14 @@ mod tests {
         let weights = inputs(n, 1).remove(0);
         let feedback = Feedback::new(&moments, &vec![1.0; n]).unwrap();
         let scale = 0.2;
-        let plain: Vec<f32> = weights.iter().map(|w| code_of(*w, scale)).collect();
+        let code_of = |w: f32| (w / scale).round().clamp(-8.0, 7.0);
+        let plain: Vec<f32> = weights.iter().map(|w| code_of(*w)).collect();
         let error = |codes: &[f32]| -> f64 {
             let output =
                 |row: &Vec<f32>| (0..n).map(|i| (weights[i] - codes[i] * scale) * row[i]).sum::<f32>();
             rows.iter().map(|row| f64::from(output(row)).powi(2)).sum()
         };
-        let ratio = error(&feedback.codes(&weights, scale)) / error(&plain);
+        let ratio = error(&feedback.codes(&weights, |_, w| (code_of(w), code_of(w) * scale))) / error(&plain);
         assert!(ratio < 0.6, "{ratio}");
 
         let matrix: Vec<f64> = moments.iter().map(|x| f64::from(*x)).collect();
