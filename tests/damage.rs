@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Barrier, OnceLock};
 
-use jetspool::answer::{
-    AdapterPlaces, EngineOptions, Engines, KvCacheDtype, PrefixCache, Ready, TextEngine, Ticket,
-};
+use jetspool::answer::{AdapterPlaces, EngineOptions, Engines, Ready, TextEngine, Ticket};
+use jetspool::infer::PrefixCache;
+use jetspool::numbers::KvCacheDtype;
 use jetspool::spool::wire::{Answer, FaultCode, RequestFile};
 use jetspool::store::{AllowedRoots, Damage, FileMap, Losses};
 use serde_json::{Value, json};

@@ -36,6 +36,3 @@ pub use text_process::{
     Canceller, Launch, NotPrepared, TextLimits, TextProcess, TextProcessOptions, text_worker,
 };
 pub use usage::{Usage, give_back_heap, mib};
-
-pub use crate::infer::PrefixCache;
-pub use crate::numbers::KvCacheDtype;

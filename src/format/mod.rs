@@ -11,6 +11,7 @@ pub(crate) mod json;
 pub mod onnx;
 mod rope;
 pub mod tensors;
+mod workflow;
 
 pub use adapter::{Adapter, AdapterError, LoraPair, LoraPart, PeftConfig, PeftName};
 pub use checkpoint::{Algorithm, CheckpointConfig, Quantization, ShardIndex, parse_checkpoint_config};

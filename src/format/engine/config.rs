@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use super::{FORMAT_VERSION, Limits, Target};
 use crate::format::FormatError;
 use crate::format::bounds::{check_architecture, check_limits};
-use crate::format::json::{Object, exact, parse_object, sorted_text};
-use crate::format::rope::{original_max_positions, read_rope_scaling, rope_scaling_json};
+use crate::format::json::{Object, parse_object, sorted_text};
+use crate::format::rope::read_rope_scaling;
+use crate::format::workflow::workflow_json;
 use crate::numbers::Module;
 use crate::numbers::architecture::{Architecture, Experts, Rope};
 use crate::numbers::family::{Activation, Family, Norms};
@@ -90,56 +91,35 @@ impl EngineConfig {
             0 => Vec::new(),
             _ => Module::all(a.family).iter().map(|module| module.short_name()).collect(),
         };
-        let mut value = json!({
-            "model": a.family.name(),
-            "model_type": "llm",
-            "vocab_size": a.vocab_size,
-            "hidden_size": a.hidden_size,
-            "intermediate_size": a.intermediate_size,
-            "num_hidden_layers": a.n_layers,
-            "num_attention_heads": a.n_heads,
-            "num_key_value_heads": a.n_kv_heads,
-            "head_dim": a.head_dim,
-            "max_position_embeddings": a.max_positions,
-            "rms_norm_eps": exact(a.rms_norm_eps),
-            "rope_theta": a.rope.theta,
-            "rope_scaling": rope_scaling_json(&a.rope.scaling),
-            "partial_rotary_factor": a.rope.partial_factor,
-            "num_deepstack_features": 0,
-            "eos_token_id": self.eos_token_ids,
-            "bos_token_id": self.bos_token_id,
-            "builder_config": {
-                "max_batch_size": self.limits.max_batch_size,
-                "max_input_len": self.limits.max_input_len,
-                "max_kv_cache_capacity": self.limits.max_kv_cache_capacity,
-                "max_lora_rank": self.limits.max_lora_rank,
-            },
-            "jetspool": {
-                "format_version": self.format_version,
-                "precision": self.precision.name(),
-                "target": self.target.name(),
-                "family": a.family.name(),
-                "tied_head": a.tied_head,
-                "qkv_bias": a.qkv_bias,
-                "o_bias": a.o_bias,
-                "mlp_bias": a.mlp_bias,
-                "qk_norm": a.qk_norm,
-                "sliding_window": a.sliding_window,
-                "full_layers": a.full_layers,
-                "local_rope_theta": a.local_rope_theta,
-                "attention_scalar": a.attention_scalar,
-                "activation": a.activation.name(),
-                "norms": a.norms.name(),
-                "scaled_embedding": a.scaled_embedding,
-                "experts": a.experts.as_ref().map(experts_json),
-                "lora_targets": lora_targets,
-                "source_digest": self.source_digest,
-                "sha256": self.sha256,
-            },
+        let mut value = workflow_json(a, &self.eos_token_ids, self.bos_token_id);
+        value["builder_config"] = json!({
+            "max_batch_size": self.limits.max_batch_size,
+            "max_input_len": self.limits.max_input_len,
+            "max_kv_cache_capacity": self.limits.max_kv_cache_capacity,
+            "max_lora_rank": self.limits.max_lora_rank,
         });
-        if let Some(positions) = original_max_positions(&a.rope.scaling) {
-            value["original_max_position_embeddings"] = positions.into();
-        }
+        value["jetspool"] = json!({
+            "format_version": self.format_version,
+            "precision": self.precision.name(),
+            "target": self.target.name(),
+            "family": a.family.name(),
+            "tied_head": a.tied_head,
+            "qkv_bias": a.qkv_bias,
+            "o_bias": a.o_bias,
+            "mlp_bias": a.mlp_bias,
+            "qk_norm": a.qk_norm,
+            "sliding_window": a.sliding_window,
+            "full_layers": a.full_layers,
+            "local_rope_theta": a.local_rope_theta,
+            "attention_scalar": a.attention_scalar,
+            "activation": a.activation.name(),
+            "norms": a.norms.name(),
+            "scaled_embedding": a.scaled_embedding,
+            "experts": a.experts.as_ref().map(experts_json),
+            "lora_targets": lora_targets,
+            "source_digest": self.source_digest,
+            "sha256": self.sha256,
+        });
         sorted_text(&value)
     }
 }

@@ -9,4 +9,4 @@ pub use layout::{
     EMBEDDING, FINAL_NORM, FORMAT_VERSION, HEAD, Item, Limits, PAD_PREFIX, PAGE, TENSOR_ALIGN, Target,
     checkpoint_names, experts_weight, items, projection_bias, projection_weight, router_weight,
 };
-pub use stored::{StoredMatrix, check, is_permutation};
+pub use stored::StoredMatrix;

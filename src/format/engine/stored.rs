@@ -95,7 +95,7 @@ impl StoredMatrix {
 }
 
 /// Whether each number below `n` stands in the list once.
-pub fn is_permutation(order: &[u32], n: usize) -> bool {
+fn is_permutation(order: &[u32], n: usize) -> bool {
     let mut seen = vec![false; n];
     let all_new = order.iter().all(|&input| {
         let place = seen.get_mut(input as usize);
@@ -108,7 +108,7 @@ pub fn is_permutation(order: &[u32], n: usize) -> bool {
 ///
 /// # Errors
 /// [`FormatError::Dtype`], [`FormatError::Shape`].
-pub fn check(stored: &Stored, tensor: &Tensor) -> Result<(), FormatError> {
+fn check(stored: &Stored, tensor: &Tensor) -> Result<(), FormatError> {
     let name = stored.name.clone();
     if tensor.dtype() != stored.dtype {
         let (wanted, found) = (dtype_name(stored.dtype), format!("{:?}", tensor.dtype()));

@@ -4,8 +4,9 @@ use serde_json::json;
 
 use crate::format::FormatError;
 use crate::format::bounds::check_architecture;
-use crate::format::json::{Object, exact, parse_object, sorted_text};
-use crate::format::rope::{original_max_positions, read_rope_scaling, rope_scaling_json};
+use crate::format::json::{Object, parse_object, sorted_text};
+use crate::format::rope::read_rope_scaling;
+use crate::format::workflow::workflow_json;
 use crate::numbers::architecture::{Architecture, Rope};
 use crate::numbers::family::{Activation, Family, Norms};
 
@@ -95,29 +96,8 @@ pub fn onnx_config_json(
     bos_token_id: Option<u32>,
     dtype: &str,
 ) -> String {
-    let mut value = json!({
-        "model": a.family.name(),
-        "model_type": "llm",
-        "vocab_size": a.vocab_size,
-        "hidden_size": a.hidden_size,
-        "intermediate_size": a.intermediate_size,
-        "num_hidden_layers": a.n_layers,
-        "num_attention_heads": a.n_heads,
-        "num_key_value_heads": a.n_kv_heads,
-        "head_dim": a.head_dim,
-        "max_position_embeddings": a.max_positions,
-        "rms_norm_eps": exact(a.rms_norm_eps),
-        "rope_theta": a.rope.theta,
-        "rope_scaling": rope_scaling_json(&a.rope.scaling),
-        "partial_rotary_factor": a.rope.partial_factor,
-        "num_deepstack_features": 0,
-        "sliding_window": a.sliding_window,
-        "eos_token_id": eos_token_ids,
-        "bos_token_id": bos_token_id,
-        "onnx": { "producer": "jetspool", "dtype": dtype },
-    });
-    if let Some(positions) = original_max_positions(&a.rope.scaling) {
-        value["original_max_position_embeddings"] = positions.into();
-    }
+    let mut value = workflow_json(a, eos_token_ids, bos_token_id);
+    value["sliding_window"] = a.sliding_window.into();
+    value["onnx"] = json!({ "producer": "jetspool", "dtype": dtype });
     sorted_text(&value)
 }
