@@ -91,9 +91,11 @@ pub unsafe fn quantize<S: Simd>(s: S, x: &[f32], stride: usize, out: &mut CodesM
             // SAFETY: the block lies in the row, and its place in the outputs.
             unsafe {
                 let from = x.as_ptr().add(row_idx * stride + block * BLOCK);
-                let values: [S::F32; BLOCK / LANES] = std::array::from_fn(|i| s.load(from.add(i * LANES)));
+                let mut values = [zero; BLOCK / LANES];
                 let (mut largest, mut poison) = (zero, zero);
-                for value in values {
+                for (i, value) in values.iter_mut().enumerate() {
+                    *value = s.load(from.add(i * LANES));
+                    let value = *value;
                     largest = s.max(largest, s.max(value, s.sub(zero, value)));
                     // Zero times anything that is not finite is NaN.
                     poison = s.mul_add(value, zero, poison);

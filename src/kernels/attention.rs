@@ -205,8 +205,10 @@ unsafe fn attend_group<T: Tile, E: Cached<T>, const R: usize>(
     unsafe {
         for block in blocks.clone() {
             let keys = base.add(place(&task.cache, block) + task.cache.key_offset);
+            let next = base.add(place(&task.cache, blocks.end.min(block + 2) - 1) + task.cache.key_offset);
             let mut block_scores = [t.wide_splat(0.0); R];
             for d in 0..task.head_dim {
+                t.prefetch(next.add(d * BLOCK_LEN).cast());
                 let keys = E::load(t, keys.add(d * BLOCK_LEN));
                 for (score, query) in block_scores.iter_mut().zip(&queries) {
                     *score = t.wide_mul_add(keys, t.wide_splat(*query.q.add(d)), *score);
@@ -291,50 +293,94 @@ unsafe fn weighted_sums<T: Tile, E: Cached<T>, const R: usize>(
         ..queries.iter().map(|query| query.end).min().unwrap_or(0);
     // SAFETY: the caller's promise.
     unsafe {
-        (0..R * stride).for_each(|i| *sums.add(i) = 0.0);
-        for block in start / BLOCK_LEN..end.div_ceil(BLOCK_LEN) {
+        sums.write_bytes(0, R * stride);
+        let blocks = start / BLOCK_LEN..end.div_ceil(BLOCK_LEN);
+        for block in blocks.clone() {
             let values = base.add(place(cache, block) + cache.value_offset);
-            let positions = block * BLOCK_LEN..(block + 1) * BLOCK_LEN;
-            let part = |range: Range<usize>| range.start.max(positions.start)..range.end.min(positions.end);
-            let together = part(common.clone());
+            let next = base.add(place(cache, blocks.end.min(block + 2) - 1) + cache.value_offset);
+            let position = block * BLOCK_LEN;
+            let weights = scores.add(position - first);
+            // What lies in the block, counted from its first position.
+            let inside = |at: usize| at.saturating_sub(position).min(BLOCK_LEN);
+            let together = inside(common.start)..inside(common.end);
             if let Some(scales) = E::scales(t, values.add(BLOCK_LEN * cache.head_stride)) {
                 for r in 0..R {
-                    let weights = scores.add(r * PART + positions.start - first);
+                    let weights = weights.add(r * PART);
                     t.wide_store(weights, t.wide_mul(t.wide_load(weights), scales));
                 }
             }
             for slice in (0..stride).step_by(TILE_ROWS) {
-                let value =
-                    |p: usize| E::load(t, values.add((p - positions.start) * cache.head_stride + slice));
-                let weight = |r: usize, p: usize| t.wide_splat(*scores.add(r * PART + p - first));
-                let at = |r: usize| sums.add(r * stride + slice);
-                let alone = |r: usize, range: Range<usize>| {
-                    let mut sum = t.wide_load(at(r));
-                    for p in range {
-                        sum = t.wide_mul_add(weight(r, p), value(p), sum);
-                    }
-                    t.wide_store(at(r), sum);
-                };
+                let (sums, values) = (sums.add(slice), Columns { at: values.add(slice), cache });
                 if together.is_empty() {
-                    (0..R).for_each(|r| alone(r, part(queries[r].start..queries[r].end)));
+                    for (r, query) in queries.iter().enumerate() {
+                        let (seen, sum) =
+                            (inside(query.start)..inside(query.end), t.wide_load(sums.add(r * stride)));
+                        t.wide_store(sums.add(r * stride), values.add(t, weights.add(r * PART), seen, sum));
+                    }
                     continue;
                 }
-                (0..R).for_each(|r| alone(r, part(queries[r].start..common.start)));
-                let mut block_sums: [T::Wide; R] = std::array::from_fn(|r| t.wide_load(at(r)));
+                let mut block_sums = [t.wide_splat(0.0); R];
+                for (r, sum) in block_sums.iter_mut().enumerate() {
+                    let before = inside(queries[r].start)..together.start;
+                    *sum = values.add(t, weights.add(r * PART), before, t.wide_load(sums.add(r * stride)));
+                }
                 for p in together.clone() {
-                    let value = value(p);
+                    t.prefetch(next.add(p * cache.head_stride + slice).cast());
+                    let value = values.load(t, p);
                     for (r, sum) in block_sums.iter_mut().enumerate() {
-                        *sum = t.wide_mul_add(weight(r, p), value, *sum);
+                        *sum = t.wide_mul_add(t.wide_splat(*weights.add(r * PART + p)), value, *sum);
                     }
                 }
                 for (r, sum) in block_sums.into_iter().enumerate() {
-                    t.wide_store(at(r), sum);
-                    alone(r, part(common.end..queries[r].end));
+                    let after = together.end..inside(queries[r].end);
+                    t.wide_store(sums.add(r * stride), values.add(t, weights.add(r * PART), after, sum));
                 }
             }
         }
         for (r, query) in queries.iter().enumerate() {
             std::ptr::copy_nonoverlapping(sums.add(r * stride), query.out, task.head_dim);
         }
+    }
+}
+
+/// Sixteen columns of a block's values.
+#[derive(Clone, Copy)]
+struct Columns<'a, E> {
+    at: *const E,
+    cache: &'a HeadCache<'a>,
+}
+
+impl<E> Columns<'_, E> {
+    /// # Safety
+    /// Position `p` of the block holds values.
+    #[inline(always)]
+    unsafe fn load<T: Tile>(self, t: T, p: usize) -> T::Wide
+    where
+        E: Element<T>,
+    {
+        // SAFETY: the caller's promise.
+        unsafe { E::load(t, self.at.add(p * self.cache.head_stride)) }
+    }
+
+    /// `sum` and the weighted values of some positions, one after the other.
+    ///
+    /// # Safety
+    /// These positions of the block hold values, and have weights.
+    #[inline(always)]
+    unsafe fn add<T: Tile>(
+        self,
+        t: T,
+        weights: *const f32,
+        positions: Range<usize>,
+        mut sum: T::Wide,
+    ) -> T::Wide
+    where
+        E: Element<T>,
+    {
+        for p in positions {
+            // SAFETY: the caller's promise.
+            unsafe { sum = t.wide_mul_add(t.wide_splat(*weights.add(p)), self.load(t, p), sum) };
+        }
+        sum
     }
 }

@@ -103,7 +103,10 @@ unsafe fn shrink_ranks<S: Simd, const R: usize, const V: usize>(
     unsafe {
         for k in task.inputs.clone() {
             let from = task.a.as_ptr().add(k * task.rank + first);
-            let ranks: [S::F32; V] = std::array::from_fn(|v| load(s, from.add(v * LANES), width));
+            let mut ranks = [s.splat(0.0); V];
+            for (v, ranks) in ranks.iter_mut().enumerate() {
+                *ranks = load(s, from.add(v * LANES), width);
+            }
             for (r, sums) in sums.iter_mut().enumerate() {
                 let x = s.splat(*task.x.as_ptr().add(r * task.x_stride + k));
                 for (sum, ranks) in sums.iter_mut().zip(ranks) {
@@ -176,7 +179,10 @@ unsafe fn expand_columns<S: Simd, const R: usize, const V: usize>(
     unsafe {
         for rank in 0..task.rank {
             let from = task.b.as_ptr().add(rank * n_outputs + first);
-            let columns: [S::F32; V] = std::array::from_fn(|v| load(s, from.add(v * LANES), width));
+            let mut columns = [s.splat(0.0); V];
+            for (v, columns) in columns.iter_mut().enumerate() {
+                *columns = load(s, from.add(v * LANES), width);
+            }
             for (r, sums) in sums.iter_mut().enumerate() {
                 let h = s.splat(*task.h.as_ptr().add(r * task.rank + rank));
                 for (sum, columns) in sums.iter_mut().zip(columns) {

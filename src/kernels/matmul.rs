@@ -215,11 +215,14 @@ impl Iterator for Pieces {
 /// They were kept after the piece before.
 #[inline(always)]
 unsafe fn totals_before<T: Tile, const R: usize>(t: T, piece: &Piece, kept: *const f32) -> [T::Wide; R] {
-    if piece.inputs.start == 0 {
-        return [t.wide_splat(0.0); R];
+    let mut totals = [t.wide_splat(0.0); R];
+    if piece.inputs.start > 0 {
+        for (r, total) in totals.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            *total = unsafe { t.wide_load(kept.add(r * TILE_ROWS)) };
+        }
     }
-    // SAFETY: the caller's promise.
-    std::array::from_fn(|r| unsafe { t.wide_load(kept.add(r * TILE_ROWS)) })
+    totals
 }
 
 /// Room for the sums of groups of up to so many rows.
@@ -277,7 +280,10 @@ unsafe fn numbers_piece<T: Tile, E: Element<T>, S: Scales<T>, const R: usize>(
             }
         }
         if piece.inputs.end == task.w.stride() {
-            store(t, task, tile, first_row, totals.map(|total| w.scales.finish(t, tile, total)));
+            for total in &mut totals {
+                *total = w.scales.finish(t, tile, *total);
+            }
+            store(t, task, tile, first_row, totals);
         } else {
             keep(t, totals, kept);
         }
@@ -328,7 +334,10 @@ unsafe fn products_piece<T: Tile, W: Codes<T>, const R: usize>(
             w.add_block(t, tile, block, &x, &mut totals);
         }
         if piece.inputs.end == task.w.stride() {
-            store(t, task, tile, first_row, totals.map(|total| w.finish(t, tile, total)));
+            for total in &mut totals {
+                *total = w.finish(t, tile, *total);
+            }
+            store(t, task, tile, first_row, totals);
         } else {
             keep(t, totals, kept);
         }

@@ -13,14 +13,22 @@ use crate::kernels::activations;
 use crate::kernels::attention::{AttendTask, BLOCK_LEN, PART, Query, Weight, parts, scratch_len};
 use crate::kernels::tile::GROUP_ROWS;
 
-/// Some heads of some rows, in one part of the positions that they see.
+/// Up to four queries, in one part of the positions that they see.
 struct Group {
-    /// Consecutive positions of one sequence.
-    rows: Range<usize>,
+    /// The first of the run of rows that they are of: consecutive positions of one sequence, with the same parts.
+    first_row: usize,
     kv_head: usize,
-    /// Some of those that share the key-value head.
-    heads: Range<usize>,
+    /// Of the run's queries that share the key-value head, row after row.
+    queries: Range<usize>,
     part_idx: usize,
+}
+
+impl Group {
+    /// Row and head of each query; `n_shared` heads share a key-value head.
+    fn queries(&self, n_shared: usize) -> impl Iterator<Item = (usize, usize)> {
+        let (first_row, first_head) = (self.first_row, self.kv_head * n_shared);
+        self.queries.clone().map(move |i| (first_row + i / n_shared, first_head + i % n_shared))
+    }
 }
 
 /// Where the parts of a row's results lie, if it has more than one.
@@ -88,8 +96,9 @@ impl Cpu {
             assert!(row.start <= row.position && blocks.iter().all(|&block| (block as usize) < n_blocks));
         }
         let n_heads = q.width() / head_dim;
+        let n_shared = n_heads / n_kv_heads;
         let (places, n_weights) = places(rows, n_heads);
-        let groups = groups(rows, n_kv_heads, n_heads / n_kv_heads, &places);
+        let groups = groups(rows, n_kv_heads, n_shared, &places);
         let mut weights = vec![Weight::default(); n_weights];
         let mut outs = vec![0.0_f32; n_weights * head_dim];
         let (stride, y_at) = (y.stride(), Shared::new(y.as_mut_ptr()));
@@ -100,8 +109,7 @@ impl Cpu {
             grow(&mut scratch, scratch_len(head_dim));
             let mut found = [Weight::default(); GROUP_ROWS];
             let mut queries = Vec::with_capacity(GROUP_ROWS);
-            let each = || group.rows.clone().flat_map(|row| group.heads.clone().map(move |head| (row, head)));
-            for (row_idx, head) in each() {
+            for (row_idx, head) in group.queries(n_shared) {
                 let row = rows.row(row_idx);
                 let seen = parts(row.start..row.position + 1).nth(group.part_idx).unwrap_or_default();
                 let Parts { n_parts, first } = places[row_idx];
@@ -121,12 +129,12 @@ impl Cpu {
                 (self.kernels.attend)(&mut AttendTask {
                     queries: &queries,
                     head_dim,
-                    cache: cache.head(task.layer, group.kv_head, rows.row(group.rows.start).blocks),
+                    cache: cache.head(task.layer, group.kv_head, rows.row(group.first_row).blocks),
                     scale: task.scale,
                     scratch: &mut scratch,
                     weights: found,
                 });
-                for ((row_idx, head), weight) in each().zip(found) {
+                for ((row_idx, head), weight) in group.queries(n_shared).zip(found) {
                     let Parts { n_parts, first } = places[row_idx];
                     if n_parts == 1 {
                         let inverse = 1.0 / weight.sum;
@@ -174,31 +182,27 @@ fn places(rows: Viewed<'_>, n_heads: usize) -> (Vec<Parts>, usize) {
     (places, n_weights)
 }
 
-/// Up to four queries each: heads of one row where there are enough of them, else of rows that follow each other.
+/// All queries, in groups. Those that read the same part of the same keys and values follow each other, so that it
+/// stays in the second cache.
 fn groups(rows: Viewed<'_>, n_kv_heads: usize, n_shared: usize, places: &[Parts]) -> Vec<Group> {
-    let n_together = if n_shared > GROUP_ROWS / 2 { 1 } else { GROUP_ROWS / n_shared };
     let mut groups = Vec::new();
-    let mut first = 0;
-    while first < rows.len() {
+    let mut first_row = 0;
+    while first_row < rows.len() {
         let may_follow = |row_idx: &usize| {
             let (last, row) = (rows.row(row_idx - 1), rows.row(*row_idx));
-            // With the same parts, for a group lies in one.
+            // A group lies in one part.
             let numbers = |row: AttendRow<'_>| (row.start / PART, row.position / PART);
             let same_parts = numbers(last) == numbers(row);
             last.sequence == row.sequence && row.position == last.position + 1 && same_parts
         };
-        let n = 1 + (first + 1..rows.len().min(first + n_together)).take_while(may_follow).count();
+        let n_rows = 1 + (first_row + 1..rows.len()).take_while(may_follow).count();
         for kv_head in 0..n_kv_heads {
-            for heads in activations::groups(kv_head * n_shared..(kv_head + 1) * n_shared) {
-                groups.extend((0..places[first].n_parts).map(|part_idx| Group {
-                    rows: first..first + n,
-                    kv_head,
-                    heads: heads.clone(),
-                    part_idx,
-                }));
+            for part_idx in 0..places[first_row].n_parts {
+                let queries = activations::groups(0..n_rows * n_shared);
+                groups.extend(queries.map(|queries| Group { first_row, kv_head, queries, part_idx }));
             }
         }
-        first += n;
+        first_row += n_rows;
     }
     groups
 }

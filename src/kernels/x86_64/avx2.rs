@@ -148,69 +148,66 @@ unsafe impl Tile for Avx2 {
         unsafe {
             let ones = _mm256_set1_epi16(1);
             let mut sums = [[_mm256_setzero_si256(); 2]; R];
-            // Half of the tile after the other: then all sums stay in registers.
-            for half in 0..2 {
-                for quad in 0..8 {
-                    let codes = _mm256_loadu_si256(w.add(quad * 64 + half * 32).cast());
-                    let magnitudes = _mm256_abs_epi8(codes);
-                    for (r, sums) in sums.iter_mut().enumerate() {
-                        let x = _mm256_sign_epi8(broadcast(x.add(r * 32 + quad * 4)), codes);
+            for quad in 0..8 {
+                let codes = load_pair(w.add(quad * 64).cast());
+                let sizes = [_mm256_abs_epi8(codes[0]), _mm256_abs_epi8(codes[1])];
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let x = broadcast(x.add(r * 32 + quad * 4));
+                    for (half, sum) in sums.iter_mut().enumerate() {
+                        let x = _mm256_sign_epi8(x, codes[half]);
                         // Two products of 127 * 127 fit into 16 bits.
-                        let pairs = _mm256_maddubs_epi16(magnitudes, x);
-                        sums[half] = _mm256_add_epi32(sums[half], _mm256_madd_epi16(pairs, ones));
+                        let pairs = _mm256_maddubs_epi16(sizes[half], x);
+                        *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones));
                     }
                 }
             }
-            sums.map(|sums| sums.map(|half| _mm256_cvtepi32_ps(half)))
+            let mut found = [self.wide_splat(0.0); R];
+            for (found, sums) in found.iter_mut().zip(&sums) {
+                *found = [_mm256_cvtepi32_ps(sums[0]), _mm256_cvtepi32_ps(sums[1])];
+            }
+            found
         }
     }
     #[inline(always)]
     unsafe fn dot_u4<const R: usize>(self, w: *const u8, x: *const i8) -> [Self::Wide; R] {
         unsafe {
-            let mask = _mm256_set1_epi8(15);
             let mut sums = [[_mm256_setzero_si256(); 2]; R];
-            for half in 0..2 {
-                for oct in 0..4 {
-                    let codes = _mm256_loadu_si256(w.add(oct * 64 + half * 32).cast());
-                    let low = _mm256_and_si256(codes, mask);
-                    let high = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), mask);
+            for oct in 0..4 {
+                // Four inputs after the other four: so the weights of only four need registers.
+                for (quad, codes) in nibbles(load_pair(w.add(oct * 64))).into_iter().enumerate() {
                     for (r, sums) in sums.iter_mut().enumerate() {
-                        let x = x.add(r * 32 + oct * 8);
-                        let first = _mm256_maddubs_epi16(low, broadcast(x));
-                        let second = _mm256_maddubs_epi16(high, broadcast(x.add(4)));
-                        // Sixteen products of 15 * 127 fit into 16 bits.
-                        sums[half] = _mm256_add_epi16(sums[half], _mm256_add_epi16(first, second));
+                        let x = broadcast(x.add(r * 32 + oct * 8 + quad * 4));
+                        for (half, sum) in sums.iter_mut().enumerate() {
+                            // Sixteen products of 15 * 127 fit into 16 bits.
+                            *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(codes[half], x));
+                        }
                     }
                 }
             }
-            sums.map(|sums| sums.map(|half| pairs_to_f32(half)))
+            pairs_to_f32(&sums)
         }
     }
     #[inline(always)]
     unsafe fn dot_e2m1<const R: usize>(self, w: *const u8, x: *const i8) -> [Self::Wide; R] {
         unsafe {
-            let mask = _mm256_set1_epi8(15);
             let numbers = _mm256_broadcastsi128_si256(_mm_loadu_si128(E2M1_DOUBLED.as_ptr().cast()));
             let mut sums = [[_mm256_setzero_si256(); 2]; R];
-            for half in 0..2 {
-                for oct in 0..2 {
-                    let codes = _mm256_loadu_si256(w.add(oct * 64 + half * 32).cast());
-                    let low = _mm256_shuffle_epi8(numbers, _mm256_and_si256(codes, mask));
-                    let high = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), mask);
-                    let high = _mm256_shuffle_epi8(numbers, high);
-                    let (low_size, high_size) = (_mm256_abs_epi8(low), _mm256_abs_epi8(high));
+            for oct in 0..2 {
+                for (quad, codes) in nibbles(load_pair(w.add(oct * 64))).into_iter().enumerate() {
+                    let numbers =
+                        [_mm256_shuffle_epi8(numbers, codes[0]), _mm256_shuffle_epi8(numbers, codes[1])];
+                    let sizes = [_mm256_abs_epi8(numbers[0]), _mm256_abs_epi8(numbers[1])];
                     for (r, sums) in sums.iter_mut().enumerate() {
-                        let x = x.add(r * 32 + oct * 8);
-                        let first = _mm256_sign_epi8(broadcast(x), low);
-                        let second = _mm256_sign_epi8(broadcast(x.add(4)), high);
-                        // Eight products of 12 * 127 fit into 16 bits.
-                        let first = _mm256_maddubs_epi16(low_size, first);
-                        let second = _mm256_maddubs_epi16(high_size, second);
-                        sums[half] = _mm256_add_epi16(sums[half], _mm256_add_epi16(first, second));
+                        let x = broadcast(x.add(r * 32 + oct * 8 + quad * 4));
+                        for (half, sum) in sums.iter_mut().enumerate() {
+                            let x = _mm256_sign_epi8(x, numbers[half]);
+                            // Eight products of 12 * 127 fit into 16 bits.
+                            *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(sizes[half], x));
+                        }
                     }
                 }
             }
-            sums.map(|sums| sums.map(|half| pairs_to_f32(half)))
+            pairs_to_f32(&sums)
         }
     }
 }
@@ -224,11 +221,44 @@ unsafe fn broadcast(from: *const i8) -> __m256i {
     unsafe { _mm256_set1_epi32(from.cast::<i32>().read_unaligned()) }
 }
 
+/// 64 bytes.
+///
+/// # Safety
+/// They are there; the processor has AVX2.
+#[inline(always)]
+unsafe fn load_pair(from: *const u8) -> [__m256i; 2] {
+    unsafe { [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())] }
+}
+
+/// The low nibbles of each byte, and the high ones.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn nibbles(codes: [__m256i; 2]) -> [[__m256i; 2]; 2] {
+    unsafe {
+        let mask = _mm256_set1_epi8(15);
+        let high = [_mm256_srli_epi16::<4>(codes[0]), _mm256_srli_epi16::<4>(codes[1])];
+        [
+            [_mm256_and_si256(codes[0], mask), _mm256_and_si256(codes[1], mask)],
+            [_mm256_and_si256(high[0], mask), _mm256_and_si256(high[1], mask)],
+        ]
+    }
+}
+
 /// Sums of neighbouring 16-bit lanes.
 ///
 /// # Safety
 /// The processor has AVX2.
 #[inline(always)]
-unsafe fn pairs_to_f32(sums: __m256i) -> __m256 {
-    unsafe { _mm256_cvtepi32_ps(_mm256_madd_epi16(sums, _mm256_set1_epi16(1))) }
+unsafe fn pairs_to_f32<const R: usize>(sums: &[[__m256i; 2]; R]) -> [[__m256; 2]; R] {
+    unsafe {
+        let ones = _mm256_set1_epi16(1);
+        let mut found = [[_mm256_setzero_ps(); 2]; R];
+        for (found, sums) in found.iter_mut().zip(sums) {
+            let wide = [_mm256_madd_epi16(sums[0], ones), _mm256_madd_epi16(sums[1], ones)];
+            *found = [_mm256_cvtepi32_ps(wide[0]), _mm256_cvtepi32_ps(wide[1])];
+        }
+        found
+    }
 }
