@@ -14,7 +14,7 @@
 //! format   bytes to typed views. Never a path or thread    numbers  kinds of weights, words of the architecture
 //! ```
 //!
-//! Arrows (who may use whom), held by tests/architecture.rs:
+//! Arrows (who may use whom), held by tests/library/architecture.rs:
 //!
 //! ```text
 //! main    -> cli answer compress config daemon doctor operator probe tools

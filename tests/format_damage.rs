@@ -1,6 +1,7 @@
 //! Damaged files are errors or harmless: never a panic, never much more memory than the file.
 
 #[path = "support/random.rs"]
+#[allow(dead_code, reason = "each test program uses a part")]
 mod random;
 
 use std::alloc::{GlobalAlloc, Layout, System};

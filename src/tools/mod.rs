@@ -1,11 +1,13 @@
 //! The tool chain as plain functions with option structs. Never a daemon, a scheduler or a spool.
 
 pub mod build;
+pub mod companions;
 pub mod error;
 pub mod export;
 pub mod insert;
 pub mod inspect;
 pub mod merge;
+pub mod place;
 pub mod process_lora;
 pub mod staging;
 pub mod weights;

@@ -1,7 +1,11 @@
 //! What several tests need: the reference fixtures, engines built of them, tensors read from them.
-#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(dead_code, reason = "each test program uses a part")]
 
 pub mod cost;
+pub mod panels;
+pub mod random;
+pub mod service;
+pub mod serving;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

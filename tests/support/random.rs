@@ -1,5 +1,4 @@
 //! Numbers that look random and are the same in every run (splitmix64), so that a failure can be repeated.
-#![allow(dead_code, reason = "each test binary uses a part")]
 
 pub struct Random(pub u64);
 

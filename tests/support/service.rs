@@ -1,5 +1,4 @@
 //! The program run as a user runs it, and a daemon of it on a spool of its own.
-#![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

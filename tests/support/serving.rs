@@ -1,8 +1,4 @@
 //! The daemon on a spool of its own, with the demo engine, for tests that disturb it.
-#![allow(dead_code, reason = "each test binary uses a part")]
-
-#[path = "cost.rs"]
-mod cost;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -16,6 +12,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+
+use super::cost;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const ADAPTERS: [&str; 3] = ["french", "german", "medical"];

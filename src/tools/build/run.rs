@@ -24,6 +24,7 @@ use crate::store::digest::{Sha256Writer, sha256};
 use crate::store::engine::{CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_TABLE_FILE, WEIGHTS_FILE};
 use crate::store::{Checkpoint, read_small_optional};
 use crate::text::{ChatTemplate, SpecialTokens, Tokenizer, template_source};
+use crate::tools::place;
 use crate::tools::staging::Staging;
 use crate::tools::weights::quantized_source::quantized_rows;
 use crate::tools::weights::source::RowSource;
@@ -234,20 +235,12 @@ fn check_template(model_dir: &Path) -> Result<(), ToolError> {
 
 /// The output must not be the input, nor a directory with somebody else's `config.json`.
 pub(crate) fn check_output(options: &BuildOptions) -> Result<(), ToolError> {
-    let refuse = |why: &str| Err(ToolError::Output { path: options.engine_dir.clone(), why: why.to_owned() });
-    let real = |path: &Path| std::fs::canonicalize(path).ok();
-    if real(&options.engine_dir).is_some_and(|engine| Some(engine) == real(&options.model_dir)) {
-        return refuse("is the directory that is built from");
-    }
-    if options.engine_dir.exists() && !options.engine_dir.is_dir() {
-        return refuse("is not a directory");
-    }
-    let Some(bytes) = read_small_optional(&options.engine_dir.join(CONFIG_FILE))? else { return Ok(()) };
-    let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
-    if value.get("jetspool").is_none() {
-        return refuse("holds a config.json that is not an engine's");
-    }
-    Ok(())
+    place::check_output(&options.engine_dir, &[&options.model_dir], |real| {
+        let Some(bytes) = read_small_optional(&real.join(CONFIG_FILE))? else { return Ok(None) };
+        let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let is_ours = value.get("jetspool").is_some();
+        Ok((!is_ours).then(|| "holds a config.json that is not an engine's".to_owned()))
+    })
 }
 
 type Sources = Vec<RowSource>;

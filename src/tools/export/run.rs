@@ -14,6 +14,7 @@ use crate::store::{Checkpoint, StoreError, read_small_optional};
 use crate::text::template_source;
 use crate::tools::build::precision::{has_quantized_head, quantization_notes, resolve_precision};
 use crate::tools::build::run::beside_warnings;
+use crate::tools::place;
 use crate::tools::staging::Staging;
 use crate::tools::{ToolError, WriteError};
 
@@ -122,19 +123,11 @@ fn file_size(path: &Path) -> u64 {
 
 /// Only an empty place or an earlier export is written to.
 fn check_output(options: &ExportOptions) -> Result<(), ToolError> {
-    let refuse = |why: &str| Err(ToolError::Output { path: options.output_dir.clone(), why: why.to_owned() });
-    let real = |path: &Path| fs::canonicalize(path).ok();
-    if real(&options.output_dir).is_some_and(|output| Some(output) == real(&options.model_dir)) {
-        return refuse("is the checkpoint's own directory");
-    }
-    if options.output_dir.exists() && !options.output_dir.is_dir() {
-        return refuse("is not a directory");
-    }
-    let has = |name: &str| options.output_dir.join(name).exists();
-    if has(CONFIG_FILE) && !has(MODEL_FILE) && !has(DATA_FILE) {
-        return refuse("holds a config.json that is not an exported model's");
-    }
-    Ok(())
+    place::check_output(&options.output_dir, &[&options.model_dir], |real| {
+        let has = |name: &str| real.join(name).exists();
+        let is_taken = has(CONFIG_FILE) && !has(MODEL_FILE) && !has(DATA_FILE);
+        Ok(is_taken.then(|| "holds a config.json that is not an exported model's".to_owned()))
+    })
 }
 
 /// The checkpoint's own file, or what its template says; the inner error is why there is none.

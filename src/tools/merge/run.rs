@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
@@ -10,9 +9,7 @@ use serde_json::{Map, Value};
 
 use super::adapter::AdapterTensors;
 use super::element::Element;
-use super::output::{
-    CONFIG_FILE, Companions, RECORD_FILE, check_place, companions, config_json, earlier_files, record_json,
-};
+use super::output::{CONFIG_FILE, RECORD_FILE, check_place, config_json, earlier_files, record_json};
 use super::plan::{ModelFacts, OutTensor, Plan, plan, stored_element};
 use super::rows::Arithmetic;
 use super::write::{file_size, write_file};
@@ -20,10 +17,11 @@ use crate::format::ShardIndex;
 use crate::format::json::parse_object;
 use crate::kernels::Kernels;
 use crate::store::weight_files::INDEX_FILE;
-use crate::store::{StoreError, WeightFiles, map_file, read_small};
+use crate::store::{StoreError, WeightFiles, read_small};
 use crate::tools::ToolError;
 use crate::tools::build::Progress;
 use crate::tools::build::run::{check_space, progress_bar};
+use crate::tools::companions::Companions;
 use crate::tools::staging::Staging;
 
 /// The type of the merged weights.
@@ -85,7 +83,9 @@ pub fn merge_lora(options: &MergeOptions) -> Result<MergeReport, ToolError> {
         ties_head: flag(&config).or_else(|| inner.and_then(flag)),
     };
     let plan = plan(&weights, &facts, adapter, element)?;
-    let companions = companions(&options.model_dir, |name| plan.shards.contains_key(name))?;
+    let is_ours =
+        |name: &str| [CONFIG_FILE, RECORD_FILE, INDEX_FILE].contains(&name) || plan.shards.contains_key(name);
+    let companions = Companions::list(&options.model_dir, is_ours)?;
     let config = config_json(&config, element, plan.is_untied);
     write_output(options, element, plan, companions, &config, weights.is_sharded())
 }
@@ -130,7 +130,7 @@ fn write_output(
 ) -> Result<MergeReport, ToolError> {
     let mut files: Vec<String> = plan.shards.keys().cloned().collect();
     files.extend(is_sharded.then(|| INDEX_FILE.to_owned()));
-    files.extend(companions.carried.iter().cloned());
+    files.extend(companions.names.iter().cloned());
     files.extend([CONFIG_FILE.to_owned(), RECORD_FILE.to_owned()]);
     let n_bytes = plan.shards.values().map(|tensors| file_size(tensors)).sum::<u64>();
 
@@ -142,9 +142,7 @@ fn write_output(
     if is_sharded {
         staging.write_bytes(INDEX_FILE, index_json(&plan.shards).as_bytes())?;
     }
-    for name in &companions.carried {
-        carry(&mut staging, &options.model_dir.join(name), name)?;
-    }
+    companions.copy(&options.model_dir, &mut staging)?;
     staging.write_bytes(CONFIG_FILE, config.as_bytes())?;
 
     let output_dir = staging.target().to_owned();
@@ -194,12 +192,4 @@ fn index_json(shards: &BTreeMap<String, Vec<OutTensor>>) -> String {
     let all = || shards.iter().flat_map(|(shard, tensors)| tensors.iter().map(move |tensor| (shard, tensor)));
     let map = all().map(|(shard, tensor)| (tensor.name.as_str(), shard.as_str())).collect();
     ShardIndex::to_json(&map, all().map(|(_, tensor)| tensor.n_bytes()).sum())
-}
-
-fn carry(staging: &mut Staging, from: &Path, name: &str) -> Result<(), ToolError> {
-    let bytes = map_file(from)?;
-    staging.write(name, |mut out| {
-        out.write_all((*bytes).as_ref()).map_err(StoreError::io(from, "copy"))?;
-        Ok(out)
-    })
 }

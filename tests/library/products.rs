@@ -1,18 +1,13 @@
 //! Products of activations and weights: every table equals scalar bit for bit, and a naive sum within rounding, for
 //! every kind of storage. Tiles are woven here once more, by the formula of the format.
 
-#[path = "support/panels.rs"]
-mod panels;
-#[path = "support/random.rs"]
-mod random;
-
+use crate::support::panels::{Panels, matmul};
+use crate::support::random::Random;
 use half::f16;
 use jetspool::kernels::Kernels;
 use jetspool::kernels::activations::groups;
 use jetspool::kernels::lora::{ExpandTask, PART_INPUTS, ShrinkTask};
 use jetspool::kernels::matrix::{GroupScales, Matrix, Partner, Values, row_stride};
-use panels::{Panels, matmul};
-use random::Random;
 
 /// `[n, width]` to `[tiles][unit][16][size]`, filled up with zeros.
 fn woven<E: Copy + Default>(rows: &[E], width: usize, size: usize) -> Vec<E> {

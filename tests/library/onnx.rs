@@ -3,13 +3,12 @@
 //! onnx.checker and onnxruntime look at the same files in scripts/check-onnx; directories under
 //! tests/data/references/onnx are made with the onnx package.
 
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::support::{Built, ids, json, models, reference, tensors};
 use jetspool::device::Cpu;
 use jetspool::format::onnx::Model;
 use jetspool::format::{Adapter, Limits, Target};
@@ -23,7 +22,6 @@ use jetspool::tools::{
     BuildOptions, BuildReport, ExportOptions, InsertOptions, ToolError, build, build_onnx, export,
     insert_lora,
 };
-use support::{Built, ids, json, models, reference, tensors};
 
 fn options(source: &Path, engine_dir: &Path, precision: Precision, max_lora_rank: usize) -> BuildOptions {
     BuildOptions {

@@ -1,10 +1,9 @@
 //! The same bits on every processor: logits of reference models, with and without an adapter, in every precision, by
 //! every table of this processor; and the same as on the machine where these digests were taken.
 
-mod support;
-
 use std::sync::Arc;
 
+use crate::support::{build_engine, limits, reference, tensors};
 use jetspool::device::Cpu;
 use jetspool::format::Adapter;
 use jetspool::kernels::Kernels;
@@ -12,7 +11,6 @@ use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
 use jetspool::numbers::{KvCacheDtype, Precision};
 use jetspool::store::Engine;
 use jetspool::tools::{ProcessOptions, process_lora};
-use support::{build_engine, limits, reference, tensors};
 
 /// Of the logits' bits (FNV-1a, 64 bits), taken on x86-64 with AVX2.
 const DIGESTS: [(&str, &str, Precision, KvCacheDtype, u64); 10] = [

@@ -1,16 +1,12 @@
 //! The daemon's memory: given back when idle and under pressure, never more than it was given. The figures are
 //! the kernel's (smaps, control groups).
 
-#[path = "support/service.rs"]
-mod service;
-mod support;
-
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use crate::support::service::{Service, build_demo, jetspool, long_request, ok, process_demo, runner, under};
 use serde_json::{Value, json};
-use service::{Service, build_demo, jetspool, long_request, ok, process_demo, runner, under};
 
 const MIB: u64 = 1 << 20;
 const WEIGHTS: &str = "llm.engine";
@@ -136,7 +132,7 @@ fn what_requests_have_in_common_is_read_once_and_told() {
     let mut service = Service::start(folder.path(), &demo().join("engine"), &adapters_line());
     let asked = |adapter: Option<&str>| vec![long_request(&"many words ".repeat(100), adapter, 8)];
     let usage = |service: &Service, name: &str| {
-        let answer = support::json(&service.spool.join("out").join(name));
+        let answer = crate::support::json(&service.spool.join("out").join(name));
         let usage = &answer["responses"][0]["usage"];
         ["cached_tokens", "prompt_tokens"].map(|key| usage[key].as_u64().unwrap())
     };
@@ -214,7 +210,7 @@ fn an_engine_that_cannot_fit_is_refused_with_the_numbers() {
     ];
     for Case { prefix, lines, parts } in cases {
         let folder = tempfile::tempdir().unwrap();
-        service::configure(folder.path(), &demo().join("engine"), lines);
+        crate::support::service::configure(folder.path(), &demo().join("engine"), lines);
         let mut command = under(prefix, &["serve", "--config"]);
         let output = command.arg(folder.path().join("jetspool.toml")).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);

@@ -1,13 +1,10 @@
 //! A hundred thousand files at once: each is answered once, and the daemon does not grow.
 
-#[path = "support/serving.rs"]
-mod serving;
-
 use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
-use serving::{Bench, folder, is_emulated, job};
+use crate::support::serving::{Bench, folder, is_emulated, job};
 
 const N_FILES: usize = 100_000;
 /// When the daemon is looked at for the first time.
@@ -30,7 +27,7 @@ fn check_flood(what: &str, n_files: usize, text: &str, settings: &str) {
     }
     let mut command = bench.serve("log");
     // Not a line for each answer: the log is not what is measured.
-    let daemon = serving::Running(command.env("JETSPOOL_LOG", "error").spawn().unwrap());
+    let daemon = crate::support::serving::Running(command.env("JETSPOOL_LOG", "error").spawn().unwrap());
     bench.wait_for("a daemon", || bench.place("tmp").is_dir());
     // It has more to do before it takes files: its engine.
     std::thread::sleep(std::time::Duration::from_millis(300));

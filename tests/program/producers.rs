@@ -1,14 +1,11 @@
 //! Producers that mean harm, or are only clumsy: each costs himself, never a neighbour, an order or the daemon.
 
-#[path = "support/serving.rs"]
-mod serving;
-
 use std::fs::File;
 use std::io::Write;
 use std::process::Output;
 
+use crate::support::serving::{Bench, Installed, NOBODY, Running, folder, is_emulated};
 use serde_json::{Value, json};
-use serving::{Bench, Installed, NOBODY, Running, folder, is_emulated};
 
 /// Anonymous memory that no producer makes the daemon take.
 const MAX_KIB: usize = 100 << 10;

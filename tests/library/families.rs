@@ -1,12 +1,11 @@
 //! What Phi-3 and the backbones of larger models do that other decoders do not: fused matrices and adapters,
 //! one table of longrope per engine, tensors that an engine leaves out.
 
-mod support;
-
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::support::{Built, ids, limits, reference, tensors};
 use jetspool::device::Cpu;
 use jetspool::device::cpu::Lora;
 use jetspool::format::{Limits, Target, TensorFile};
@@ -16,7 +15,6 @@ use jetspool::numbers::Precision;
 use jetspool::store::Engine;
 use jetspool::tools::build::Progress;
 use jetspool::tools::{BuildOptions, BuildReport, ToolError, build, inspect};
-use support::{Built, ids, limits, reference, tensors};
 
 fn build_with(
     checkpoint: &Path,

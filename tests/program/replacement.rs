@@ -1,16 +1,14 @@
 //! Engines and adapters that come, change and go while the daemon runs. What it answers is held against `run`
 //! on the same files.
 
-#[path = "support/service.rs"]
-mod service;
-mod support;
-
 use std::path::{Path, PathBuf};
 
+use crate::support::json as read_json;
+use crate::support::service::{
+    Service, build_demo, configure, jetspool, long_request, ok, process_demo, runner,
+};
 use nix::sys::signal::Signal::SIGHUP;
 use serde_json::{Value, json};
-use service::{Service, build_demo, configure, jetspool, long_request, ok, process_demo, runner};
-use support::json as read_json;
 
 /// Tokens of a request that is still under way when its engine or adapter is replaced.
 fn long() -> usize {
@@ -27,7 +25,7 @@ fn run(folder: &Path, engine: &Path, adapter: Option<&Path>, requests: &[Value])
     std::fs::write(&input, file.to_string()).unwrap();
     let mut command = jetspool(&["run", "--engineDir"]);
     ok(command.arg(engine).arg("--inputFile").arg(input).arg("--outputFile").arg(&output));
-    support::cost::value_without_cost(&read_json(&output)["responses"])
+    crate::support::cost::value_without_cost(&read_json(&output)["responses"])
 }
 
 fn request(lora_name: Option<&str>, length: usize) -> Vec<Value> {
@@ -62,7 +60,7 @@ fn a_new_engine_takes_new_requests_and_the_old_one_ends_its_own() {
     let mut service = Service::start(folder.path(), &path("engine"), "");
     service.drop_in("old.json", &old);
     service.wait_for("start of the job", |service| {
-        support::journal_of(&service.spool, "old.json").contains("\"run\"").then_some(())
+        crate::support::journal_of(&service.spool, "old.json").contains("\"run\"").then_some(())
     });
     build_demo(&path("engine"), "f16", &[]);
     service.signal(SIGHUP);
@@ -135,7 +133,7 @@ fn a_request_keeps_the_adapter_that_it_started_with() {
 
     service.drop_in("third.json", &request(Some("mine"), long()));
     service.wait_for("start of the job", |service| {
-        support::journal_of(&service.spool, "third.json").contains("\"run\"").then_some(())
+        crate::support::journal_of(&service.spool, "third.json").contains("\"run\"").then_some(())
     });
     // An answer that comes later says that the one before it has started.
     assert_eq!(service.ask("fourth.json", &request(Some("mine"), 16)), german);
@@ -161,7 +159,7 @@ fn a_broken_engine_is_waited_for_and_nobody_is_blamed() {
     let mut service = Service::start(folder.path(), &path("engine"), "");
     service.drop_in("old.json", &old);
     service.wait_for("start of the job", |service| {
-        support::journal_of(&service.spool, "old.json").contains("\"run\"").then_some(())
+        crate::support::journal_of(&service.spool, "old.json").contains("\"run\"").then_some(())
     });
     // As `cp` over it begins: the file is cut, in place.
     let weights = path("engine/llm.engine");

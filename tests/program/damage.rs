@@ -1,10 +1,6 @@
 //! Files that change under their readers: an adapter's is the error of the requests that use it, an engine's is
 //! told to whoever runs it, and nothing ends the process.
 
-#[path = "support/service.rs"]
-mod service;
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::FileExt;
@@ -13,14 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Barrier, OnceLock};
 
+use crate::support::data;
+use crate::support::service::{build_demo, long_request, process_demo};
 use jetspool::answer::{AdapterPlaces, EngineOptions, Engines, Ready, TextEngine, Ticket};
 use jetspool::infer::PrefixCache;
 use jetspool::numbers::KvCacheDtype;
 use jetspool::spool::wire::{Answer, FaultCode, RequestFile};
 use jetspool::store::{AllowedRoots, Damage, FileMap, Losses};
 use serde_json::{Value, json};
-use service::{build_demo, long_request, process_demo};
-use support::data;
 
 const NAMES: [&str; 3] = ["french", "german", "medical"];
 
@@ -234,7 +230,7 @@ fn an_adapter_with_a_value_that_is_no_number_is_refused_by_name() {
     let site = Site::new();
     let file = requests();
     let wanted = run(&mut site.open(), &file, |_| {});
-    let tensors = support::tensors(&site.adapter("german"));
+    let tensors = crate::support::tensors(&site.adapter("german"));
     let names: Vec<&str> = tensors.names().collect();
     for (name, bits) in [(names[0], 0x7e00_u16), (names[7], 0xfc00), (names[names.len() - 1], 0x7c01)] {
         let mut bytes = tensors.as_bytes().to_vec();
@@ -384,9 +380,9 @@ fn all_threads_survive_a_lost_map_and_others_are_whole() {
 /// Whatever is not ours ends the process by SIGBUS, as without a handler.
 #[test]
 fn foreign_bus_errors_still_end_the_process() {
-    for child in ["child_reads_a_map_of_its_own", "child_is_sent_the_signal"] {
+    for child in ["damage::child_reads_a_map_of_its_own", "damage::child_is_sent_the_signal"] {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        if let Some(runner) = service::runner() {
+        if let Some(runner) = crate::support::service::runner() {
             let mut words = runner.split_whitespace();
             command = Command::new(words.next().unwrap());
             command.args(words).arg(std::env::current_exe().unwrap());

@@ -1,10 +1,9 @@
 //! A request's tokens and logprobs do not depend on what else runs, nor on how its prompt is cut.
 
-mod support;
-
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::support::{Built, reference};
 use jetspool::device::Cpu;
 use jetspool::device::cpu::Lora;
 use jetspool::infer::{
@@ -13,7 +12,6 @@ use jetspool::infer::{
 };
 use jetspool::model::BLOCK_LEN;
 use jetspool::numbers::{KvCacheDtype, Precision};
-use support::{Built, reference};
 
 type Adapter = Arc<Lora>;
 

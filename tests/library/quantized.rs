@@ -1,12 +1,11 @@
 //! Quantized checkpoints: engines that hold them as they are give the logits that transformers and PEFT give
 //! with the same weights dequantized, are not larger than the checkpoint, and damage is named.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::support::{Built, ids, limits, reference, tensors};
 use half::f16;
 use jetspool::device::Cpu;
 use jetspool::device::cpu::Weights;
@@ -21,7 +20,6 @@ use jetspool::tools::build::Progress;
 use jetspool::tools::{BuildOptions, BuildReport, ToolError, build};
 use safetensors::Dtype;
 use serde_json::{Value, json};
-use support::{Built, ids, limits, reference, tensors};
 
 const CASES: [&str; 14] = [
     "awq_g128",
@@ -397,7 +395,7 @@ fn changed(
     let mut tensors = parts(&tensors(&source.join("model.safetensors")));
     change(&mut tensors);
     write(&tensors, &scratch.path().join("model.safetensors"));
-    let mut json = support::json(&source.join("config.json"));
+    let mut json = crate::support::json(&source.join("config.json"));
     config(&mut json);
     fs::write(scratch.path().join("config.json"), json.to_string()).unwrap();
     if let Ok(bytes) = fs::read(source.join("hf_quant_config.json")) {
@@ -553,7 +551,7 @@ fn damaged_engines_are_named() {
         change(&mut tensors);
         let path = scratch.path().join("changed.safetensors");
         write(&tensors, &path);
-        let file = support::tensors(&path);
+        let file = crate::support::tensors(&path);
         let weight = "model.layers.0.mlp.up_proj.weight";
         let shape = match name {
             "gptq_order" | "mxfp8" => (96, 64),

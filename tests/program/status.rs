@@ -1,14 +1,10 @@
 //! What the daemon tells about itself: on the screen, as JSON, for Prometheus.
 
-#[path = "support/service.rs"]
-mod service;
-mod support;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::support::service::{Service, build_demo, jetspool, long_request, process_demo};
 use serde_json::Value;
-use service::{Service, build_demo, jetspool, long_request, process_demo};
 
 fn status(spool: &Path, words: &[&str]) -> String {
     let output = jetspool(&["status", "--spool"]).arg(spool).args(words).output().unwrap();

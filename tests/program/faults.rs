@@ -1,18 +1,13 @@
 //! The daemon is killed again and again, and its spool is copied away under it. Afterwards every job has exactly
 //! one answer, with the bytes of an undisturbed run; only a request that was alone every time is given up.
 
-#[path = "support/random.rs"]
-mod random;
-#[path = "support/serving.rs"]
-mod serving;
-
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
-use random::Random;
+use crate::support::random::Random;
+use crate::support::serving::{Bench, folder, is_emulated, job};
 use serde_json::{Value, json};
-use serving::{Bench, folder, is_emulated, job};
 
 const SEED: u64 = 20_261_125;
 

@@ -1,16 +1,14 @@
 //! The demo model: answers equal to transformers and PEFT, and what quantization costs.
 
-mod support;
-
 use std::sync::Arc;
 
+use crate::support::{Built, argmax, data, json, limits};
 use jetspool::compress::{CalibrationOptions, build_calibrated};
 use jetspool::device::cpu::Lora;
 use jetspool::format::Target;
 use jetspool::numbers::{KvCacheDtype, Precision};
 use jetspool::tools::BuildOptions;
 use jetspool::tools::build::Progress;
-use support::{Built, argmax, data, json, limits};
 
 /// One prompt with the reference's answer.
 struct Case {

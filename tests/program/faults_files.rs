@@ -1,9 +1,6 @@
 //! What no producer should drop, dropped on a running daemon: it never follows, never hangs, and each is answered
 //! or left alone with a reason.
 
-#[path = "support/serving.rs"]
-mod serving;
-
 use std::ffi::OsStr;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -11,8 +8,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
+use crate::support::serving::{Bench, Installed, folder, job};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-use serving::{Bench, Installed, folder, job};
 
 const SETTINGS: &str = "settle_ms = 50\nscan_seconds = 1\nfsync = false\nmax_file_mib = 1\n";
 

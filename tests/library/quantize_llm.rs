@@ -2,12 +2,11 @@
 //! the text beat plain rounding, and what cannot be done is refused by name. `scripts/check-quantized` holds
 //! such checkpoints against transformers.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::support::{Built, argmax, build_engine, data, json, reference, tensors};
 use half::f16;
 use jetspool::compress::{Cache, Method, QuantizeOptions, QuantizeReport, Rounding, quantize};
 use jetspool::format::engine::projection_weight;
@@ -17,7 +16,6 @@ use jetspool::numbers::{Kind, Precision};
 use jetspool::store::Engine;
 use jetspool::tools::build::Progress;
 use safetensors::Dtype;
-use support::{Built, argmax, build_engine, data, json, reference, tensors};
 
 fn options(output_dir: &Path, method: Method) -> QuantizeOptions {
     QuantizeOptions {

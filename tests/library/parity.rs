@@ -1,9 +1,7 @@
 //! Logits and greedy tokens equal those of transformers and PEFT, on every reference model and adapter.
 
-mod support;
-
+use crate::support::{Built, argmax, ids, json, models, reference, tensors};
 use jetspool::numbers::Precision;
-use support::{Built, argmax, ids, json, models, reference, tensors};
 
 /// Largest difference of a run's logits to the reference, over both sequences. An f16 engine is compared
 /// with the reference that holds the same f16 weights, where the checkpoint's are not f16 already.

@@ -1,14 +1,10 @@
 //! What an operator does with jobs while the daemon works on them, and whose requests come first.
 
-#[path = "support/service.rs"]
-mod service;
-mod support;
-
 use std::path::Path;
 use std::process::Output;
 
+use crate::support::service::{Service, build_demo, jetspool, long_request};
 use serde_json::{Value, json};
-use service::{Service, build_demo, jetspool, long_request};
 
 /// A daemon on an engine that runs two requests at once.
 struct Bench {
@@ -56,7 +52,7 @@ impl Bench {
 
 /// Answers in the journal of the job of that name.
 fn n_answered(spool: &Path, job: &str) -> usize {
-    support::journal_of(spool, job).matches("\"done\"").count()
+    crate::support::journal_of(spool, job).matches("\"done\"").count()
 }
 
 fn requests(n: usize, length: usize) -> Vec<Value> {

@@ -1,15 +1,13 @@
 //! The program as a user meets it: build, process-lora, run, serve, on the demo model.
 
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use crate::support::cost::{value_without_cost, without_cost};
+use crate::support::{data, json as read_json};
 use serde_json::{Value, json};
-use support::cost::{value_without_cost, without_cost};
-use support::{data, json as read_json};
 
 const ADAPTERS: [&str; 3] = ["french", "german", "medical"];
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -249,7 +247,7 @@ fn a_bad_request_fails_alone() {
     let folder = tempfile::tempdir().unwrap();
     let good = json!({"messages": [{"role": "user", "content": "Good morning"}], "lora_name": "french"});
     let wide = folder.path().join("wide.safetensors");
-    std::fs::copy(support::reference("process/qwen2/all_r8.safetensors"), &wide).unwrap();
+    std::fs::copy(crate::support::reference("process/qwen2/all_r8.safetensors"), &wide).unwrap();
     let mut file = request_file(vec![
         good.clone(),
         json!({"messages": [{"role": "user", "content": "x"}], "lora_name": "klingon"}),
@@ -327,7 +325,7 @@ fn a_killed_daemon_goes_on_and_answers_once() {
         let daemon = Daemon::start(folder.path());
         daemon.drop_in("job.json", &file);
         let n_before = daemon.wait_for("some answers in the journal", || {
-            let lines = support::journal_of(&daemon.spool, "job.json").matches("\"done\"").count();
+            let lines = crate::support::journal_of(&daemon.spool, "job.json").matches("\"done\"").count();
             (lines >= 20).then_some(lines)
         });
         daemon.signal(nix::sys::signal::SIGKILL);
@@ -354,7 +352,7 @@ fn a_stopped_daemon_leaves_the_rest_for_the_next_start() {
     let mut daemon = Daemon::start(folder.path());
     daemon.drop_in("job.json", &request_file(mixed_requests(n_requests)));
     daemon.wait_for("the first request to run", || {
-        support::journal_of(&daemon.spool, "job.json").contains("\"run\"").then_some(())
+        crate::support::journal_of(&daemon.spool, "job.json").contains("\"run\"").then_some(())
     });
     daemon.signal(nix::sys::signal::SIGTERM);
     assert!(daemon.child.wait().unwrap().success());

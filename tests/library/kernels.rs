@@ -1,17 +1,14 @@
 //! Every kernel of the processor's table equals scalar bit for bit, and a naive f64 sum within rounding.
 
-#[path = "support/random.rs"]
-mod random;
-
 use std::ops::Range;
 
+use crate::support::random::Random;
 use half::f16;
 use jetspool::kernels::Kernels;
 use jetspool::kernels::attention::{
     AttendTask, CacheValues, HeadCache, PART, Query, Weight, parts, scratch_len,
 };
 use jetspool::kernels::low_rank::LowRankTask;
-use random::Random;
 
 #[test]
 fn low_rank_rows_equal_scalar_and_a_naive_product() {

@@ -1,12 +1,11 @@
 //! `merge-lora` against PEFT: merged tensors within one unit of the written type, logits of the merged model
 //! equal to PEFT's with the adapter unmerged, and refusals by name.
 
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::support::{Built, ids, models, reference, tensors};
 use half::{bf16, f16};
 use jetspool::format::{Tensor, TensorFile};
 use jetspool::numbers::Precision;
@@ -16,7 +15,6 @@ use jetspool::tools::{MergeOptions, MergeReport, MergeType, ToolError, merge_lor
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
-use support::{Built, ids, models, reference, tensors};
 
 /// Every so many elements of a changed tensor are in the references of the models.
 const STRIDE: usize = 13;
@@ -343,10 +341,10 @@ fn shards_stay_shards_and_threads_do_not_matter() {
             assert_eq!(before.names().collect::<Vec<_>>(), after.names().collect::<Vec<_>>());
         }
     }
-    let index = support::json(&outputs[0].join("model.safetensors.index.json"));
+    let index = crate::support::json(&outputs[0].join("model.safetensors.index.json"));
     assert_eq!(
         index["weight_map"],
-        support::json(&directory.join("model.safetensors.index.json"))["weight_map"]
+        crate::support::json(&directory.join("model.safetensors.index.json"))["weight_map"]
     );
 }
 
@@ -419,7 +417,7 @@ fn unsafe_places_are_refused() {
 
 /// Changes a directory's JSON file.
 fn edit(path: &Path, key: &str, value: Value) {
-    let mut object = support::json(path);
+    let mut object = crate::support::json(path);
     object[key] = value;
     fs::write(path, object.to_string()).unwrap();
 }
@@ -599,7 +597,7 @@ fn tied_tables_that_are_both_replaced_stay_tied() {
     let merged = WeightFiles::open(&output).unwrap();
     assert!(merged.tensor("lm_head.weight").is_none());
     assert!(floats(&merged.tensor("model.embed_tokens.weight").unwrap()).iter().all(|value| *value == 0.5));
-    assert_eq!(support::json(&output.join("config.json"))["tie_word_embeddings"], true);
+    assert_eq!(crate::support::json(&output.join("config.json"))["tie_word_embeddings"], true);
     // One alone is trained: the other stays what it was.
     rewrite(&lora.join("adapter_model.safetensors"), |all| all.retain(|(name, _)| !name.contains("embed")));
     merge(model.path(), &lora, &output).unwrap();
@@ -607,5 +605,5 @@ fn tied_tables_that_are_both_replaced_stay_tied() {
     let table = floats(&merged.tensor("model.embed_tokens.weight").unwrap());
     assert!(table.iter().any(|value| *value != 0.5));
     assert!(floats(&merged.tensor("lm_head.weight").unwrap()).iter().all(|value| *value == 0.5));
-    assert_eq!(support::json(&output.join("config.json"))["tie_word_embeddings"], false);
+    assert_eq!(crate::support::json(&output.join("config.json"))["tie_word_embeddings"], false);
 }

@@ -414,7 +414,7 @@ fn answers_have_the_documented_bytes() {
     file.entry(|out| full_answer().write_json(out)).unwrap();
     file.entry(|out| Answer::failed(4, 2, bad).write_json(out)).unwrap();
     let bytes = file.finish(&["top".into()]).unwrap();
-    assert_eq!(String::from_utf8(bytes).unwrap(), include_str!("data/spool/answer.json"));
+    assert_eq!(String::from_utf8(bytes).unwrap(), include_str!("../data/spool/answer.json"));
     let bytes = AnswerFile::begin(Vec::new(), "x").unwrap().finish(&[]).unwrap();
     assert_eq!(
         String::from_utf8(bytes).unwrap(),
@@ -423,7 +423,7 @@ fn answers_have_the_documented_bytes() {
     let mut bytes = Vec::new();
     let fault = Fault::new(FaultCode::BadFile, "not JSON");
     jetspool::spool::wire::answer_file::write_rejection(&mut bytes, "x", &fault).unwrap();
-    assert_eq!(String::from_utf8(bytes).unwrap(), include_str!("data/spool/rejection.json"));
+    assert_eq!(String::from_utf8(bytes).unwrap(), include_str!("../data/spool/rejection.json"));
 }
 
 /// A large file is read again for each request, and one that was written into meanwhile is noticed.

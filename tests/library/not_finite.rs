@@ -1,12 +1,10 @@
 //! What is no number stays none: NaN and infinities of an adapter, or of a product that overflows, reach the logits
 //! of their own request on every processor, and no other request's.
 
-#[path = "support/panels.rs"]
-mod panels;
-mod support;
-
 use std::sync::Arc;
 
+use crate::support::panels::matmul;
+use crate::support::{build_engine, limits, reference, tensors};
 use half::f16;
 use jetspool::device::Cpu;
 use jetspool::device::cpu::Lora;
@@ -17,8 +15,6 @@ use jetspool::kernels::matrix::{GroupScales, Matrix, Values};
 use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
 use jetspool::numbers::Precision;
 use jetspool::store::Engine;
-use panels::matmul;
-use support::{build_engine, limits, reference, tensors};
 
 const BAD: [f32; 4] = [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
 

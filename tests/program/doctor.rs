@@ -1,16 +1,12 @@
 //! What the doctor finds, on a machine that is made up.
 
-#[path = "support/service.rs"]
-mod service;
-mod support;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use crate::support::data;
+use crate::support::service::{build_demo, jetspool, process_demo};
 use serde_json::Value;
-use service::{build_demo, jetspool, process_demo};
-use support::data;
 
 /// Runs the doctor; returns the exit code and the findings.
 fn doctor(folder: &Path) -> (i32, Vec<Value>) {

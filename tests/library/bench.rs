@@ -1,14 +1,12 @@
 //! `bench` counts what it was asked to count. Its times are nobody's promise.
 
-mod support;
-
 use std::path::PathBuf;
 
+use crate::support::data;
 use jetspool::numbers::{KvCacheDtype, Precision};
 use jetspool::probe::{BenchMode, BenchOptions, bench};
 use jetspool::tools::{ProcessOptions, process_lora};
 use serde_json::Value;
-use support::data;
 
 struct Demo {
     folder: tempfile::TempDir,
@@ -18,7 +16,11 @@ struct Demo {
 impl Demo {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        support::build_engine(&data("demo/checkpoint"), &folder.path().join("engine"), Precision::Int8);
+        crate::support::build_engine(
+            &data("demo/checkpoint"),
+            &folder.path().join("engine"),
+            Precision::Int8,
+        );
         let process = |name: &str| {
             let input_dir = data(&format!("demo/adapters/{name}"));
             let output_dir = folder.path().join(name);

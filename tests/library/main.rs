@@ -1,0 +1,25 @@
+//! The library against references made by others, and against itself. One program, for linking takes longer than most tests.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod architecture;
+mod bench;
+mod demo;
+mod families;
+mod invariance;
+mod kernels;
+mod merge;
+mod not_finite;
+mod onnx;
+mod parity;
+mod products;
+mod quantize_llm;
+mod quantized;
+mod same_bits;
+mod special_tokens;
+mod spool_files;
+mod spool_wire;
+mod text;
+mod token_table;
+mod tools;

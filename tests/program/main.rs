@@ -1,0 +1,18 @@
+//! The program as people and other programs meet it: started, disturbed, killed, upgraded.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod damage;
+mod doctor;
+mod faults;
+mod faults_files;
+mod faults_flood;
+mod memory;
+mod operate;
+mod producers;
+mod replacement;
+mod service;
+mod status;
+mod text_process;
+mod workflow;
