@@ -138,7 +138,8 @@ int main(int argc, char **argv) {
     // Run-time repacking.
     model_params.repack_tensors = true;
     model_params.use_mmap = false;
-    params.flash_attn = true;
+    // It refuses adapters with it.
+    params.flash_attn = argc <= 7;
 #else
     params.kv_unified = false;
 #endif
