@@ -12,6 +12,7 @@
 //! model    a decoder over a device. Never JSON or paths    device   operations of a decoder; open alone chooses
 //! kernels  arithmetic on slices; scalar.rs is its meaning  store    live files: map, atomic writer, catalog
 //! format   bytes to typed views. Never a path or thread    numbers  kinds of weights, words of the architecture
+//! cuda     the driver of GPUs, loaded when asked for
 //! ```
 //!
 //! Arrows (who may use whom), held by tests/library/architecture.rs:
@@ -22,14 +23,14 @@
 //! daemon  -> answer spool store config infer (its counts)
 //! answer  -> spool (its wire) config store text infer model device format numbers
 //! operator -> spool store
-//! doctor  -> answer spool store config format
+//! doctor  -> answer spool store config format cuda
 //! probe   -> store infer (its sampler) model device kernels format numbers
 //! compress -> tools store text model device format numbers
 //! tools   -> store text kernels format numbers
 //! infer   -> model device (its trait) format
 //! model   -> device format numbers     device -> kernels format numbers
 //! kernels -> numbers                   store  -> format            format -> numbers
-//! config  -> numbers                   spool, text, numbers -> nothing of ours
+//! config  -> numbers                   spool, text, numbers, cuda -> nothing of ours
 //! ```
 //!
 //! Life of `x.json`: renamed into new/ -> the scout sees it, the spool's writer claims it -> wire reads it under
@@ -48,6 +49,7 @@ pub mod answer;
 pub mod cli;
 pub mod compress;
 pub mod config;
+pub mod cuda;
 pub mod daemon;
 pub mod device;
 pub mod doctor;

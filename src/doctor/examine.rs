@@ -69,6 +69,7 @@ fn as_this_user(
         // Told already.
         Err(_) => Config::default(),
     };
+    findings.push(machine::gpu());
     findings.extend(access::examine(&config, &options.system_root, unit));
     findings.extend(engine::examine(&config, &options.config, unit, progress));
     findings

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::finding::Finding;
 use super::options::SERVICE_USER;
+use crate::cuda::{self, Gpu};
 
 /// Where the driver's library is, on JetPack 6, JetPack 7 and other systems.
 const DRIVERS: [&str; 6] = [
@@ -41,6 +42,30 @@ fn driver(root: &Path) -> Finding {
         Some(path) => Finding::ok("driver", format!("/{path}; this version computes on the processor")),
         None => Finding::ok("driver", "no libcuda.so.1; this version computes on the processor"),
     }
+}
+
+/// What the driver says to this user.
+pub fn gpu() -> Finding {
+    let driver = match cuda::look() {
+        Ok(None) => return Finding::ok("gpu", "no driver of CUDA"),
+        Ok(Some(driver)) => driver,
+        Err(error) => {
+            let advice = "nvidia-smi, or dmesg, may say more; jetspool computes on the processor meanwhile";
+            return Finding::note("gpu", error.to_string()).advice(advice);
+        }
+    };
+    let (major, minor) = driver.version;
+    let gpus: Vec<String> = driver.gpus.iter().map(gpu_words).collect();
+    let gpus = if gpus.is_empty() { "no device".to_owned() } else { gpus.join("; ") };
+    Finding::ok("gpu", format!("{gpus}; CUDA {major}.{minor}; this version computes on the processor"))
+}
+
+fn gpu_words(gpu: &Gpu) -> String {
+    let (major, minor) = gpu.capability;
+    let memory = gpu.memory >> 20;
+    let whose = if gpu.is_integrated { "shared with the processor" } else { "its own" };
+    let name = gpu.name.trim();
+    format!("{name}: sm_{major}{minor}, {} multiprocessors, {memory} MiB, {whose}", gpu.n_multiprocessors)
 }
 
 fn nodes(root: &Path) -> Finding {

@@ -135,11 +135,18 @@ impl Kernels {
 
     #[cfg(target_arch = "x86_64")]
     fn vectors() -> Vec<Self> {
-        use super::x86_64::Avx2;
-        // SAFETY (of the table's functions): the table exists only after the detection.
+        use super::x86_64::{Avx2, Avx512};
+        // SAFETY (of the tables' functions): a table exists only after the detection.
         let avx2 =
             Avx2::new().map(|_| table!("avx2", Avx2::assume(), #[target_feature(enable = "avx2,fma,f16c")]));
-        avx2.into_iter().collect()
+        let avx512 = Avx512::new().map(|_| {
+            table!(
+                "avx512vnni",
+                Avx512::assume(),
+                #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+            )
+        });
+        [avx512, avx2].into_iter().flatten().collect()
     }
 
     #[cfg(target_arch = "aarch64")]

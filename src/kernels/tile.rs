@@ -207,3 +207,84 @@ macro_rules! wide_of_pairs {
 pub(super) use wide_of_pairs;
 
 const _: () = assert!(TILE_ROWS == 2 * LANES);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::scalar::Scalar;
+
+    const N_ROWS: usize = 4;
+
+    /// Every product and load of a tile, sixteen numbers each.
+    fn results<T: Tile>(t: T) -> Vec<[f32; TILE_ROWS]> {
+        let mut state = 12_345_u32;
+        let mut bytes = |n: usize| -> Vec<u8> {
+            let mut byte = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 24) as u8
+            };
+            (0..n).map(|_| byte()).collect()
+        };
+        let weights = bytes(BLOCK * TILE_ROWS);
+        let codes = |bytes: &[u8]| -> Vec<i8> { bytes.iter().map(|&byte| (byte as i8).max(-127)).collect() };
+        let (signed, x) = (codes(&weights), codes(&bytes(N_ROWS * BLOCK)));
+        let numbers: Vec<f32> = signed.iter().map(|&code| f32::from(code) / 3.0).collect();
+        let halves: Vec<f16> = numbers.iter().map(|&number| f16::from_f32_const(number)).collect();
+        let mut found = Vec::new();
+        let mut keep = |wide: T::Wide| {
+            let mut lanes = [0.0; TILE_ROWS];
+            // SAFETY: sixteen elements.
+            unsafe { t.wide_store(lanes.as_mut_ptr(), wide) };
+            found.push(lanes);
+        };
+        // SAFETY: the arrays have the lengths of the docs; sixteen elements lie behind every pointer.
+        unsafe {
+            t.dot_i8::<N_ROWS>(signed.as_ptr(), x.as_ptr()).into_iter().for_each(&mut keep);
+            t.dot_i8::<1>(signed.as_ptr(), x.as_ptr()).into_iter().for_each(&mut keep);
+            t.dot_u4::<N_ROWS>(weights.as_ptr(), x.as_ptr()).into_iter().for_each(&mut keep);
+            t.dot_u4::<3>(weights.as_ptr(), x.as_ptr()).into_iter().for_each(&mut keep);
+            t.dot_e2m1::<N_ROWS>(weights.as_ptr(), x.as_ptr()).into_iter().for_each(&mut keep);
+            let loaded = [
+                t.wide_load(numbers.as_ptr()),
+                t.wide_load_u8(weights.as_ptr()),
+                t.wide_load_i8(signed.as_ptr()),
+                t.wide_load_e8m0([120_u8; TILE_ROWS].as_ptr()),
+            ];
+            loaded.into_iter().for_each(&mut keep);
+            let sum = t.wide_add(loaded[2], t.wide_splat(0.3));
+            keep(t.wide_mul_add(loaded[0], loaded[1], t.wide_mul(loaded[2], sum)));
+            let mut partial = [7.0; TILE_ROWS];
+            t.wide_store_partial(partial.as_mut_ptr(), loaded[0], 11);
+            keep(t.wide_load(partial.as_ptr()));
+            if cfg!(miri) {
+                return found;
+            }
+            keep(t.wide_load_f16(halves.as_ptr()));
+            // 0x7f and 0xff are NaN.
+            let numbers: Vec<u8> = weights.iter().copied().filter(|byte| byte & 0x7f != 0x7f).collect();
+            (0..4).for_each(|i| keep(t.wide_load_e4m3(numbers.as_ptr().add(i * TILE_ROWS))));
+        }
+        found
+    }
+
+    /// Small enough for an interpreter of instructions that this processor has not, but for those that convert f16:
+    /// `cargo +nightly miri test kernels::tile` with `-C target-feature=+avx512f,+avx512bw,+avx512vl,+avx512vnni,+avx2,+fma,+f16c`.
+    #[test]
+    fn every_tile_gives_the_bits_of_scalar() {
+        let wanted = results(Scalar);
+        #[cfg(target_arch = "x86_64")]
+        {
+            use crate::kernels::x86_64::{Avx2, Avx512};
+            assert!(Avx2::new().map(results).is_none_or(|found| found == wanted));
+            assert!(Avx512::new().map(results).is_none_or(|found| found == wanted));
+        }
+        #[cfg(target_arch = "aarch64")]
+        {
+            use crate::kernels::aarch64::{DOT, MATRIX, Neon, PLAIN};
+            assert!(Neon::<PLAIN>::new().map(results).is_none_or(|found| found == wanted));
+            assert!(Neon::<DOT>::new().map(results).is_none_or(|found| found == wanted));
+            assert!(Neon::<MATRIX>::new().map(results).is_none_or(|found| found == wanted));
+        }
+        assert!(wanted.iter().flatten().all(|number| number.is_finite()));
+    }
+}

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 /// Room and what it may use of ours.
-const ARROWS: [(&str, &[&str]); 19] = [
+const ARROWS: [(&str, &[&str]); 20] = [
     ("main", &["answer", "cli", "compress", "config", "daemon", "doctor", "operator", "probe", "tools"]),
     (
         "cli",
@@ -23,7 +23,8 @@ const ARROWS: [(&str, &[&str]); 19] = [
     // Of the spool only the wire.
     ("answer", &["config", "device", "format", "infer", "model", "numbers", "spool", "store", "text"]),
     ("operator", &["spool", "store"]),
-    ("doctor", &["answer", "config", "format", "spool", "store"]),
+    ("doctor", &["answer", "config", "cuda", "format", "spool", "store"]),
+    ("cuda", &[]),
     // Of infer only the sampler.
     ("probe", &["device", "format", "infer", "kernels", "model", "numbers", "store"]),
     ("tools", &["format", "kernels", "numbers", "store", "text"]),

@@ -8,6 +8,7 @@ mod doctor;
 mod faults;
 mod faults_files;
 mod faults_flood;
+mod gpu;
 mod memory;
 mod operate;
 mod producers;

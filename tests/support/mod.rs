@@ -6,6 +6,7 @@ pub mod panels;
 pub mod random;
 pub mod service;
 pub mod serving;
+pub mod standin;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
