@@ -11,6 +11,13 @@ pub struct CudaError {
     pub code: u32,
 }
 
+impl CudaError {
+    /// Whether the context is of no use after it.
+    pub fn is_fatal(self) -> bool {
+        matches!(self.code, 4 | 46 | 214 | 220 | 226 | 700 | 702 | 709..=711 | 714..=719)
+    }
+}
+
 impl std::error::Error for CudaError {}
 
 impl fmt::Display for CudaError {

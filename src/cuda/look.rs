@@ -6,6 +6,7 @@ use cudarc::driver::sys;
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 
 use super::error::CudaError;
+use super::library::{check, is_there};
 
 /// What the driver says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,8 +33,7 @@ pub struct Gpu {
 /// # Errors
 /// [`CudaError`] of the call that failed.
 pub fn look() -> Result<Option<Driver>, CudaError> {
-    // SAFETY: loading the driver's library runs its initializers, as every program does that uses it.
-    if !unsafe { sys::is_culib_present() } {
+    if !is_there() {
         return Ok(None);
     }
     let (mut version, mut n_devices): (c_int, c_int) = (0, 0);
@@ -75,12 +75,4 @@ fn gpu(ordinal: c_int) -> Result<Gpu, CudaError> {
         is_integrated: attribute(Attribute::CU_DEVICE_ATTRIBUTE_INTEGRATED)? != 0,
         n_multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
     })
-}
-
-/// The result of a call as a number, before anything looks at what its name is.
-fn check(call: &'static str, result: sys::CUresult) -> Result<(), CudaError> {
-    match result as u32 {
-        0 => Ok(()),
-        code => Err(CudaError { call, code }),
-    }
 }

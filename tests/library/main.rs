@@ -5,6 +5,7 @@ mod support;
 
 mod architecture;
 mod bench;
+mod cuda;
 mod demo;
 mod families;
 mod invariance;

@@ -7,7 +7,7 @@ use crate::support::standin;
 fn words(variables: &[(&str, &str)]) -> String {
     let empty = tempfile::tempdir().unwrap();
     std::fs::write(empty.path().join("jetspool.toml"), "").unwrap();
-    let mut command = jetspool(&["doctor", "--json", "--as-user", &whoami(), "--config"]);
+    let mut command = jetspool(&["doctor", "--json", "--as-service-user", &whoami(), "--config"]);
     command.arg(empty.path().join("jetspool.toml")).arg("--system-root").arg(empty.path());
     let output =
         command.env("LD_LIBRARY_PATH", standin::folder()).envs(variables.iter().copied()).output().unwrap();

@@ -15,5 +15,4 @@ mod producers;
 mod replacement;
 mod service;
 mod status;
-mod text_process;
 mod workflow;

@@ -1,4 +1,5 @@
-//! What templates, tokenizers and texts do to the process that works on them, they do to nobody else.
+//! What templates, tokenizers and texts do to the process that works on them, they do to nobody else. A test kills its
+//! children: so this is a program of its own.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

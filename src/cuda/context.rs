@@ -1,0 +1,140 @@
+//! A device with its context, and the one stream on which everything runs in its order.
+
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::{cell::Cell, ptr};
+
+use cudarc::driver::sys;
+
+use super::error::CudaError;
+use super::library;
+
+/// The device's primary context. Whatever is made in it keeps it alive.
+pub struct Context {
+    device: sys::CUdevice,
+    raw: sys::CUcontext,
+    stream: sys::CUstream,
+    n_calls: AtomicU64,
+    /// The first error after which the context is of no use any more.
+    fault: Mutex<Option<CudaError>>,
+}
+
+// SAFETY: the driver's functions may be called from any thread; the context is made current on it first.
+unsafe impl Send for Context {}
+// SAFETY: as above; what changes lies behind a mutex or is atomic.
+unsafe impl Sync for Context {}
+
+thread_local! {
+    /// The context that this thread made current last.
+    static CURRENT: Cell<sys::CUcontext> = const { Cell::new(ptr::null_mut()) };
+}
+
+impl Context {
+    /// Opens a device by its number; none where there is no driver.
+    ///
+    /// # Errors
+    /// [`CudaError`] of the call that failed.
+    pub fn open(ordinal: c_int) -> Result<Option<Arc<Self>>, CudaError> {
+        if !library::is_there() {
+            return Ok(None);
+        }
+        let (mut device, mut raw) = (0, ptr::null_mut());
+        // SAFETY: the pointers are to variables that live until the calls return.
+        unsafe {
+            library::check("cuInit", sys::cuInit(0))?;
+            library::check("cuDeviceGet", sys::cuDeviceGet(&raw mut device, ordinal))?;
+            let retained = sys::cuDevicePrimaryCtxRetain(&raw mut raw, device);
+            library::check("cuDevicePrimaryCtxRetain", retained)?;
+        }
+        let mut context = Self {
+            device,
+            raw,
+            stream: ptr::null_mut(),
+            n_calls: AtomicU64::new(0),
+            fault: Mutex::default(),
+        };
+        let mut stream = ptr::null_mut();
+        let no_wait_for_others = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+        // SAFETY: as above.
+        context
+            .call("cuStreamCreate", || unsafe { sys::cuStreamCreate(&raw mut stream, no_wait_for_others) })?;
+        context.stream = stream;
+        Ok(Some(Arc::new(context)))
+    }
+
+    /// Makes the context current on this thread and calls a function of the driver.
+    ///
+    /// # Errors
+    /// What it says.
+    pub(super) fn call(
+        &self,
+        name: &'static str,
+        call: impl FnOnce() -> sys::CUresult,
+    ) -> Result<(), CudaError> {
+        if CURRENT.get() != self.raw {
+            // SAFETY: the context is retained as long as this value lives.
+            library::check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.raw) })?;
+            CURRENT.set(self.raw);
+        }
+        self.n_calls.fetch_add(1, Ordering::Relaxed);
+        let result = library::check(name, call());
+        if let Err(error) = result
+            && error.is_fatal()
+        {
+            self.fault.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(error);
+        }
+        result
+    }
+
+    pub(super) fn stream(&self) -> sys::CUstream {
+        self.stream
+    }
+
+    /// Waits until everything is done that was asked for.
+    ///
+    /// # Errors
+    /// [`CudaError`], of anything that failed meanwhile.
+    pub fn synchronize(&self) -> Result<(), CudaError> {
+        // SAFETY: the stream lives as long as this value.
+        self.call("cuStreamSynchronize", || unsafe { sys::cuStreamSynchronize(self.stream) })
+    }
+
+    /// Bytes that are free on the device, and all of them. On a Jetson this is the machine's memory.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub fn memory(&self) -> Result<(usize, usize), CudaError> {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: the pointers are to variables that live until the call returns.
+        self.call("cuMemGetInfo", || unsafe { sys::cuMemGetInfo_v2(&raw mut free, &raw mut total) })?;
+        Ok((free, total))
+    }
+
+    /// What makes the context useless until the process, or the device, starts again.
+    pub fn fault(&self) -> Option<CudaError> {
+        *self.fault.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Calls of the driver so far.
+    pub fn n_calls(&self) -> u64 {
+        self.n_calls.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        if !self.stream.is_null() {
+            let _ = self.call("cuStreamDestroy", || {
+                // SAFETY: nothing else uses the stream any more.
+                unsafe { sys::cuStreamDestroy_v2(self.stream) }
+            });
+        }
+        CURRENT.set(ptr::null_mut());
+        // SAFETY: retained once in `open`; nothing made in it is left, for that would keep this value alive.
+        unsafe {
+            let _ = sys::cuCtxSetCurrent(ptr::null_mut());
+            let _ = sys::cuDevicePrimaryCtxRelease_v2(self.device);
+        }
+    }
+}
