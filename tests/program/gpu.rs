@@ -25,8 +25,11 @@ fn the_doctor_names_the_gpu_and_what_its_driver_refuses() {
     let found = words(&[("CUCPU_MEM", "8589934592")]);
     assert!(found.starts_with("ok: Orin (stand-in): sm_87, "), "{found}");
     assert!(found.contains(" 8192 MiB, shared with the processor; CUDA 12.6; "), "{found}");
-    let found = words(&[("CUCPU_FAIL", "cuInit@1=803")]);
-    assert_eq!(found, "note: cuInit: library and kernel module are of different versions (CUDA error 803)");
+    let found = words(&[("CUCPU_FAIL", "cuDeviceGetCount@1=803")]);
+    assert_eq!(
+        found,
+        "note: cuDeviceGetCount: library and kernel module are of different versions (CUDA error 803)"
+    );
     // A code that no header has.
     assert_eq!(
         words(&[("CUCPU_FAIL", "cuDeviceGetCount@1=4242")]),
