@@ -146,21 +146,6 @@ pub unsafe fn expand<S: Simd>(s: S, task: &ExpandTask<'_>) {
     }
 }
 
-/// Asks for the part of B that an [`expand`] of these columns reads: rows of it that lie far from each other.
-///
-/// # Safety
-/// None is needed beyond what `s` proves.
-#[inline(always)]
-pub unsafe fn ask_for<S: Simd>(s: S, b: &[f16], rank: usize, columns: Range<usize>) {
-    const LINE: usize = 64 / size_of::<f16>();
-    let n_outputs = b.len() / rank;
-    for row in 0..rank {
-        for column in columns.clone().step_by(LINE) {
-            s.prefetch(b.as_ptr().wrapping_add(row * n_outputs + column).cast());
-        }
-    }
-}
-
 /// # Safety
 /// The task was checked.
 #[inline(always)]

@@ -41,10 +41,6 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn exp2_integral(self, a: Self::F32) -> Self::F32;
     fn to_array(self, a: Self::F32) -> [f32; LANES];
 
-    /// A hint that these bytes are needed soon; any address will do.
-    #[inline(always)]
-    fn prefetch(self, _at: *const u8) {}
-
     /// # Safety
     /// 8 elements.
     unsafe fn load(self, from: *const f32) -> Self::F32;

@@ -1,7 +1,5 @@
 //! The operations compiled for one instruction set, as function pointers.
 
-use std::ops::Range;
-
 use half::f16;
 
 use super::activations::{self, CodesMut};
@@ -24,7 +22,6 @@ pub struct Kernels {
     pub combine: unsafe fn(&[Weight], &[&[f32]], *mut f32),
     pub lora_shrink: unsafe fn(&mut ShrinkTask<'_>),
     pub lora_expand: unsafe fn(&ExpandTask<'_>),
-    pub lora_ask_for: unsafe fn(&[f16], usize, Range<usize>),
     pub low_rank: unsafe fn(&mut LowRankTask<'_>),
     pub rms_norm: unsafe fn(*const f32, &[f32], f32, *mut f32),
     pub silu_mul: unsafe fn(&mut [f32], &[f32]),
@@ -64,10 +61,6 @@ macro_rules! table {
             unsafe { lora::expand($isa, task) }
         }
         $(#[$features])?
-        unsafe fn lora_ask_for(b: &[f16], rank: usize, columns: Range<usize>) {
-            unsafe { lora::ask_for($isa, b, rank, columns) }
-        }
-        $(#[$features])?
         unsafe fn low_rank(task: &mut LowRankTask<'_>) {
             unsafe { low_rank::low_rank($isa, task) }
         }
@@ -96,7 +89,6 @@ macro_rules! table {
             combine,
             lora_shrink,
             lora_expand,
-            lora_ask_for,
             low_rank,
             rms_norm,
             silu_mul,

@@ -81,6 +81,10 @@ pub unsafe trait Tile: Simd {
         }
     }
 
+    /// A hint that these bytes are needed soon; any address will do.
+    #[inline(always)]
+    fn prefetch(self, _at: *const u8) {}
+
     /// `sum_k w[n, k] * x[r, k]` over a block of 32, for codes of -127..=127: `w` is `[8][TILE_ROWS][4]`, `x` is
     /// `[R][32]`.
     ///

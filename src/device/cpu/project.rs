@@ -27,8 +27,6 @@ use crate::numbers::tiles::n_tiles;
 
 /// Tasks per thread: enough that a slow thread does not hold up the others.
 const TASKS_PER_THREAD: usize = 4;
-/// Tiles whose outputs are changed by the adapters together: lines of B are read as a whole.
-const TILES_BETWEEN_UPDATES: usize = 4;
 /// Elements that are prepared without help: a region of its own would take longer.
 const ALONE: usize = 16 << 10;
 
@@ -162,54 +160,38 @@ impl Cpu {
         self.pool.run(tasks.len(), &|task_idx, _| {
             let (job, tiles) = &tasks[task_idx];
             let (y, y_stride, bias) = places[job.output_idx];
+            // SAFETY: these columns of the job's rows belong to this task: jobs of one output share no row.
+            unsafe {
+                self.kernels.matmul(&MatmulTask {
+                    x: inputs.panel(x, job.matrix.partner(), job.rows.clone()),
+                    n_rows: job.rows.len(),
+                    w: job.matrix,
+                    tiles: tiles.clone(),
+                    bias,
+                    y: y.at(job.rows.start * y_stride),
+                    y_stride,
+                });
+            }
+            let columns = tiles.start * TILE_ROWS..job.matrix.n_rows().min(tiles.end * TILE_ROWS);
             let is_mine = |update: &&Update<'_>| {
                 update.output_idx == job.output_idx
                     && job.rows.start <= update.rows.start
                     && update.rows.end <= job.rows.end
             };
-            let has_updates = updates.iter().any(|update| is_mine(&update));
-            let step = if has_updates { TILES_BETWEEN_UPDATES } else { tiles.len() };
-            for first in tiles.clone().step_by(step) {
-                let tiles = first..tiles.end.min(first + step);
-                let columns = tiles.start * TILE_ROWS..job.matrix.n_rows().min(tiles.end * TILE_ROWS);
-                // The products with the weights give the adapters' bytes time to come.
-                for Update { pair, .. } in updates.iter().filter(is_mine) {
-                    let from = pair.columns().start;
-                    // SAFETY: a hint; the table is that of this processor.
-                    unsafe {
-                        (self.kernels.lora_ask_for)(
-                            pair.b(),
-                            pair.rank(),
-                            from + columns.start..from + columns.end,
-                        );
-                    }
-                }
-                // SAFETY: these columns of the job's rows belong to this task: jobs of one output share no row.
+            for update in updates.iter().filter(is_mine) {
+                let pair = update.pair;
+                let first = pair.columns().start;
+                // SAFETY: as above.
                 unsafe {
-                    self.kernels.matmul(&MatmulTask {
-                        x: inputs.panel(x, job.matrix.partner(), job.rows.clone()),
-                        n_rows: job.rows.len(),
-                        w: job.matrix,
-                        tiles,
-                        bias,
-                        y: y.at(job.rows.start * y_stride),
+                    (self.kernels.lora_expand)(&ExpandTask {
+                        h: &inputs.hidden[update.offset..][..update.part_len()],
+                        n_rows: update.rows.len(),
+                        b: pair.b(),
+                        rank: pair.rank(),
+                        columns: first + columns.start..first + columns.end,
+                        y: y.at(update.rows.start * y_stride + columns.start),
                         y_stride,
                     });
-                }
-                for update in updates.iter().filter(is_mine) {
-                    let (pair, from) = (update.pair, update.pair.columns().start);
-                    // SAFETY: as above.
-                    unsafe {
-                        (self.kernels.lora_expand)(&ExpandTask {
-                            h: &inputs.hidden[update.offset..][..update.part_len()],
-                            n_rows: update.rows.len(),
-                            b: pair.b(),
-                            rank: pair.rank(),
-                            columns: from + columns.start..from + columns.end,
-                            y: y.at(update.rows.start * y_stride + columns.start),
-                            y_stride,
-                        });
-                    }
                 }
             }
         });

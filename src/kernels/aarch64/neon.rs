@@ -82,12 +82,6 @@ unsafe impl<const PRODUCTS: u8> Simd for Neon<PRODUCTS> {
         Pair(power(a.0), power(a.1))
     }
     #[inline(always)]
-    fn prefetch(self, at: *const u8) {
-        unsafe {
-            std::arch::asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(readonly, nostack, preserves_flags));
-        }
-    }
-    #[inline(always)]
     fn to_array(self, a: Pair) -> [f32; LANES] {
         let mut lanes = [0.0; LANES];
         unsafe {
@@ -174,6 +168,12 @@ unsafe impl<const PRODUCTS: u8> Simd for Neon<PRODUCTS> {
 unsafe impl<const PRODUCTS: u8> Tile for Neon<PRODUCTS> {
     wide_of_pairs!(Pair);
 
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        unsafe {
+            std::arch::asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(readonly, nostack, preserves_flags));
+        }
+    }
     #[inline(always)]
     unsafe fn dot_i8<const R: usize>(self, w: *const i8, x: *const i8) -> [Self::Wide; R] {
         let oct = |oct: usize, part: usize| unsafe {

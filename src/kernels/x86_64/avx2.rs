@@ -77,10 +77,6 @@ unsafe impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn prefetch(self, at: *const u8) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
-    }
-    #[inline(always)]
     fn to_array(self, a: __m256) -> [f32; LANES] {
         let mut lanes = [0.0; LANES];
         unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), a) };
@@ -143,6 +139,10 @@ unsafe impl Simd for Avx2 {
 unsafe impl Tile for Avx2 {
     wide_of_pairs!(__m256);
 
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
     #[inline(always)]
     unsafe fn dot_i8<const R: usize>(self, w: *const i8, x: *const i8) -> [Self::Wide; R] {
         unsafe {

@@ -70,7 +70,6 @@ unsafe impl Simd for Avx512 {
             exp2_integral(a: __m256) -> __m256;
             to_array(a: __m256) -> [f32; LANES];
             sum(a: __m256) -> f32;
-            prefetch(at: *const u8) -> ();
         }
         by_pointer {
             load(from: *const f32) -> __m256;
@@ -134,6 +133,10 @@ unsafe impl Tile for Avx512 {
             let rest = _mm256_slli_epi16::<7>(_mm256_and_si256(codes, _mm256_set1_epi16(0x7f)));
             _mm512_mul_ps(_mm512_cvtph_ps(_mm256_or_si256(sign, rest)), _mm512_set1_ps(E4M3_FACTOR))
         }
+    }
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        self.0.prefetch(at);
     }
     #[inline(always)]
     unsafe fn dot_i8<const R: usize>(self, w: *const i8, x: *const i8) -> [__m512; R] {
