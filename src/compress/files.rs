@@ -32,7 +32,7 @@ pub fn check_output(options: &QuantizeOptions) -> Result<(), ToolError> {
         let sidecar = read_small_optional(&real.join(SIDECAR_FILE))?.unwrap_or_default();
         let sidecar: Value = serde_json::from_slice(&sidecar).unwrap_or_default();
         let is_ours = sidecar.pointer("/producer/name").and_then(Value::as_str) == Some("jetspool");
-        let may_write = is_ours || place::is_empty(real);
+        let may_write = is_ours || place::is_empty(real)?;
         Ok((!may_write).then(|| "holds files that are not a checkpoint quantized by this program".to_owned()))
     })
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::error::ToolError;
+use crate::store::StoreError;
 
 /// Refuses a place that must not be written to. What is not there yet may be; `is_taken` says why a directory that is
 /// there may not.
@@ -26,7 +27,10 @@ pub fn check_output(
     is_taken(&real)?.map_or(Ok(()), refuse)
 }
 
-/// Whether nothing lies in a directory, as far as that can be read.
-pub fn is_empty(directory: &Path) -> bool {
-    fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none())
+/// Whether nothing lies in a directory.
+///
+/// # Errors
+/// [`StoreError::Io`].
+pub fn is_empty(directory: &Path) -> Result<bool, ToolError> {
+    Ok(fs::read_dir(directory).map_err(StoreError::io(directory, "list"))?.next().is_none())
 }

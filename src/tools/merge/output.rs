@@ -15,6 +15,7 @@ use crate::tools::place::{check_output, is_empty};
 pub const CONFIG_FILE: &str = "config.json";
 /// Says what the directory is, and marks it as one that may be written over.
 pub const RECORD_FILE: &str = "merge_lora.json";
+
 /// Refuses a place that must not be written to.
 ///
 /// # Errors
@@ -34,7 +35,7 @@ pub fn check_place(output: &Path, inputs: [&Path; 2], home: Option<&Path>) -> Re
         if inputs.iter().any(|input| fs::canonicalize(input).is_ok_and(|input| input.starts_with(real))) {
             return Ok(Some("contains an input's directory".to_owned()));
         }
-        let is_ours = is_empty(real) || real.join(RECORD_FILE).is_file();
+        let is_ours = is_empty(real)? || real.join(RECORD_FILE).is_file();
         Ok((!is_ours).then(|| format!("holds files, and no {RECORD_FILE} of an earlier merge")))
     })
 }
