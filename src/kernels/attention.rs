@@ -205,7 +205,7 @@ unsafe fn attend_group<T: Tile, E: Cached<T>, const R: usize>(
     unsafe {
         for block in blocks.clone() {
             let keys = base.add(place(&task.cache, block) + task.cache.key_offset);
-            let next = base.add(place(&task.cache, blocks.end.min(block + 2) - 1) + task.cache.key_offset);
+            let next = base.add(place(&task.cache, following(&blocks, block)) + task.cache.key_offset);
             let mut block_scores = [t.wide_splat(0.0); R];
             for d in 0..task.head_dim {
                 t.prefetch(next.add(d * BLOCK_LEN).cast());
@@ -237,6 +237,12 @@ unsafe fn attend_group<T: Tile, E: Cached<T>, const R: usize>(
 #[inline(always)]
 fn place(cache: &HeadCache<'_>, block: usize) -> usize {
     cache.blocks[block] as usize * cache.block_stride
+}
+
+/// The block after one of these, or the last one itself: its bytes are asked for meanwhile.
+#[inline(always)]
+fn following(blocks: &Range<usize>, block: usize) -> usize {
+    (block + 1).min(blocks.end - 1)
 }
 
 /// Replaces the scores of the positions seen by `exp(score - largest)` and all others by zero. Whole vectors.
@@ -297,7 +303,7 @@ unsafe fn weighted_sums<T: Tile, E: Cached<T>, const R: usize>(
         let blocks = start / BLOCK_LEN..end.div_ceil(BLOCK_LEN);
         for block in blocks.clone() {
             let values = base.add(place(cache, block) + cache.value_offset);
-            let next = base.add(place(cache, blocks.end.min(block + 2) - 1) + cache.value_offset);
+            let next = base.add(place(cache, following(&blocks, block)) + cache.value_offset);
             let position = block * BLOCK_LEN;
             let weights = scores.add(position - first);
             // What lies in the block, counted from its first position.
@@ -310,12 +316,12 @@ unsafe fn weighted_sums<T: Tile, E: Cached<T>, const R: usize>(
                 }
             }
             for slice in (0..stride).step_by(TILE_ROWS) {
-                let (sums, values) = (sums.add(slice), Columns { at: values.add(slice), cache });
+                let (sums, values) =
+                    (sums.add(slice), Columns { at: values.add(slice), stride: cache.head_stride });
                 if together.is_empty() {
                     for (r, query) in queries.iter().enumerate() {
-                        let (seen, sum) =
-                            (inside(query.start)..inside(query.end), t.wide_load(sums.add(r * stride)));
-                        t.wide_store(sums.add(r * stride), values.add(t, weights.add(r * PART), seen, sum));
+                        let (at, seen) = (sums.add(r * stride), inside(query.start)..inside(query.end));
+                        t.wide_store(at, values.add(t, weights.add(r * PART), seen, t.wide_load(at)));
                     }
                     continue;
                 }
@@ -345,12 +351,13 @@ unsafe fn weighted_sums<T: Tile, E: Cached<T>, const R: usize>(
 
 /// Sixteen columns of a block's values.
 #[derive(Clone, Copy)]
-struct Columns<'a, E> {
+struct Columns<E> {
     at: *const E,
-    cache: &'a HeadCache<'a>,
+    /// Elements between positions.
+    stride: usize,
 }
 
-impl<E> Columns<'_, E> {
+impl<E> Columns<E> {
     /// # Safety
     /// Position `p` of the block holds values.
     #[inline(always)]
@@ -359,7 +366,7 @@ impl<E> Columns<'_, E> {
         E: Element<T>,
     {
         // SAFETY: the caller's promise.
-        unsafe { E::load(t, self.at.add(p * self.cache.head_stride)) }
+        unsafe { E::load(t, self.at.add(p * self.stride)) }
     }
 
     /// `sum` and the weighted values of some positions, one after the other.
