@@ -1,9 +1,10 @@
 //! A device with its context, and the one stream on which everything runs in its order.
 
 use std::ffi::c_int;
+use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::{cell::Cell, ptr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 
 use cudarc::driver::sys;
 
@@ -15,6 +16,8 @@ pub struct Context {
     device: sys::CUdevice,
     raw: sys::CUcontext,
     stream: sys::CUstream,
+    /// The thread that made the context current last: on it, it still is.
+    current_on: Mutex<Option<ThreadId>>,
     n_calls: AtomicU64,
     /// The first error after which the context is of no use any more.
     fault: Mutex<Option<CudaError>>,
@@ -25,24 +28,18 @@ unsafe impl Send for Context {}
 // SAFETY: as above; what changes lies behind a mutex or is atomic.
 unsafe impl Sync for Context {}
 
-thread_local! {
-    /// The context that this thread made current last.
-    static CURRENT: Cell<sys::CUcontext> = const { Cell::new(ptr::null_mut()) };
-}
-
 impl Context {
-    /// Opens a device by its number; none where there is no driver.
+    /// Opens a device by its number; none where there is no driver. A thread may use the context of one device only.
     ///
     /// # Errors
     /// [`CudaError`] of the call that failed.
     pub fn open(ordinal: c_int) -> Result<Option<Arc<Self>>, CudaError> {
-        if !library::is_there() {
+        if !library::open()? {
             return Ok(None);
         }
         let (mut device, mut raw) = (0, ptr::null_mut());
         // SAFETY: the pointers are to variables that live until the calls return.
         unsafe {
-            library::check("cuInit", sys::cuInit(0))?;
             library::check("cuDeviceGet", sys::cuDeviceGet(&raw mut device, ordinal))?;
             let retained = sys::cuDevicePrimaryCtxRetain(&raw mut raw, device);
             library::check("cuDevicePrimaryCtxRetain", retained)?;
@@ -51,6 +48,7 @@ impl Context {
             device,
             raw,
             stream: ptr::null_mut(),
+            current_on: Mutex::default(),
             n_calls: AtomicU64::new(0),
             fault: Mutex::default(),
         };
@@ -72,17 +70,20 @@ impl Context {
         name: &'static str,
         call: impl FnOnce() -> sys::CUresult,
     ) -> Result<(), CudaError> {
-        if CURRENT.get() != self.raw {
+        let this_thread = Some(thread::current().id());
+        let mut current_on = lock(&self.current_on);
+        if *current_on != this_thread {
             // SAFETY: the context is retained as long as this value lives.
             library::check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.raw) })?;
-            CURRENT.set(self.raw);
+            *current_on = this_thread;
         }
+        drop(current_on);
         self.n_calls.fetch_add(1, Ordering::Relaxed);
         let result = library::check(name, call());
         if let Err(error) = result
             && error.is_fatal()
         {
-            self.fault.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(error);
+            lock(&self.fault).get_or_insert(error);
         }
         result
     }
@@ -113,7 +114,7 @@ impl Context {
 
     /// What makes the context useless until the process, or the device, starts again.
     pub fn fault(&self) -> Option<CudaError> {
-        *self.fault.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        *lock(&self.fault)
     }
 
     /// Calls of the driver so far.
@@ -130,11 +131,12 @@ impl Drop for Context {
                 unsafe { sys::cuStreamDestroy_v2(self.stream) }
             });
         }
-        CURRENT.set(ptr::null_mut());
         // SAFETY: retained once in `open`; nothing made in it is left, for that would keep this value alive.
-        unsafe {
-            let _ = sys::cuCtxSetCurrent(ptr::null_mut());
-            let _ = sys::cuDevicePrimaryCtxRelease_v2(self.device);
-        }
+        let _ = unsafe { sys::cuDevicePrimaryCtxRelease_v2(self.device) };
     }
+}
+
+/// What lies behind these mutexes is right whoever panicked.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

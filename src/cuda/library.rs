@@ -4,10 +4,17 @@ use cudarc::driver::sys;
 
 use super::error::CudaError;
 
-/// Whether there is a driver. Its functions end the program where there is none.
-pub fn is_there() -> bool {
+/// Loads the driver and initializes it; false where there is none, and then its functions would end the program.
+///
+/// # Errors
+/// [`CudaError`], of a driver without a device too.
+pub fn open() -> Result<bool, CudaError> {
     // SAFETY: loading the driver's library runs its initializers, as every program does that uses it.
-    unsafe { sys::is_culib_present() }
+    if !unsafe { sys::is_culib_present() } {
+        return Ok(false);
+    }
+    // SAFETY: the call takes no pointers.
+    check("cuInit", unsafe { sys::cuInit(0) }).map(|()| true)
 }
 
 /// The result of a call as a number, before anything looks at what its name is.

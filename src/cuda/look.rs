@@ -6,7 +6,7 @@ use cudarc::driver::sys;
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 
 use super::error::CudaError;
-use super::library::{check, is_there};
+use super::library::{self, check};
 
 /// What the driver says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,13 +33,12 @@ pub struct Gpu {
 /// # Errors
 /// [`CudaError`] of the call that failed.
 pub fn look() -> Result<Option<Driver>, CudaError> {
-    if !is_there() {
+    if !library::open()? {
         return Ok(None);
     }
     let (mut version, mut n_devices): (c_int, c_int) = (0, 0);
     // SAFETY: the pointers are to integers that live until the calls return.
     unsafe {
-        check("cuInit", sys::cuInit(0))?;
         check("cuDriverGetVersion", sys::cuDriverGetVersion(&raw mut version))?;
         check("cuDeviceGetCount", sys::cuDeviceGetCount(&raw mut n_devices))?;
     }
