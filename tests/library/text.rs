@@ -8,6 +8,8 @@ use jetspool::text::{
 };
 use serde_json::Value;
 
+use crate::support::random::Random;
+
 const TOKENIZERS: [&str; 5] = ["qwen2", "llama3", "mistral", "mistral_metaspace", "gemma"];
 
 fn bytes(path: &str) -> Vec<u8> {
@@ -389,18 +391,6 @@ fn checkpoints_name_their_template() {
         let rendered = template.render(&messages, &RenderOptions::default()).unwrap();
         assert!(rendered.prompt.text().contains("Hello there"), "{name}");
         assert!(tokenizer.encode(&rendered.prompt).unwrap().len() > 5);
-    }
-}
-
-/// A deterministic stream of numbers for mutations (Steele and others, "Fast splittable pseudorandom number generators").
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((mixed ^ (mixed >> 31)) % n as u64) as usize
     }
 }
 

@@ -6,31 +6,13 @@ use std::sync::Arc;
 use jetspool::text::{Prompt, TextError, Tokenizer};
 use serde_json::{Map, Value, json};
 
+use crate::support::random::Random;
+
 const TOKENIZERS: [&str; 5] = ["qwen2", "llama3", "mistral", "mistral_metaspace", "gemma"];
 
 fn fixture(name: &str) -> Vec<u8> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/references/tokenizers");
     std::fs::read(root.join(name).join("tokenizer.json")).unwrap()
-}
-
-/// A deterministic stream of numbers (Steele and others, "Fast splittable pseudorandom number generators").
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((mixed ^ (mixed >> 31)) % n as u64) as usize
-    }
-
-    fn pick<'a, T: ?Sized>(&mut self, items: &[&'a T]) -> &'a T {
-        items[self.below(items.len())]
-    }
-
-    fn chance(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
 }
 
 /// Words, white space, several scripts, half-composed letters, special tokens and arbitrary characters.

@@ -1,12 +1,13 @@
 //! The program as a user meets it: build, process-lora, run, serve, on the demo model.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use crate::support::cost::{value_without_cost, without_cost};
-use crate::support::{data, json as read_json};
+use crate::support::json as read_json;
+use crate::support::service::{build_demo, jetspool, ok, process_demo};
 use serde_json::{Value, json};
 
 const ADAPTERS: [&str; 3] = ["french", "german", "medical"];
@@ -17,38 +18,12 @@ fn demo() -> &'static Path {
     static DEMO: OnceLock<PathBuf> = OnceLock::new();
     DEMO.get_or_init(|| {
         let root = tempfile::tempdir().unwrap().keep();
-        let checkpoint = data("demo/checkpoint");
-        let engine = root.join("engine");
-        ok(jetspool(&["build", "--precision", "int8", "--maxLoraRank", "16", "--maxBatchSize", "8"])
-            .arg("--modelDir")
-            .arg(checkpoint)
-            .arg("--engineDir")
-            .arg(engine));
+        build_demo(&root.join("engine"), "int8", &["--maxBatchSize", "8"]);
         for name in ADAPTERS {
-            ok(jetspool(&["process-lora"])
-                .arg("--input_dir")
-                .arg(data(&format!("demo/adapters/{name}")))
-                .arg("--output_dir")
-                .arg(root.join("adapters").join(name)));
+            process_demo(name, &root.join("adapters").join(name));
         }
         root
     })
-}
-
-/// The program, under the emulator of `JETSPOOL_TEST_RUNNER` where there is one.
-fn jetspool(arguments: &[&str]) -> Command {
-    let runner = std::env::var("JETSPOOL_TEST_RUNNER").unwrap_or_default();
-    let mut words = runner.split_whitespace().chain([env!("CARGO_BIN_EXE_jetspool")]);
-    let mut command = Command::new(words.next().expect("the program is always there"));
-    command.args(words);
-    command.args(arguments).env_remove("NOTIFY_SOCKET").env_remove("JETSPOOL_LOG");
-    command
-}
-
-fn ok(command: &mut Command) -> Output {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    output
 }
 
 fn adapter_file(name: &str) -> String {

@@ -22,9 +22,13 @@ pub fn jetspool(arguments: &[&str]) -> Command {
 
 /// The program, started by other words in front of it.
 pub fn under(prefix: &[&str], arguments: &[&str]) -> Command {
+    program(prefix, env!("CARGO_BIN_EXE_jetspool"), arguments)
+}
+
+/// The same for a copy of the program.
+pub fn program(prefix: &[&str], path: &str, arguments: &[&str]) -> Command {
     let runner = runner().unwrap_or_default();
-    let program = [env!("CARGO_BIN_EXE_jetspool")];
-    let mut words = prefix.iter().copied().chain(runner.split_whitespace()).chain(program);
+    let mut words = prefix.iter().copied().chain(runner.split_whitespace()).chain([path]);
     let mut command = Command::new(words.next().expect("the program is always there"));
     command.args(words).args(arguments);
     for name in ["NOTIFY_SOCKET", "JETSPOOL_LOG", "MEMORY_PRESSURE_WRITE"] {

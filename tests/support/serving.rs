@@ -14,26 +14,14 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::cost;
+use super::service::{build_demo, jetspool, process_demo, program, runner};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const ADAPTERS: [&str; 3] = ["french", "german", "medical"];
 
 /// Whether the program runs on an emulated processor.
 pub fn is_emulated() -> bool {
-    std::env::var_os("JETSPOOL_TEST_RUNNER").is_some()
-}
-
-/// The program, under the emulator of `JETSPOOL_TEST_RUNNER` where there is one.
-pub fn jetspool(arguments: &[&str]) -> Command {
-    program(env!("CARGO_BIN_EXE_jetspool"), arguments)
-}
-
-fn program(path: &str, arguments: &[&str]) -> Command {
-    let runner = std::env::var("JETSPOOL_TEST_RUNNER").unwrap_or_default();
-    let mut words = runner.split_whitespace().chain([path]);
-    let mut command = Command::new(words.next().expect("the program is always there"));
-    command.args(words).args(arguments).env_remove("NOTIFY_SOCKET").env_remove("JETSPOOL_LOG");
-    command
+    runner().is_some()
 }
 
 /// A fresh folder on the disk that cargo builds on, not in memory.
@@ -46,16 +34,10 @@ pub fn demo() -> &'static Path {
     static DEMO: OnceLock<PathBuf> = OnceLock::new();
     DEMO.get_or_init(|| {
         let root = tempfile::tempdir().unwrap().keep();
-        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/demo");
-        let mut build = jetspool(&["build", "--precision", "int8", "--maxLoraRank", "16"]);
-        build.args(["--maxBatchSize", "8", "--maxInputLen", "256", "--maxKVCacheCapacity", "512"]);
-        build.arg("--modelDir").arg(data.join("checkpoint")).arg("--engineDir").arg(root.join("engine"));
-        assert!(build.output().unwrap().status.success());
+        let sizes = ["--maxBatchSize", "8", "--maxInputLen", "256", "--maxKVCacheCapacity", "512"];
+        build_demo(&root.join("engine"), "int8", &sizes);
         for name in ADAPTERS {
-            let mut process = jetspool(&["process-lora", "--input_dir"]);
-            process.arg(data.join("adapters").join(name));
-            process.arg("--output_dir").arg(root.join("adapters").join(name));
-            assert!(process.output().unwrap().status.success());
+            process_demo(name, &root.join("adapters").join(name));
         }
         let readable = Command::new("chmod").args(["-R", "a+rX"]).arg(&root).status();
         assert!(readable.unwrap().success());
@@ -199,7 +181,7 @@ impl Installed {
 
     /// The program run by a user with one group.
     pub fn command(&self, words: &[&str], user: u32, group: u32) -> Command {
-        let mut command = program(self.program.to_str().unwrap(), words);
+        let mut command = program(&[], self.program.to_str().unwrap(), words);
         command.uid(user).gid(group);
         command
     }
