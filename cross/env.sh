@@ -3,6 +3,7 @@
 #
 # find_cross      sets cross_rustc, and the linker for cargo; 1 and a reason in cross_missing if there is none
 # install_cross   installs what is missing on Debian and Ubuntu, as root
+# install_packages P...   the same for these packages
 # check_glibc F   refuses a program that needs a newer C library than JetPack 6 has
 
 cross_target=aarch64-unknown-linux-gnu
@@ -33,17 +34,25 @@ find_cross() {
     return 1
 }
 
+may_install() {
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null
+}
+
+# Words: packages.
+install_packages() {
+    may_install || return 1
+    apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@"
+}
+
 install_cross() {
-    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        return 1
-    fi
+    may_install || return 1
     # rustup's toolchain may have the target already; then only the linker and the emulator are wanted.
     local packages=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static)
     if [ -z "$cross_rustc" ]; then
         dpkg --add-architecture arm64
         packages+=(rustc-web libstd-rust-web-dev:arm64)
     fi
-    apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${packages[@]}"
+    install_packages "${packages[@]}"
 }
 
 check_glibc() {
