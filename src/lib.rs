@@ -20,15 +20,15 @@
 //! ```text
 //! main    -> cli answer compress config daemon doctor operator probe tools
 //! cli     -> answer compress config daemon doctor operator probe tools format numbers (options, reports, errors only)
-//! daemon  -> answer spool store config infer (its counts)
+//! daemon  -> answer spool config infer (its counts)
 //! answer  -> spool (its wire) config store text infer model device format numbers
 //! operator -> spool store
 //! doctor  -> answer spool store config format cuda
 //! probe   -> store infer (its sampler) model device kernels format numbers
 //! compress -> tools store text model device format numbers
-//! tools   -> store text kernels format numbers
+//! tools   -> store text kernels format numbers device, cuda (kernels and their compiler only)
 //! infer   -> model device (its trait) format
-//! model   -> device format numbers     device -> kernels format numbers
+//! model   -> device format numbers     device -> kernels format numbers cuda
 //! kernels -> numbers                   store  -> format            format -> numbers
 //! config  -> numbers                   spool, text, numbers, cuda -> nothing of ours
 //! ```

@@ -14,8 +14,7 @@ use jetspool::device::Cpu;
 use jetspool::format::engine::items;
 use jetspool::format::onnx::OnnxConfig;
 use jetspool::format::{
-    Adapter, EngineConfig, Limits, PeftConfig, Quantization, ShardIndex, Target, TensorFile,
-    parse_checkpoint_config,
+    Adapter, EngineConfig, Limits, PeftConfig, Quantization, ShardIndex, TensorFile, parse_checkpoint_config,
 };
 use jetspool::kernels::Kernels;
 use jetspool::model::Decoder;
@@ -132,7 +131,7 @@ fn build_options(model_dir: &Path, engine_dir: &Path) -> BuildOptions {
         limits: Limits { max_lora_rank: 16, ..Limits::default() },
         precision: Precision::Int4,
         head: None,
-        target: Target::Cpu,
+        gpu: None,
         n_threads: 1,
         progress: Progress::Quiet,
     }

@@ -10,11 +10,11 @@ use super::error::AnswerError;
 use super::limits::Sources;
 use super::prompter::{Prepared, PromptRequest, Prompter};
 use super::text_files::TextFiles;
-use crate::device::{self, Opened};
+use crate::device::{self, DeviceName, Opened};
 use crate::format::{Bytes, Limits};
 use crate::infer::{Finish, PrefixCache, Runner, RunnerOptions, Sampling, Sharing, Submission};
 use crate::model::{BLOCK_LEN, Decoder};
-use crate::numbers::{KvCacheDtype, Precision};
+use crate::numbers::{DeviceChoice, KvCacheDtype, Precision};
 use crate::spool::wire::{Answer, Fault, FaultCode};
 use crate::store::engine::EngineGeneration;
 use crate::store::{self, Damage, FileMap, StoreError};
@@ -46,6 +46,7 @@ pub struct EngineOptions {
     pub max_memory: Option<u64>,
     pub prefix_cache: PrefixCache,
     pub kv_cache_dtype: KvCacheDtype,
+    pub device: DeviceChoice,
 }
 
 /// What people are told of an engine.
@@ -55,8 +56,10 @@ pub struct EngineFacts {
     pub max_batch_size: usize,
     pub max_input_len: usize,
     pub max_lora_rank: usize,
-    /// Instruction set of its kernels.
-    pub kernels: &'static str,
+    /// `cpu` or `cuda`.
+    pub device: &'static str,
+    /// Instruction set of its kernels, or which GPU it is.
+    pub kernels: String,
     pub n_threads: usize,
     directory: PathBuf,
     generation: EngineGeneration,
@@ -82,8 +85,12 @@ impl TextEngine {
         let tokenizer = Arc::new(files.tokenizer()?);
         let stop_tokens = files.stop_tokens(&engine.config.eos_token_ids, &tokenizer)?;
         let broken = |source| AnswerError::Engine { directory: directory.clone(), source };
-        let device = device::open(engine.config.target, options.n_threads)
-            .map_err(AnswerError::system("start threads"))?;
+        let cubin = |architecture: device::Architecture| {
+            let found = store::engine::read_cubin(directory, &engine.config, &architecture.to_string());
+            found.map_err(|error| error.to_string())
+        };
+        let device = device::open(options.device, &cubin, options.n_threads)
+            .map_err(|source| AnswerError::Device { directory: directory.clone(), source })?;
         let decoder = Decoder::new(device, &engine.config, &engine.tensors)
             .map_err(broken)?
             .with_kv_cache(options.kv_cache_dtype);
@@ -149,14 +156,15 @@ impl TextEngine {
     }
 
     pub fn facts(&self) -> EngineFacts {
-        let device = self.runner.decoder().device();
+        let DeviceName { device, kernels, n_threads } = self.runner.decoder().device().name();
         EngineFacts {
             precision: self.precision.name(),
             max_batch_size: self.limits.max_batch_size,
             max_input_len: self.limits.max_input_len,
             max_lora_rank: self.limits.max_lora_rank,
-            kernels: device.kernels().name,
-            n_threads: device.n_threads(),
+            device,
+            kernels,
+            n_threads,
             directory: self.directory.clone(),
             generation: self.generation.clone(),
         }

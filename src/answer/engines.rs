@@ -6,12 +6,12 @@
 use std::collections::BTreeMap;
 
 use super::adapters::AdapterPlaces;
+use super::breakdown::Breakdown;
 use super::engine::TextEngine;
 use super::executor::{Executor, Ticket};
 use super::usage::give_back_heap;
 use crate::infer::StepCounts;
 use crate::spool::wire::Answer;
-use crate::store::Damage;
 
 /// All engines of the daemon.
 pub struct Engines {
@@ -74,8 +74,8 @@ impl Engines {
         finished
     }
 
-    /// What happened to the files of an engine that has requests or gets new ones.
-    pub fn damage(&self) -> Option<Damage> {
+    /// What happened to an engine that has requests or gets new ones.
+    pub fn damage(&self) -> Option<Breakdown> {
         self.all().find_map(Executor::damage)
     }
 

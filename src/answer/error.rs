@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::budget::TooLittle;
+use crate::device::DeviceError;
 use crate::format::FormatError;
 use crate::spool::wire::Fault;
 use crate::store::StoreError;
@@ -15,6 +16,8 @@ pub enum AnswerError {
     Store(#[from] StoreError),
     #[error("engine {}: {source}; build it again", directory.display())]
     Engine { directory: PathBuf, source: FormatError },
+    #[error("engine {}: {source}", directory.display())]
+    Device { directory: PathBuf, source: DeviceError },
     #[error("{}: {source}", path.display())]
     Text { path: PathBuf, source: TextError },
     #[error("the text files of {}: {why}", directory.display())]
@@ -54,7 +57,7 @@ impl AnswerError {
             Self::Memory { source, .. } if source.is_lasting() => 78,
             Self::Memory { .. } => 71,
             Self::System { source, .. } if source.raw_os_error() == Some(libc::ENOSPC) => 74,
-            Self::System { .. } => 71,
+            Self::System { .. } | Self::Device { .. } => 71,
             Self::Flag { .. } => 64,
         }
     }

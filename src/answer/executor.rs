@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::adapters::{AdapterPlaces, Adapters, LoadedAdapter};
+use super::breakdown::Breakdown;
 use super::engine::TextEngine;
 use super::prompter::Prepared;
 use super::ready::Runnable;
@@ -18,7 +19,6 @@ use crate::spool::wire::{
     self, Answer, CacheCommit, CacheLookup, Fault, FaultCode, FinishReason, Logprobs, Request, RequestFile,
     TokenBytes, Usage,
 };
-use crate::store::Damage;
 use crate::text::{AnswerDecoder, StopStrings, Tokenizer};
 
 /// Seed of requests that name none. Fixed, so that a run can be repeated.
@@ -99,10 +99,11 @@ impl Executor {
         self.engine.runner.kv_memory()
     }
 
-    /// What happened to the engine's files, if they are others than those it opened: all that is under way is
-    /// to be computed again on an engine that is opened anew.
-    pub fn damage(&self) -> Option<Damage> {
-        self.engine.damage()
+    /// What happened to the engine's files, if they are others than those it opened, or to its device: all that is
+    /// under way is to be computed again on an engine that is opened anew.
+    pub fn damage(&self) -> Option<Breakdown> {
+        let device = || self.engine.runner.fault().cloned().map(Breakdown::Device);
+        self.engine.damage().map(Breakdown::Files).or_else(device)
     }
 
     /// What the last step computed.

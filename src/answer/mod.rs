@@ -2,6 +2,7 @@
 //! What `serve` and `run` share; run.rs is a request file without a spool, the workflow's llm_inference.
 
 mod adapters;
+mod breakdown;
 mod budget;
 mod contents;
 mod engine;
@@ -21,6 +22,7 @@ mod text_process;
 mod usage;
 
 pub use adapters::AdapterPlaces;
+pub use breakdown::Breakdown;
 pub use budget::{Need, TooLittle};
 pub use engine::{EngineFacts, EngineOptions, TextEngine};
 pub use engines::Engines;

@@ -15,7 +15,7 @@ use super::profile::Profile;
 use super::ready::Ready;
 use super::refused::refused;
 use crate::infer::PrefixCache;
-use crate::numbers::KvCacheDtype;
+use crate::numbers::{DeviceChoice, KvCacheDtype};
 use crate::spool::wire::{Answer, AnswerFile, BadRequest, Fault, FaultCode, Request, RequestFile};
 use crate::store::{AllowedRoots, AtomicFile, StoreError, read_small};
 
@@ -44,6 +44,7 @@ pub struct RunOptions {
     /// Blocks of keys and values that are kept for requests that begin with the same tokens; 0 shares none.
     pub max_cached_blocks: Option<usize>,
     pub kv_cache_dtype: KvCacheDtype,
+    pub device: DeviceChoice,
     /// Adapter paths must lie in one of these; none means anywhere.
     pub allowed_roots: Vec<PathBuf>,
 }
@@ -62,6 +63,7 @@ pub fn run(options: &RunOptions) -> Result<(), AnswerError> {
         max_memory: None,
         prefix_cache: options.max_cached_blocks.map_or(PrefixCache::DEFAULT, PrefixCache::Blocks),
         kv_cache_dtype: options.kv_cache_dtype,
+        device: options.device,
     };
     let mut engine = TextEngine::open(&engine_options, 0)?;
     for _ in 0..options.warmup {
@@ -177,7 +179,7 @@ fn answer_all(
             // What was finished before is kept.
             for (request_idx, answer) in answers.iter_mut().enumerate().filter(|(_, answer)| answer.is_none())
             {
-                let fault = Fault::new(FaultCode::Internal, format!("the engine's {damage}"));
+                let fault = Fault::new(FaultCode::Internal, damage.to_string());
                 let request = read_request(file, request_idx, options);
                 *answer = Some(refused(request_idx, file.batch_size, request, fault));
             }

@@ -16,6 +16,7 @@ impl From<&Config> for EngineOptions {
             max_memory: (config.memory_mib > 0).then_some(bytes(config.memory_mib)),
             prefix_cache: PrefixCache::Bytes(bytes(config.prefix_cache_mib)),
             kv_cache_dtype: config.kv_cache_dtype,
+            device: config.device,
         }
     }
 }

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::numbers::{count, kv_cache_dtype};
+use super::numbers::{count, device_choice, kv_cache_dtype};
 use crate::config::MAX_THREADS;
-use crate::numbers::KvCacheDtype;
+use crate::numbers::{DeviceChoice, KvCacheDtype};
 use crate::probe::{BenchMode, BenchOptions};
 
 const HELP: &str = "\
@@ -53,6 +53,9 @@ pub struct BenchArgs {
     /// A processed adapter; may be given more than once: the sequences take them in turn.
     #[arg(long = "lora", value_name = "FILE")]
     loras: Vec<PathBuf>,
+    /// Where to compute; auto takes a GPU that the engine has kernels for, or else the processor.
+    #[arg(long, value_name = "DEVICE", default_value = DeviceChoice::Auto.name(), value_parser = device_choice())]
+    device: DeviceChoice,
     /// What keys and values are kept as; int8 takes half of f16's memory. auto is f16, and f32 for an engine of f32.
     #[arg(long = "kvCacheDtype", value_name = "TYPE", default_value = KvCacheDtype::Auto.name(), value_parser = kv_cache_dtype())]
     kv_cache_dtype: KvCacheDtype,
@@ -80,6 +83,7 @@ impl BenchArgs {
             loras: self.loras.clone(),
             threads: self.threads,
             kv_cache_dtype: self.kv_cache_dtype,
+            device: self.device,
             measures_read_rate: !self.no_read_rate,
         }
     }

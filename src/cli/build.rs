@@ -11,7 +11,7 @@ use crate::config::MAX_THREADS;
 use crate::format::{Limits, Target};
 use crate::numbers::Precision;
 use crate::tools::BuildOptions;
-use crate::tools::build::Progress;
+use crate::tools::build::{GpuTarget, Progress};
 
 const HELP: &str = "\
 A checkpoint directory holds config.json, model.safetensors (or its parts) and tokenizer.json; an ONNX \
@@ -23,6 +23,9 @@ Quantized checkpoints: ModelOpt's FP8, W4A16_AWQ, W8A8_SQ_PER_CHANNEL, NVFP4 and
 mixed), AutoAWQ (gemm, 4 bits) and GPTQ (4 bits). Without --precision their weights stay as they are, with their \
 own scales and zeros; what is not quantized is f16, and the embedding and an own head are int8. --precision f16 or \
 f32 makes numbers of them. Scales of activations and of the cache are not applied.
+
+An engine for GPUs is one for the processor with kernels beside it: --target cuda:sm_87 adds those for Orin, and the \
+answers are the same on both.
 
 Examples:
   jetspool build --modelDir Qwen2.5-0.5B-Instruct --engineDir engine \\
@@ -80,14 +83,37 @@ pub struct BuildArgs {
     /// Tokens of a sequence, at most.
     #[arg(long = "calib_len", value_name = "N", default_value_t = 512, value_parser = count(2, 1 << 16))]
     calib_len: usize,
-    /// Where the engine is meant to run.
-    #[arg(long, value_name = "DEVICE", default_value = Target::Cpu.name(),
-        value_parser = PossibleValuesParser::new([Target::Cpu.name()])
-            .try_map(|name| name.parse::<Target>()))]
-    target: Target,
+    /// What the engine is to have code for besides the processor: `cuda` for this machine's GPU (for Orin and Thor where
+    /// there is none), or `cuda:sm_87,sm_110` for these.
+    #[arg(long, value_name = "cpu|cuda[:ARCH,..]", default_value = Target::Cpu.name(), value_parser = gpu_target)]
+    target: CodeFor,
+    /// The compiler of kernels (libnvrtc.so), where it is not found by itself. Without one the package's kernels are
+    /// taken.
+    #[arg(long, value_name = "FILE")]
+    nvrtc: Option<PathBuf>,
     /// Threads that convert; 0 is one per processor. The engine's bytes do not depend on it.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = count(0, MAX_THREADS))]
     threads: usize,
+}
+
+/// None: the processor alone.
+#[derive(Debug, Clone)]
+struct CodeFor(Option<GpuTarget>);
+
+fn gpu_target(text: &str) -> Result<CodeFor, String> {
+    let (device, list) = text.split_once(':').map_or((text, None), |(device, list)| (device, Some(list)));
+    match (device.parse::<Target>().map_err(|error| error.to_string())?, list) {
+        (Target::Cpu, None) => Ok(CodeFor(None)),
+        (Target::Cpu, Some(_)) => Err("only cuda takes architectures".into()),
+        (Target::Cuda, list) => {
+            let names = list.into_iter().flat_map(|list| list.split(','));
+            let architectures = names.map(|name| name.parse().map_err(|error| format!("{error}")));
+            Ok(CodeFor(Some(GpuTarget {
+                architectures: architectures.collect::<Result<_, _>>()?,
+                nvrtc: None,
+            })))
+        }
+    }
 }
 
 impl BuildArgs {
@@ -116,7 +142,7 @@ impl BuildArgs {
             },
             precision: self.precision,
             head: self.head,
-            target: self.target,
+            gpu: self.target.0.clone().map(|gpu| GpuTarget { nvrtc: self.nvrtc.clone(), ..gpu }),
             n_threads: if self.threads == 0 { n_processors() } else { self.threads },
             progress: Progress::Bar,
         }

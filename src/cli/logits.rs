@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::numbers::{count, kv_cache_dtype, token_id};
+use super::numbers::{count, device_choice, kv_cache_dtype, token_id};
 use crate::config::MAX_THREADS;
-use crate::numbers::KvCacheDtype;
+use crate::numbers::{DeviceChoice, KvCacheDtype};
 use crate::probe::LogitsOptions;
 
 const HELP: &str = "\
@@ -36,6 +36,9 @@ pub struct LogitsArgs {
     /// File to write.
     #[arg(long = "outputFile", value_name = "FILE")]
     output_file: PathBuf,
+    /// Where to compute; auto takes a GPU that the engine has kernels for, or else the processor.
+    #[arg(long, value_name = "DEVICE", default_value = DeviceChoice::Auto.name(), value_parser = device_choice())]
+    device: DeviceChoice,
     /// What keys and values are kept as; int8 takes half of f16's memory. auto is f16, and f32 for an engine of f32.
     #[arg(long = "kvCacheDtype", value_name = "TYPE", default_value = KvCacheDtype::Auto.name(), value_parser = kv_cache_dtype())]
     kv_cache_dtype: KvCacheDtype,
@@ -54,6 +57,7 @@ impl LogitsArgs {
             output_file: self.output_file.clone(),
             threads: self.threads,
             kv_cache_dtype: self.kv_cache_dtype,
+            device: self.device,
         }
     }
 }

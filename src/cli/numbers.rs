@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use crate::numbers::KvCacheDtype;
+use crate::numbers::{DeviceChoice, KvCacheDtype};
 
 /// A parser for whole numbers from `min` to `max`.
 pub fn count(min: usize, max: usize) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync {
@@ -24,6 +24,11 @@ pub fn seconds(min: f64, max: f64) -> impl Fn(&str) -> Result<Duration, String> 
 }
 
 /// A parser for what keys and values are kept as.
+pub fn device_choice() -> impl TypedValueParser<Value = DeviceChoice> {
+    PossibleValuesParser::new(DeviceChoice::ALL.map(DeviceChoice::name))
+        .map(|name| DeviceChoice::from_name(&name).unwrap_or_default())
+}
+
 pub fn kv_cache_dtype() -> impl TypedValueParser<Value = KvCacheDtype> {
     PossibleValuesParser::new(KvCacheDtype::ALL.map(KvCacheDtype::name))
         .map(|name| KvCacheDtype::from_name(&name).unwrap_or_default())

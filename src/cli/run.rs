@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::numbers::{count, kv_cache_dtype};
+use super::numbers::{count, device_choice, kv_cache_dtype};
 use crate::answer::RunOptions;
 use crate::config::MAX_THREADS;
-use crate::numbers::KvCacheDtype;
+use crate::numbers::{DeviceChoice, KvCacheDtype};
 
 const HELP: &str = "\
 Requests of one file may name different adapters and are computed together. A request that cannot be \
@@ -62,6 +62,9 @@ pub struct RunArgs {
     /// 256 MiB are kept.
     #[arg(long = "contextCacheMaxRecords", value_name = "N", value_parser = count(0, 1 << 26))]
     context_cache_max_records: Option<usize>,
+    /// Where to compute; auto takes a GPU that the engine has kernels for, or else the processor.
+    #[arg(long, value_name = "DEVICE", default_value = DeviceChoice::Auto.name(), value_parser = device_choice())]
+    device: DeviceChoice,
     /// What keys and values are kept as; int8 takes half of f16's memory. auto is f16, and f32 for an engine of f32.
     #[arg(long = "kvCacheDtype", value_name = "TYPE", default_value = KvCacheDtype::Auto.name(), value_parser = kv_cache_dtype())]
     kv_cache_dtype: KvCacheDtype,
@@ -88,6 +91,7 @@ impl RunArgs {
             max_step_rows: self.max_step_rows,
             max_cached_blocks: self.context_cache_max_records,
             kv_cache_dtype: self.kv_cache_dtype,
+            device: self.device,
             allowed_roots: self.allowed_roots.clone(),
         }
     }

@@ -11,7 +11,6 @@ use super::options::{Cache, QuantizeOptions, Rounding};
 use super::perplexity::Reading;
 use super::quantize::{observe, read_texts};
 use crate::device;
-use crate::format::Target;
 use crate::numbers::Precision;
 use crate::numbers::feedback::Feedback;
 use crate::numbers::int4::Spread;
@@ -79,7 +78,7 @@ fn spreads(options: &QuantizeOptions, checkpoint: &Checkpoint) -> Result<Spreads
     let texts = read_texts(options, &model)?;
     let no_threads =
         |source| StoreError::Io { path: options.model_dir.clone(), action: "start threads for", source };
-    let cpu = device::open(Target::Cpu, options.n_threads).map_err(no_threads)?;
+    let cpu = device::open_cpu(options.n_threads).map_err(no_threads)?;
     let block_of = |width: usize| BLOCKS.into_iter().find(|block| width.is_multiple_of(*block));
     // The first matrix of those that read the same.
     let mut watched: BTreeMap<String, &str> = BTreeMap::new();

@@ -113,7 +113,8 @@ impl<'a> Reading<'a> {
                     Segment { tokens, start, blocks, lora: None, logits }
                 })
                 .collect();
-            if self.decoder.forward(&segments, &mut cache, workspace) == 0 {
+            let computed = self.decoder.forward(&segments, &mut cache, workspace);
+            if computed.map_err(std::io::Error::other)? == 0 {
                 continue;
             }
             let rows =

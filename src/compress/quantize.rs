@@ -21,7 +21,7 @@ use super::report::{MatrixReport, QuantizeReport, order_of};
 use super::texts::{Reader, Sequence, Texts, first_token};
 use crate::device::{self, Cpu};
 use crate::format::engine::HEAD;
-use crate::format::{FormatError, Target, TensorFile};
+use crate::format::{FormatError, TensorFile};
 use crate::store::engine::TOKENIZER_FILE;
 use crate::store::{Checkpoint, StoreError, map_file, read_small_optional};
 use crate::text::Tokenizer;
@@ -48,7 +48,7 @@ pub fn quantize(options: &QuantizeOptions) -> Result<QuantizeReport, ToolError> 
     let texts = read_texts(options, &model)?;
     let no_threads =
         |source| StoreError::Io { path: options.model_dir.clone(), action: "start threads for", source };
-    let cpu = device::open(Target::Cpu, options.n_threads).map_err(no_threads)?;
+    let cpu = device::open_cpu(options.n_threads).map_err(no_threads)?;
 
     let (before, observations) = read_with_original(options, &model, &linears, &texts, &cpu)?;
     let groups = Groups::choose(options, &model, &linears, &observations, &cpu, &mut warnings);

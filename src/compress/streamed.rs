@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard};
 use super::observe::Observations;
 use super::tiles::{multiply, tensor_of};
 use crate::device::cpu::{Cache, ExpertRows, Lora, Routing, Rows, Vector};
-use crate::device::{Attend, CacheShape, Cpu, Device, Output, StepPlan};
+use crate::device::{Attend, CacheShape, Cpu, Device, DeviceFault, Output, StepPlan};
 use crate::format::{Adapter, FormatError, StoredMatrix, Tensor};
 use crate::numbers::architecture::Experts;
 use crate::numbers::family::Activation;
@@ -100,6 +100,10 @@ impl Device for Streamed<'_> {
         self.cpu.rows(n_rows, width)
     }
 
+    fn routing(&self) -> Routing {
+        self.cpu.routing()
+    }
+
     fn set_n_rows(&self, rows: &mut Rows, n_rows: usize) {
         self.cpu.set_n_rows(rows, n_rows);
     }
@@ -126,6 +130,10 @@ impl Device for Streamed<'_> {
 
     fn for_each(&self, n: usize, work: &(dyn Fn(usize) + Sync)) {
         self.cpu.for_each(n, work);
+    }
+
+    fn finish(&self) -> Result<(), DeviceFault> {
+        self.cpu.finish()
     }
 
     fn upload(&self, plan: StepPlan<Lora>) -> StepPlan<Lora> {

@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::value::{known_keys, number, one_of, path, path_or_none, paths, resembling, switch, within};
-use crate::numbers::KvCacheDtype;
+use crate::numbers::{DeviceChoice, KvCacheDtype};
 
 /// Where `serve` looks without `--config`.
 pub const DEFAULT_FILE: &str = "/etc/jetspool/jetspool.toml";
@@ -85,6 +85,9 @@ pub struct Config {
     /// shares none.
     #[serde(default = "number::<256>", deserialize_with = "within::<0, MAX_MEMORY_MIB, _>")]
     pub prefix_cache_mib: usize,
+    /// Where the engine is run.
+    #[serde(default, deserialize_with = "device")]
+    pub device: DeviceChoice,
     /// What keys and values are kept as.
     #[serde(default, deserialize_with = "kv_cache_dtype")]
     pub kv_cache_dtype: KvCacheDtype,
@@ -104,6 +107,10 @@ pub struct Config {
     pub failed_max_days: usize,
     #[serde(default = "number::<1024>", deserialize_with = "within::<0, MAX_MIB, _>")]
     pub failed_max_mib: usize,
+}
+
+fn device<'de, D: Deserializer<'de>>(value: D) -> Result<DeviceChoice, D::Error> {
+    one_of(value, &DeviceChoice::ALL.map(|choice| (choice.name(), choice)))
 }
 
 fn kv_cache_dtype<'de, D: Deserializer<'de>>(value: D) -> Result<KvCacheDtype, D::Error> {

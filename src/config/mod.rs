@@ -4,6 +4,7 @@ mod environment;
 mod file;
 mod value;
 
+pub use crate::numbers::DeviceChoice;
 pub use environment::{
     LogLevel, LogReader, LogSettings, PressureSettings, ServiceSettings, home_directory, may_colour,
 };

@@ -5,6 +5,7 @@ use std::ffi::{CStr, c_char, c_int};
 use cudarc::driver::sys;
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 
+use super::compiler::Architecture;
 use super::error::CudaError;
 use super::library::{self, check};
 
@@ -26,6 +27,14 @@ pub struct Gpu {
     /// Shares its memory with the processor, as on a Jetson.
     pub is_integrated: bool,
     pub n_multiprocessors: c_int,
+}
+
+impl Gpu {
+    /// What compilers call devices of its kind.
+    pub fn architecture(&self) -> Architecture {
+        let (major, minor) = self.capability;
+        Architecture(u32::try_from(major * 10 + minor).unwrap_or(0))
+    }
 }
 
 /// The driver and its devices; none where there is no driver's library.

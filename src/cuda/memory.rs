@@ -34,6 +34,21 @@ impl<T: Pod> Buffer<T> {
         Ok(Self { at, len, context: context.clone(), of: PhantomData })
     }
 
+    /// Zeros.
+    ///
+    /// # Errors
+    /// As [`Buffer::new`].
+    pub fn zeros(context: &Arc<Context>, len: usize) -> Result<Self, CudaError> {
+        let buffer = Self::new(context, len)?;
+        if len > 0 {
+            // SAFETY: so many bytes were allocated.
+            context.call("cuMemsetD8Async", || unsafe {
+                sys::cuMemsetD8Async(buffer.at, 0, len * size_of::<T>(), context.stream())
+            })?;
+        }
+        Ok(buffer)
+    }
+
     /// A copy of these.
     ///
     /// # Errors
@@ -119,6 +134,16 @@ pub struct Pinned<T> {
 
 // SAFETY: it owns its memory, as a Vec does.
 unsafe impl<T: Send> Send for Pinned<T> {}
+
+impl<T> Pinned<T> {
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
 
 impl<T: Pod> Pinned<T> {
     /// Zeros.

@@ -59,6 +59,7 @@ impl Drop for Module {
 }
 
 /// A kernel.
+#[derive(Clone)]
 pub struct Function {
     raw: sys::CUfunction,
     module: Arc<Module>,
@@ -69,8 +70,14 @@ unsafe impl Send for Function {}
 // SAFETY: as above.
 unsafe impl Sync for Function {}
 
+impl PartialEq for Function {
+    fn eq(&self, other: &Self) -> bool {
+        self.raw == other.raw
+    }
+}
+
 /// How many threads a launch has, and what they share.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grid {
     pub blocks: [u32; 3],
     pub threads: u32,
@@ -79,7 +86,7 @@ pub struct Grid {
 }
 
 /// A parameter, by value.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Argument {
     I32(i32),
     F32(f32),

@@ -12,6 +12,8 @@ pub enum DaemonError {
     Spool(#[from] SpoolError),
     #[error("the configuration's engine cannot be used: {source}")]
     ConfiguredEngine { source: AnswerError },
+    #[error("the GPU failed: {0}; what was under way is computed again when the daemon is started again")]
+    Device(String),
     #[error("cannot {action}: {source}")]
     System { action: &'static str, source: std::io::Error },
 }
@@ -30,7 +32,7 @@ impl DaemonError {
             // A restart would not help: the configuration must change.
             Self::ConfiguredEngine { .. } => 78,
             Self::System { source, .. } if source.raw_os_error() == Some(libc::ENOSPC) => 74,
-            Self::System { .. } => 71,
+            Self::System { .. } | Self::Device(_) => 71,
         }
     }
 }

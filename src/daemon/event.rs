@@ -7,12 +7,11 @@ use std::ffi::OsString;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::oneshot;
 
-use crate::answer::{AnswerError, Ready, TextEngine, Ticket};
+use crate::answer::{AnswerError, Breakdown, Ready, TextEngine, Ticket};
 use crate::infer::{KvMemory, StepCounts};
 use crate::spool::control::{Order, Reply};
 use crate::spool::wire::{Answer, Fault, RequestFile};
 use crate::spool::{Candidate, Claimed, JobId, Opened, Outcome, SpoolError};
-use crate::store::Damage;
 
 /// Events under way.
 const CAPACITY: usize = 256;
@@ -85,8 +84,8 @@ pub struct Done {
 pub struct Computed {
     pub finished: Vec<(Ticket, Answer)>,
     pub state: ComputeState,
-    /// The engine's files changed under it: what it computed was thrown away, and what it had is gone.
-    pub damage: Option<Damage>,
+    /// The engine broke down: what it computed was thrown away, and what it had is gone.
+    pub damage: Option<Breakdown>,
 }
 
 /// The engines after a step.

@@ -107,7 +107,11 @@ pub struct MainLoop {
     pub(super) is_renewing: bool,
     /// The engine's files are broken: nothing starts until it can be opened anew.
     pub(super) broken: Option<Broken>,
+    /// The GPU failed: what is opened from now on computes on the processor.
+    pub(super) is_gpu_lost: bool,
     pub(super) is_ending: bool,
+    /// What it ends with, if it does not end because it was asked to.
+    pub(super) ends_with: Option<DaemonError>,
     /// Nothing more is to be written.
     is_written: bool,
     /// There is a change to tell.
@@ -149,7 +153,9 @@ impl MainLoop {
             flushing: Vec::new(),
             is_renewing: false,
             broken: None,
+            is_gpu_lost: false,
             is_ending: false,
+            ends_with: None,
             is_written: false,
             is_news: true,
             told: now - TELL_EVERY,
@@ -176,7 +182,9 @@ impl MainLoop {
             if self.is_ending {
                 let deadline = *deadline.get_or_insert_with(|| self.begin_drain());
                 if self.is_drained(deadline) {
-                    return self.finish(&mut events).await;
+                    let reason = self.ends_with.take();
+                    self.finish(&mut events).await?;
+                    return reason.map_or(Ok(()), Err);
                 }
             }
             tokio::select! {
@@ -327,9 +335,10 @@ impl MainLoop {
         }
         tracing::info!(
             message_id = message::READY,
-            "ready: engine {}, spool {}, {} kernels, {} threads",
+            "ready: engine {}, spool {}, {}: {} kernels, {} threads",
             self.config.engine.display(),
             self.config.spool.display(),
+            self.engine.device,
             self.engine.kernels,
             self.engine.n_threads
         );

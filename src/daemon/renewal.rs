@@ -11,9 +11,8 @@ use super::prepare::Lanes;
 use super::scout::Look;
 use super::settings::{inbox_config, scan_every, spool_config, text_source, unload_after};
 use super::writer::Write;
-use crate::answer::{AdapterPlaces, AnswerError, EngineOptions, TextEngine, open_engine};
-use crate::config::Config;
-use crate::store::Damage;
+use crate::answer::{AdapterPlaces, AnswerError, Breakdown, EngineOptions, TextEngine, open_engine};
+use crate::config::{Config, DeviceChoice};
 
 /// A broken engine is tried again this often.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
@@ -64,7 +63,10 @@ impl MainLoop {
     /// Opens the engine of the configuration beside the loop; [`Event::Opened`] brings it.
     pub(super) fn renew_engine(&mut self, why: Renewal) {
         self.is_renewing = true;
-        let options = EngineOptions::from(&self.config);
+        let mut options = EngineOptions::from(&self.config);
+        if self.is_gpu_lost {
+            options.device = DeviceChoice::Cpu;
+        }
         let kv = self.compute.kv;
         let promised = kv.reserved.saturating_sub(kv.in_use);
         let events = self.events.clone();
@@ -106,14 +108,25 @@ impl MainLoop {
         self.threads.compute.send(Compute::Replace(Box::new(engine)));
     }
 
-    /// The files of the engine changed under it: what was computed is thrown away, and computed anew by the
-    /// engine that is there as soon as it can be opened. No request is blamed.
-    pub(super) fn damaged(&mut self, damage: &Damage) {
+    /// The engine broke down: what was computed is thrown away, and computed anew by the engine that is there as soon
+    /// as it can be opened, on the processor where the configuration leaves the choice. No request is blamed.
+    ///
+    /// Where only a GPU is wanted and it failed, the daemon ends as if it were asked to, and the system starts another
+    /// one: the driver gives a process that met such a fault no second chance.
+    pub(super) fn damaged(&mut self, damage: &Breakdown) {
         self.jobs.take_back();
         self.marking.clear();
         if self.broken.is_none() {
             self.tell_error(None, format!("{damage}; what was computed with it is thrown away"));
             self.broken = Some(Broken { why: damage.to_string(), retry: Instant::now() });
+        }
+        if let Breakdown::Device(fault) = damage {
+            self.is_gpu_lost = true;
+            if self.config.device == DeviceChoice::Cuda {
+                self.is_ending = true;
+                self.ends_with = Some(DaemonError::Device(fault.to_string()));
+                return;
+            }
         }
         self.mend_engine();
     }

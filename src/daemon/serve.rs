@@ -133,7 +133,7 @@ fn rights(spool: &Spool) -> Result<Rights, DaemonError> {
 /// Why the engine that the configuration names cannot be used: a restart would not help.
 fn configured(source: AnswerError) -> DaemonError {
     match source {
-        AnswerError::System { .. } | AnswerError::Memory { .. } => source.into(),
+        AnswerError::System { .. } | AnswerError::Memory { .. } | AnswerError::Device { .. } => source.into(),
         _ => DaemonError::ConfiguredEngine { source },
     }
 }

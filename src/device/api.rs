@@ -25,7 +25,7 @@ pub trait Device {
     /// A plan where operations read it.
     type Step;
     /// Which experts the rows of a step go through.
-    type Routing: Default;
+    type Routing;
 
     /// Takes a matrix of `[out, in]` with what stands beside it: scales, factors and order of its inputs.
     ///
@@ -47,6 +47,14 @@ pub trait Device {
 
     /// Activations of zeros.
     fn rows(&self, n_rows: usize, width: usize) -> Self::Rows;
+
+    /// No rows yet, of activations that the host reads.
+    fn host_rows(&self, width: usize) -> Self::Rows {
+        self.rows(0, width)
+    }
+
+    /// Of no rows yet.
+    fn routing(&self) -> Self::Routing;
 
     /// Changes the number of rows; new rows hold anything.
     fn set_n_rows(&self, rows: &mut Self::Rows, n_rows: usize);
@@ -74,6 +82,12 @@ pub trait Device {
 
     /// Brings a plan to the device, once per step.
     fn upload(&self, plan: StepPlan<Self::Lora>) -> Self::Step;
+
+    /// Waits until everything is computed that was asked for.
+    ///
+    /// # Errors
+    /// [`DeviceFault`] when some of it was not; what the operations since the last wait have written is of no use.
+    fn finish(&self) -> Result<(), DeviceFault>;
 
     /// `y[i] = table[tokens[i]]`
     fn embed(&self, step: &Self::Step, table: &Self::Weights, y: &mut Self::Rows);
@@ -134,6 +148,11 @@ pub trait Device {
     /// `y` becomes the rows of x whose logits are wanted.
     fn gather_wanted(&self, step: &Self::Step, x: &Self::Rows, y: &mut Self::Rows);
 }
+
+/// What a device says when it has not computed what it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct DeviceFault(pub String);
 
 /// A product that is wanted of some rows.
 pub struct Output<'a, D: Device + ?Sized> {

@@ -1,12 +1,17 @@
-//! The operations that a decoder needs, as a trait; `cpu` implements it with `kernels` and threads. [`open`] alone
-//! chooses.
+//! The operations that a decoder needs, as a trait; `cpu` implements it with `kernels` and threads, `cuda` with kernels
+//! for a GPU. [`open`] alone chooses.
 
 mod api;
 pub mod cpu;
+pub mod cuda;
+mod either;
 mod open;
 mod plan;
+mod pool;
 
-pub use api::{Attend, CacheElement, CacheShape, Device, Output, Pairs};
+pub use crate::cuda::Architecture;
+pub use api::{Attend, CacheElement, CacheShape, Device, DeviceFault, Output, Pairs};
 pub use cpu::Cpu;
-pub use open::{Opened, OpenedLora, open};
+pub use either::{Either, Opened};
+pub use open::{DeviceError, DeviceName, OpenedLora, open, open_cpu};
 pub use plan::{AdapterRows, RowPlace, StepPlan, View};

@@ -69,7 +69,7 @@ fn as_this_user(
         // Told already.
         Err(_) => Config::default(),
     };
-    findings.push(machine::gpu());
+    findings.push(machine::gpu(&config.engine));
     findings.extend(access::examine(&config, &options.system_root, unit));
     findings.extend(engine::examine(&config, &options.config, unit, progress));
     findings

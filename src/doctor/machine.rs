@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::finding::Finding;
 use super::options::SERVICE_USER;
 use crate::cuda::{self, Gpu};
+use crate::store::engine::cubin_file;
 
 /// Where the driver's library is, on JetPack 6, JetPack 7 and other systems.
 const DRIVERS: [&str; 6] = [
@@ -39,13 +40,13 @@ fn board(root: &Path) -> Finding {
 
 fn driver(root: &Path) -> Finding {
     match DRIVERS.iter().find(|path| root.join(path).exists()) {
-        Some(path) => Finding::ok("driver", format!("/{path}; this version computes on the processor")),
-        None => Finding::ok("driver", "no libcuda.so.1; this version computes on the processor"),
+        Some(path) => Finding::ok("driver", format!("/{path}")),
+        None => Finding::ok("driver", "no libcuda.so.1: jetspool computes on the processor"),
     }
 }
 
-/// What the driver says to this user.
-pub fn gpu() -> Finding {
+/// What the driver says to this user, and whether the engine has kernels for the GPU.
+pub fn gpu(engine: &Path) -> Finding {
     let driver = match cuda::look() {
         Ok(None) => return Finding::ok("gpu", "no driver of CUDA"),
         Ok(Some(driver)) => driver,
@@ -57,7 +58,17 @@ pub fn gpu() -> Finding {
     let (major, minor) = driver.version;
     let gpus: Vec<String> = driver.gpus.iter().map(gpu_words).collect();
     let gpus = if gpus.is_empty() { "no device".to_owned() } else { gpus.join("; ") };
-    Finding::ok("gpu", format!("{gpus}; CUDA {major}.{minor}; this version computes on the processor"))
+    let found = format!("{gpus}; CUDA {major}.{minor}");
+    let Some(architecture) = driver.gpus.first().map(Gpu::architecture) else {
+        return Finding::ok("gpu", found);
+    };
+    let has_kernels = engine.join(cubin_file(&architecture.to_string())).exists();
+    if has_kernels || !engine.is_dir() {
+        return Finding::ok("gpu", found);
+    }
+    let advice =
+        format!("build it with --target cuda:{architecture}; until then jetspool computes on the processor");
+    Finding::note("gpu", format!("{found}; the engine has no kernels for it")).advice(advice)
 }
 
 fn gpu_words(gpu: &Gpu) -> String {

@@ -27,6 +27,9 @@ pub enum FormatError {
     /// Valid, but something this program does not do.
     #[error("{what} is not supported: {found}; supported: {supported}")]
     Unsupported { what: &'static str, found: String, supported: String },
+    /// The device that is to compute with a tensor cannot take it.
+    #[error("the device cannot take a tensor: {0}")]
+    Device(String),
     #[error(transparent)]
     Family(#[from] UnknownFamily),
     #[error(transparent)]

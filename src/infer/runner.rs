@@ -8,7 +8,7 @@ use super::request::{InferError, Output, Request, Submission};
 use super::sampler::{Sampling, Scores, TokenLogprob};
 use super::scheduler::{Chunk, Scheduler, SchedulerOptions, StepCounts};
 use super::sequence::{Finish, Sequence, SequenceId};
-use crate::device::Device;
+use crate::device::{Device, DeviceFault};
 use crate::format::Limits;
 use crate::model::{BLOCK_LEN, Decoder, LogitRows, Segment, Workspace};
 
@@ -87,6 +87,8 @@ pub struct Runner<D: Device> {
     scheduler: Scheduler,
     /// Of the sequences that the scheduler has.
     requests: HashMap<SequenceId, Request<D>>,
+    /// Why the device computes no more.
+    fault: Option<DeviceFault>,
 }
 
 impl<D: Device> Runner<D> {
@@ -111,6 +113,7 @@ impl<D: Device> Runner<D> {
             workspace: decoder.workspace(),
             scheduler,
             requests: HashMap::new(),
+            fault: None,
             decoder,
             options,
         })
@@ -190,8 +193,16 @@ impl<D: Device> Runner<D> {
         self.requests.remove(&id);
     }
 
-    /// Computes one step and returns the tokens it gave.
+    /// Why there are no tokens any more, if the device has failed.
+    pub fn fault(&self) -> Option<&DeviceFault> {
+        self.fault.as_ref()
+    }
+
+    /// Computes one step and returns the tokens it gave; of a device that has failed there are none.
     pub fn step(&mut self) -> Vec<Output> {
+        if self.fault.is_some() {
+            return Vec::new();
+        }
         let chunks = self.scheduler.plan();
         if chunks.is_empty() {
             return Vec::new();
@@ -202,8 +213,12 @@ impl<D: Device> Runner<D> {
             segment(sequence, &requests[&sequence.id], chunk.n_tokens)
         };
         let segments: Vec<Segment<'_, D>> = chunks.iter().map(segment).collect();
-        self.decoder.forward(&segments, &mut self.cache, &mut self.workspace);
+        let computed = self.decoder.forward(&segments, &mut self.cache, &mut self.workspace);
         drop(segments);
+        if let Err(fault) = computed {
+            self.fault = Some(fault);
+            return Vec::new();
+        }
         self.settle(&chunks)
     }
 

@@ -1,6 +1,6 @@
 //! The forward pass: tokens of some segments in, logits of the wanted rows out.
 
-use crate::device::{Attend, CacheElement, CacheShape, Device, Output, Pairs};
+use crate::device::{Attend, CacheElement, CacheShape, Device, DeviceFault, Output, Pairs};
 use crate::format::{Adapter, EngineConfig, FormatError, TensorFile};
 use crate::numbers::Module;
 use crate::numbers::architecture::{Architecture, Projection};
@@ -158,7 +158,7 @@ impl<D: Device> Decoder<D> {
             up: rows(shape.intermediate_size),
             mixture: shape.experts.as_ref().map(|experts| MixtureRows {
                 logits: rows(experts.n_experts),
-                routing: D::Routing::default(),
+                routing: self.device.routing(),
                 x: rows(shape.hidden_size),
                 gate: rows(experts.intermediate_size),
                 up: rows(experts.intermediate_size),
@@ -166,7 +166,7 @@ impl<D: Device> Decoder<D> {
             }),
             last: rows(shape.hidden_size),
             last_normed: rows(shape.hidden_size),
-            logits: rows(shape.vocab_size),
+            logits: self.device.host_rows(shape.vocab_size),
         }
     }
 
@@ -174,12 +174,15 @@ impl<D: Device> Decoder<D> {
     /// which [`Decoder::logits`] reads in the order of the segments.
     ///
     /// Tokens lie in the vocabulary, and every segment has blocks for its last token.
+    ///
+    /// # Errors
+    /// [`DeviceFault`] when the device has not computed them; nothing of the step is of use.
     pub fn forward(
         &self,
         segments: &[Segment<'_, D>],
         cache: &mut D::Cache,
         workspace: &mut Workspace<D>,
-    ) -> usize {
+    ) -> Result<usize, DeviceFault> {
         let plan = plan(segments, &self.kinds);
         let (n_rows, n_logit_rows) = (plan.n_rows(), plan.logit_rows.len());
         let step = &self.device.upload(plan);
@@ -193,7 +196,8 @@ impl<D: Device> Decoder<D> {
             self.mlp(layer_idx, layer, step, workspace);
         }
         self.head(step, workspace);
-        n_logit_rows
+        self.device.finish()?;
+        Ok(n_logit_rows)
     }
 
     /// Row `row_idx` of the last step's logits, `[vocab_size]`.

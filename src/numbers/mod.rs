@@ -2,6 +2,7 @@
 //! No file, no tensor.
 
 pub mod architecture;
+mod device;
 pub mod family;
 pub mod feedback;
 pub mod int4;
@@ -12,6 +13,7 @@ pub mod precision;
 pub mod small_floats;
 pub mod tiles;
 
+pub use device::DeviceChoice;
 pub use kind::{Kind, MatrixShape, Storage};
 pub use module::Module;
 pub use precision::{KvCacheDtype, Precision};

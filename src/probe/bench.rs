@@ -15,9 +15,9 @@ use crate::format::TensorFile;
 use crate::format::engine::EMBEDDING;
 use crate::kernels::tile::TILE_ROWS;
 use crate::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
-use crate::numbers::KvCacheDtype;
 use crate::numbers::Precision;
 use crate::numbers::precision::scale_name;
+use crate::numbers::{DeviceChoice, KvCacheDtype};
 use crate::store::{Engine, map_file};
 
 /// The flags of `bench`.
@@ -36,6 +36,7 @@ pub struct BenchOptions {
     /// 0 means one per processor.
     pub threads: usize,
     pub kv_cache_dtype: KvCacheDtype,
+    pub device: DeviceChoice,
     /// Whether the machine's read rate is measured too: takes 1 GiB for a few seconds.
     pub measures_read_rate: bool,
 }
@@ -65,11 +66,12 @@ pub fn bench(options: &BenchOptions) -> Result<BenchReport, ProbeError> {
     for case in cases {
         reports.push(bench.time(case, &mut logits)?);
     }
-    let n_threads = bench.decoder.device().n_threads();
+    let device = bench.decoder.device().name();
+    let n_threads = device.n_threads;
     Ok(BenchReport {
         is_sweep: options.mode.is_none(),
         n_threads,
-        kernels: bench.decoder.device().kernels().name,
+        kernels: device.kernels,
         load_ms,
         cases: reports,
         sampling: time_sampling(&logits),
@@ -116,7 +118,8 @@ fn sweep(options: &BenchOptions, engine: &Engine) -> Vec<Case> {
 
 impl Bench {
     fn open(options: &BenchOptions) -> Result<Self, ProbeError> {
-        let (decoder, engine) = open_decoder(&options.engine_dir, options.threads, options.kv_cache_dtype)?;
+        let (decoder, engine) =
+            open_decoder(&options.engine_dir, options.device, options.threads, options.kv_cache_dtype)?;
         let mut loras = Vec::new();
         let mut lora_bytes = Vec::new();
         for path in &options.loras {
@@ -175,7 +178,7 @@ impl Bench {
                 })
                 .collect();
             let begin = Instant::now();
-            self.decoder.forward(&segments, &mut cache, &mut workspace);
+            self.decoder.forward(&segments, &mut cache, &mut workspace)?;
             times_ms.push(begin.elapsed().as_secs_f64() * 1e3);
         }
         logits.clear();

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::device::{DeviceError, DeviceFault};
 use crate::format::{AdapterError, FormatError};
 use crate::store::StoreError;
 
@@ -16,6 +17,10 @@ pub enum ProbeError {
     Adapter { path: PathBuf, source: AdapterError },
     #[error("cannot {action}: {source}")]
     System { action: &'static str, source: std::io::Error },
+    #[error(transparent)]
+    Open(#[from] DeviceError),
+    #[error(transparent)]
+    Device(#[from] DeviceFault),
     #[error("token {token} at position {position} is outside the vocabulary of {vocab_size}")]
     Token { token: u32, position: usize, vocab_size: usize },
     #[error("{found} {what} are wanted, the engine takes 1 to {max} (build it with a larger --{flag})")]
@@ -28,7 +33,7 @@ impl ProbeError {
         match self {
             Self::Store(error) => error.exit_code(),
             Self::Engine { .. } | Self::Adapter { .. } => 65,
-            Self::System { .. } => 71,
+            Self::System { .. } | Self::Open(_) | Self::Device(_) => 71,
             Self::Token { .. } | Self::OutOfRange { .. } => 64,
         }
     }

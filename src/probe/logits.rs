@@ -7,11 +7,11 @@ use std::sync::Arc;
 use safetensors::Dtype;
 
 use super::error::ProbeError;
-use crate::device::{self, Device, Opened};
+use crate::device::{self, Architecture, Device, Opened};
 use crate::format::header::Header;
 use crate::format::{Adapter, AdapterError, FiniteCheck, TensorFile};
 use crate::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
-use crate::numbers::KvCacheDtype;
+use crate::numbers::{DeviceChoice, KvCacheDtype};
 use crate::store::{AtomicFile, Engine, Losses, StoreError, map_file};
 
 /// Tokens of one forward pass; bounds the memory of the logits held at once.
@@ -28,6 +28,7 @@ pub struct LogitsOptions {
     /// 0 means one per processor.
     pub threads: usize,
     pub kv_cache_dtype: KvCacheDtype,
+    pub device: DeviceChoice,
 }
 
 /// Writes the f32 tensor `logits` `[n_tokens, vocab_size]`.
@@ -36,7 +37,8 @@ pub struct LogitsOptions {
 /// [`ProbeError`] with the file or token that is wrong.
 pub fn logits(options: &LogitsOptions) -> Result<(), ProbeError> {
     let losses = Losses::now();
-    let (decoder, engine) = open_decoder(&options.engine_dir, options.threads, options.kv_cache_dtype)?;
+    let (decoder, engine) =
+        open_decoder(&options.engine_dir, options.device, options.threads, options.kv_cache_dtype)?;
     let (tokens, architecture) = (&options.tokens, decoder.architecture());
     let (capacity, vocab_size) = (engine.config.limits.max_kv_cache_capacity, architecture.vocab_size);
     if tokens.is_empty() || tokens.len() > capacity {
@@ -68,7 +70,7 @@ pub fn logits(options: &LogitsOptions) -> Result<(), ProbeError> {
             lora: lora.as_ref().map(|lora| (lora, 1.0)),
             logits: LogitRows::All,
         };
-        let n_rows = decoder.forward(&[segment], &mut cache, &mut workspace);
+        let n_rows = decoder.forward(&[segment], &mut cache, &mut workspace)?;
         for row_idx in 0..n_rows {
             let row = decoder.logits(&workspace, row_idx);
             file.write_all(bytemuck::cast_slice(row)).map_err(failed)?;
@@ -81,12 +83,16 @@ pub fn logits(options: &LogitsOptions) -> Result<(), ProbeError> {
 /// Opens an engine without its text.
 pub fn open_decoder(
     directory: &std::path::Path,
+    choice: DeviceChoice,
     n_threads: usize,
     kv_cache_dtype: KvCacheDtype,
 ) -> Result<(Decoder<Opened>, Engine), ProbeError> {
     let engine = Engine::open(directory)?;
-    let no_threads = |source| ProbeError::System { action: "start threads", source };
-    let device = device::open(engine.config.target, n_threads).map_err(no_threads)?;
+    let cubin = |architecture: Architecture| {
+        let found = crate::store::engine::read_cubin(directory, &engine.config, &architecture.to_string());
+        found.map_err(|error| error.to_string())
+    };
+    let device = device::open(choice, &cubin, n_threads)?;
     let broken = |source| ProbeError::Engine { directory: directory.to_owned(), source };
     let decoder =
         Decoder::new(device, &engine.config, &engine.tensors).map_err(broken)?.with_kv_cache(kv_cache_dtype);

@@ -13,7 +13,7 @@ pub struct BenchReport {
     /// Whether the cases are the usual ones, and not one that was asked for.
     pub(super) is_sweep: bool,
     pub(super) n_threads: usize,
-    pub(super) kernels: &'static str,
+    pub(super) kernels: String,
     /// From nothing to an engine and adapters that can compute.
     pub(super) load_ms: f64,
     pub(super) cases: Vec<CaseReport>,

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::digest::sha256;
 use super::map::{FileMap, Generation, read_small, read_small_optional};
 use super::{Checkpoint, StoreError};
 use crate::format::{Bytes, EngineConfig, TensorFile};
@@ -16,6 +17,18 @@ pub const TOKENIZER_TABLE_FILE: &str = "tokenizer.table";
 pub const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 pub const CHAT_TEMPLATE_FILE: &str = "chat_template.jinja";
 pub const PROCESSED_TEMPLATE_FILE: &str = "processed_chat_template.json";
+
+/// Kernels for the GPUs of one architecture, as compilers name it: `sm_87`.
+pub fn cubin_file(architecture: &str) -> String {
+    format!("kernels.{architecture}.cubin")
+}
+
+/// The names of all such files in a directory.
+pub fn cubin_files(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| name.starts_with("kernels.sm_") && name.ends_with(".cubin")).collect()
+}
 
 /// Which content an engine directory had: that of each of its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +111,24 @@ impl Engine {
             chat_template,
             processed_chat_template: optional(PROCESSED_TEMPLATE_FILE)?,
         })
+    }
+}
+
+/// The kernels of an engine for GPUs of an architecture, if it has them.
+///
+/// # Errors
+/// [`StoreError`] when the file cannot be read, or is another one than `build` wrote.
+pub fn read_cubin(
+    directory: &Path,
+    config: &EngineConfig,
+    architecture: &str,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    let name = cubin_file(architecture);
+    let path = directory.join(&name);
+    let Some(bytes) = read_small_optional(&path)? else { return Ok(None) };
+    match config.sha256.get(&name) {
+        Some(wanted) if *wanted == sha256(&bytes) => Ok(Some(bytes)),
+        _ => Err(StoreError::MixedEngine { path: directory.to_owned() }),
     }
 }
 

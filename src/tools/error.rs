@@ -30,6 +30,8 @@ pub enum ToolError {
         "{} has {} MB free, {} MB are needed", path.display(), free >> 20, (needed >> 20) + 1
     )]
     Space { path: PathBuf, free: u64, needed: u64 },
+    #[error("no kernels for the GPU: {0}")]
+    Kernels(String),
     /// A directory that would be written over, but is not ours.
     #[error("{} {why}; choose another output directory", path.display())]
     Output { path: PathBuf, why: String },
@@ -44,6 +46,7 @@ impl ToolError {
         match self {
             Self::Store(error) => error.exit_code(),
             Self::Options(_) => 64,
+            Self::Kernels(_) => 69,
             Self::Space { .. } => 75,
             Self::Output { .. } => 73,
             Self::Format { .. }

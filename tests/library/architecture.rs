@@ -19,7 +19,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
         ],
     ),
     ("compress", &["device", "format", "model", "numbers", "store", "text", "tools"]),
-    ("daemon", &["answer", "config", "infer", "spool", "store"]),
+    ("daemon", &["answer", "config", "infer", "spool"]),
     // Of the spool only the wire.
     ("answer", &["config", "device", "format", "infer", "model", "numbers", "spool", "store", "text"]),
     ("operator", &["spool", "store"]),
@@ -27,11 +27,11 @@ const ARROWS: [(&str, &[&str]); 20] = [
     ("cuda", &[]),
     // Of infer only the sampler.
     ("probe", &["device", "format", "infer", "kernels", "model", "numbers", "store"]),
-    ("tools", &["format", "kernels", "numbers", "store", "text"]),
+    ("tools", &["cuda", "device", "format", "kernels", "numbers", "store", "text"]),
     // Of the device only the trait, as a bound on the model.
     ("infer", &["device", "format", "model"]),
     ("model", &["device", "format", "numbers"]),
-    ("device", &["format", "kernels", "numbers"]),
+    ("device", &["cuda", "format", "kernels", "numbers"]),
     ("kernels", &["numbers"]),
     ("store", &["format"]),
     ("spool", &[]),

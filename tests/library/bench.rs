@@ -42,6 +42,7 @@ impl Demo {
             loras: self.loras[..n_loras].to_vec(),
             threads: 1,
             kv_cache_dtype: KvCacheDtype::Auto,
+            device: jetspool::numbers::DeviceChoice::Cpu,
             measures_read_rate: false,
         };
         let report = bench(&options).unwrap();

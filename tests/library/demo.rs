@@ -5,7 +5,6 @@ use std::sync::Arc;
 use crate::support::{Built, argmax, data, json, limits};
 use jetspool::compress::{CalibrationOptions, build_calibrated};
 use jetspool::device::cpu::Lora;
-use jetspool::format::Target;
 use jetspool::numbers::{KvCacheDtype, Precision};
 use jetspool::tools::BuildOptions;
 use jetspool::tools::build::Progress;
@@ -104,7 +103,7 @@ fn a_text_brings_int4_nearer() {
             limits: limits(),
             precision: Precision::Int4,
             head: None,
-            target: Target::Cpu,
+            gpu: None,
             n_threads,
             progress: Progress::Quiet,
         };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::support::{Built, ids, limits, reference, tensors};
 use jetspool::device::Cpu;
 use jetspool::device::cpu::Lora;
-use jetspool::format::{Limits, Target, TensorFile};
+use jetspool::format::{Limits, TensorFile};
 use jetspool::kernels::Kernels;
 use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
 use jetspool::numbers::Precision;
@@ -28,7 +28,7 @@ fn build_with(
         limits: Limits { max_input_len, max_kv_cache_capacity, ..limits() },
         precision: Precision::F32,
         head: None,
-        target: Target::Cpu,
+        gpu: None,
         n_threads: 2,
         progress: Progress::Quiet,
     })
@@ -85,7 +85,7 @@ fn last_logits(built: &Built, texts: &[(&[u32], &Adapter)]) -> Vec<Vec<f32>> {
             logits: LogitRows::Last,
         })
         .collect();
-    let n_rows = built.decoder.forward(&segments, &mut cache, &mut workspace);
+    let n_rows = built.decoder.forward(&segments, &mut cache, &mut workspace).unwrap();
     (0..n_rows).map(|row_idx| built.decoder.logits(&workspace, row_idx).to_vec()).collect()
 }
 

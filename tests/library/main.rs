@@ -8,6 +8,7 @@ mod bench;
 mod cuda;
 mod demo;
 mod families;
+mod gpu_decoder;
 mod invariance;
 mod kernels;
 mod merge;

@@ -317,7 +317,7 @@ impl Model {
                     logits: LogitRows::Last,
                 })
                 .collect();
-            self.decoder.forward(&segments, &mut cache, &mut workspace);
+            self.decoder.forward(&segments, &mut cache, &mut workspace).unwrap();
             logits = (0..3).map(|i| self.decoder.logits(&workspace, i).to_vec()).collect();
         }
         logits

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::support::{Built, ids, json, models, reference, tensors};
 use jetspool::device::Cpu;
 use jetspool::format::onnx::Model;
-use jetspool::format::{Adapter, Limits, Target};
+use jetspool::format::{Adapter, Limits};
 use jetspool::kernels::Kernels;
 use jetspool::model::Decoder;
 use jetspool::numbers::Precision;
@@ -30,7 +30,7 @@ fn options(source: &Path, engine_dir: &Path, precision: Precision, max_lora_rank
         limits: Limits { max_kv_cache_capacity: 512, max_input_len: 256, max_lora_rank, ..Limits::default() },
         precision,
         head: None,
-        target: Target::Cpu,
+        gpu: None,
         n_threads: 2,
         progress: Progress::Quiet,
     }

@@ -49,7 +49,7 @@ fn options(model_dir: &Path, engine_dir: &Path, precision: Precision) -> BuildOp
         limits: limits(),
         precision,
         head: None,
-        target: jetspool::format::Target::Cpu,
+        gpu: None,
         n_threads: 2,
         progress: Progress::Quiet,
     }

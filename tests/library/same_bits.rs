@@ -52,7 +52,7 @@ fn logits(kernels: Kernels, directory: &std::path::Path, adapter: &str, kv_cache
         lora: lora.as_ref().map(|lora| (lora, 0.5)),
         logits: LogitRows::All,
     };
-    let n_rows = decoder.forward(&[segment], &mut cache, &mut workspace);
+    let n_rows = decoder.forward(&[segment], &mut cache, &mut workspace).unwrap();
     (0..n_rows).flat_map(|row| decoder.logits(&workspace, row).iter().map(|x| x.to_bits())).collect()
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use half::f16;
 use jetspool::format::engine::{EMBEDDING, HEAD, Item, checkpoint_names, items};
-use jetspool::format::{Adapter, Limits, StoredMatrix, Target, TensorFile};
+use jetspool::format::{Adapter, Limits, StoredMatrix, TensorFile};
 use jetspool::numbers::architecture::{Architecture, Projection};
 use jetspool::numbers::family::Family;
 use jetspool::numbers::kind::row_scale_name;
@@ -65,7 +65,7 @@ fn options(model: &str, engine_dir: &Path, precision: Precision) -> BuildOptions
         },
         precision,
         head: None,
-        target: Target::Cpu,
+        gpu: None,
         n_threads: 2,
         progress: Progress::Quiet,
     }

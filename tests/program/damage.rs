@@ -84,6 +84,7 @@ impl Site {
             max_memory: None,
             prefix_cache: PrefixCache::DEFAULT,
             kv_cache_dtype: KvCacheDtype::Auto,
+            device: jetspool::numbers::DeviceChoice::Cpu,
         };
         let mut engine = TextEngine::open_tried(&options, 0).unwrap();
         engine.open_prompter(&options.directory).unwrap();

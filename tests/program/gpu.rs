@@ -1,6 +1,15 @@
 //! What the program says of a GPU, with a driver that stands in for one.
 
-use crate::support::service::jetspool;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use jetspool::device::cuda::SOURCE;
+use serde_json::Value;
+
+use crate::support::cost::without_cost;
+use crate::support::service::{build_demo_with, jetspool};
+use crate::support::serving::{Bench, Running, demo, folder, job};
 use crate::support::standin;
 
 /// The doctor's words about the GPU, with the driver steered by these variables.
@@ -24,7 +33,7 @@ fn whoami() -> String {
 fn the_doctor_names_the_gpu_and_what_its_driver_refuses() {
     let found = words(&[("CUCPU_MEM", "8589934592")]);
     assert!(found.starts_with("ok: Orin (stand-in): sm_87, "), "{found}");
-    assert!(found.contains(" 8192 MiB, shared with the processor; CUDA 12.6; "), "{found}");
+    assert!(found.contains(" 8192 MiB, shared with the processor; CUDA 12.6"), "{found}");
     let found = words(&[("CUCPU_FAIL", "cuDeviceGetCount@1=803")]);
     assert_eq!(
         found,
@@ -35,4 +44,127 @@ fn the_doctor_names_the_gpu_and_what_its_driver_refuses() {
         words(&[("CUCPU_FAIL", "cuDeviceGetCount@1=4242")]),
         "note: cuDeviceGetCount: CUDA error 4242"
     );
+}
+
+/// An engine of the demo model with kernels for the stand-in.
+fn engine() -> &'static Path {
+    static ENGINE: OnceLock<PathBuf> = OnceLock::new();
+    ENGINE.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap().keep();
+        let nvrtc = standin::compiler();
+        let sizes = ["--maxBatchSize", "8", "--maxInputLen", "256", "--maxKVCacheCapacity", "512"];
+        let gpu = ["--target", "cuda:sm_87", "--nvrtc", nvrtc.to_str().unwrap()];
+        let engine = folder.join("engine");
+        build_demo_with(&engine, "int8", &[&sizes[..], &gpu].concat(), |command| {
+            command.env("CUCPU_CUBIN", standin::module_file(SOURCE));
+        });
+        engine
+    })
+}
+
+/// The driver's folder and these variables.
+fn on_standin<'a>(command: &'a mut Command, variables: &[(&str, &str)]) -> &'a mut Command {
+    command.env("LD_LIBRARY_PATH", standin::folder()).envs(variables.iter().copied())
+}
+
+/// What `run` answers to a job, without its cost, and what it logs.
+fn run(device: &str, variables: &[(&str, &str)], job: &Value) -> (Option<i32>, String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name| demo().join("adapters").join(name).join("processed_adapter_model.safetensors");
+    let mut job = job.clone();
+    job["available_lora_weights"] = ["french", "german", "medical"]
+        .map(|name| (name, file(name).to_str().unwrap().to_owned()))
+        .into_iter()
+        .collect();
+    let [input, output] = ["in.json", "out.json"].map(|name| folder.path().join(name));
+    std::fs::write(&input, job.to_string()).unwrap();
+    let mut command = jetspool(&["run", "--device", device, "--engineDir"]);
+    command.arg(engine()).arg("--inputFile").arg(input).arg("--outputFile").arg(&output);
+    let done = on_standin(&mut command, variables).output().unwrap();
+    let answers = std::fs::read_to_string(output).unwrap_or_default();
+    let answers = answers.replace(folder.path().to_str().unwrap(), "FOLDER");
+    (done.status.code(), without_cost(&answers), String::from_utf8(done.stderr).unwrap())
+}
+
+#[test]
+fn the_gpu_and_the_processor_write_the_same_answers() {
+    let job = job(7, 12);
+    let (_, wanted, log) = run("cpu", &[], &job);
+    assert!(wanted.contains("output_text"), "{log}");
+    for (device, order) in [("cuda", "eager"), ("auto", "lazy"), ("auto", "random:7")] {
+        let (_, found, log) = run(device, &[("CUCPU_ORDER", order)], &job);
+        assert_eq!(found, wanted, "{device} {order}: {log}");
+    }
+}
+
+#[test]
+fn what_keeps_a_gpu_from_being_used_is_said() {
+    let job = job(1, 2);
+    let (code, answers, log) = run("cuda", &[("CUCPU_ATTR", "75=8;76=6")], &job);
+    assert_eq!((code, answers.as_str()), (Some(71), ""), "{log}");
+    assert!(
+        log.contains(
+            "the engine has no kernels for Orin (stand-in) (sm_86); build it with --target cuda:sm_86"
+        ),
+        "{log}"
+    );
+    let (code, _, log) = run("auto", &[("CUCPU_ATTR", "75=8;76=6")], &job);
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("computing on the processor: the engine has no kernels"), "{log}");
+    let (code, _, log) = run("cuda", &[("CUCPU_MEM", "100000")], &job);
+    assert_eq!(code, Some(65), "{log}");
+    assert!(log.contains("out of memory"), "{log}");
+}
+
+/// A daemon on the stand-in.
+fn start(bench: &Bench, variables: &[(&str, &str)]) -> Running {
+    Running(on_standin(&mut bench.serve("log"), variables).spawn().unwrap())
+}
+
+/// What a daemon on the processor answers to the job.
+fn answered(job: &Value) -> std::collections::BTreeMap<String, String> {
+    let folder = folder();
+    let bench = Bench::with_engine(folder.path(), engine(), "device = 'cpu'\n");
+    let _daemon = start(&bench, &[]);
+    bench.drop_in("a.json", &job.to_string());
+    bench.wait_for("the answer", || bench.n_files("out") == 1);
+    bench.files("out")
+}
+
+#[test]
+fn a_daemon_whose_gpu_fails_goes_on_with_the_processor_and_loses_nothing() {
+    let job = job(9, 10);
+    let wanted = answered(&job);
+    // The self-test takes some kernels too.
+    for failure in ["kernel@300=700", "kernel@900=719", "cuStreamSynchronize@20=702", "cuLaunchKernel@600=1"]
+    {
+        let folder = folder();
+        let bench = Bench::with_engine(folder.path(), engine(), "device = 'auto'\n");
+        let _daemon = start(&bench, &[("CUCPU_FAIL", failure)]);
+        bench.wait_for("a ready daemon", || bench.log("log").contains("ready: "));
+        bench.drop_in("a.json", &job.to_string());
+        bench.wait_for("the answer", || bench.n_files("out") == 1);
+        assert_eq!(bench.files("out"), wanted, "{failure}");
+        let log = bench.log("log");
+        assert!(log.contains("cuda: Orin (stand-in), sm_87 kernels"), "{failure}: {log}");
+        assert!(log.contains("the device failed: "), "{failure}: {log}");
+    }
+}
+
+#[test]
+fn a_daemon_that_wants_a_gpu_ends_when_it_fails_and_the_next_one_goes_on() {
+    let job = job(9, 10);
+    let wanted = answered(&job);
+    let folder = folder();
+    let bench = Bench::with_engine(folder.path(), engine(), "device = 'cuda'\n");
+    bench.drop_in("a.json", &job.to_string());
+    for failure in ["kernel@400=700", "kernel@700=719", "cuLaunchKernel@600=1", "cuStreamSynchronize@20=702"]
+    {
+        let mut daemon = start(&bench, &[("CUCPU_FAIL", failure)]);
+        bench.wait_for(&format!("end by {failure}"), || daemon.0.try_wait().unwrap().is_some());
+        assert_eq!(daemon.0.wait().unwrap().code(), Some(71), "{failure}: {}", bench.log("log"));
+    }
+    let _daemon = start(&bench, &[]);
+    bench.wait_for("the answer", || bench.n_files("out") == 1);
+    assert_eq!(bench.files("out"), wanted);
 }

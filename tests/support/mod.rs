@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use jetspool::device::Cpu;
 use jetspool::device::cpu::Lora;
-use jetspool::format::{Adapter, Limits, Target, TensorFile};
+use jetspool::format::{Adapter, Limits, TensorFile};
 use jetspool::kernels::Kernels;
 use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
 use jetspool::numbers::{KvCacheDtype, Precision};
@@ -71,7 +71,7 @@ fn build_engine_with(checkpoint: &Path, directory: &Path, precision: Precision, 
         limits: limits(),
         precision,
         head,
-        target: Target::Cpu,
+        gpu: None,
         n_threads: 2,
         progress: jetspool::tools::build::Progress::Quiet,
     })
@@ -140,7 +140,7 @@ impl Built {
                 lora: lora.map(|lora| (lora, 1.0)),
                 logits: LogitRows::All,
             };
-            let n_rows = self.decoder.forward(&[segment], &mut cache, &mut workspace);
+            let n_rows = self.decoder.forward(&[segment], &mut cache, &mut workspace).unwrap();
             rows.extend((0..n_rows).map(|row_idx| self.decoder.logits(&workspace, row_idx).to_vec()));
         }
         rows

@@ -47,7 +47,13 @@ pub fn ok(command: &mut Command) -> Output {
 
 /// Builds an engine of the demo model.
 pub fn build_demo(engine: &Path, precision: &str, more: &[&str]) {
+    build_demo_with(engine, precision, more, |_| {});
+}
+
+/// The same with the command as wanted.
+pub fn build_demo_with(engine: &Path, precision: &str, more: &[&str], change: impl FnOnce(&mut Command)) {
     let mut command = jetspool(&["build", "--precision", precision, "--maxLoraRank", "16"]);
+    change(&mut command);
     command.arg("--modelDir").arg(data("demo/checkpoint")).arg("--engineDir").arg(engine);
     ok(command.args(more));
 }

@@ -65,7 +65,12 @@ pub struct Bench {
 impl Bench {
     /// `settings` are lines of the configuration.
     pub fn new(root: &Path, settings: &str) -> Self {
-        let (engine, adapters) = (demo().join("engine"), demo().join("adapters"));
+        Self::with_engine(root, &demo().join("engine"), settings)
+    }
+
+    /// The same with another engine.
+    pub fn with_engine(root: &Path, engine: &Path, settings: &str) -> Self {
+        let adapters = demo().join("adapters");
         let spool = root.join("spool");
         std::fs::create_dir_all(spool.join("new")).unwrap();
         let text = format!(
@@ -139,7 +144,12 @@ impl Bench {
     fn wait_up_to(&self, limit: Duration, pause: Duration, what: &str, mut check: impl FnMut() -> bool) {
         let begin = Instant::now();
         while !check() {
-            assert!(begin.elapsed() < limit, "no {what} in {limit:?} in {}", self.root.display());
+            assert!(
+                begin.elapsed() < limit,
+                "no {what} in {limit:?} in {}: {}",
+                self.root.display(),
+                self.log("log")
+            );
             std::thread::sleep(pause);
         }
     }

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, Once};
 
-const FLAGS: [&str; 9] = [
+const FLAGS: [&str; 10] = [
     "-std=c++17",
+    // As the kernels are compiled for a device: products are fused where they say so.
+    "-ffp-contract=off",
     "-O2",
     "-g",
     "-fPIC",
@@ -72,16 +74,28 @@ pub fn load() {
     });
 }
 
-/// A .cu file as the driver takes it. Its kernels are found by their declarations, with their bounds of threads.
+/// A .cu file as the driver takes it.
 pub fn module(path: &Path) -> Vec<u8> {
-    let text = std::fs::read_to_string(path).unwrap();
+    module_of(&std::fs::read_to_string(path).unwrap())
+}
+
+/// The same of a text.
+pub fn module_of(text: &str) -> Vec<u8> {
+    std::fs::read(module_file(text)).unwrap()
+}
+
+/// A file with it. Its kernels are found by their declarations, with their bounds of threads.
+pub fn module_file(text: &str) -> PathBuf {
     let kernels: Vec<String> = text.split("extern \"C\" __global__ void").skip(1).map(kernel).collect();
-    let main = format!("#include \"{}\"\nCUCPU_MODULE({})\n", path.display(), kernels.join(" "));
+    let main = format!("{text}\nCUCPU_MODULE({})\n", kernels.join(" "));
     let headers = ["gpu.h", "cucpu.h", "module.h"].map(|name| sources().join(name));
-    let files: Vec<PathBuf> = headers.into_iter().chain([path.to_owned()]).collect();
-    let name = path.with_extension("so").file_name().unwrap().to_str().unwrap().to_owned();
-    std::fs::read(build(&name, &main, &files, &["-march=native", "-Wl,-z,start-stop-visibility=hidden"]))
-        .unwrap()
+    let flags = ["-march=native", "-Wl,-z,start-stop-visibility=hidden"];
+    build("module.so", &main, &headers, &flags)
+}
+
+/// A compiler of kernels whose cubin is the file that the variable `CUCPU_CUBIN` names.
+pub fn compiler() -> PathBuf {
+    build("libnvrtc.so", "#include \"libnvrtc.cpp\"\n", &[sources().join("libnvrtc.cpp")], &[])
 }
 
 /// A kernel's line in the table of its module: `declaration` is what follows `void`.

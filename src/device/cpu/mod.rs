@@ -5,7 +5,6 @@ mod attend;
 mod cache;
 mod inputs;
 mod ops;
-mod pool;
 mod processor;
 mod project;
 mod routing;

@@ -9,7 +9,7 @@ use super::routing::Routing;
 use super::rows::Rows;
 use super::shared::Shared;
 use super::weights::{Vector, Weights};
-use crate::device::{Attend, CacheShape, Device, Output, StepPlan};
+use crate::device::{Attend, CacheShape, Device, DeviceFault, Output, StepPlan};
 use crate::format::{Adapter, FormatError, StoredMatrix, Tensor};
 use crate::kernels::elementwise::rotate;
 use crate::numbers::architecture::Experts;
@@ -50,6 +50,10 @@ impl Device for Cpu {
         Rows::zeros(n_rows, width)
     }
 
+    fn routing(&self) -> Routing {
+        Routing::default()
+    }
+
     fn set_n_rows(&self, rows: &mut Rows, n_rows: usize) {
         rows.set_n_rows(n_rows);
     }
@@ -83,6 +87,10 @@ impl Device for Cpu {
 
     fn upload(&self, plan: StepPlan<Lora>) -> StepPlan<Lora> {
         plan
+    }
+
+    fn finish(&self) -> Result<(), DeviceFault> {
+        Ok(())
     }
 
     fn embed(&self, step: &StepPlan<Lora>, table: &Weights, y: &mut Rows) {

@@ -4,9 +4,9 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use super::inputs::Inputs;
-use super::pool::Pool;
 use super::rows::Rows;
 use super::shared::Shared;
+use crate::device::pool::Pool;
 use crate::kernels::Kernels;
 
 /// The processor: kernels of its instruction set and a pool of threads.

@@ -67,21 +67,13 @@ impl EngineConfig {
         Ok(config)
     }
 
-    /// Whether every value is in range, and the engine is for a target that this version computes on.
+    /// Whether every value is in range.
     ///
     /// # Errors
-    /// [`FormatError::Key`] for the first one that is not; [`FormatError::Unsupported`] for the target.
+    /// [`FormatError::Key`] for the first one that is not.
     pub fn check(&self) -> Result<(), FormatError> {
         check_architecture(&self.architecture, FILE)?;
-        check_limits(&self.limits, FILE)?;
-        match self.target {
-            Target::Cpu => Ok(()),
-            Target::Cuda => Err(FormatError::Unsupported {
-                what: "target",
-                found: self.target.name().to_owned(),
-                supported: Target::Cpu.name().to_owned(),
-            }),
-        }
+        check_limits(&self.limits, FILE)
     }
 
     /// The file: keys sorted, indent 2. Equal configurations give equal bytes.

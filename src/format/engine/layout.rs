@@ -29,10 +29,12 @@ pub const FINAL_NORM: &str = "model.norm.weight";
 /// Names of filler tensors start so.
 pub const PAD_PREFIX: &str = "pad.";
 
-/// Where the engine is meant to run.
+/// What an engine has code for. Its weights are the same for all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Target {
+    /// The processor, whose kernels are the program's.
     Cpu,
+    /// The processor, and the GPUs whose kernels lie beside the weights.
     Cuda,
 }
 

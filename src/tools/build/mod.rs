@@ -1,9 +1,11 @@
 //! Engines, from checkpoints and from ONNX directories.
 
 mod engine_file;
+mod kernels;
 mod onnx;
 pub(crate) mod precision;
 pub(crate) mod run;
 
+pub use kernels::GpuTarget;
 pub use onnx::build_onnx;
 pub use run::{BuildOptions, BuildReport, Progress, Spreads, build, build_spread, find_sources};

@@ -10,6 +10,7 @@ use nix::sys::statvfs::statvfs;
 use sha2::{Digest, Sha256};
 
 use super::engine_file::{EnginePlan, EngineWriter};
+use super::kernels::{GpuTarget, cubins};
 use super::precision::{has_quantized_head, is_quantization_part, quantization_notes, resolve_precision};
 use crate::format::adapter::listed;
 use crate::format::checkpoint::naming::{Beside, beside, places};
@@ -21,7 +22,9 @@ use crate::numbers::int4::Spread;
 use crate::numbers::kind::kinds_text;
 use crate::numbers::{Kind, Precision};
 use crate::store::digest::{Sha256Writer, sha256};
-use crate::store::engine::{CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_TABLE_FILE, WEIGHTS_FILE};
+use crate::store::engine::{
+    CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_TABLE_FILE, WEIGHTS_FILE, cubin_file, cubin_files,
+};
 use crate::store::{Checkpoint, read_small_optional};
 use crate::text::{ChatTemplate, SpecialTokens, Tokenizer, template_source};
 use crate::tools::place;
@@ -62,7 +65,8 @@ pub struct BuildOptions {
     pub precision: Precision,
     /// Of the embedding table and the head; else it follows from the precision.
     pub head: Option<Precision>,
-    pub target: Target,
+    /// None: it is for the processor alone.
+    pub gpu: Option<GpuTarget>,
     /// Threads that encode rows; the bytes do not depend on it.
     pub n_threads: usize,
     pub progress: Progress,
@@ -135,7 +139,7 @@ pub(crate) fn engine_config(
         architecture,
         limits: options.limits,
         precision: options.precision,
-        target: options.target,
+        target: if options.gpu.is_some() { Target::Cuda } else { Target::Cpu },
         eos_token_ids,
         bos_token_id,
         source_digest: String::new(),
@@ -165,6 +169,7 @@ pub(crate) fn write_engine(
     let Prepared { mut config, items, sources, spreads, mut warnings } = prepared;
     let token_table = compile_tokenizer(&options.model_dir)?;
     check_template(&options.model_dir)?;
+    let kernels = options.gpu.as_ref().map(cubins).transpose()?.unwrap_or_default();
     config.source_digest = source_digest();
     let plan = EnginePlan::new(items, options.precision, &config.source_digest);
 
@@ -194,10 +199,16 @@ pub(crate) fn write_engine(
     if let Some(table) = token_table {
         write_beside(&mut staging, TOKENIZER_TABLE_FILE, &table)?;
     }
+    for (architecture, cubin) in kernels {
+        write_beside(&mut staging, &cubin_file(&architecture.to_string()), &cubin)?;
+    }
     config.sha256 = digests;
     staging.write_bytes(CONFIG_FILE, config.to_json().as_bytes())?;
     let engine_dir = staging.target().to_owned();
-    staging.publish(&[&TEXT_FILES[..], &[TOKENIZER_TABLE_FILE]].concat())?;
+    let old_kernels = cubin_files(&engine_dir);
+    let old_kernels = old_kernels.iter().map(String::as_str);
+    let known: Vec<&str> = TEXT_FILES.into_iter().chain([TOKENIZER_TABLE_FILE]).chain(old_kernels).collect();
+    staging.publish(&known)?;
     let kinds = kinds_text(plan.items.iter().filter_map(Item::kind));
     let (n_bytes, n_tensors) = (plan.n_bytes(), sources.len());
     Ok(BuildReport { engine_dir, config, n_bytes, n_tensors, kinds, warnings })

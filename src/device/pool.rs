@@ -137,6 +137,11 @@ impl Pool {
         Arc::clone(&self.shared.n_tasks)
     }
 
+    /// Counts something that the caller has done otherwise.
+    pub fn count_task(&self) {
+        self.shared.count_task();
+    }
+
     /// Calls `call(task_idx, worker_idx)` once for every task below `n_tasks`; returns when all are done.
     ///
     /// # Panics

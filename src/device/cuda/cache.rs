@@ -1,0 +1,107 @@
+//! Keys and values in blocks, as attention.cu has them. Blocks lie in chunks that are taken when the first of their blocks
+//! is written, and given back when none of them is needed.
+
+use std::sync::Arc;
+
+use super::gpu::{Cuda, whole};
+use crate::cuda::{Argument, Buffer, Context, CudaError, Pinned};
+use crate::device::{CacheElement, CacheShape};
+use crate::kernels::tile::TILE_ROWS;
+
+/// Bytes of a chunk, about.
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// The cache of one engine.
+pub struct Cache {
+    shape: CacheShape,
+    blocks_per_chunk: usize,
+    chunks: Vec<Option<Buffer<u8>>>,
+    /// Addresses of the chunks, where kernels read them.
+    table: Pinned<u64>,
+    /// Whether a block was written since it was forgotten.
+    is_used: Vec<bool>,
+}
+
+impl Cache {
+    pub fn new(context: &Arc<Context>, shape: CacheShape) -> Result<Self, CudaError> {
+        let blocks_per_chunk = (CHUNK_BYTES / Self::block_bytes(&shape)).max(1);
+        let n_chunks = shape.n_blocks.div_ceil(blocks_per_chunk);
+        Ok(Self {
+            blocks_per_chunk,
+            chunks: (0..n_chunks).map(|_| None).collect(),
+            table: Pinned::new(context, n_chunks.max(1))?,
+            is_used: vec![false; shape.n_blocks],
+            shape,
+        })
+    }
+
+    /// Bytes of one block.
+    pub fn block_bytes(shape: &CacheShape) -> usize {
+        let head_stride = shape.head_dim.next_multiple_of(TILE_ROWS);
+        let position = match shape.element {
+            CacheElement::F32 => 4 * head_stride,
+            CacheElement::F16 => 2 * head_stride,
+            CacheElement::I8 => head_stride + size_of::<f32>(),
+        };
+        shape.n_layers * 2 * shape.n_kv_heads * shape.block_len * position
+    }
+
+    pub fn shape(&self) -> &CacheShape {
+        &self.shape
+    }
+
+    /// As `Cache` in attention.cu, for one layer.
+    pub fn arguments(&self, layer: usize) -> [Argument; 7] {
+        let element_bytes = match self.shape.element {
+            CacheElement::F32 => 4,
+            CacheElement::F16 => 2,
+            CacheElement::I8 => 1,
+        };
+        [
+            Argument::Address(self.table.address()),
+            whole(self.blocks_per_chunk),
+            whole(Self::block_bytes(&self.shape)),
+            Argument::I32(element_bytes),
+            whole(self.shape.n_kv_heads),
+            whole(self.shape.head_dim),
+            whole(layer),
+        ]
+    }
+}
+
+impl Cuda {
+    /// Makes sure that there is memory for these blocks.
+    pub(super) fn take_blocks(&self, cache: &mut Cache, blocks: &[u32]) {
+        for &block in blocks {
+            let block = block as usize;
+            if std::mem::replace(&mut cache.is_used[block], true) {
+                continue;
+            }
+            let chunk_idx = block / cache.blocks_per_chunk;
+            if cache.chunks[chunk_idx].is_some() {
+                continue;
+            }
+            let n_bytes = cache.blocks_per_chunk * Cache::block_bytes(&cache.shape);
+            let Some(chunk) = self.note(Buffer::zeros(&self.context, n_bytes)) else {
+                cache.is_used[block] = false;
+                return;
+            };
+            // SAFETY: kernels that are asked for do not read this entry: no block of the chunk was in use.
+            unsafe { cache.table.as_mut_slice()[chunk_idx] = chunk.address() };
+            cache.chunks[chunk_idx] = Some(chunk);
+        }
+    }
+
+    /// See [`crate::device::Device::forget_blocks`].
+    pub(super) fn forget(cache: &mut Cache, blocks: &[u32]) {
+        for &block in blocks {
+            cache.is_used[block as usize] = false;
+        }
+        let per_chunk = cache.blocks_per_chunk;
+        for (chunk, is_used) in cache.chunks.iter_mut().zip(cache.is_used.chunks(per_chunk)) {
+            if !is_used.contains(&true) {
+                *chunk = None;
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The device itself: its context, its kernels, and what went wrong in the step under way.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::kernels::Kernels;
+use super::program::{Launch, Program};
+use super::scratch::{PlanMemory, Scratch};
+use crate::cuda::{Argument, Context, CudaError, Function, Grid};
+use crate::device::DeviceFault;
+use crate::device::pool::Pool;
+
+/// A GPU.
+pub struct Cuda {
+    name: String,
+    pub(super) context: Arc<Context>,
+    pub(super) kernels: Kernels,
+    /// What is made of logits on the host.
+    pub(super) pool: Pool,
+    pub(super) plan: Mutex<PlanMemory>,
+    pub(super) scratch: Mutex<Scratch>,
+    /// The first thing that went wrong in this step: nothing is asked for after it.
+    failure: Mutex<Option<CudaError>>,
+    program: Mutex<Program>,
+    /// Something was asked for that nobody has waited for.
+    is_busy: AtomicBool,
+}
+
+/// Threads of every block.
+pub(super) const THREADS: u32 = 128;
+
+impl Cuda {
+    /// The device of that number, called `name`, with the kernels of an image for it; none where there is no driver.
+    /// `n_threads` are those of the host that draw tokens; 0 means one per available processor.
+    ///
+    /// # Errors
+    /// [`CudaError`] of the driver; the system's, when a thread cannot be started.
+    pub fn open(
+        ordinal: i32,
+        name: String,
+        image: &[u8],
+        n_threads: usize,
+    ) -> Result<Option<Self>, OpenError> {
+        let Some(context) = Context::open(ordinal)? else { return Ok(None) };
+        let kernels = Kernels::load(&context, image)?;
+        let n_threads = match n_threads {
+            0 => std::thread::available_parallelism()?.get(),
+            n => n,
+        };
+        Ok(Some(Self {
+            name,
+            context,
+            kernels,
+            pool: Pool::new(n_threads)?,
+            plan: Mutex::default(),
+            scratch: Mutex::default(),
+            failure: Mutex::default(),
+            program: Mutex::default(),
+            is_busy: AtomicBool::new(false),
+        }))
+    }
+
+    /// Keeps the first error of a step; whoever waits for the step is told.
+    pub(super) fn note<T>(&self, result: Result<T, CudaError>) -> Option<T> {
+        result.map_err(|error| *lock(&self.failure).get_or_insert(error)).ok()
+    }
+
+    /// Writes a launch down, unless something went wrong before.
+    ///
+    /// # Safety
+    /// As of [`Function::launch`]; what it uses stays until [`Self::flush`] or [`Self::wait`].
+    pub(super) unsafe fn launch(&self, kernel: &Function, grid: Grid, arguments: &[Argument]) {
+        if lock(&self.failure).is_some() || grid.blocks.contains(&0) {
+            return;
+        }
+        lock(&self.program).push(Launch { kernel: kernel.clone(), grid, arguments: arguments.to_vec() });
+    }
+
+    /// Asks for what was written down. Memory that it uses may be freed then: the driver waits for it.
+    pub(super) fn flush(&self) {
+        let mut program = lock(&self.program);
+        if !program.is_empty() {
+            self.is_busy.store(true, Ordering::Relaxed);
+            self.note(program.flush());
+        }
+    }
+
+    /// Forgets the graphs of steps before.
+    pub(super) fn forget_program(&self) {
+        lock(&self.program).clear();
+    }
+
+    /// Whether nothing is asked for or written down.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.is_busy.load(Ordering::Relaxed) && lock(&self.program).is_empty()
+    }
+
+    /// Asks for what was written down, and waits for all of it.
+    ///
+    /// # Errors
+    /// The first thing that went wrong since the last time.
+    pub(super) fn wait(&self) -> Result<(), DeviceFault> {
+        let has_failed = lock(&self.failure).is_some();
+        if has_failed {
+            lock(&self.program).clear();
+        } else {
+            self.is_busy.store(true, Ordering::Relaxed);
+            self.note(lock(&self.program).run(&self.context));
+        }
+        let waited = self.context.synchronize();
+        self.is_busy.store(false, Ordering::Relaxed);
+        let failed = lock(&self.failure).take();
+        self.pool.count_task();
+        match failed.map_or(waited, Err) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(DeviceFault(error.to_string())),
+        }
+    }
+
+    pub(super) fn scratch(&self) -> MutexGuard<'_, Scratch> {
+        lock(&self.scratch)
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Threads of the host.
+    pub fn n_threads(&self) -> usize {
+        self.pool.n_threads()
+    }
+
+    /// Counts steps and draws: it stands still while the device does.
+    pub fn n_tasks(&self) -> Arc<AtomicU64> {
+        self.pool.n_tasks()
+    }
+
+    /// The driver's calls so far.
+    pub fn n_calls(&self) -> u64 {
+        self.context.n_calls()
+    }
+}
+
+/// What lies behind these mutexes is right whoever panicked.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Why a GPU cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
+    #[error(transparent)]
+    System(#[from] std::io::Error),
+}
+
+/// A size as kernels take it.
+///
+/// # Panics
+/// When it has more than 31 bits: no dimension of a model has.
+pub(super) fn whole(n: usize) -> Argument {
+    Argument::I32(i32::try_from(n).expect("sizes of a model have 31 bits"))
+}
+
+/// Blocks of [`THREADS`] threads.
+///
+/// # Panics
+/// As [`whole`].
+pub(super) fn grid(x: usize, y: usize, z: usize) -> Grid {
+    let blocks = [x, y, z].map(|n| u32::try_from(n).expect("sizes of a model have 31 bits"));
+    Grid { blocks, threads: THREADS, shared: 0 }
+}

@@ -1,0 +1,31 @@
+//! The kernels of a module by their names.
+
+use std::sync::Arc;
+
+use crate::cuda::{Context, CudaError, Function, Module};
+
+macro_rules! kernels {
+    ($($name:ident)+) => {
+        /// Each kernel of the module; what they do stands in the .cu files.
+        pub struct Kernels {
+            $(pub $name: Function,)+
+        }
+
+        impl Kernels {
+            /// # Errors
+            /// [`CudaError`]: 209 when the image is for another device, 500 when it lacks a kernel.
+            pub fn load(context: &Arc<Context>, image: &[u8]) -> Result<Self, CudaError> {
+                let module = Module::load(context, image)?;
+                Ok(Self { $($name: module.function(stringify!($name))?,)+ })
+            }
+        }
+    };
+}
+
+kernels! {
+    embed rms_norm change_inputs quantize rotate add multiply_by silu_mul gelu_mul gather
+    matmul_f32 matmul_f16 matmul_fp8 matmul_mxfp8 matmul_int8 matmul_int4_f16 matmul_int4_f32 matmul_affine matmul_nvfp4
+    lora_shrink lora_expand
+    store_positions attend combine_parts
+    choose_experts sort_by_expert combine_experts
+}

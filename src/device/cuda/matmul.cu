@@ -1,0 +1,272 @@
+// Products with weights: y[i, n] = sum_k x[i, k] * w[n, k] + bias[n].
+//
+// A block of threads makes the sixteen outputs of a tile for up to eight rows. Its eight half warps share the tile's
+// blocks of 32 inputs: a lane has an output, so that a half warp reads 64 bytes side by side and no sum leaves its lane.
+// The sums of blocks meet in shared memory, where a thread for each row and output adds them in the order of the blocks,
+// which is the processor's.
+//
+// Grid [tiles, groups of rows]; shared memory [CHUNK][sums of a block][rows][16] f32. Rows of experts come as a list of
+// groups {expert, first row, rows}, all others are eight a group.
+
+// Blocks of inputs whose sums are in shared memory at once.
+constexpr int CHUNK = 32;
+constexpr int HALF_WARPS = 8;
+
+struct RowGroup {
+  int expert, first, n_rows, unused;
+};
+
+struct Product {
+  Matrix m;
+  const float* bias;
+  float* y;
+  int n_outputs, y_stride, n_rows;
+  const RowGroup* groups;
+};
+
+// Codes of rows: [n_rows, stride], a scale and a sum for each 32.
+struct CodeRows {
+  const i8* codes;
+  const float *scale, *sum;
+};
+
+__device__ __forceinline__ int word(const u8* at, int index) { return reinterpret_cast<const int*>(at)[index]; }
+__device__ __forceinline__ float byte_as_float(u8 byte) { return (float)byte; }
+
+// Kinds of codes: what a block's products are, and how they are added to the total.
+struct Int8 {
+  static constexpr int WORDS = 8, SUMS = 1;
+  static __device__ __forceinline__ void dot(const int (&w)[WORDS], const int (&x)[8], int (&sums)[SUMS]) {
+    for (int i = 0; i < 8; i++) sums[0] = __dp4a(w[i], x[i], sums[0]);
+  }
+  static __device__ __forceinline__ float add(const Matrix&, long long, int, int, const float* sums, int, float scale,
+                                              float, float total) {
+    return fmaf(sums[0], scale, total);
+  }
+  static __device__ __forceinline__ float finish(const Matrix& m, long long tile, int n, float total) {
+    return total * float_at(m.scale, tile * TILE_ROWS + n);
+  }
+};
+
+// Nibbles of eight inputs: the first four low, the others high.
+struct Nibbles {
+  static constexpr int WORDS = 4, SUMS = 1;
+  static __device__ __forceinline__ void dot(const int (&w)[WORDS], const int (&x)[8], int (&sums)[SUMS]) {
+    for (int i = 0; i < 4; i++) {
+      sums[0] = __dp4a(w[i] & 0x0f0f0f0f, x[2 * i], sums[0]);
+      sums[0] = __dp4a((int)((u32)w[i] >> 4) & 0x0f0f0f0f, x[2 * i + 1], sums[0]);
+    }
+  }
+};
+
+template <bool HALVES>
+struct Int4 : Nibbles {
+  static __device__ __forceinline__ float add(const Matrix& m, long long tile, int block, int n, const float* sums, int,
+                                              float scale, float sum, float total) {
+    long long at = (tile * (m.stride / m.group) + block * BLOCK / m.group) * TILE_ROWS + n;
+    float minus_zero = m.more ? byte_as_float(m.more[at]) * -1.0f : -8.0f;
+    float weight_scale = HALVES ? half_at(m.scale, at) : float_at(m.scale, at);
+    return fmaf(fmaf(minus_zero, sum, sums[0]) * scale, weight_scale, total);
+  }
+  static __device__ __forceinline__ float finish(const Matrix&, long long, int, float total) { return total; }
+};
+
+struct Affine : Nibbles {
+  static __device__ __forceinline__ float add(const Matrix& m, long long tile, int block, int n, const float* sums, int,
+                                              float scale, float sum, float total) {
+    const u8* scales = m.scale + (tile * (m.stride / BLOCK) + block) * 2 * TILE_ROWS + n;
+    float minimum = byte_as_float(scales[TILE_ROWS]) * float_at(m.more, (tile * 2 + 1) * TILE_ROWS + n);
+    return fmaf(minimum, -(scale * sum), fmaf(sums[0] * scale, byte_as_float(scales[0]), total));
+  }
+  static __device__ __forceinline__ float finish(const Matrix& m, long long tile, int n, float total) {
+    return total * float_at(m.more, tile * 2 * TILE_ROWS + n);
+  }
+};
+
+struct Nvfp4 {
+  static constexpr int WORDS = 4, SUMS = 2;
+  // Four nibbles of a word, four bits apart by eight, as twice their numbers.
+  static __device__ __forceinline__ int numbers(u32 codes) {
+    u32 bytes = 0;
+    for (int i = 0; i < 4; i++) bytes |= ((u32)e2m1_doubled(codes >> 8 * i) & 0xff) << 8 * i;
+    return (int)bytes;
+  }
+  static __device__ __forceinline__ void dot(const int (&w)[WORDS], const int (&x)[8], int (&sums)[SUMS]) {
+    for (int i = 0; i < 4; i++) {
+      sums[i / 2] = __dp4a(numbers((u32)w[i] & 0x0f0f0f0f), x[2 * i], sums[i / 2]);
+      sums[i / 2] = __dp4a(numbers((u32)w[i] >> 4 & 0x0f0f0f0f), x[2 * i + 1], sums[i / 2]);
+    }
+  }
+  static __device__ __forceinline__ float add(const Matrix& m, long long tile, int block, int n, const float* sums,
+                                              int step, float scale, float, float total) {
+    const u8* scales = m.scale + (tile * (m.stride / 16) + block * 2) * TILE_ROWS + n;
+    total = fmaf(sums[0] * scale, e4m3(scales[0]), total);
+    return fmaf(sums[step] * scale, e4m3(scales[TILE_ROWS]), total);
+  }
+  static __device__ __forceinline__ float finish(const Matrix& m, long long tile, int n, float total) {
+    return total * 0.5f * float_at(m.more, tile * TILE_ROWS + n);
+  }
+};
+
+// The rows that a block of threads has; false for none.
+__device__ __forceinline__ bool rows_of(const Product& p, RowGroup& group) {
+  if (p.groups) {
+    group = p.groups[blockIdx.y];
+  } else {
+    int first = blockIdx.y * 8;
+    group = {0, first, min(8, p.n_rows - first), 0};
+  }
+  return group.n_rows > 0;
+}
+
+__device__ __forceinline__ void store(const Product& p, const RowGroup& group, int row, int n, float total) {
+  int output = blockIdx.x * TILE_ROWS + n;
+  if (row < group.n_rows && output < p.n_outputs)
+    p.y[(long long)(group.first + row) * p.y_stride + output] = p.bias ? total + p.bias[output] : total;
+}
+
+template <class K, int R>
+__device__ __forceinline__ void multiply_codes(const Product& p, const CodeRows& x, float* sums) {
+  RowGroup group;
+  if (!rows_of(p, group)) return;
+  const Matrix& m = p.m;
+  int n_blocks = m.stride / BLOCK, n = threadIdx.x % TILE_ROWS, part = threadIdx.x / TILE_ROWS;
+  long long tile = (long long)group.expert * gridDim.x + blockIdx.x;
+  const u8* w = m.w + tile * n_blocks * (K::WORDS * 64) + n * 4;
+  long long my_row = group.first + min(part, group.n_rows - 1);
+  float total = 0.0f;
+  for (int first = 0; first < n_blocks; first += CHUNK) {
+    int end = min(n_blocks, first + CHUNK);
+    for (int block = first + part; block < end; block += HALF_WARPS) {
+      int words[K::WORDS];
+      for (int i = 0; i < K::WORDS; i++) words[i] = word(w + (long long)block * (K::WORDS * 64), i * TILE_ROWS);
+      for (int r = 0; r < R; r++) {
+        long long row = group.first + min(r, group.n_rows - 1);
+        const int4* from = reinterpret_cast<const int4*>(x.codes + (row * n_blocks + block) * BLOCK);
+        int4 low = from[0], high = from[1];
+        int inputs[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w}, found[K::SUMS] = {};
+        K::dot(words, inputs, found);
+        for (int s = 0; s < K::SUMS; s++)
+          sums[((block - first) * K::SUMS + s) * (R * TILE_ROWS) + r * TILE_ROWS + n] = (float)found[s];
+      }
+    }
+    __syncthreads();
+    if (part < R)
+      for (int block = first; block < end; block++) {
+        const float* found = sums + (block - first) * K::SUMS * (R * TILE_ROWS) + threadIdx.x;
+        long long place = my_row * n_blocks + block;
+        total = K::add(m, tile, block, n, found, R * TILE_ROWS, x.scale[place], x.sum[place], total);
+      }
+    __syncthreads();
+  }
+  store(p, group, part, n, K::finish(m, tile, n, total));
+}
+
+// Kinds of numbers.
+struct Floats {
+  static constexpr int BYTES = 4;
+  static __device__ __forceinline__ float at(const u8* w, int k) { return float_at(w, k * TILE_ROWS); }
+  static __device__ __forceinline__ float add(const Matrix&, long long, int, int, float sum, float total) {
+    return total + sum;
+  }
+  static __device__ __forceinline__ float finish(const Matrix&, long long, int, float total) { return total; }
+};
+struct Halves : Floats {
+  static constexpr int BYTES = 2;
+  static __device__ __forceinline__ float at(const u8* w, int k) { return half_at(w, k * TILE_ROWS); }
+};
+struct Fp8 : Floats {
+  static constexpr int BYTES = 1;
+  static __device__ __forceinline__ float at(const u8* w, int k) { return e4m3(w[k * TILE_ROWS]); }
+  static __device__ __forceinline__ float finish(const Matrix& m, long long tile, int n, float total) {
+    return total * float_at(m.scale, tile * TILE_ROWS + n);
+  }
+};
+struct Mxfp8 : Floats {
+  static constexpr int BYTES = 1;
+  static __device__ __forceinline__ float at(const u8* w, int k) { return e4m3(w[k * TILE_ROWS]); }
+  static __device__ __forceinline__ float add(const Matrix& m, long long tile, int block, int n, float sum, float total) {
+    return fmaf(sum, e8m0(m.scale[(tile * (m.stride / BLOCK) + block) * TILE_ROWS + n]), total);
+  }
+};
+
+template <class K, int R>
+__device__ __forceinline__ void multiply_numbers(const Product& p, const float* x, float* sums) {
+  RowGroup group;
+  if (!rows_of(p, group)) return;
+  const Matrix& m = p.m;
+  int n_blocks = m.stride / BLOCK, n = threadIdx.x % TILE_ROWS, part = threadIdx.x / TILE_ROWS;
+  long long tile = (long long)group.expert * gridDim.x + blockIdx.x;
+  const u8* w = m.w + (tile * m.stride * TILE_ROWS + n) * K::BYTES;
+  float total = 0.0f;
+  for (int first = 0; first < n_blocks; first += CHUNK) {
+    int end = min(n_blocks, first + CHUNK);
+    for (int block = first + part; block < end; block += HALF_WARPS) {
+      float found[R] = {};
+      for (int k = 0; k < BLOCK; k += 4) {
+        float weights[4];
+        for (int i = 0; i < 4; i++)
+          weights[i] = K::at(w + (long long)block * BLOCK * TILE_ROWS * K::BYTES, k + i);
+        for (int r = 0; r < R; r++) {
+          long long row = group.first + min(r, group.n_rows - 1);
+          float4 inputs = *reinterpret_cast<const float4*>(x + row * m.stride + block * BLOCK + k);
+          found[r] = fmaf(weights[0], inputs.x, found[r]);
+          found[r] = fmaf(weights[1], inputs.y, found[r]);
+          found[r] = fmaf(weights[2], inputs.z, found[r]);
+          found[r] = fmaf(weights[3], inputs.w, found[r]);
+        }
+      }
+      for (int r = 0; r < R; r++) sums[((block - first) * R + r) * TILE_ROWS + n] = found[r];
+    }
+    __syncthreads();
+    if (part < R)
+      for (int block = first; block < end; block++)
+        total = K::add(m, tile, block, n, sums[(block - first) * R * TILE_ROWS + threadIdx.x], total);
+    __syncthreads();
+  }
+  store(p, group, part, n, K::finish(m, tile, n, total));
+}
+
+// For 1, 2, 4 or 8 rows.
+template <class K>
+__device__ __forceinline__ void codes_with(int rows, const Product& p, const CodeRows& x, float* sums) {
+  switch (rows) {
+    case 1: return multiply_codes<K, 1>(p, x, sums);
+    case 2: return multiply_codes<K, 2>(p, x, sums);
+    case 4: return multiply_codes<K, 4>(p, x, sums);
+    default: return multiply_codes<K, 8>(p, x, sums);
+  }
+}
+template <class K>
+__device__ __forceinline__ void numbers_with(int rows, const Product& p, const float* x, float* sums) {
+  switch (rows) {
+    case 1: return multiply_numbers<K, 1>(p, x, sums);
+    case 2: return multiply_numbers<K, 2>(p, x, sums);
+    case 4: return multiply_numbers<K, 4>(p, x, sums);
+    default: return multiply_numbers<K, 8>(p, x, sums);
+  }
+}
+
+#define MATRIX const u8 *w, const u8 *scale, const u8 *more, int stride, int group
+#define OUTPUT                                                                                                  \
+  const float *bias, float *y, int n_outputs, int y_stride, int n_rows, const RowGroup *groups, int rows
+#define PRODUCT Product p{{w, scale, more, stride, group}, bias, y, n_outputs, y_stride, n_rows, groups}
+#define CODES const i8 *codes, const float *x_scale, const float *x_sum
+#define WITH_CODES(K)      \
+  DYN_SHARED(float, sums); \
+  PRODUCT;                 \
+  codes_with<K>(rows, p, CodeRows{codes, x_scale, x_sum}, sums)
+#define WITH_NUMBERS(K)    \
+  DYN_SHARED(float, sums); \
+  PRODUCT;                 \
+  numbers_with<K>(rows, p, x, sums)
+
+extern "C" __global__ void __launch_bounds__(128) matmul_f32(MATRIX, const float* x, OUTPUT) { WITH_NUMBERS(Floats); }
+extern "C" __global__ void __launch_bounds__(128) matmul_f16(MATRIX, const float* x, OUTPUT) { WITH_NUMBERS(Halves); }
+extern "C" __global__ void __launch_bounds__(128) matmul_fp8(MATRIX, const float* x, OUTPUT) { WITH_NUMBERS(Fp8); }
+extern "C" __global__ void __launch_bounds__(128) matmul_mxfp8(MATRIX, const float* x, OUTPUT) { WITH_NUMBERS(Mxfp8); }
+extern "C" __global__ void __launch_bounds__(128) matmul_int8(MATRIX, CODES, OUTPUT) { WITH_CODES(Int8); }
+extern "C" __global__ void __launch_bounds__(128) matmul_int4_f16(MATRIX, CODES, OUTPUT) { WITH_CODES(Int4<true>); }
+extern "C" __global__ void __launch_bounds__(128) matmul_int4_f32(MATRIX, CODES, OUTPUT) { WITH_CODES(Int4<false>); }
+extern "C" __global__ void __launch_bounds__(128) matmul_affine(MATRIX, CODES, OUTPUT) { WITH_CODES(Affine); }
+extern "C" __global__ void __launch_bounds__(128) matmul_nvfp4(MATRIX, CODES, OUTPUT) { WITH_CODES(Nvfp4); }

@@ -1,0 +1,27 @@
+//! The operations on a GPU: kernels of our own, launched by the thin layer in [`crate::cuda`]. They read the engine's
+//! tiles as they are, and make every sum in the order of the processor's kernels: both give the same bits.
+
+mod adapter;
+mod attend;
+mod cache;
+mod gpu;
+mod kernels;
+mod memory;
+mod ops;
+mod program;
+mod project;
+mod routing;
+mod rows;
+mod scratch;
+mod source;
+mod step;
+mod weights;
+
+pub use adapter::Lora;
+pub use cache::Cache;
+pub use gpu::{Cuda, OpenError};
+pub use routing::Routing;
+pub use rows::Rows;
+pub use source::{HEADER, SOURCE};
+pub use step::Step;
+pub use weights::{Vector, Weights};

@@ -1,0 +1,214 @@
+//! The trait's operations: launches of elementwise.cu, and what the other files do.
+
+use super::adapter::Lora;
+use super::cache::Cache;
+use super::gpu::{Cuda, THREADS, grid, lock, whole};
+use super::routing::Routing;
+use super::rows::Rows;
+use super::scratch::{PlanMemory, Scratch};
+use super::step::Step;
+use super::weights::{Vector, Weights};
+use crate::cuda::{Argument, Function, Grid};
+use crate::device::{Attend, CacheShape, Device, DeviceFault, Output, StepPlan};
+use crate::format::{Adapter, FormatError, StoredMatrix, Tensor};
+use crate::numbers::architecture::Experts;
+use crate::numbers::family::Activation;
+
+/// A thread for each of so many elements.
+fn flat(n: usize) -> Grid {
+    grid(n.div_ceil(THREADS as usize), 1, 1)
+}
+
+impl Cuda {
+    /// Norms of `n` elements each, `heads` of them side by side in a row.
+    fn norm(
+        &self,
+        x: Argument,
+        weight: &Vector,
+        eps: f32,
+        y: Argument,
+        (heads, n_rows, stride): (usize, usize, usize),
+    ) {
+        let arguments = [x, weight.at(), Argument::F32(eps), y, whole(weight.n_elements()), whole(stride)];
+        // SAFETY: the heads lie in the rows; in place is allowed.
+        unsafe { self.launch(&self.kernels.rms_norm, grid(heads, n_rows, 1), &arguments) };
+    }
+
+    /// `kernel(gate, up)` on all elements.
+    fn gate(&self, kernel: &Function, gate: &mut Rows, up: &Rows) {
+        assert!(gate.n_rows() == up.n_rows() && gate.stride() == up.stride());
+        let n = gate.n_elements();
+        // SAFETY: both have so many elements.
+        unsafe { self.launch(kernel, flat(n), &[gate.at_mut(), up.at(), whole(n)]) };
+    }
+
+    fn gather_rows(&self, x: &Rows, rows: Argument, n_rows: usize, y: &mut Rows) {
+        assert!(x.width() == y.width());
+        self.resize(y, n_rows);
+        let stride = whole(y.stride());
+        // SAFETY: the numbers are those of rows of x.
+        unsafe { self.launch(&self.kernels.gather, grid(n_rows, 1, 1), &[x.at(), rows, y.at_mut(), stride]) };
+    }
+}
+
+impl Device for Cuda {
+    type Rows = Rows;
+    type Weights = Weights;
+    type Vector = Vector;
+    type Lora = Lora;
+    type Cache = Cache;
+    type Step = Step;
+    type Routing = Routing;
+
+    fn weights(&self, _name: &str, matrix: StoredMatrix) -> Result<Weights, FormatError> {
+        Weights::new(&self.context, &matrix)
+    }
+
+    fn vector(&self, name: &str, len: usize, values: Tensor) -> Result<Vector, FormatError> {
+        Vector::new(&self.context, name, len, &values)
+    }
+
+    fn lora(&self, adapter: &Adapter) -> Result<Lora, FormatError> {
+        Lora::new(&self.context, adapter)
+    }
+
+    fn rows(&self, n_rows: usize, width: usize) -> Rows {
+        let mut rows = Rows::new(width);
+        self.resize(&mut rows, n_rows);
+        rows
+    }
+
+    fn host_rows(&self, width: usize) -> Rows {
+        Rows::on_host(width)
+    }
+
+    fn routing(&self) -> Routing {
+        Routing::default()
+    }
+
+    fn set_n_rows(&self, rows: &mut Rows, n_rows: usize) {
+        self.resize(rows, n_rows);
+    }
+
+    fn read_row<'a>(&self, rows: &'a Rows, row_idx: usize) -> &'a [f32] {
+        self.row(rows, row_idx)
+    }
+
+    fn cache(&self, shape: CacheShape) -> std::io::Result<Cache> {
+        Cache::new(&self.context, shape).map_err(std::io::Error::other)
+    }
+
+    fn block_bytes(&self, shape: &CacheShape) -> usize {
+        Cache::block_bytes(shape)
+    }
+
+    fn forget_blocks(&self, cache: &mut Cache, blocks: &[u32]) {
+        Self::forget(cache, blocks);
+    }
+
+    fn forget_scratch(&self) {
+        self.forget_program();
+        *self.scratch() = Scratch::default();
+        *lock(&self.plan) = PlanMemory::default();
+    }
+
+    fn for_each(&self, n: usize, work: &(dyn Fn(usize) + Sync)) {
+        self.pool.run(n, &|idx, _| work(idx));
+    }
+
+    fn upload(&self, plan: StepPlan<Lora>) -> Step {
+        self.bring(plan)
+    }
+
+    fn finish(&self) -> Result<(), DeviceFault> {
+        self.wait()
+    }
+
+    fn embed(&self, step: &Step, table: &Weights, y: &mut Rows) {
+        assert!(y.n_rows() == step.n_rows && y.stride() == table.stride);
+        let mut arguments = vec![Argument::I32(table.kind_number())];
+        arguments.extend(table.arguments());
+        arguments.extend([step.tokens, y.at_mut()]);
+        // SAFETY: tokens lie in the table.
+        unsafe { self.launch(&self.kernels.embed, grid(step.n_rows, 1, 1), &arguments) };
+    }
+
+    fn rms_norm(&self, x: &Rows, weight: &Vector, eps: f32, y: &mut Rows) {
+        assert!(
+            x.n_rows() == y.n_rows() && x.width() == weight.n_elements() && y.width() == weight.n_elements()
+        );
+        self.norm(x.at(), weight, eps, y.at_mut(), (1, x.n_rows(), x.stride()));
+    }
+
+    fn rms_norm_heads(&self, x: &mut Rows, weight: &Vector, eps: f32) {
+        assert!(x.width().is_multiple_of(weight.n_elements()));
+        let shape = (x.width() / weight.n_elements(), x.n_rows(), x.stride());
+        self.norm(x.at(), weight, eps, x.at_mut(), shape);
+    }
+
+    fn project(&self, step: &Step, x: &Rows, outputs: &mut [Output<'_, Self>]) {
+        self.project_all(step, None, x, outputs);
+    }
+
+    fn rotate(&self, step: &Step, view: usize, head_dim: usize, x: &mut Rows) {
+        let view = &step.views[view];
+        assert!(2 * view.half <= head_dim && x.n_rows() == step.n_rows);
+        let (width, stride) = (whole(x.width()), whole(x.stride()));
+        let arguments = [x.at_mut(), view.cos, view.sin, width, stride, whole(head_dim), whole(view.half)];
+        // SAFETY: angles for every row; the pairs lie in the heads.
+        unsafe { self.launch(&self.kernels.rotate, grid(step.n_rows, 1, 1), &arguments) };
+    }
+
+    fn store(&self, step: &Step, cache: &mut Cache, layer: usize, k: &Rows, v: &Rows) {
+        self.store_rows(step, cache, layer, k, v);
+    }
+
+    fn attend(&self, step: &Step, q: &Rows, cache: &Cache, task: Attend, y: &mut Rows) {
+        self.attend_all(step, q, cache, task, y);
+    }
+
+    fn add(&self, x: &Rows, y: &mut Rows) {
+        assert!(x.n_rows() == y.n_rows() && x.width() == y.width());
+        let n = y.n_elements();
+        // SAFETY: both have so many elements.
+        unsafe { self.launch(&self.kernels.add, flat(n), &[x.at(), y.at_mut(), whole(n)]) };
+    }
+
+    fn scale(&self, x: &mut Rows, factor: f32) {
+        let n = x.n_elements();
+        // SAFETY: it has so many elements.
+        unsafe {
+            self.launch(&self.kernels.multiply_by, flat(n), &[x.at_mut(), Argument::F32(factor), whole(n)]);
+        }
+    }
+
+    fn activate(&self, activation: Activation, gate: &mut Rows, up: &Rows) {
+        match activation {
+            Activation::Silu => self.gate(&self.kernels.silu_mul, gate, up),
+            Activation::GeluTanh => self.gate(&self.kernels.gelu_mul, gate, up),
+        }
+    }
+
+    fn route(&self, logits: &Rows, experts: &Experts, routing: &mut Routing) {
+        self.choose(logits, experts, routing);
+    }
+
+    fn gather_routed(&self, routing: &Routing, x: &Rows, y: &mut Rows) {
+        self.gather_rows(x, routing.row_of(), routing.n_places(), y);
+    }
+
+    fn project_routed(&self, step: &Step, routing: &Routing, x: &Rows, outputs: &mut [Output<'_, Self>]) {
+        for output in outputs.iter_mut() {
+            self.resize(output.y, x.n_rows());
+        }
+        self.project_all(step, Some(routing), x, outputs);
+    }
+
+    fn combine(&self, routing: &Routing, x: &Rows, y: &mut Rows) {
+        self.combine_places(routing, x, y);
+    }
+
+    fn gather_wanted(&self, step: &Step, x: &Rows, y: &mut Rows) {
+        self.gather_rows(x, step.logit_rows, step.n_logit_rows, y);
+    }
+}

@@ -1,0 +1,120 @@
+//! Which experts a row goes through, decided on the device: routing.cu.
+
+use super::gpu::{Cuda, THREADS, grid, whole};
+use super::rows::Rows;
+use super::scratch::Grown;
+use crate::cuda::{Argument, Grid};
+use crate::numbers::architecture::Experts;
+
+/// Rows that meet a tile together, at most.
+pub const GROUP_ROWS: usize = 8;
+
+/// The step's rows in the order of their experts.
+#[derive(Default)]
+pub struct Routing {
+    n_rows: usize,
+    n_used: usize,
+    n_groups: usize,
+    /// `[n_rows, n_used]` each: experts, their weights, the places of the choices.
+    experts: Room<u32>,
+    weights: Room<f32>,
+    place_of: Room<u32>,
+    /// `[n_rows * n_used]` each: of a place its row and its expert.
+    row_of: Room<u32>,
+    expert_of: Room<u32>,
+    /// `[n_groups, 4]`
+    groups: Room<i32>,
+}
+
+/// A buffer, and where it is now.
+struct Room<T>(Grown<T>, Argument);
+
+impl<T> Default for Room<T> {
+    fn default() -> Self {
+        Self(Grown::default(), Argument::Address(0))
+    }
+}
+
+impl Routing {
+    /// Rows that go through experts, one for each expert of a row.
+    pub fn n_places(&self) -> usize {
+        self.n_rows * self.n_used
+    }
+
+    /// Groups of rows of one expert, at most.
+    pub fn n_groups(&self) -> usize {
+        self.n_groups
+    }
+
+    pub fn groups(&self) -> Argument {
+        self.groups.1
+    }
+
+    pub fn row_of(&self) -> Argument {
+        self.row_of.1
+    }
+
+    pub fn expert_of(&self) -> Argument {
+        self.expert_of.1
+    }
+}
+
+impl Cuda {
+    fn make_room<T: bytemuck::Pod>(&self, room: &mut Room<T>, len: usize) {
+        room.1 = self.room(&mut room.0, len);
+    }
+
+    /// See [`crate::device::Device::route`].
+    pub(super) fn choose(&self, logits: &Rows, experts: &Experts, routing: &mut Routing) {
+        let n_places = logits.n_rows() * experts.n_used;
+        routing.n_rows = logits.n_rows();
+        routing.n_used = experts.n_used;
+        // Every expert may have a group that is not full.
+        routing.n_groups = n_places.min(n_places / GROUP_ROWS + experts.n_experts);
+        self.make_room(&mut routing.experts, n_places);
+        self.make_room(&mut routing.weights, n_places);
+        self.make_room(&mut routing.place_of, n_places);
+        self.make_room(&mut routing.row_of, n_places);
+        self.make_room(&mut routing.expert_of, n_places);
+        self.make_room(&mut routing.groups, routing.n_groups * 4);
+        let choose = [
+            logits.at(),
+            whole(logits.n_rows()),
+            whole(logits.stride()),
+            whole(experts.n_experts),
+            whole(experts.n_used),
+            Argument::I32(experts.normalized.into()),
+            routing.experts.1,
+            routing.weights.1,
+        ];
+        let sort = [
+            routing.experts.1,
+            whole(n_places),
+            whole(experts.n_used),
+            whole(experts.n_experts),
+            routing.row_of.1,
+            routing.expert_of.1,
+            routing.place_of.1,
+            routing.groups.1,
+            whole(routing.n_groups),
+        ];
+        let shared = 2 * (experts.n_experts + 1) * size_of::<i32>();
+        let shared = u32::try_from(shared).expect("experts are some hundreds");
+        // SAFETY: logits have a column for each expert, and every buffer the size that its doc says.
+        unsafe {
+            let rows = grid(logits.n_rows().div_ceil(THREADS as usize), 1, 1);
+            self.launch(&self.kernels.choose_experts, rows, &choose);
+            self.launch(&self.kernels.sort_by_expert, Grid { shared, ..grid(1, 1, 1) }, &sort);
+        }
+    }
+
+    /// See [`crate::device::Device::combine`].
+    pub(super) fn combine_places(&self, routing: &Routing, x: &Rows, y: &mut Rows) {
+        assert!(x.n_rows() == routing.n_places() && y.n_rows() == routing.n_rows && x.width() == y.width());
+        let (width, stride) = (whole(y.width()), whole(y.stride()));
+        let arguments =
+            [x.at(), routing.place_of.1, routing.weights.1, whole(routing.n_used), y.at_mut(), width, stride];
+        // SAFETY: every place lies in x, and every row in y.
+        unsafe { self.launch(&self.kernels.combine_experts, grid(routing.n_rows, 1, 1), &arguments) };
+    }
+}

@@ -1,0 +1,132 @@
+//! Weights on the device, in the engine's own layout.
+
+use safetensors::Dtype;
+
+use super::gpu::whole;
+use crate::cuda::{Argument, Buffer, Context, CudaError, Function};
+use crate::device::cuda::kernels::Kernels;
+use crate::format::{FormatError, StoredMatrix, Tensor};
+use crate::numbers::Kind;
+use crate::numbers::kind::ScaleType;
+use crate::numbers::precision::row_stride;
+use std::sync::Arc;
+
+/// A matrix of the engine, or a stack of them.
+pub struct Weights {
+    pub kind: Kind,
+    pub stride: usize,
+    values: Buffer<u8>,
+    scale: Option<Buffer<u8>>,
+    row_scale: Option<Buffer<u8>>,
+    zero: Option<Buffer<u8>>,
+    input_scale: Option<Buffer<u8>>,
+    input_order: Option<Buffer<u8>>,
+}
+
+impl Weights {
+    pub fn new(context: &Arc<Context>, stored: &StoredMatrix) -> Result<Self, FormatError> {
+        let copy = |tensor: &Tensor| Buffer::of(context, tensor.data()).map_err(device_error);
+        let optional = |tensor: &Option<Tensor>| tensor.as_ref().map(copy).transpose();
+        Ok(Self {
+            kind: stored.kind,
+            stride: row_stride(stored.shape.columns),
+            values: copy(&stored.values)?,
+            scale: optional(&stored.scale)?,
+            row_scale: optional(&stored.row_scale)?,
+            zero: optional(&stored.zero)?,
+            input_scale: optional(&stored.input_scale)?,
+            input_order: optional(&stored.input_order)?,
+        })
+    }
+
+    /// As `Matrix` in common.cu: values, scales, what else belongs to a group or a row, stride, group.
+    pub fn arguments(&self) -> [Argument; 5] {
+        let group = match self.kind {
+            Kind::Int4 { group, .. } => group,
+            _ => 0,
+        };
+        let more = if let Kind::Int4 { .. } = self.kind { &self.zero } else { &self.row_scale };
+        [
+            Argument::Address(self.values.address()),
+            address(self.scale.as_ref()),
+            address(more.as_ref()),
+            whole(self.stride),
+            whole(group),
+        ]
+    }
+
+    /// As `enum Kind` in common.cu.
+    pub fn kind_number(&self) -> i32 {
+        match self.kind {
+            Kind::F32 => 0,
+            Kind::F16 => 1,
+            Kind::Int8 => 2,
+            Kind::Int4 { scales: ScaleType::F16, .. } => 3,
+            Kind::Int4 { scales: ScaleType::F32, .. } => 4,
+            Kind::Affine => 5,
+            Kind::Fp8 => 6,
+            Kind::Mxfp8 => 7,
+            Kind::Nvfp4 => 8,
+        }
+    }
+
+    /// The product with it, and the sums of a block of inputs that it makes for each output.
+    pub fn product<'a>(&self, kernels: &'a Kernels) -> (&'a Function, usize) {
+        match self.kind {
+            Kind::F32 => (&kernels.matmul_f32, 1),
+            Kind::F16 => (&kernels.matmul_f16, 1),
+            Kind::Int8 => (&kernels.matmul_int8, 1),
+            Kind::Int4 { scales: ScaleType::F16, .. } => (&kernels.matmul_int4_f16, 1),
+            Kind::Int4 { scales: ScaleType::F32, .. } => (&kernels.matmul_int4_f32, 1),
+            Kind::Affine => (&kernels.matmul_affine, 1),
+            Kind::Fp8 => (&kernels.matmul_fp8, 1),
+            Kind::Mxfp8 => (&kernels.matmul_mxfp8, 1),
+            Kind::Nvfp4 => (&kernels.matmul_nvfp4, 2),
+        }
+    }
+
+    /// Whether it is multiplied with codes, and not with f32.
+    pub fn takes_codes(&self) -> bool {
+        matches!(self.kind, Kind::Int8 | Kind::Int4 { .. } | Kind::Affine | Kind::Nvfp4)
+    }
+
+    /// Order and factors of its inputs, if they are changed before they meet the matrix.
+    pub fn input_changes(&self) -> Option<[Argument; 2]> {
+        let changes = [&self.input_order, &self.input_scale];
+        changes.iter().any(|tensor| tensor.is_some()).then(|| changes.map(|tensor| address(tensor.as_ref())))
+    }
+}
+
+/// A norm's weight or a bias.
+pub struct Vector(Buffer<u8>);
+
+impl Vector {
+    pub fn new(context: &Arc<Context>, name: &str, len: usize, values: &Tensor) -> Result<Self, FormatError> {
+        if values.shape() != [len] {
+            let found = values.shape().to_vec();
+            return Err(FormatError::Shape { name: name.to_owned(), wanted: vec![len], found });
+        }
+        if values.dtype() != Dtype::F32 {
+            let found = format!("{:?}", values.dtype());
+            return Err(FormatError::Dtype { name: name.to_owned(), wanted: "F32", found });
+        }
+        Ok(Self(Buffer::of(context, values.data()).map_err(device_error)?))
+    }
+
+    pub fn at(&self) -> Argument {
+        Argument::Address(self.0.address())
+    }
+
+    /// Elements.
+    pub fn n_elements(&self) -> usize {
+        self.0.len() / size_of::<f32>()
+    }
+}
+
+pub(super) fn device_error(error: CudaError) -> FormatError {
+    FormatError::Device(error.to_string())
+}
+
+fn address(buffer: Option<&Buffer<u8>>) -> Argument {
+    Argument::Address(buffer.map_or(0, Buffer::address))
+}

@@ -1,0 +1,196 @@
+//! A decoder on a GPU gives the bits that it gives on the processor: each kind of weights, each family, adapters, experts,
+//! windows, keys and values of each kind. The GPU's driver stands in for one, and its kernels are those of the product.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::support::{build_engine, limits, reference, standin, tensors};
+use jetspool::device::cuda::{Cuda, SOURCE};
+use jetspool::device::{Cpu, Device};
+use jetspool::format::{Adapter, Limits};
+use jetspool::kernels::Kernels;
+use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
+use jetspool::numbers::{KvCacheDtype, Precision};
+use jetspool::store::Engine;
+use jetspool::tools::build::Progress;
+use jetspool::tools::{BuildOptions, ProcessOptions, build, process_lora};
+
+fn gpu() -> Cuda {
+    standin::load();
+    Cuda::open(0, "a stand-in".into(), &standin::module_of(SOURCE), 2).unwrap().unwrap()
+}
+
+fn cpu() -> Cpu {
+    Cpu::new(Kernels::detect(), 2).unwrap()
+}
+
+/// What is computed: an engine in `engine` of the folder, an adapter or none beside it.
+struct Case<'a> {
+    folder: &'a Path,
+    adapter: Option<&'a Path>,
+    kv_cache: KvCacheDtype,
+    /// Tokens of the prompt.
+    n_tokens: usize,
+}
+
+/// Logits of some steps as bits: a prompt in two chunks, then two sequences side by side, one with the adapter.
+fn logits<D: Device>(device: D, case: &Case<'_>) -> Vec<u32> {
+    let engine = Engine::open(&case.folder.join("engine")).unwrap();
+    let decoder = Decoder::new(device, &engine.config, &engine.tensors).unwrap().with_kv_cache(case.kv_cache);
+    let lora = case.adapter.map(|input_dir| {
+        let output_dir = case.folder.join("adapter");
+        let options = ProcessOptions { input_dir: input_dir.to_owned(), output_dir: output_dir.clone() };
+        process_lora(&options).unwrap();
+        let file = tensors(&output_dir.join("processed_adapter_model.safetensors"));
+        let adapter = Adapter::bind(file, decoder.architecture(), limits().max_lora_rank).unwrap();
+        Arc::new(decoder.lora(&adapter).unwrap())
+    });
+    let lora = lora.as_ref().map(|lora| (lora, 0.5));
+    let vocab_size = decoder.architecture().vocab_size;
+    let tokens: Vec<u32> = (0..case.n_tokens + 2).map(|i| ((i * 7919 + 11) % vocab_size) as u32).collect();
+    let n_blocks = tokens.len().div_ceil(BLOCK_LEN);
+    // Blocks in no order.
+    let blocks: Vec<u32> =
+        (0..n_blocks as u32).map(|block| (block * 2 + 1) % (2 * n_blocks as u32)).collect();
+    let others: Vec<u32> = (0..n_blocks as u32).map(|block| block * 2).collect();
+    let (mut cache, mut workspace) = (decoder.cache(2 * n_blocks).unwrap(), decoder.workspace());
+    let mut found = Vec::new();
+    let mut step = |segments: &[Segment<'_, D>]| {
+        let n_rows = decoder.forward(segments, &mut cache, &mut workspace).unwrap();
+        for row in 0..n_rows {
+            found.extend(decoder.logits(&workspace, row).iter().map(|x| x.to_bits()));
+        }
+    };
+    let segment = |first: usize, end: usize, blocks, lora, logits| Segment {
+        tokens: &tokens[first..end],
+        start: first,
+        blocks,
+        lora,
+        logits,
+    };
+    let (third, n) = (case.n_tokens / 3, case.n_tokens);
+    step(&[segment(0, third, &blocks[..], lora, LogitRows::None)]);
+    step(&[
+        segment(0, n, &others[..], None, LogitRows::Last),
+        segment(third, n, &blocks[..], lora, LogitRows::All),
+    ]);
+    step(&[
+        segment(n, n + 1, &blocks[..], lora, LogitRows::Last),
+        segment(n, n + 1, &others[..], None, LogitRows::Last),
+    ]);
+    step(&[segment(n + 1, n + 2, &blocks[..], lora, LogitRows::Last)]);
+    found
+}
+
+fn assert_same(case: &Case<'_>, name: &str) {
+    let (wanted, found) = (logits(cpu(), case), logits(gpu(), case));
+    assert!(wanted.iter().all(|bits| f32::from_bits(*bits).is_finite()));
+    assert_eq!(found.len(), wanted.len(), "{name}");
+    if let Some(index) = (0..wanted.len()).find(|&i| wanted[i] != found[i]) {
+        let [wanted, found] = [&wanted, &found].map(|all| f32::from_bits(all[index]));
+        panic!("{name}: logit {index} is {found}, wanted {wanted}");
+    }
+}
+
+#[test]
+fn every_family_gives_the_processors_bits() {
+    let cases = [
+        ("qwen2", "patterns", Precision::F32, KvCacheDtype::Auto),
+        ("qwen2", "patterns", Precision::F16, KvCacheDtype::Int8),
+        ("qwen2", "all_r8", Precision::Int8, KvCacheDtype::Auto),
+        ("qwen2", "all_r8", Precision::Int4, KvCacheDtype::Int8),
+        ("qwen3_moe", "experts_r4", Precision::F16, KvCacheDtype::Auto),
+        ("qwen3_moe", "experts_r4", Precision::Int4, KvCacheDtype::Auto),
+        ("gemma3", "all_r6", Precision::Int8, KvCacheDtype::Auto),
+        ("llama_mqa", "all_r8", Precision::Int4, KvCacheDtype::Auto),
+        ("phi3_long", "", Precision::F16, KvCacheDtype::Auto),
+    ];
+    for (model, adapter, precision, kv_cache) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = reference(&format!("models/{model}"));
+        build_engine(&checkpoint, &folder.path().join("engine"), precision);
+        let adapter = checkpoint.join("adapters").join(adapter);
+        let adapter = (!adapter.ends_with("adapters")).then_some(&*adapter);
+        let case = Case { folder: folder.path(), adapter, kv_cache, n_tokens: 37 };
+        assert_same(&case, &format!("{model} {precision} {kv_cache:?}"));
+    }
+}
+
+#[test]
+fn every_kind_of_stored_weights_gives_the_processors_bits() {
+    let kinds =
+        ["awq_g64", "fp8", "gptq_order", "gptq_symmetric", "int4_awq", "int8_sq", "mixed", "mxfp8", "nvfp4"];
+    for name in kinds {
+        let folder = tempfile::tempdir().unwrap();
+        build(&BuildOptions {
+            model_dir: reference("quantized").join(name),
+            engine_dir: folder.path().join("engine"),
+            limits: limits(),
+            precision: Precision::Stored,
+            head: None,
+            gpu: None,
+            n_threads: 2,
+            progress: Progress::Quiet,
+        })
+        .unwrap();
+        let case = Case { folder: folder.path(), adapter: None, kv_cache: KvCacheDtype::Auto, n_tokens: 19 };
+        assert_same(&case, name);
+    }
+}
+
+#[test]
+fn long_sequences_are_put_together_of_the_same_parts() {
+    let folder = tempfile::tempdir().unwrap();
+    build(&BuildOptions {
+        model_dir: reference("models/gemma3"),
+        engine_dir: folder.path().join("engine"),
+        limits: Limits { max_input_len: 1200, max_kv_cache_capacity: 1400, ..limits() },
+        precision: Precision::Int8,
+        head: None,
+        gpu: None,
+        n_threads: 2,
+        progress: Progress::Quiet,
+    })
+    .unwrap();
+    let case = Case { folder: folder.path(), adapter: None, kv_cache: KvCacheDtype::Auto, n_tokens: 1100 };
+    assert_same(&case, "1100 tokens");
+}
+
+#[test]
+fn a_step_that_decodes_is_two_calls_of_the_driver() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = reference("models/qwen2");
+    build_engine(&checkpoint, &folder.path().join("engine"), Precision::Int4);
+    let engine = Engine::open(&folder.path().join("engine")).unwrap();
+    let decoder = Decoder::new(gpu(), &engine.config, &engine.tensors).unwrap();
+    let output_dir = folder.path().join("adapter");
+    let input_dir = checkpoint.join("adapters/all_r8");
+    process_lora(&ProcessOptions { input_dir, output_dir: output_dir.clone() }).unwrap();
+    let file = tensors(&output_dir.join("processed_adapter_model.safetensors"));
+    let adapter = Adapter::bind(file, decoder.architecture(), limits().max_lora_rank).unwrap();
+    let loras = [(); 3].map(|()| Arc::new(decoder.lora(&adapter).unwrap()));
+    let (mut cache, mut workspace) = (decoder.cache(8).unwrap(), decoder.workspace());
+    let blocks: [&[u32]; 2] = [&[0, 1, 2, 3], &[4, 5, 6, 7]];
+    let mut step = |position: usize, adapters: [Option<usize>; 2]| {
+        let tokens = [position as u32 % 90 + 3];
+        let segment = |i: usize| Segment {
+            tokens: &tokens,
+            start: position,
+            blocks: &blocks[i][..=position / BLOCK_LEN],
+            lora: adapters[i].map(|lora| (&loras[lora], 1.0)),
+            logits: LogitRows::Last,
+        };
+        let before = decoder.device().n_calls();
+        decoder.forward(&[segment(0), segment(1)], &mut cache, &mut workspace).unwrap();
+        (decoder.logits(&workspace, 0)[0], decoder.device().n_calls() - before).1
+    };
+    // The blocks are all taken in the first steps; adapters come and go without another graph.
+    let n_calls: Vec<u64> = (0..40)
+        .map(|position| step(position, [Some(position % 3), (position % 2 == 0).then_some(1)]))
+        .collect();
+    assert!(n_calls[0] > 20, "{n_calls:?}");
+    assert!(n_calls[3..].iter().all(|n| *n == 2), "{n_calls:?}");
+    // Without adapters it is another step, which becomes a graph too.
+    let n_calls: Vec<u64> = (40..48).map(|position| step(position, [None, None])).collect();
+    assert!(n_calls[2..].iter().all(|n| *n == 2), "{n_calls:?}");
+}
