@@ -11,7 +11,7 @@ use super::prompter::Prepared;
 use super::ready::Runnable;
 use super::refused::{begun, failed};
 use super::usage::give_back_heap;
-use crate::device::Opened;
+use crate::device::{DeviceMemory, Opened};
 use crate::infer::{
     AdapterUse, Finish, InferError, KvMemory, Output, Sampling, SequenceId, Sharing, StepCounts, Submission,
 };
@@ -92,6 +92,11 @@ impl Executor {
     /// Whether a request added now would start with the next step.
     pub fn has_room(&self) -> bool {
         self.active.len() < self.engine.runner.batch_limit()
+    }
+
+    /// Memory of the GPU that computes, if one does.
+    pub fn device_memory(&self) -> Option<DeviceMemory> {
+        self.engine.runner.decoder().device().memory()
     }
 
     /// Memory of the key-value cache.

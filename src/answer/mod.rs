@@ -21,6 +21,7 @@ mod text_files;
 mod text_process;
 mod usage;
 
+pub use crate::device::DeviceMemory;
 pub use adapters::AdapterPlaces;
 pub use breakdown::Breakdown;
 pub use budget::{Need, TooLittle};

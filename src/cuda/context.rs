@@ -2,7 +2,7 @@
 
 use std::ffi::c_int;
 use std::ptr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
@@ -19,6 +19,7 @@ pub struct Context {
     /// The thread that made the context current last: on it, it still is.
     current_on: Mutex<Option<ThreadId>>,
     n_calls: AtomicU64,
+    n_bytes: AtomicUsize,
     /// The first error after which the context is of no use any more.
     fault: Mutex<Option<CudaError>>,
 }
@@ -50,6 +51,7 @@ impl Context {
             stream: ptr::null_mut(),
             current_on: Mutex::default(),
             n_calls: AtomicU64::new(0),
+            n_bytes: AtomicUsize::new(0),
             fault: Mutex::default(),
         };
         let mut stream = ptr::null_mut();
@@ -115,6 +117,39 @@ impl Context {
     /// What makes the context useless until the process, or the device, starts again.
     pub fn fault(&self) -> Option<CudaError> {
         *lock(&self.fault)
+    }
+
+    /// A property of the device by its number in cuda.h; 0 where the driver does not know it.
+    fn attribute(&self, attribute: sys::CUdevice_attribute) -> c_int {
+        let mut value = 0;
+        // SAFETY: the pointer is to a variable that lives until the call returns.
+        let asked = self.call("cuDeviceGetAttribute", || unsafe {
+            sys::cuDeviceGetAttribute(&raw mut value, attribute, self.device)
+        });
+        asked.map_or(0, |()| value)
+    }
+
+    /// Whether the device reads the host's memory as fast as its own, and memory that the host may only read.
+    pub fn shares_mapped_files(&self) -> bool {
+        use sys::CUdevice_attribute as Attribute;
+        let shares = self.attribute(Attribute::CU_DEVICE_ATTRIBUTE_INTEGRATED) != 0;
+        let registers = self.attribute(Attribute::CU_DEVICE_ATTRIBUTE_HOST_REGISTER_SUPPORTED) != 0;
+        let read_only = Attribute::CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED;
+        shares && registers && self.attribute(read_only) != 0
+    }
+
+    /// Memory was taken for somebody, or given back.
+    pub(super) fn note_taken(&self, n_bytes: usize) {
+        self.n_bytes.fetch_add(n_bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn note_given_back(&self, n_bytes: usize) {
+        self.n_bytes.fetch_sub(n_bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that are taken of the device's memory, and of the host's for both.
+    pub fn n_bytes(&self) -> usize {
+        self.n_bytes.load(Ordering::Relaxed)
     }
 
     /// Calls of the driver so far.

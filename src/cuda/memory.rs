@@ -30,6 +30,7 @@ impl<T: Pod> Buffer<T> {
             // SAFETY: the pointer is to a variable that lives until the call returns.
             context
                 .call("cuMemAlloc", || unsafe { sys::cuMemAlloc_v2(&raw mut at, len * size_of::<T>()) })?;
+            context.note_taken(len * size_of::<T>());
         }
         Ok(Self { at, len, context: context.clone(), of: PhantomData })
     }
@@ -120,7 +121,55 @@ impl<T> Drop for Buffer<T> {
         if self.len > 0 {
             // SAFETY: allocated in `new`. The driver waits for kernels that may use it.
             let _ = self.context.call("cuMemFree", || unsafe { sys::cuMemFree_v2(self.at) });
+            self.context.note_given_back(self.len * size_of::<T>());
         }
+    }
+}
+
+/// Bytes of the host's that the device reads where they lie.
+pub struct Registered {
+    at: *mut c_void,
+    len: usize,
+    on_device: sys::CUdeviceptr,
+    context: Arc<Context>,
+}
+
+// SAFETY: only its address is used, by the driver.
+unsafe impl Send for Registered {}
+// SAFETY: as above.
+unsafe impl Sync for Registered {}
+
+impl Registered {
+    /// # Errors
+    /// [`CudaError`] when the device cannot read them.
+    ///
+    /// # Safety
+    /// The bytes stay where they are as long as this value lives.
+    pub unsafe fn new(context: &Arc<Context>, bytes: &[u8]) -> Result<Self, CudaError> {
+        let (at, mut on_device) = (bytes.as_ptr().cast_mut().cast::<c_void>(), 0);
+        let flags = sys::CU_MEMHOSTREGISTER_DEVICEMAP | sys::CU_MEMHOSTREGISTER_READ_ONLY;
+        // SAFETY: the bytes are there, and nobody writes to them.
+        context.call("cuMemHostRegister", || unsafe { sys::cuMemHostRegister_v2(at, bytes.len(), flags) })?;
+        let mut registered = Self { at, len: bytes.len(), on_device, context: context.clone() };
+        // SAFETY: the pointer is to a variable that lives until the call returns.
+        context.call("cuMemHostGetDevicePointer", || unsafe {
+            sys::cuMemHostGetDevicePointer_v2(&raw mut on_device, at, 0)
+        })?;
+        registered.on_device = on_device;
+        Ok(registered)
+    }
+
+    /// Where kernels find these bytes, if they are some of them.
+    pub fn address_of(&self, bytes: &[u8]) -> Option<u64> {
+        let offset = (bytes.as_ptr() as usize).checked_sub(self.at as usize)?;
+        (offset + bytes.len() <= self.len).then(|| self.on_device + offset as u64)
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        // SAFETY: registered in `new`. The driver waits for kernels that may read it.
+        let _ = self.context.call("cuMemHostUnregister", || unsafe { sys::cuMemHostUnregister(self.at) });
     }
 }
 
@@ -161,6 +210,7 @@ impl<T: Pod> Pinned<T> {
         context.call("cuMemHostAlloc", || unsafe {
             sys::cuMemHostAlloc(&raw mut at, n_bytes, sys::CU_MEMHOSTALLOC_DEVICEMAP)
         })?;
+        context.note_taken(n_bytes);
         // SAFETY: so many bytes were allocated; zero is a value of T, which is plain data.
         unsafe { ptr::write_bytes(at.cast::<u8>(), 0, n_bytes) };
         let mut pinned = Self { at: at.cast(), on_device, len, context: context.clone() };
@@ -200,5 +250,6 @@ impl<T> Drop for Pinned<T> {
     fn drop(&mut self) {
         // SAFETY: allocated in `new`. The driver waits for kernels that may use it.
         let _ = self.context.call("cuMemFreeHost", || unsafe { sys::cuMemFreeHost(self.at.cast()) });
+        self.context.note_given_back(self.len * size_of::<T>());
     }
 }

@@ -13,5 +13,5 @@ pub use compiler::{Architecture, Compiler, CompilerError};
 pub use context::Context;
 pub use error::CudaError;
 pub use look::{Driver, Gpu, look};
-pub use memory::{Buffer, Pinned};
+pub use memory::{Buffer, Pinned, Registered};
 pub use module::{Argument, Function, Graph, Grid, Module};

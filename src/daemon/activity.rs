@@ -7,8 +7,8 @@ use super::event::ComputeState;
 use crate::answer::Usage;
 use crate::infer::StepCounts;
 use crate::spool::report::{
-    AdapterReport, EngineReport, ErrorReport, JobReport, MemoryReport, QueueReport, REPORT_VERSION, Report,
-    Speed, State, Totals,
+    AdapterReport, EngineReport, ErrorReport, GpuMemoryReport, JobReport, MemoryReport, QueueReport,
+    REPORT_VERSION, Report, Speed, State, Totals,
 };
 
 /// Asking for the pages in use walks all of them.
@@ -178,6 +178,12 @@ impl Activity {
             kv_cached: compute.kv.cached,
             kv_committed: compute.kv.committed,
             kv_capacity: compute.kv.capacity,
+            gpu: compute.gpu.map(|gpu| GpuMemoryReport {
+                weights: gpu.weights as u64,
+                adapters: gpu.adapters as u64,
+                keys_and_values: gpu.keys_and_values as u64,
+                steps: gpu.steps as u64,
+            }),
         }
     }
 }

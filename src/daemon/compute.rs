@@ -50,11 +50,13 @@ impl Worker {
     pub fn state(&self) -> ComputeState {
         let current = self.engines.current();
         ComputeState {
+            has_rested: self.relief.has_rested(),
             n_active: self.engines.n_active(),
             n_running: self.engines.n_running(),
             counts: self.engines.last_step(),
             batch_limit: current.batch_limit(),
             kv: current.kv_memory(),
+            gpu: current.device_memory(),
             adapters: self.engines.adapters_in_use(),
             n_mapped: current.adapters().n_loaded(),
         }
@@ -102,7 +104,11 @@ impl Worker {
 
     /// Sleeps until there is something to do. True as the error if nobody sends any more.
     fn wait(&mut self, commands: &Receiver<Compute>) -> Result<Compute, bool> {
+        let has_rested = self.relief.has_rested();
         let due = self.relief.idle(self.engines.current_mut());
+        if has_rested != self.relief.has_rested() {
+            self.tell();
+        }
         match due {
             Some(due) => commands.recv_timeout(due).map_err(|error| error == RecvTimeoutError::Disconnected),
             None => commands.recv().map_err(|_| true),

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::oneshot;
 
-use crate::answer::{AnswerError, Breakdown, Ready, TextEngine, Ticket};
+use crate::answer::{AnswerError, Breakdown, DeviceMemory, Ready, TextEngine, Ticket};
 use crate::infer::{KvMemory, StepCounts};
 use crate::spool::control::{Order, Reply};
 use crate::spool::wire::{Answer, Fault, RequestFile};
@@ -23,6 +23,10 @@ pub enum Renewal {
     Reload,
     /// Its files changed while they were used.
     Damage,
+    /// Nobody has asked for anything for long: the GPU's memory is given back, and the processor waits instead.
+    Sleep,
+    /// Somebody asks again.
+    Wake,
 }
 
 pub enum Event {
@@ -91,6 +95,8 @@ pub struct Computed {
 /// The engines after a step.
 #[derive(Debug, Clone, Default)]
 pub struct ComputeState {
+    /// Idle for so long that the engine's memory was given back.
+    pub has_rested: bool,
     /// Requests that run or wait for a place.
     pub n_active: usize,
     /// Requests that run.
@@ -99,6 +105,7 @@ pub struct ComputeState {
     pub counts: StepCounts,
     pub batch_limit: usize,
     pub kv: KvMemory,
+    pub gpu: Option<DeviceMemory>,
     /// Requests by adapter.
     pub adapters: BTreeMap<String, usize>,
     pub n_mapped: usize,

@@ -107,6 +107,8 @@ pub struct MainLoop {
     pub(super) is_renewing: bool,
     /// The engine's files are broken: nothing starts until it can be opened anew.
     pub(super) broken: Option<Broken>,
+    /// The processor waits for work in the GPU's place.
+    pub(super) is_asleep: bool,
     /// The GPU failed: what is opened from now on computes on the processor.
     pub(super) is_gpu_lost: bool,
     pub(super) is_ending: bool,
@@ -153,6 +155,7 @@ impl MainLoop {
             flushing: Vec::new(),
             is_renewing: false,
             broken: None,
+            is_asleep: false,
             is_gpu_lost: false,
             is_ending: false,
             ends_with: None,
@@ -249,6 +252,7 @@ impl MainLoop {
                 self.jobs.end_patience();
             }
             self.mend_engine();
+            self.sleep_or_wake();
             self.open_jobs();
             self.feed();
             self.ask_scout();
@@ -294,6 +298,8 @@ impl MainLoop {
                 precision: self.engine.precision.to_owned(),
                 max_batch_size: self.engine.max_batch_size,
                 max_lora_rank: self.engine.max_lora_rank,
+                device: self.engine.device.to_owned(),
+                kernels: self.engine.kernels.clone(),
             },
             compute: &self.compute,
             n_waiting: self.n_waiting,

@@ -70,6 +70,11 @@ impl Relief {
         self.unload_after = unload_after;
     }
 
+    /// Whether the engine's memory was given back since the last work.
+    pub fn has_rested(&self) -> bool {
+        self.given >= Given::Weights
+    }
+
     /// A step was computed.
     pub fn note_work(&mut self) {
         self.given = Given::Nothing;

@@ -64,7 +64,7 @@ impl MainLoop {
     pub(super) fn renew_engine(&mut self, why: Renewal) {
         self.is_renewing = true;
         let mut options = EngineOptions::from(&self.config);
-        if self.is_gpu_lost {
+        if self.is_gpu_lost || why == Renewal::Sleep {
             options.device = DeviceChoice::Cpu;
         }
         let kv = self.compute.kv;
@@ -82,9 +82,14 @@ impl MainLoop {
     pub(super) fn engine_opened(&mut self, why: Renewal, opened: Result<TextEngine, AnswerError>) {
         self.is_renewing = false;
         match opened {
-            Ok(engine) => self.take_engine(engine),
+            Ok(engine) => {
+                self.is_asleep = why == Renewal::Sleep;
+                self.take_engine(engine);
+            }
             Err(error) if self.broken.is_some() => self.still_broken(&error),
             Err(error) => {
+                // It is not tried again before the next job has ended.
+                (self.is_asleep, self.compute.has_rested) = (false, false);
                 self.tell_error(None, format!("the new engine cannot be used: {error}; the old one stays"));
             }
         }
@@ -129,6 +134,22 @@ impl MainLoop {
             }
         }
         self.mend_engine();
+    }
+
+    /// Gives the GPU's memory back when nobody has used it for long, and takes it again with the next job, which begins
+    /// on the processor meanwhile: the answers are the same.
+    pub(super) fn sleep_or_wake(&mut self) {
+        if self.is_renewing || self.broken.is_some() {
+            return;
+        }
+        if self.is_asleep && !self.jobs.is_empty() {
+            self.renew_engine(Renewal::Wake);
+        } else if self.compute.has_rested
+            && self.engine.device == DeviceChoice::Cuda.name()
+            && !self.is_busy()
+        {
+            self.renew_engine(Renewal::Sleep);
+        }
     }
 
     fn still_broken(&mut self, error: &AnswerError) {

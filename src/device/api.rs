@@ -5,7 +5,7 @@
 //! through is decided on the device too.
 
 use super::plan::StepPlan;
-use crate::format::{Adapter, FormatError, StoredMatrix, Tensor};
+use crate::format::{Adapter, FormatError, StoredMatrix, Tensor, TensorFile};
 use crate::numbers::Module;
 use crate::numbers::architecture::{Experts, Projection};
 use crate::numbers::family::Activation;
@@ -26,6 +26,9 @@ pub trait Device {
     type Step;
     /// Which experts the rows of a step go through.
     type Routing;
+
+    /// Weights that are taken next lie in this file. A device may read them there instead of copying them.
+    fn see_file(&self, _file: &TensorFile) {}
 
     /// Takes a matrix of `[out, in]` with what stands beside it: scales, factors and order of its inputs.
     ///
@@ -147,6 +150,16 @@ pub trait Device {
 
     /// `y` becomes the rows of x whose logits are wanted.
     fn gather_wanted(&self, step: &Self::Step, x: &Self::Rows, y: &mut Self::Rows);
+}
+
+/// What a device's own memory is taken for, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DeviceMemory {
+    pub weights: usize,
+    pub adapters: usize,
+    pub keys_and_values: usize,
+    /// Activations, tables and logits of steps.
+    pub steps: usize,
 }
 
 /// What a device says when it has not computed what it was asked for.

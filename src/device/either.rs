@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::plan::{AdapterRows, StepPlan};
 use super::{Attend, CacheShape, Cpu, Device, DeviceFault, Output, cpu, cuda};
-use crate::format::{Adapter, FormatError, StoredMatrix, Tensor};
+use crate::format::{Adapter, FormatError, StoredMatrix, Tensor, TensorFile};
 use crate::numbers::architecture::Experts;
 use crate::numbers::family::Activation;
 
@@ -74,6 +74,10 @@ impl Device for Opened {
     type Cache = Either<cpu::Cache, cuda::Cache>;
     type Step = Either<StepPlan<cpu::Lora>, cuda::Step>;
     type Routing = Either<cpu::Routing, cuda::Routing>;
+
+    fn see_file(&self, file: &TensorFile) {
+        on_own!(self, (d) => d.see_file(file));
+    }
 
     fn weights(&self, name: &str, matrix: StoredMatrix) -> Result<Self::Weights, FormatError> {
         made_by!(self, (d) => d.weights(name, matrix))

@@ -10,7 +10,7 @@ mod plan;
 mod pool;
 
 pub use crate::cuda::Architecture;
-pub use api::{Attend, CacheElement, CacheShape, Device, DeviceFault, Output, Pairs};
+pub use api::{Attend, CacheElement, CacheShape, Device, DeviceFault, DeviceMemory, Output, Pairs};
 pub use cpu::Cpu;
 pub use either::{Either, Opened};
 pub use open::{DeviceError, DeviceName, OpenedLora, open, open_cpu};

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 
 use super::cuda::{Cuda, OpenError};
 use super::either::{Either, Opened};
-use super::{Cpu, Device};
+use super::{Cpu, Device, DeviceMemory};
 use crate::cuda::{Architecture, look};
 use crate::kernels::Kernels;
 use crate::numbers::DeviceChoice;
@@ -99,6 +99,14 @@ impl Opened {
                 kernels: gpu.name().to_owned(),
                 n_threads: gpu.n_threads(),
             },
+        }
+    }
+
+    /// Memory of the device's own, where it has such.
+    pub fn memory(&self) -> Option<DeviceMemory> {
+        match self {
+            Self::Cpu(_) => None,
+            Self::Cuda(gpu) => Some(gpu.memory()),
         }
     }
 

@@ -71,6 +71,10 @@ impl TensorFile {
     }
 
     /// All bytes of the file, header included.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
     pub fn as_bytes(&self) -> &[u8] {
         (*self.bytes).as_ref()
     }

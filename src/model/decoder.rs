@@ -77,6 +77,7 @@ impl<D: Device> Decoder<D> {
     /// [`FormatError`] naming the first tensor that is missing or does not fit.
     pub fn new(device: D, config: &EngineConfig, file: &TensorFile) -> Result<Self, FormatError> {
         let architecture = config.architecture.clone();
+        device.see_file(file);
         let weights = Weights::new(&device, &architecture, file)?;
         let (kinds, kind_of_layer) = attention_kinds(&architecture, config.limits.max_kv_cache_capacity);
         let cache_element = match config.precision {

@@ -72,6 +72,9 @@ impl Page {
             engine.precision, engine.max_batch_size, engine.max_lora_rank
         );
         self.line("", &facts);
+        if !engine.device.is_empty() {
+            self.line("device", &clean(&format!("{}, {}", engine.device, engine.kernels)));
+        }
         if let Some(trouble) = &report.trouble {
             self.painted("trouble", Colour::Red, &clean(trouble), "");
         }
@@ -110,6 +113,11 @@ impl Page {
         let pages = format!("{} private, {} of files{swap}", mib(memory.anonymous), mib(memory.file_backed));
         self.line("memory", &pages);
         let share = |n_bytes: u64| usize::try_from(n_bytes).unwrap_or(usize::MAX);
+        if let Some(gpu) = &memory.gpu {
+            let (weights, adapters) = (mib(gpu.weights), mib(gpu.adapters));
+            self.line("", &format!("GPU: {weights} weights, {adapters} adapters"));
+            self.line("", &format!("GPU: {} KV, {} steps", mib(gpu.keys_and_values), mib(gpu.steps)));
+        }
         let kv = bar(share(memory.kv_in_use), share(memory.kv_capacity));
         let cached =
             if memory.kv_cached > 0 { format!(", {} cached", mib(memory.kv_cached)) } else { String::new() };

@@ -48,6 +48,12 @@ pub struct EngineReport {
     /// Requests that run at once.
     pub max_batch_size: usize,
     pub max_lora_rank: usize,
+    /// `cpu` or `cuda`.
+    #[serde(default)]
+    pub device: String,
+    /// The instruction set of its kernels, or which GPU it is.
+    #[serde(default)]
+    pub kernels: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -142,6 +148,19 @@ pub struct MemoryReport {
     /// Keys and values: taken from the system.
     pub kv_committed: u64,
     pub kv_capacity: u64,
+    /// Of the GPU, if one computes; on a Jetson this is the machine's memory too.
+    #[serde(default)]
+    pub gpu: Option<GpuMemoryReport>,
+}
+
+/// What a GPU's memory is taken for, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct GpuMemoryReport {
+    pub weights: u64,
+    pub adapters: u64,
+    pub keys_and_values: u64,
+    /// Activations, tables and logits of steps.
+    pub steps: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

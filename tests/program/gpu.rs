@@ -95,6 +95,12 @@ fn the_gpu_and_the_processor_write_the_same_answers() {
         let (_, found, log) = run(device, &[("CUCPU_ORDER", order)], &job);
         assert_eq!(found, wanted, "{device} {order}: {log}");
     }
+    // A device that reads mapped files needs no memory for the weights.
+    let (job, little) = (crate::support::serving::job(1, 6), ("CUCPU_MEM", "7500000"));
+    let (code, _, log) = run("cuda", &[little], &job);
+    assert_eq!(code, Some(65), "{log}");
+    let (_, found, log) = run("cuda", &[little, ("CUCPU_ATTR", "113=1")], &job);
+    assert_eq!(found, run("cpu", &[], &job).1, "{log}");
 }
 
 #[test]
@@ -136,8 +142,7 @@ fn a_daemon_whose_gpu_fails_goes_on_with_the_processor_and_loses_nothing() {
     let job = job(9, 10);
     let wanted = answered(&job);
     // The self-test takes some kernels too.
-    for failure in ["kernel@300=700", "kernel@900=719", "cuStreamSynchronize@20=702", "cuLaunchKernel@600=1"]
-    {
+    for failure in ["kernel@300=700", "kernel@900=719", "cuStreamSynchronize@6=702", "cuLaunchKernel@600=1"] {
         let folder = folder();
         let bench = Bench::with_engine(folder.path(), engine(), "device = 'auto'\n");
         let _daemon = start(&bench, &[("CUCPU_FAIL", failure)]);
@@ -158,8 +163,7 @@ fn a_daemon_that_wants_a_gpu_ends_when_it_fails_and_the_next_one_goes_on() {
     let folder = folder();
     let bench = Bench::with_engine(folder.path(), engine(), "device = 'cuda'\n");
     bench.drop_in("a.json", &job.to_string());
-    for failure in ["kernel@400=700", "kernel@700=719", "cuLaunchKernel@600=1", "cuStreamSynchronize@20=702"]
-    {
+    for failure in ["kernel@400=700", "kernel@700=719", "cuLaunchKernel@600=1", "cuStreamSynchronize@6=702"] {
         let mut daemon = start(&bench, &[("CUCPU_FAIL", failure)]);
         bench.wait_for(&format!("end by {failure}"), || daemon.0.try_wait().unwrap().is_some());
         assert_eq!(daemon.0.wait().unwrap().code(), Some(71), "{failure}: {}", bench.log("log"));
@@ -167,4 +171,29 @@ fn a_daemon_that_wants_a_gpu_ends_when_it_fails_and_the_next_one_goes_on() {
     let _daemon = start(&bench, &[]);
     bench.wait_for("the answer", || bench.n_files("out") == 1);
     assert_eq!(bench.files("out"), wanted);
+}
+
+#[test]
+fn an_idle_gpu_is_given_back_and_taken_again() {
+    let job = job(5, 8);
+    let wanted = answered(&job);
+    let folder = folder();
+    let bench = Bench::with_engine(folder.path(), engine(), "device = 'cuda'\nidle_unload_seconds = 1\n");
+    let _daemon = start(&bench, &[]);
+    let gpu = || {
+        let status = jetspool(&["status", "--json", "--spool"]).arg(bench.place("")).output().unwrap().stdout;
+        let status: Value = serde_json::from_slice(&status).unwrap_or_default();
+        let report = &status["report"];
+        (report["engine"]["device"].clone(), report["memory"]["gpu"]["weights"].as_u64())
+    };
+    for name in ["a.json", "b.json"] {
+        bench.wait_for("a daemon without the GPU's memory", || gpu() == (Value::from("cpu"), None));
+        bench.drop_in(name, &job.to_string());
+        bench.wait_for("an answer", || bench.has("out", name.as_bytes()));
+        bench.wait_for("a daemon with the GPU", || gpu().0 == "cuda" && gpu().1 > Some(500_000));
+    }
+    let answers = bench.files("out");
+    for name in ["a.json", "b.json"] {
+        assert_eq!(answers[name].replace("b.json", "a.json"), wanted["a.json"]);
+    }
 }

@@ -26,6 +26,34 @@ __device__ __forceinline__ u16 half_of_float(float value) {
   memcpy(&half, &narrow, 2);
   return half;
 }
+__device__ __forceinline__ u32 byte_perm(u32 low, u32 high, u32 selector) {
+  u64 all = (u64)high << 32 | low;
+  u32 found = 0;
+  for (int i = 0; i < 4; i++) found |= (u32)(all >> (selector >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+  return found;
+}
+static void mma_s8_of_warp(cucpu::Warp& w, uint32_t lanes) {
+  struct In { u32 a[4], b[2]; };
+  if (lanes != ~0u) cucpu::fail(719, "mma without all 32 lanes");
+  signed char a[16][32], b[8][32];
+  for (int l = 0; l < 32; l++) {
+    In* in = (In*)w.slot[l].in;
+    int g = l >> 2, t = (l & 3) * 4;
+    for (int r = 0; r < 4; r++) memcpy(&a[g + (r & 1) * 8][t + (r >> 1) * 16], &in->a[r], 4);
+    for (int r = 0; r < 2; r++) memcpy(&b[g][t + r * 16], &in->b[r], 4);
+  }
+  for (int l = 0; l < 32; l++)
+    for (int r = 0; r < 4; r++) {
+      int sum = 0;
+      for (int k = 0; k < 32; k++) sum += a[(l >> 2) + (r >> 1) * 8][k] * b[(l & 3) * 2 + (r & 1)][k];
+      ((int*)w.slot[l].out)[r] = sum;
+    }
+}
+__device__ __forceinline__ void mma_s8(int (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  struct { u32 a[4], b[2]; } in = {{a[0], a[1], a[2], a[3]}, {b0, b1}};
+  int4 out = cucpu::collective<int4>(~0u, in, mma_s8_of_warp);
+  d[0] = out.x, d[1] = out.y, d[2] = out.z, d[3] = out.w;
+}
 __device__ __forceinline__ float warp_sum(float v) {
   for (int o = 16; o; o >>= 1) v += __shfl_xor_sync(0xffffffffu, v, o);
   return v;

@@ -7,6 +7,7 @@ use bytemuck::{Pod, Zeroable};
 use half::f16;
 use safetensors::Dtype;
 
+use super::purpose::{Counted, Counter};
 use super::weights::device_error;
 use crate::cuda::{Buffer, Context};
 use crate::format::{Adapter, FormatError, LoraPair, Tensor};
@@ -28,6 +29,7 @@ pub struct Lora {
     pub max_rank: usize,
     /// What the table points to, each tensor once.
     _matrices: Vec<Buffer<f16>>,
+    _counted: Counted,
 }
 
 /// `struct Pair` in lora.cu.
@@ -43,7 +45,7 @@ struct Pair {
 }
 
 impl Lora {
-    pub fn new(context: &Arc<Context>, adapter: &Adapter) -> Result<Self, FormatError> {
+    pub fn new(context: &Arc<Context>, counter: &Counter, adapter: &Adapter) -> Result<Self, FormatError> {
         let n_layers = adapter.n_layers();
         let expert_of = |module| if let Module::Expert { expert, .. } = module { expert + 1 } else { 0 };
         let n_experts = adapter.mixture_pairs().map(|(_, module, _)| expert_of(module)).max().unwrap_or(0);
@@ -68,7 +70,9 @@ impl Lora {
             table[slot] = taken.pair(pair)?;
         }
         let max_rank = table.iter().map(|pair| pair.rank).max().unwrap_or(0);
+        let of_matrices: usize = taken.matrices.iter().map(|matrix| matrix.len() * size_of::<f16>()).sum();
         Ok(Self {
+            _counted: counter.count(of_matrices + table.len() * size_of::<Pair>()),
             table: Buffer::of(context, bytemuck::cast_slice(&table)).map_err(device_error)?,
             n_experts,
             first_expert,

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::gpu::{Cuda, whole};
+use super::purpose::{Counted, Counter};
 use crate::cuda::{Argument, Buffer, Context, CudaError, Pinned};
 use crate::device::{CacheElement, CacheShape};
 use crate::kernels::tile::TILE_ROWS;
@@ -15,7 +16,8 @@ const CHUNK_BYTES: usize = 4 << 20;
 pub struct Cache {
     shape: CacheShape,
     blocks_per_chunk: usize,
-    chunks: Vec<Option<Buffer<u8>>>,
+    chunks: Vec<Option<(Buffer<u8>, Counted)>>,
+    counter: Counter,
     /// Addresses of the chunks, where kernels read them.
     table: Pinned<u64>,
     /// Whether a block was written since it was forgotten.
@@ -23,11 +25,12 @@ pub struct Cache {
 }
 
 impl Cache {
-    pub fn new(context: &Arc<Context>, shape: CacheShape) -> Result<Self, CudaError> {
+    pub fn new(context: &Arc<Context>, counter: &Counter, shape: CacheShape) -> Result<Self, CudaError> {
         let blocks_per_chunk = (CHUNK_BYTES / Self::block_bytes(&shape)).max(1);
         let n_chunks = shape.n_blocks.div_ceil(blocks_per_chunk);
         Ok(Self {
             blocks_per_chunk,
+            counter: counter.clone(),
             chunks: (0..n_chunks).map(|_| None).collect(),
             table: Pinned::new(context, n_chunks.max(1))?,
             is_used: vec![false; shape.n_blocks],
@@ -88,7 +91,7 @@ impl Cuda {
             };
             // SAFETY: kernels that are asked for do not read this entry: no block of the chunk was in use.
             unsafe { cache.table.as_mut_slice()[chunk_idx] = chunk.address() };
-            cache.chunks[chunk_idx] = Some(chunk);
+            cache.chunks[chunk_idx] = Some((chunk, cache.counter.count(n_bytes)));
         }
     }
 

@@ -30,3 +30,13 @@ __device__ __forceinline__ u16 half_of_float(float value) {
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"(value));
   return half;
 }
+
+// d = a (16 x 32, rows) * b (32 x 8, columns): codes of eight bits, whole sums, one warp.
+__device__ __forceinline__ void mma_s8(int (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
+      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(0));
+}
+
+// Four bytes of eight, chosen by the nibbles of the selector.
+__device__ __forceinline__ u32 byte_perm(u32 low, u32 high, u32 selector) { return __byte_perm(low, high, selector); }

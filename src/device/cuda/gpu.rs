@@ -3,18 +3,23 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::files::Files;
 use super::kernels::Kernels;
 use super::program::{Launch, Program};
+use super::purpose::Purposes;
 use super::scratch::{PlanMemory, Scratch};
 use crate::cuda::{Argument, Context, CudaError, Function, Grid};
-use crate::device::DeviceFault;
 use crate::device::pool::Pool;
+use crate::device::{DeviceFault, DeviceMemory};
 
 /// A GPU.
 pub struct Cuda {
     name: String,
     pub(super) context: Arc<Context>,
     pub(super) kernels: Kernels,
+    pub(super) purposes: Purposes,
+    /// Files whose weights are read where they are mapped.
+    pub(super) files: Files,
     /// What is made of logits on the host.
     pub(super) pool: Pool,
     pub(super) plan: Mutex<PlanMemory>,
@@ -51,6 +56,8 @@ impl Cuda {
             name,
             context,
             kernels,
+            purposes: Purposes::default(),
+            files: Files::default(),
             pool: Pool::new(n_threads)?,
             plan: Mutex::default(),
             scratch: Mutex::default(),
@@ -133,6 +140,10 @@ impl Cuda {
     /// Counts steps and draws: it stands still while the device does.
     pub fn n_tasks(&self) -> Arc<AtomicU64> {
         self.pool.n_tasks()
+    }
+
+    pub fn memory(&self) -> DeviceMemory {
+        self.purposes.of(self.context.n_bytes())
     }
 
     /// The driver's calls so far.

@@ -85,11 +85,14 @@ struct Affine : Nibbles {
 
 struct Nvfp4 {
   static constexpr int WORDS = 4, SUMS = 2;
-  // Four nibbles of a word, four bits apart by eight, as twice their numbers.
+  // Twice the numbers of four codes, one to a byte.
   static __device__ __forceinline__ int numbers(u32 codes) {
-    u32 bytes = 0;
-    for (int i = 0; i < 4; i++) bytes |= ((u32)e2m1_doubled(codes >> 8 * i) & 0xff) << 8 * i;
-    return (int)bytes;
+    u32 indices = codes & 0x07070707;
+    indices |= indices >> 4;
+    u32 selector = (indices & 0xff) | (indices >> 8 & 0xff00);
+    u32 positive = byte_perm(0x03020100, 0x0c080604, selector), negative = byte_perm(0xfdfeff00, 0xf4f8fafc, selector);
+    u32 is_negative = (codes >> 3 & 0x01010101) * 0xff;
+    return (int)((positive & ~is_negative) | (negative & is_negative));
   }
   static __device__ __forceinline__ void dot(const int (&w)[WORDS], const int (&x)[8], int (&sums)[SUMS]) {
     for (int i = 0; i < 4; i++) {

@@ -4,12 +4,14 @@
 mod adapter;
 mod attend;
 mod cache;
+mod files;
 mod gpu;
 mod kernels;
 mod memory;
 mod ops;
 mod program;
 mod project;
+mod purpose;
 mod routing;
 mod rows;
 mod scratch;

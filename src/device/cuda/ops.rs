@@ -10,7 +10,7 @@ use super::step::Step;
 use super::weights::{Vector, Weights};
 use crate::cuda::{Argument, Function, Grid};
 use crate::device::{Attend, CacheShape, Device, DeviceFault, Output, StepPlan};
-use crate::format::{Adapter, FormatError, StoredMatrix, Tensor};
+use crate::format::{Adapter, FormatError, StoredMatrix, Tensor, TensorFile};
 use crate::numbers::architecture::Experts;
 use crate::numbers::family::Activation;
 
@@ -60,16 +60,20 @@ impl Device for Cuda {
     type Step = Step;
     type Routing = Routing;
 
+    fn see_file(&self, file: &TensorFile) {
+        self.files.see(&self.context, file.bytes());
+    }
+
     fn weights(&self, _name: &str, matrix: StoredMatrix) -> Result<Weights, FormatError> {
-        Weights::new(&self.context, &matrix)
+        Weights::new((&self.context, &self.files), &self.purposes.weights, &matrix)
     }
 
     fn vector(&self, name: &str, len: usize, values: Tensor) -> Result<Vector, FormatError> {
-        Vector::new(&self.context, name, len, &values)
+        Vector::new(&self.context, &self.purposes.weights, name, len, &values)
     }
 
     fn lora(&self, adapter: &Adapter) -> Result<Lora, FormatError> {
-        Lora::new(&self.context, adapter)
+        Lora::new(&self.context, &self.purposes.adapters, adapter)
     }
 
     fn rows(&self, n_rows: usize, width: usize) -> Rows {
@@ -95,7 +99,7 @@ impl Device for Cuda {
     }
 
     fn cache(&self, shape: CacheShape) -> std::io::Result<Cache> {
-        Cache::new(&self.context, shape).map_err(std::io::Error::other)
+        Cache::new(&self.context, &self.purposes.keys_and_values, shape).map_err(std::io::Error::other)
     }
 
     fn block_bytes(&self, shape: &CacheShape) -> usize {

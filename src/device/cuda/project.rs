@@ -14,6 +14,11 @@ use crate::kernels::tile::{BLOCK, TILE_ROWS};
 use crate::numbers::Module;
 use crate::numbers::tiles::n_tiles;
 
+/// From so many rows on, tensor cores are faster.
+const MANY_ROWS: usize = 24;
+/// Rows and tiles of a block of threads then.
+const GEMM_ROWS: usize = 64;
+const GEMM_TILES: usize = 4;
 /// Blocks of inputs whose sums are in shared memory at once.
 const CHUNK: usize = 32;
 /// Inputs whose part of an adapter's A is in shared memory at once.
@@ -112,9 +117,15 @@ impl Cuda {
             whole(rows),
         ]);
         let shared = u32::try_from(shared).expect("at most 32 KiB");
+        let many = (routing.is_none() && n_rows >= MANY_ROWS).then(|| weights.gemm(&self.kernels)).flatten();
+        let (kernel, blocks) = match many {
+            Some(gemm) => {
+                (gemm, grid(n_tiles(n_outputs).div_ceil(GEMM_TILES), n_rows.div_ceil(GEMM_ROWS), 1))
+            }
+            None => (kernel, Grid { shared, ..grid(n_tiles(n_outputs), n_groups, 1) }),
+        };
         // SAFETY: the matrix has the tiles of so many outputs, of each expert; rows and outputs have the shapes named.
         unsafe {
-            let blocks = Grid { shared, ..grid(n_tiles(n_outputs), n_groups, 1) };
             self.launch(kernel, blocks, &arguments);
         }
     }

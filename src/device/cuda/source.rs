@@ -8,6 +8,7 @@ pub const SOURCE: &str = concat!(
     include_str!("common.cu"),
     include_str!("elementwise.cu"),
     include_str!("matmul.cu"),
+    include_str!("gemm.cu"),
     include_str!("lora.cu"),
     include_str!("attention.cu"),
     include_str!("routing.cu"),

@@ -2,7 +2,9 @@
 
 use safetensors::Dtype;
 
+use super::files::{Files, Place};
 use super::gpu::whole;
+use super::purpose::{Counted, Counter};
 use crate::cuda::{Argument, Buffer, Context, CudaError, Function};
 use crate::device::cuda::kernels::Kernels;
 use crate::format::{FormatError, StoredMatrix, Tensor};
@@ -15,22 +17,31 @@ use std::sync::Arc;
 pub struct Weights {
     pub kind: Kind,
     pub stride: usize,
-    values: Buffer<u8>,
-    scale: Option<Buffer<u8>>,
-    row_scale: Option<Buffer<u8>>,
-    zero: Option<Buffer<u8>>,
-    input_scale: Option<Buffer<u8>>,
-    input_order: Option<Buffer<u8>>,
+    values: Place,
+    scale: Option<Place>,
+    row_scale: Option<Place>,
+    zero: Option<Place>,
+    input_scale: Option<Place>,
+    input_order: Option<Place>,
+    _counted: Counted,
 }
 
 impl Weights {
-    pub fn new(context: &Arc<Context>, stored: &StoredMatrix) -> Result<Self, FormatError> {
-        let copy = |tensor: &Tensor| Buffer::of(context, tensor.data()).map_err(device_error);
-        let optional = |tensor: &Option<Tensor>| tensor.as_ref().map(copy).transpose();
+    pub fn new(
+        (context, files): (&Arc<Context>, &Files),
+        counter: &Counter,
+        stored: &StoredMatrix,
+    ) -> Result<Self, FormatError> {
+        let place = |tensor: &Tensor| files.place(context, tensor.data()).map_err(device_error);
+        let optional = |tensor: &Option<Tensor>| tensor.as_ref().map(place).transpose();
+        let StoredMatrix { values, scale, row_scale, zero, input_scale, input_order, .. } = stored;
+        let beside = [scale, row_scale, zero, input_scale, input_order].into_iter().flatten();
+        let n_bytes = beside.map(|tensor| tensor.data().len()).sum::<usize>() + values.data().len();
         Ok(Self {
+            _counted: counter.count(n_bytes),
             kind: stored.kind,
             stride: row_stride(stored.shape.columns),
-            values: copy(&stored.values)?,
+            values: place(&stored.values)?,
             scale: optional(&stored.scale)?,
             row_scale: optional(&stored.row_scale)?,
             zero: optional(&stored.zero)?,
@@ -85,6 +96,17 @@ impl Weights {
         }
     }
 
+    /// The product of many rows with it, where it has one of its own.
+    pub fn gemm<'a>(&self, kernels: &'a Kernels) -> Option<&'a Function> {
+        match self.kind {
+            Kind::Int8 => Some(&kernels.gemm_int8),
+            Kind::Int4 { scales: ScaleType::F16, .. } => Some(&kernels.gemm_int4_f16),
+            Kind::Int4 { scales: ScaleType::F32, .. } => Some(&kernels.gemm_int4_f32),
+            Kind::Affine => Some(&kernels.gemm_affine),
+            Kind::F32 | Kind::F16 | Kind::Fp8 | Kind::Mxfp8 | Kind::Nvfp4 => None,
+        }
+    }
+
     /// Whether it is multiplied with codes, and not with f32.
     pub fn takes_codes(&self) -> bool {
         matches!(self.kind, Kind::Int8 | Kind::Int4 { .. } | Kind::Affine | Kind::Nvfp4)
@@ -98,10 +120,19 @@ impl Weights {
 }
 
 /// A norm's weight or a bias.
-pub struct Vector(Buffer<u8>);
+pub struct Vector {
+    values: Buffer<u8>,
+    _counted: Counted,
+}
 
 impl Vector {
-    pub fn new(context: &Arc<Context>, name: &str, len: usize, values: &Tensor) -> Result<Self, FormatError> {
+    pub fn new(
+        context: &Arc<Context>,
+        counter: &Counter,
+        name: &str,
+        len: usize,
+        values: &Tensor,
+    ) -> Result<Self, FormatError> {
         if values.shape() != [len] {
             let found = values.shape().to_vec();
             return Err(FormatError::Shape { name: name.to_owned(), wanted: vec![len], found });
@@ -110,16 +141,17 @@ impl Vector {
             let found = format!("{:?}", values.dtype());
             return Err(FormatError::Dtype { name: name.to_owned(), wanted: "F32", found });
         }
-        Ok(Self(Buffer::of(context, values.data()).map_err(device_error)?))
+        let _counted = counter.count(values.data().len());
+        Ok(Self { values: Buffer::of(context, values.data()).map_err(device_error)?, _counted })
     }
 
     pub fn at(&self) -> Argument {
-        Argument::Address(self.0.address())
+        Argument::Address(self.values.address())
     }
 
     /// Elements.
     pub fn n_elements(&self) -> usize {
-        self.0.len() / size_of::<f32>()
+        self.values.len() / size_of::<f32>()
     }
 }
 
@@ -127,6 +159,6 @@ pub(super) fn device_error(error: CudaError) -> FormatError {
     FormatError::Device(error.to_string())
 }
 
-fn address(buffer: Option<&Buffer<u8>>) -> Argument {
-    Argument::Address(buffer.map_or(0, Buffer::address))
+fn address(place: Option<&Place>) -> Argument {
+    Argument::Address(place.map_or(0, Place::address))
 }
