@@ -146,7 +146,6 @@ impl Adapters {
     }
 
     fn path(&self, file: &RequestFile, name: &str) -> Result<PathBuf, Fault> {
-        let plain = AdapterName::try_from(name)?;
         let refused =
             |error: StoreError| Fault::new(FaultCode::AdapterRefused, format!("adapter \"{name}\": {error}"));
         if let Some(path) = file.adapters.get(name) {
@@ -155,7 +154,8 @@ impl Adapters {
             let path = self.places.roots.resolve(&path).map_err(refused)?;
             return if path.is_dir() { self.resolve_file(&path).map_err(refused) } else { Ok(path) };
         }
-        self.path_of_name(plain.as_str(), name)
+        // A name without a path is looked up in a directory, and must not lead out of it.
+        self.path_of_name(AdapterName::try_from(name)?.as_str(), name)
     }
 
     fn path_of_name(&self, plain: &str, name: &str) -> Result<PathBuf, Fault> {

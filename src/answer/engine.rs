@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 
 use super::budget::Need;
 use super::error::AnswerError;
+use super::guides::Guides;
 use super::limits::Sources;
 use super::prompter::{Prepared, PromptRequest, Prompter};
 use super::text_files::TextFiles;
@@ -29,6 +30,7 @@ pub struct TextEngine {
     limits: Limits,
     precision: Precision,
     stop_tokens: Arc<[u32]>,
+    guides: Arc<Guides>,
     maps: Vec<Arc<FileMap>>,
     generation: EngineGeneration,
     directory: PathBuf,
@@ -50,7 +52,7 @@ pub struct EngineOptions {
 }
 
 /// What people are told of an engine.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct EngineFacts {
     pub precision: &'static str,
     pub max_batch_size: usize,
@@ -61,6 +63,7 @@ pub struct EngineFacts {
     /// Instruction set of its kernels, or which GPU it is.
     pub kernels: String,
     pub n_threads: usize,
+    pub guides: Arc<Guides>,
     directory: PathBuf,
     generation: EngineGeneration,
 }
@@ -113,6 +116,11 @@ impl TextEngine {
             .map_err(AnswerError::system("reserve the key-value cache"))?;
         Ok(Self {
             runner,
+            guides: Arc::new(Guides::new(
+                Arc::clone(&tokenizer),
+                engine.config.architecture.vocab_size,
+                Arc::clone(&stop_tokens),
+            )),
             tokenizer,
             prompter: None,
             limits: engine.config.limits,
@@ -155,6 +163,11 @@ impl TextEngine {
         self.prompter.as_ref().ok_or_else(no_prompter)?.prepare(request)
     }
 
+    /// What makes guides for its answers.
+    pub fn guides(&self) -> &Arc<Guides> {
+        &self.guides
+    }
+
     pub fn facts(&self) -> EngineFacts {
         let DeviceName { device, kernels, n_threads } = self.runner.decoder().device().name();
         EngineFacts {
@@ -165,6 +178,7 @@ impl TextEngine {
             device,
             kernels,
             n_threads,
+            guides: Arc::clone(&self.guides),
             directory: self.directory.clone(),
             generation: self.generation.clone(),
         }
@@ -224,6 +238,7 @@ impl TextEngine {
             prompt: vec![0],
             adapter: None,
             sampling,
+            guide: None,
             max_new_tokens: 1,
             stop_tokens: self.stop_tokens(),
             num_logprobs: 0,

@@ -34,6 +34,8 @@ pub enum AnswerError {
     Rejected { path: PathBuf, fault: Fault },
     #[error("{n_failed} of {n_requests} requests failed; see `error` in {}", output.display())]
     SomeFailed { n_failed: usize, n_requests: usize, output: PathBuf },
+    #[error("interrupted: {n_answered} of {n_requests} requests are answered in {}", output.display())]
+    Interrupted { n_answered: usize, n_requests: usize, output: PathBuf },
     #[error("{value} is no value for --{flag}; wanted {wanted}")]
     Flag { flag: &'static str, value: String, wanted: &'static str },
 }
@@ -59,6 +61,8 @@ impl AnswerError {
             Self::System { source, .. } if source.raw_os_error() == Some(libc::ENOSPC) => 74,
             Self::System { .. } | Self::Device { .. } => 71,
             Self::Flag { .. } => 64,
+            // As a shell says of a program that Ctrl-C ended.
+            Self::Interrupted { .. } => 130,
         }
     }
 }

@@ -13,7 +13,8 @@ use super::refused::{begun, failed};
 use super::usage::give_back_heap;
 use crate::device::{DeviceMemory, Opened};
 use crate::infer::{
-    AdapterUse, Finish, InferError, KvMemory, Output, Sampling, SequenceId, Sharing, StepCounts, Submission,
+    AdapterUse, Finish, Guide, InferError, KvMemory, Output, Sampling, SequenceId, Sharing, StepCounts,
+    Submission,
 };
 use crate::spool::wire::{
     self, Answer, CacheCommit, CacheLookup, Fault, FaultCode, FinishReason, Logprobs, Request, RequestFile,
@@ -118,11 +119,11 @@ impl Executor {
 
     /// Starts a request. Returns its answer if it cannot run.
     pub fn add(&mut self, ticket: Ticket, runnable: Runnable) -> Option<Answer> {
-        let Runnable { request, prepared, file } = runnable;
+        let Runnable { request, prepared, guide, file } = runnable;
         let mut answer = begun(ticket.request_idx, file.batch_size, &request);
         let names = || Arc::clone(&self.engine.tokenizer) as Arc<dyn TokenBytes>;
         answer.logprobs = (request.sampling.num_logprobs > 0).then(|| Logprobs::new(names()));
-        match self.start(&request, prepared, &file, &mut answer) {
+        match self.start(&request, (prepared, guide), &file, &mut answer) {
             Ok((id, adapter)) => {
                 let decoder = AnswerDecoder::new(&self.engine.tokenizer);
                 let stops = StopStrings::new(request.stop);
@@ -232,7 +233,7 @@ impl Executor {
     fn start(
         &mut self,
         request: &Request,
-        prepared: Prepared,
+        (prepared, guide): (Prepared, Option<Box<dyn Guide>>),
         file: &RequestFile,
         answer: &mut Answer,
     ) -> Result<(SequenceId, Option<Arc<LoadedAdapter>>), Fault> {
@@ -256,6 +257,7 @@ impl Executor {
                 content: adapter.content(),
             }),
             sampling: sampling(&request.sampling),
+            guide,
             max_new_tokens: request.sampling.max_generate_length,
             stop_tokens: self.engine.stop_tokens(),
             num_logprobs: request.sampling.num_logprobs,
@@ -301,6 +303,12 @@ impl Active {
             return Some(FinishReason::Error);
         }
         self.answer.usage.cached_tokens = output.n_cached;
+        if output.finish == Some(Finish::DeadEnd) {
+            let message = "no token of the vocabulary may follow in what the guide wants; the answer is what came before";
+            self.answer.error = Some(Fault::new(FaultCode::Guide, message));
+            self.answer.output_text = self.decoder.text().to_owned();
+            return Some(FinishReason::Error);
+        }
         self.answer.token_ids.push(output.token);
         if let Some(logprobs) = &mut self.answer.logprobs {
             logprobs.push(output.logprobs.iter().map(|entry| (entry.token, entry.logprob)));
@@ -313,7 +321,7 @@ impl Active {
         output.finish.map(|finish| match finish {
             Finish::EndOfSequence => FinishReason::EndOfSequence,
             Finish::MaxLength => FinishReason::MaxLength,
-            Finish::NotFinite => FinishReason::Error,
+            Finish::NotFinite | Finish::DeadEnd => FinishReason::Error,
         })
     }
 

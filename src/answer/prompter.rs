@@ -15,8 +15,8 @@ use crate::text::{ChatMessage, ChatTemplate, RenderOptions, TextError, Tokenizer
 pub struct PromptRequest {
     pub messages: Vec<ChatMessage>,
     pub chat: ChatOptions,
-    /// What a template may print as the date.
-    pub unix_time: i64,
+    /// What a template may print as the date: seconds since 1970, as the clock on the wall shows them.
+    pub local_time: i64,
 }
 
 /// A prompt that is ready to be run.
@@ -41,8 +41,19 @@ impl PromptRequest {
     pub fn new(request: &Request, unix_time: i64) -> Self {
         let message = |role: &str, text: String| ChatMessage::new(role, text);
         let messages = request.messages.iter().map(|said| message(said.role.as_str(), said.text())).collect();
-        Self { messages, chat: request.chat, unix_time }
+        Self { messages, chat: request.chat, local_time: local_time(unix_time) }
     }
+}
+
+/// A time as this machine's zone has it, which templates print in transformers too.
+fn local_time(unix_time: i64) -> i64 {
+    let mut local = std::mem::MaybeUninit::<libc::tm>::zeroed();
+    // SAFETY: both pointers are to variables that live until the call returns; a zeroed tm is a value.
+    let local = unsafe {
+        libc::localtime_r(&raw const unix_time, local.as_mut_ptr());
+        local.assume_init()
+    };
+    unix_time.saturating_add(local.tm_gmtoff)
 }
 
 impl Prompter {
@@ -73,7 +84,7 @@ impl Prompter {
             let options = RenderOptions {
                 add_generation_prompt: chat.add_generation_prompt,
                 enable_thinking: Some(chat.enable_thinking),
-                unix_time: request.unix_time,
+                local_time: request.local_time,
             };
             self.template.as_ref().ok_or_else(no_template)?.render(messages, &options)
         } else {

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use super::guides::Guides;
 use super::prompter::{Prepared, PromptRequest};
 use super::refused::refused;
+use crate::infer::Guide;
 use crate::spool::wire::{Answer, BadRequest, Fault, FaultCode, Request, RequestFile};
 
 /// What was made of a request.
@@ -16,25 +18,36 @@ pub enum Ready {
 pub struct Runnable {
     pub request: Request,
     pub prepared: Prepared,
+    pub guide: Option<Box<dyn Guide>>,
     /// The file that it comes from.
     pub file: Arc<RequestFile>,
 }
 
 impl Ready {
-    /// Lets `prepare` make tokens of the request at `index` of a file. `unix_time` is what its template may
-    /// print as the date.
+    /// Lets `prepare` make tokens of the request at `index` of a file, and `guides` what its answer is to look like.
+    /// `unix_time` is what its template may print as the date.
     pub fn new(
         request: Result<Request, BadRequest>,
         (file, index): (&Arc<RequestFile>, usize),
         unix_time: i64,
+        guides: &Guides,
         prepare: impl FnOnce(&PromptRequest) -> Result<Prepared, Fault>,
     ) -> Self {
         let request = match request {
             Ok(request) => request,
             Err(bad) => return Self::Answered(Box::new(Answer::failed(index, file.batch_size, bad))),
         };
-        match prepare(&PromptRequest::new(&request, unix_time)) {
-            Ok(prepared) => Self::Run(Box::new(Runnable { request, prepared, file: Arc::clone(file) })),
+        let made = prepare(&PromptRequest::new(&request, unix_time)).and_then(|prepared| {
+            let thinks = request.chat.enable_thinking;
+            let guide = request.guide.as_ref();
+            let guide =
+                guide.map(|guide| guides.compile(guide, &prepared.prompt_text, thinks)).transpose()?;
+            Ok((prepared, guide))
+        });
+        match made {
+            Ok((prepared, guide)) => {
+                Self::Run(Box::new(Runnable { request, prepared, guide, file: Arc::clone(file) }))
+            }
             Err(fault) => Self::Answered(Box::new(refused(index, file.batch_size, Ok(request), fault))),
         }
     }

@@ -3,9 +3,11 @@
 use std::io::{BufWriter, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::adapters::AdapterPlaces;
 use super::engine::{EngineOptions, TextEngine};
@@ -77,7 +79,8 @@ pub fn run(options: &RunOptions) -> Result<(), AnswerError> {
     engine.open_prompter(&options.engine_dir)?;
     let mut executor = Executor::new(engine, places);
     let mut profile = Profile::default();
-    let answers = answer_all(&mut executor, &file, options, &mut profile);
+    let is_interrupted = interruption().map_err(AnswerError::system("watch signals"))?;
+    let answers = answer_all(&mut executor, &file, options, (&mut profile, &is_interrupted));
     // The profile comes first, as in the original: whoever waits for the answers finds both. But what was
     // computed is written whatever else fails.
     let profile_written = write_profile(options, &profile);
@@ -92,6 +95,11 @@ pub fn run(options: &RunOptions) -> Result<(), AnswerError> {
         }
     }
     let n_failed = answers.iter().filter(|answer| answer.error.is_some()).count();
+    if is_interrupted.load(Ordering::Relaxed) {
+        let n_cancelled = answers.iter().filter(|answer| is_cancelled(answer)).count();
+        let (n_answered, n_requests) = (answers.len() - n_cancelled, answers.len());
+        return Err(AnswerError::Interrupted { n_answered, n_requests, output: options.output_file.clone() });
+    }
     match n_failed {
         0 => Ok(()),
         _ => Err(AnswerError::SomeFailed {
@@ -100,6 +108,20 @@ pub fn run(options: &RunOptions) -> Result<(), AnswerError> {
             output: options.output_file.clone(),
         }),
     }
+}
+
+/// Becomes true with Ctrl-C or SIGTERM; what is finished is written then. Another one ends the program at once.
+fn interruption() -> std::io::Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for (signal, code) in [(SIGINT, 130), (SIGTERM, 143)] {
+        signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&flag))?;
+        signal_hook::flag::register(signal, Arc::clone(&flag))?;
+    }
+    Ok(flag)
+}
+
+fn is_cancelled(answer: &Answer) -> bool {
+    answer.error.as_ref().is_some_and(|fault| fault.code == FaultCode::Cancelled)
 }
 
 /// No file is written over another one of the same run.
@@ -145,7 +167,7 @@ fn answer_all(
     executor: &mut Executor,
     file: &Arc<RequestFile>,
     options: &RunOptions,
-    profile: &mut Profile,
+    (profile, is_interrupted): (&mut Profile, &AtomicBool),
 ) -> Vec<Answer> {
     let n_requests = file.n_requests();
     let mut answers: Vec<Option<Answer>> = (0..n_requests).map(|_| None).collect();
@@ -156,8 +178,9 @@ fn answer_all(
         while next < n_requests && executor.has_room() {
             let ticket = Ticket { job: 0, request_idx: next };
             let request = read_request(file, next, options);
-            let ready =
-                Ready::new(request, (file, next), unix_time, |prompt| executor.engine().prepare(prompt));
+            let ready = Ready::new(request, (file, next), unix_time, executor.engine().guides(), |prompt| {
+                executor.engine().prepare(prompt)
+            });
             let answer = match ready {
                 Ready::Run(runnable) => executor.add(ticket, *runnable),
                 Ready::Answered(answer) => Some(*answer),
@@ -175,11 +198,16 @@ fn answer_all(
         for (ticket, answer) in finished {
             answers[ticket.request_idx] = Some(answer);
         }
-        if let Some(damage) = executor.damage() {
+        let interruption = || {
+            let why = "the run was interrupted before the answer was whole";
+            is_interrupted.load(Ordering::Relaxed).then(|| Fault::new(FaultCode::Cancelled, why))
+        };
+        let damage = executor.damage().map(|damage| Fault::new(FaultCode::Internal, damage.to_string()));
+        if let Some(fault) = damage.or_else(interruption) {
             // What was finished before is kept.
             for (request_idx, answer) in answers.iter_mut().enumerate().filter(|(_, answer)| answer.is_none())
             {
-                let fault = Fault::new(FaultCode::Internal, damage.to_string());
+                let fault = fault.clone();
                 let request = read_request(file, request_idx, options);
                 *answer = Some(refused(request_idx, file.batch_size, request, fault));
             }

@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, oneshot};
 use super::event::{Done, Event, Events, Read};
 use super::jobs::{How, Start};
 use crate::answer::{
-    Launch, NotPrepared, Prepared, PromptRequest, Ready, TextLimits, TextProcess, TextProcessOptions,
+    Guides, Launch, NotPrepared, Prepared, PromptRequest, Ready, TextLimits, TextProcess, TextProcessOptions,
 };
 use crate::spool::wire::{Fault, FaultCode, RequestFile};
 use crate::spool::{JobId, OpenJob};
@@ -27,12 +27,13 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 const N_TRIES: usize = 10;
 
 /// Whose texts.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct TextSource {
     pub directory: PathBuf,
     /// Longest prompt, in tokens.
     pub max_input_len: usize,
     pub launch: Launch,
+    pub guides: Arc<Guides>,
 }
 
 /// The lanes of one engine's texts; cheap to clone.
@@ -57,7 +58,7 @@ struct Lane {
 
 impl TextSource {
     pub fn options(&self, limits: TextLimits) -> TextProcessOptions {
-        let Self { directory, max_input_len, launch } = self.clone();
+        let Self { directory, max_input_len, launch, .. } = self.clone();
         TextProcessOptions { directory, max_input_len, limits, launch }
     }
 }
@@ -139,7 +140,9 @@ impl Lane {
                 Ok((start, sender)) => {
                     let Start { job, index, file, .. } = &*start;
                     let date = job.unix_time() as i64;
-                    let ready = Ready::new(file.request(*index), (file, *index), date, |p| self.prepare(p));
+                    let guides = Arc::clone(&self.source.guides);
+                    let request = file.request(*index);
+                    let ready = Ready::new(request, (file, *index), date, &guides, |p| self.prepare(p));
                     // Whoever asked may have gone: the job was held.
                     let _ = sender.send(ready);
                 }

@@ -1,5 +1,6 @@
 //! What the rooms are told of the configuration.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::DaemonError;
@@ -16,7 +17,7 @@ use crate::spool::{Durability, InboxConfig, Keep, Retention, SpoolConfig, clock}
 pub fn text_source(config: &Config, engine: &EngineFacts) -> Result<TextSource, DaemonError> {
     let launch = Launch::own_program().map_err(DaemonError::system("find this program"))?;
     let (directory, max_input_len) = (config.engine.clone(), engine.max_input_len);
-    Ok(TextSource { directory, max_input_len, launch })
+    Ok(TextSource { directory, max_input_len, launch, guides: Arc::clone(&engine.guides) })
 }
 
 pub fn scan_every(config: &Config) -> Duration {

@@ -102,6 +102,14 @@ impl Opened {
         }
     }
 
+    /// Bytes per second that the device reads of its memory, where that is not the host's matter.
+    pub fn read_rate(&self) -> Option<f64> {
+        match self {
+            Self::Cpu(_) => None,
+            Self::Cuda(gpu) => gpu.read_rate().ok(),
+        }
+    }
+
     /// Memory of the device's own, where it has such.
     pub fn memory(&self) -> Option<DeviceMemory> {
         match self {

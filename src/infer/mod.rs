@@ -1,6 +1,7 @@
 //! Who runs now: sequences, the cache blocks they hold, the step's batch, the sampler. Never tensors or files.
 
 mod exp;
+mod guide;
 mod kv;
 mod likeliest;
 mod random;
@@ -13,6 +14,7 @@ mod scheduler_tests;
 mod sequence;
 mod spread;
 
+pub use guide::{Allowed, Guide};
 pub use kv::ledger::Sharing;
 pub use request::{AdapterUse, InferError, Output, Submission};
 pub use runner::{KvMemory, PrefixCache, Runner, RunnerOptions};

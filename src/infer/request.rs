@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::guide::{Guide, GuideCell};
 use super::kv::ledger::Sharing;
 use super::kv::prefix::AdapterKey;
 use super::sampler::{Sampling, TokenLogprob};
@@ -14,6 +15,8 @@ pub struct Submission<D: Device> {
     pub prompt: Vec<u32>,
     pub adapter: Option<AdapterUse<D>>,
     pub sampling: Sampling,
+    /// None: the answer may be anything.
+    pub guide: Option<Box<dyn Guide>>,
     /// At least 1; clamped to what the cache holds.
     pub max_new_tokens: usize,
     /// Generation ends with the first of these; it is part of the answer's tokens.
@@ -68,7 +71,13 @@ pub enum InferError {
 /// What the runner keeps of a submission.
 pub struct Request<D: Device> {
     pub adapter: Option<AdapterUse<D>>,
+    pub drawing: Drawing,
+}
+
+/// How tokens are drawn for it.
+pub struct Drawing {
     pub sampling: Sampling,
+    pub guide: Option<GuideCell>,
     pub num_logprobs: usize,
 }
 
@@ -83,6 +92,11 @@ impl<D: Device> Submission<D> {
             stop_tokens: self.stop_tokens,
             sharing: self.sharing,
         };
-        (task, Request { adapter: self.adapter, sampling: self.sampling, num_logprobs: self.num_logprobs })
+        let drawing = Drawing {
+            sampling: self.sampling,
+            guide: self.guide.map(GuideCell::new),
+            num_logprobs: self.num_logprobs,
+        };
+        (task, Request { adapter: self.adapter, drawing })
     }
 }

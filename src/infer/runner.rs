@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
-use super::request::{InferError, Output, Request, Submission};
-use super::sampler::{Sampling, Scores, TokenLogprob};
+use super::guide::Allowed;
+use super::request::{Drawing, InferError, Output, Request, Submission};
+use super::sampler::{Scores, TokenLogprob};
 use super::scheduler::{Chunk, Scheduler, SchedulerOptions, StepCounts};
 use super::sequence::{Finish, Sequence, SequenceId};
 use crate::device::{Device, DeviceFault};
@@ -268,8 +269,8 @@ impl<D: Device> Runner<D> {
             let sequence = &self.scheduler.running()[chunk.index];
             let (id, n_cached) = (sequence.id, sequence.n_cached);
             let finish = match token {
-                Some(token) => self.scheduler.push(chunk.index, token),
-                None => Some(Finish::NotFinite),
+                Ok(token) => self.scheduler.push(chunk.index, token),
+                Err(why) => Some(why),
             };
             outputs.push(Output { id, token: token.unwrap_or(0), logprobs, finish, n_cached });
         }
@@ -281,26 +282,26 @@ impl<D: Device> Runner<D> {
 
     /// Draws a token from each row of logits, which are those of these chunks, the rows side by side.
     fn draw(&self, ended: &[Chunk]) -> Vec<Drawn> {
-        let rows: Vec<(&[f32], &Sampling, u64, usize)> = ended
+        let rows: Vec<(&[f32], &Drawing, u64)> = ended
             .iter()
             .enumerate()
             .map(|(row_idx, chunk)| {
                 let sequence = &self.scheduler.running()[chunk.index];
                 let request = &self.requests[&sequence.id];
                 let logits = self.decoder.logits(&self.workspace, row_idx);
-                (logits, &request.sampling, sequence.answer_idx(), request.num_logprobs)
+                (logits, &request.drawing, sequence.answer_idx())
             })
             .collect();
         let drawn: Vec<OnceLock<Drawn>> = rows.iter().map(|_| OnceLock::new()).collect();
         self.decoder.device().for_each(rows.len(), &|row_idx| {
-            let (logits, sampling, answer_idx, num_logprobs) = rows[row_idx];
-            let scores = Scores::new(logits, sampling);
-            let found = match scores.are_finite() {
-                true => Drawn {
-                    token: Some(scores.choose(sampling, answer_idx)),
-                    logprobs: scores.logprobs(num_logprobs),
-                },
-                false => Drawn { token: None, logprobs: Vec::new() },
+            let (logits, drawing, answer_idx) = rows[row_idx];
+            let found = match &drawing.guide {
+                None => draw(logits, drawing, answer_idx, Allowed::All),
+                Some(guide) => {
+                    let found = guide.with_next(|allowed| draw(logits, drawing, answer_idx, allowed));
+                    found.token.iter().for_each(|token| guide.take(*token));
+                    found
+                }
             };
             drawn[row_idx].get_or_init(|| found);
         });
@@ -308,10 +309,28 @@ impl<D: Device> Runner<D> {
     }
 }
 
+/// Draws a token that is allowed.
+fn draw(logits: &[f32], drawing: &Drawing, answer_idx: u64, allowed: Allowed<'_>) -> Drawn {
+    let nothing = |why| Drawn { token: Err(why), logprobs: Vec::new() };
+    let mut scores = Scores::new(logits, &drawing.sampling);
+    if !scores.are_finite() {
+        return nothing(Finish::NotFinite);
+    }
+    match allowed {
+        Allowed::All => {}
+        Allowed::Only(tokens) if scores.keep(tokens) => {}
+        Allowed::Only(_) | Allowed::None => return nothing(Finish::DeadEnd),
+    }
+    Drawn {
+        token: Ok(scores.choose(&drawing.sampling, answer_idx)),
+        logprobs: scores.logprobs(drawing.num_logprobs),
+    }
+}
+
 /// What a row of logits gave.
 struct Drawn {
-    /// None where the logits are not finite.
-    token: Option<u32>,
+    /// Or why there is none.
+    token: Result<u32, Finish>,
     logprobs: Vec<TokenLogprob>,
 }
 

@@ -12,6 +12,9 @@ const GREEDY_BELOW: f32 = 1e-3;
 /// Tokens that are put in order first where all of the vocabulary may be chosen.
 const FIRST_ORDERED: usize = 256;
 
+/// The logit of a token that may not come: its probability is zero beside any other's.
+const EXCLUDED: f32 = f32::MIN;
+
 /// How one request's tokens are chosen.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
@@ -65,8 +68,28 @@ impl<'a> Scores<'a> {
         lanes.iter().chain(rest).all(|value| value.is_finite())
     }
 
+    /// Leaves only these tokens: bit `token % 32` of word `token / 32`. False if none is left; the logits are numbers.
+    pub fn keep(&mut self, tokens: &[u32]) -> bool {
+        let is_kept = |token: usize| tokens.get(token / 32).is_some_and(|word| word >> (token % 32) & 1 == 1);
+        let mut is_any_left = false;
+        for (token, logit) in self.logits.to_mut().iter_mut().enumerate() {
+            if is_kept(token) {
+                is_any_left = true;
+            } else {
+                *logit = EXCLUDED;
+            }
+        }
+        is_any_left
+    }
+
     /// The token at `index` of the answer.
     pub fn choose(&self, sampling: &Sampling, index: u64) -> u32 {
+        let token = self.choose_any(sampling, index);
+        // With fewer tokens left than are kept in order, one of the others may stand at the end.
+        if self.logits[token as usize] == EXCLUDED { self.best() } else { token }
+    }
+
+    fn choose_any(&self, sampling: &Sampling, index: u64) -> u32 {
         if sampling.temperature < GREEDY_BELOW || sampling.top_k == 1 {
             return self.best();
         }
@@ -127,7 +150,8 @@ impl<'a> Scores<'a> {
         let largest = self.logits[tokens[0] as usize];
         let log_sum = f64::from(largest) + sum_of_exp(&self.logits, largest, 1.0).ln();
         let logprob = |token: u32| (f64::from(self.logits[token as usize]) - log_sum) as f32;
-        tokens.into_iter().map(|token| TokenLogprob { token, logprob: logprob(token) }).collect()
+        let kept = tokens.into_iter().filter(|token| self.logits[*token as usize] != EXCLUDED);
+        kept.map(|token| TokenLogprob { token, logprob: logprob(token) }).collect()
     }
 
     /// The first of the largest.

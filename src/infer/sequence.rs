@@ -18,6 +18,8 @@ pub enum Finish {
     MaxLength,
     /// The logits were not finite numbers: the output's token means nothing.
     NotFinite,
+    /// No token of the vocabulary may come next.
+    DeadEnd,
 }
 
 /// What the scheduler is told of a request.

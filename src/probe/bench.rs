@@ -75,7 +75,10 @@ pub fn bench(options: &BenchOptions) -> Result<BenchReport, ProbeError> {
         load_ms,
         cases: reports,
         sampling: time_sampling(&logits),
-        read_bandwidth: options.measures_read_rate.then(|| read_bandwidth(n_threads)),
+        read_bandwidth: options.measures_read_rate.then(|| {
+            let of_device = bench.decoder.device().read_rate();
+            of_device.unwrap_or_else(|| read_bandwidth(n_threads))
+        }),
     })
 }
 

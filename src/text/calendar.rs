@@ -1,4 +1,4 @@
-//! The date that a chat template may print: strftime in the C locale.
+//! The date that a chat template may print: strftime in the C locale, as Python prints a local time without a zone.
 
 const MONTHS: [&str; 12] = [
     "January",
@@ -28,12 +28,16 @@ struct Date {
     hour: i64,
     minute: i64,
     second: i64,
+    since_1970: i64,
 }
 
-/// `format` with its directives replaced by the date of `unix_time`, seconds since 1970. A `-` behind the percent sign
-/// drops leading zeros. Directives that are not known stay as they are.
-pub(super) fn strftime(format: &str, unix_time: i64) -> String {
-    let date = Date::of(unix_time);
+/// `format` with its directives replaced by the date of a local time, seconds since 1970 as its clock shows them. A `-`
+/// behind the percent sign drops leading zeros. Directives that are not known stay as they are.
+pub(super) fn strftime(format: &str, local_time: i64) -> String {
+    Date::of(local_time).print(format)
+}
+
+fn print(date: &Date, format: &str) -> String {
     let mut text = String::new();
     let mut rest = format;
     while let Some(position) = rest.find('%') {
@@ -43,8 +47,14 @@ pub(super) fn strftime(format: &str, unix_time: i64) -> String {
         let directive = unpadded.unwrap_or(rest);
         match directive.chars().next().and_then(|letter| Some((letter, date.field(letter)?))) {
             Some((letter, field)) => {
-                let trimmed = if unpadded.is_some() { field.trim_start_matches('0') } else { &field };
-                text.push_str(if trimmed.is_empty() { "0" } else { trimmed });
+                let trimmed = match unpadded {
+                    Some(_) if field.starts_with([' ', '0']) => match field.trim_start_matches([' ', '0']) {
+                        "" => "0",
+                        trimmed => trimmed,
+                    },
+                    _ => &field,
+                };
+                text.push_str(trimmed);
                 rest = &directive[letter.len_utf8()..];
             }
             None => text.push('%'),
@@ -54,6 +64,26 @@ pub(super) fn strftime(format: &str, unix_time: i64) -> String {
 }
 
 impl Date {
+    fn print(&self, format: &str) -> String {
+        print(self, format)
+    }
+
+    /// Year and number of the week that begins on a Monday and has the year's first Thursday (ISO 8601).
+    fn iso_week(&self) -> (i64, i64) {
+        let weekday = (self.weekday + 6) % 7 + 1;
+        let n_weeks = |year: i64| {
+            let last_weekday = |year: i64| {
+                (year + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400)).rem_euclid(7)
+            };
+            if last_weekday(year) == 4 || last_weekday(year - 1) == 3 { 53 } else { 52 }
+        };
+        match (self.day_of_year - weekday + 10).div_euclid(7) {
+            0 => (self.year - 1, n_weeks(self.year - 1)),
+            week if week > n_weeks(self.year) => (self.year + 1, 1),
+            week => (self.year, week),
+        }
+    }
+
     /// Days to a date by the 400-year cycle that begins on 1 March 0000 (Hinnant, "chrono-compatible low-level date
     /// algorithms"). Times too far off for a date are taken as the nearest ones.
     fn of(unix_time: i64) -> Self {
@@ -80,6 +110,7 @@ impl Date {
             hour: seconds / 3_600,
             minute: seconds / 60 % 60,
             second: seconds % 60,
+            since_1970: unix_time,
         }
     }
 
@@ -106,8 +137,28 @@ impl Date {
             'A' => name(&DAYS, self.weekday)?.to_owned(),
             'a' => short(name(&DAYS, self.weekday)?),
             'w' => self.weekday.to_string(),
-            'F' => format!("{}-{:02}-{:02}", self.year, self.month, self.day),
-            'T' => format!("{:02}:{:02}:{:02}", self.hour, self.minute, self.second),
+            'u' => ((self.weekday + 6) % 7 + 1).to_string(),
+            'U' => format!("{:02}", (self.day_of_year + 6 - self.weekday).div_euclid(7)),
+            'W' => format!("{:02}", (self.day_of_year + 6 - (self.weekday + 6) % 7).div_euclid(7)),
+            'V' => format!("{:02}", self.iso_week().1),
+            'G' => self.iso_week().0.to_string(),
+            'g' => format!("{:02}", self.iso_week().0.rem_euclid(100)),
+            'C' => format!("{:02}", self.year.div_euclid(100)),
+            'k' => format!("{:2}", self.hour),
+            'l' => format!("{hour_of_12:2}"),
+            'P' => if self.hour < 12 { "am" } else { "pm" }.to_owned(),
+            's' => self.since_1970.to_string(),
+            // No parts of a second, and no zone.
+            'f' => "000000".to_owned(),
+            'z' | 'Z' => String::new(),
+            'n' => "\n".to_owned(),
+            't' => "\t".to_owned(),
+            'c' => self.print("%a %b %e %H:%M:%S %Y"),
+            'x' | 'D' => self.print("%m/%d/%y"),
+            'X' | 'T' => self.print("%H:%M:%S"),
+            'R' => self.print("%H:%M"),
+            'r' => self.print("%I:%M:%S %p"),
+            'F' => self.print("%Y-%m-%d"),
             '%' => "%".to_owned(),
             _ => return None,
         })
@@ -140,6 +191,13 @@ mod tests {
             "1/1  1 1970-01-01 00:00:00 Thu Jan 70 100% %Q %"
         );
         assert_eq!(strftime("%-H", 0), "0");
+        // By Python's datetime.
+        let all = "%c|%x|%X|%u%w|%U %W %V %G %g|%C|%k %l %P|%D %R %r|[%z%Z]%f";
+        assert_eq!(
+            strftime(all, 1_735_646_399),
+            "Tue Dec 31 11:59:59 2024|12/31/24|11:59:59|22|52 53 01 2025 25|20|11 11 am|12/31/24 11:59 11:59:59 AM|[]000000"
+        );
+        assert_eq!(strftime("%U %W %V %G|%-e%-l", 1_104_537_600), "00 00 53 2004|112");
         strftime("%c%é%-", i64::MAX);
     }
 }

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Kwargs;
+use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value, context};
 
 use super::calendar::strftime;
@@ -206,8 +206,8 @@ impl JinjaTemplate {
             ("tools".to_owned(), ().into()),
             ("documents".to_owned(), ().into()),
         ]);
-        let unix_time = options.unix_time;
-        let strftime_now = move |format: &str| strftime(format, unix_time);
+        let local_time = options.local_time;
+        let strftime_now = move |format: &str| strftime(format, local_time);
         variables.insert("strftime_now".to_owned(), Value::from_function(strftime_now));
         if let Some(enable_thinking) = options.enable_thinking {
             variables.insert("enable_thinking".to_owned(), enable_thinking.into());
@@ -254,10 +254,32 @@ fn environment() -> Result<Environment<'static>, TextError> {
     environment.add_filter("wordcount", |text: &str| text.split_whitespace().count());
     environment.add_filter("e", escape);
     environment.add_filter("escape", escape);
+    environment.add_filter("urlencode", urlencode);
+    // In Jinja2 whatever has a length and elements.
+    environment.add_test("sequence", |value: &Value| {
+        matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map)
+    });
+    environment.add_function("cycler", minijinja_contrib::globals::cycler);
+    environment.add_function("joiner", minijinja_contrib::globals::joiner);
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
     });
     Ok(environment)
+}
+
+/// The text in an address: letters, digits and `_.-~/` stay.
+fn urlencode(value: &Value) -> Result<String, Error> {
+    let text = to_python(value)?;
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-' | b'~' | b'/' => {
+                encoded.push(char::from(byte));
+            }
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    Ok(encoded)
 }
 
 /// HTML escapes as markupsafe writes them.

@@ -10,6 +10,7 @@ mod bpe;
 mod calendar;
 mod coloured;
 mod compile;
+mod complete;
 mod decoding;
 mod error;
 mod jinja;
@@ -31,6 +32,7 @@ mod vocabulary;
 mod wire;
 
 pub use answer::AnswerDecoder;
+pub use complete::{BesideTokenizer, with_tokens_beside};
 pub use error::TextError;
 pub use message::{ChatMessage, Content};
 pub use prompt::{MAX_PROMPT_BYTES, Prompt};

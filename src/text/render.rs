@@ -10,7 +10,7 @@ pub struct RenderOptions {
     pub enable_thinking: Option<bool>,
     /// The time that a template may print: seconds since 1970 in the zone to print. Keep it with a job, so that its
     /// prompts stay the same after a restart.
-    pub unix_time: i64,
+    pub local_time: i64,
 }
 
 /// A conversation as the model reads it.

@@ -78,6 +78,6 @@ impl ChatTemplate {
 
 impl Default for RenderOptions {
     fn default() -> Self {
-        Self { add_generation_prompt: true, enable_thinking: None, unix_time: 0 }
+        Self { add_generation_prompt: true, enable_thinking: None, local_time: 0 }
     }
 }

@@ -67,6 +67,7 @@ fn submission(index: usize, loras: &[Adapter], n_ids: usize) -> Submission<Cpu> 
             seed: index as u64,
             logit_bias: vec![(3, 1.5)],
         },
+        guide: None,
         max_new_tokens: 20 + index,
         stop_tokens: Arc::new([7]),
         num_logprobs: 4,
@@ -325,6 +326,7 @@ fn a_hundred_requests_with_one_system_prompt_read_it_once() {
         .map(|index| Submission {
             prompt: (0..500).map(|i| i * 3 % 490).chain([index, index + 1, 5]).collect(),
             adapter: None,
+            guide: None,
             max_new_tokens: 4,
             ..submission(index as usize, &loras, QWEN2.n_ids)
         })

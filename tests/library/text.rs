@@ -207,7 +207,7 @@ fn check_template(
     let options = RenderOptions {
         add_generation_prompt: case["add_generation_prompt"].as_bool().unwrap_or(true),
         enable_thinking: case["enable_thinking"].as_bool(),
-        unix_time: unix_time(context["now"].as_str().unwrap()),
+        local_time: unix_time(context["now"].as_str().unwrap()),
     };
     let special = ["<|im_end|>", "<|eot_id|>", "</s>", "<s>", "<|im_start|>"].map(str::to_owned);
     let found = ChatTemplate::from_jinja(
@@ -368,7 +368,7 @@ fn the_system_prompt_is_the_block_before_the_user() {
         let mut messages: Vec<_> =
             system.map(|system| ChatMessage::new("system", system)).into_iter().collect();
         messages.push(ChatMessage::new("user", "Hello"));
-        let options = RenderOptions { unix_time: 1_741_064_767, ..RenderOptions::default() };
+        let options = RenderOptions { local_time: 1_741_064_767, ..RenderOptions::default() };
         let rendered = template.render(&messages, &options).unwrap();
         assert_eq!(rendered.system_prompt, block, "{name} {system:?}");
         assert!(rendered.prompt.text().starts_with(block));

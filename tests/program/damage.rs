@@ -120,7 +120,8 @@ fn run(
     for request_idx in 0..file.n_requests() {
         let ticket = Ticket { job: 0, request_idx };
         let executor = engines.current_mut();
-        let ready = Ready::new(file.request(request_idx), (file, request_idx), 0, |prompt| {
+        let guides = std::sync::Arc::clone(executor.engine().guides());
+        let ready = Ready::new(file.request(request_idx), (file, request_idx), 0, &guides, |prompt| {
             executor.engine().prepare(prompt)
         });
         let answer = match ready {

@@ -197,3 +197,38 @@ fn an_idle_gpu_is_given_back_and_taken_again() {
         assert_eq!(answers[name].replace("b.json", "a.json"), wanted["a.json"]);
     }
 }
+
+/// Fails each `step`-th call of the driver in turn, until none is left that is made.
+fn fail_in_turn(step: usize) {
+    let job = job(2, 3);
+    let wanted = run("cpu", &[], &job).1;
+    let mut n_failed = 0;
+    for call in (1..).step_by(step) {
+        let failure = format!("call@{call}={}", [1, 2, 700, 999][call / step % 4]);
+        let (code, found, log) = run("cuda", &[("CUCPU_FAIL", &failure)], &job);
+        match code {
+            // Calls that free memory or ask for a property may fail without harm.
+            Some(0 | 65) if found == wanted => {}
+            Some(65 | 71) => {
+                assert!(log.contains("CUDA error") || found.contains("CUDA error"), "{failure}: {log}")
+            }
+            _ => panic!("{failure}: {code:?} {log}"),
+        }
+        n_failed += usize::from(found != wanted);
+        if found == wanted && call > 200 {
+            break;
+        }
+    }
+    assert!(n_failed > 3, "{n_failed}");
+}
+
+#[test]
+fn a_call_that_fails_is_told_and_gives_no_wrong_answer() {
+    fail_in_turn(61);
+}
+
+#[test]
+#[ignore = "starts the program some hundred times"]
+fn any_call_that_fails_is_told_and_gives_no_wrong_answer() {
+    fail_in_turn(1);
+}

@@ -9,6 +9,7 @@ mod faults;
 mod faults_files;
 mod faults_flood;
 mod gpu;
+mod guided;
 mod memory;
 mod operate;
 mod producers;

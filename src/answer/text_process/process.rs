@@ -149,7 +149,7 @@ impl TextProcess {
         let request = PromptRequest {
             messages: vec![ChatMessage::new("user", "Hello")],
             chat: ChatOptions::default(),
-            unix_time: 0,
+            local_time: 0,
         };
         match self.guarded(|process| process.prepare_twice(&wire::request_to_bytes(&request))) {
             Ok(_) => Ok(()),

@@ -62,7 +62,7 @@ pub fn request_to_bytes(request: &PromptRequest) -> Vec<u8> {
     let ChatOptions { apply_chat_template, add_generation_prompt, enable_thinking } = request.chat;
     let mut bytes = Vec::new();
     bytes.extend([apply_chat_template, add_generation_prompt, enable_thinking].map(u8::from));
-    bytes.extend(request.unix_time.to_le_bytes());
+    bytes.extend(request.local_time.to_le_bytes());
     bytes.extend((request.messages.len() as u32).to_le_bytes());
     for message in &request.messages {
         put_text(&mut bytes, message.role.as_bytes());
@@ -74,12 +74,12 @@ pub fn request_to_bytes(request: &PromptRequest) -> Vec<u8> {
 pub fn parse_request(bytes: &[u8]) -> Result<PromptRequest, BadFrame> {
     let mut reader = Reader(bytes);
     let [apply_chat_template, add_generation_prompt, enable_thinking] = reader.array()?.map(|byte| byte != 0);
-    let unix_time = i64::from_le_bytes(reader.array()?);
+    let local_time = i64::from_le_bytes(reader.array()?);
     let n_messages = reader.u32()?;
     let message = |reader: &mut Reader| Ok(ChatMessage::new(reader.string()?, reader.string()?));
     let messages = (0..n_messages).map(|_| message(&mut reader)).collect::<Result<_, BadFrame>>()?;
     let chat = ChatOptions { apply_chat_template, add_generation_prompt, enable_thinking };
-    Ok(PromptRequest { messages, chat, unix_time })
+    Ok(PromptRequest { messages, chat, local_time })
 }
 
 pub fn answer_to_bytes(answer: &Result<Prepared, Fault>) -> Vec<u8> {
@@ -176,7 +176,7 @@ mod tests {
                 add_generation_prompt: false,
                 enable_thinking: true,
             },
-            unix_time: -7,
+            local_time: -7,
         };
         let bytes = request_to_bytes(&request);
         assert_eq!(parse_request(&bytes), Ok(request));

@@ -23,7 +23,7 @@ macro_rules! kernels {
 }
 
 kernels! {
-    embed rms_norm change_inputs quantize rotate add multiply_by silu_mul gelu_mul gather
+    embed rms_norm change_inputs quantize rotate add multiply_by silu_mul gelu_mul gather read_all
     matmul_f32 matmul_f16 matmul_fp8 matmul_mxfp8 matmul_int8 matmul_int4_f16 matmul_int4_f32 matmul_affine matmul_nvfp4
     gemm_int8 gemm_int4_f16 gemm_int4_f32 gemm_affine
     lora_shrink lora_expand

@@ -12,6 +12,7 @@ mod ops;
 mod program;
 mod project;
 mod purpose;
+mod read_rate;
 mod routing;
 mod rows;
 mod scratch;

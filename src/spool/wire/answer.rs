@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use super::echo::Echo;
 use super::fault::Fault;
 use super::limits;
 use super::logprobs::Logprobs;
@@ -41,7 +42,7 @@ pub struct Answer {
     pub formatted_complete_request: String,
     pub formatted_system_prompt: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub id: Option<serde_json::Value>,
+    pub id: Option<Echo>,
     /// By step, each by falling probability; only if asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logprobs: Option<Logprobs>,

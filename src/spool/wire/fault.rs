@@ -28,6 +28,9 @@ pub enum FaultCode {
     PromptTooLong,
     /// Rendering or tokenizing the prompt takes more time or memory than one request may.
     PromptTooCostly,
+    /// The answer cannot be what `guided_decoding` or `response_format` wants: the guide does not compile, or no token
+    /// of the vocabulary fits any more.
+    Guide,
     /// The request ended the daemon several times while it ran alone, or its file did while it was read.
     GaveUp,
     /// A person or a limit of time ended the request.

@@ -26,6 +26,8 @@ pub const NUM_LOGPROBS: i64 = 50;
 pub const STOP_STRINGS: usize = 64;
 /// Bytes of one stop string.
 pub const STOP_BYTES: usize = 4096;
+/// Bytes of the JSON text of `guided_decoding` or `response_format`, as in the original.
+pub const GUIDE_BYTES: usize = 128 * 1024;
 /// Bytes of the JSON text of an `id`.
 pub const ID_BYTES: usize = 4096;
 /// Bytes of a `lora_name`.

@@ -84,16 +84,55 @@ impl<'a> Field<'a, '_> {
         })
     }
 
-    /// A whole number of 64 bits without a sign.
+    /// A whole number of 64 bits without a sign, written as one or as a float without a fraction.
     pub fn unsigned(&self) -> Result<u64, Fault> {
-        let number = self.value.number().and_then(|text| text.parse::<u64>().ok());
+        let number = self.value.number().and_then(|text| {
+            text.parse::<u64>().ok().or_else(|| {
+                let x = text.parse::<f64>().ok()?;
+                // 2^53: above it a float no longer tells one whole number from the next.
+                (x.fract() == 0.0 && (0.0..=9_007_199_254_740_992.0).contains(&x)).then_some(x as u64)
+            })
+        });
         number.ok_or_else(|| self.wanted("a whole number from 0 to 18446744073709551615"))
     }
+}
+
+/// What other programs call fields of ours.
+const OTHER_NAMES: [(&str, &str); 17] = [
+    ("max_tokens", "max_generate_length"),
+    ("max_new_tokens", "max_generate_length"),
+    ("max_completion_tokens", "max_generate_length"),
+    ("max_length", "max_generate_length"),
+    ("num_predict", "max_generate_length"),
+    ("seed", "sampling_seed"),
+    ("random_seed", "sampling_seed"),
+    ("stop_sequences", "stop"),
+    ("stop_words", "stop"),
+    ("logprobs", "num_logprobs"),
+    ("top_logprobs", "num_logprobs"),
+    ("adapter", "lora_name"),
+    ("lora", "lora_name"),
+    ("lora_adapter", "lora_name"),
+    ("prompt", "messages"),
+    ("grammar", "guided_decoding"),
+    ("format", "response_format"),
+];
+
+/// The field that a person meant who wrote this one.
+fn meant(name: &str, names: &[&'static str]) -> Option<&'static str> {
+    let other = OTHER_NAMES.iter().find(|(other, _)| *other == name).map(|(_, ours)| *ours);
+    other.filter(|ours| names.contains(ours)).or_else(|| {
+        let distance = |ours: &str| strsim::damerau_levenshtein(name, ours);
+        let nearest = names.iter().copied().min_by_key(|ours| distance(ours))?;
+        // A third of it may be wrong.
+        (distance(nearest) * 3 <= nearest.len()).then_some(nearest)
+    })
 }
 
 /// The known fields of one object, and the names of the others.
 pub struct Object<'a, 'p> {
     at: &'p At<'p>,
+    names: Vec<&'static str>,
     known: Vec<(&'static str, Value<'a>)>,
     unknown: Vec<String>,
     n_unknown: usize,
@@ -105,7 +144,8 @@ impl<'a, 'p> Object<'a, 'p> {
         if !value.is_object() {
             return Err(Field { value, at: *at }.wanted("an object"));
         }
-        let mut object = Object { at, known: Vec::new(), unknown: Vec::new(), n_unknown: 0 };
+        let mut object =
+            Object { at, names: names.to_vec(), known: Vec::new(), unknown: Vec::new(), n_unknown: 0 };
         for (key, value) in value.entries() {
             let key = key.string().unwrap_or(Cow::Borrowed("\u{fffd}"));
             match names.iter().find(|name| **name == key) {
@@ -130,7 +170,9 @@ impl<'a, 'p> Object<'a, 'p> {
     /// One warning for each unknown field, the first few by name.
     pub fn warn_unknown(&self, warnings: &mut Vec<String>) {
         for name in &self.unknown {
-            warnings.push(format!("{}: unknown field, ignored", At::Key(self.at, name)));
+            let meant =
+                meant(name, &self.names).map_or(String::new(), |meant| format!("; {meant} is meant?"));
+            warnings.push(format!("{}: unknown field, ignored{meant}", At::Key(self.at, name)));
         }
         if self.n_unknown > self.unknown.len() {
             let more = self.n_unknown - self.unknown.len();

@@ -1,6 +1,8 @@
 //! One request of a file, parsed on its own so that it fails on its own.
 
+use super::echo::Echo;
 use super::fault::{Fault, FaultCode};
+use super::guide::{Guide, read_guide};
 use super::json::Value;
 use super::limits;
 use super::message::{Message, read_messages};
@@ -35,8 +37,10 @@ pub struct Request {
     pub lora_scale: f32,
     pub save_system_prompt_kv_cache: bool,
     pub disable_spec_decode: bool,
+    /// What the answer must look like.
+    pub guide: Option<Guide>,
     /// The producer's own mark, echoed in the answer.
-    pub id: Option<serde_json::Value>,
+    pub id: Option<Echo>,
     /// What was ignored in the request, for the answer.
     pub warnings: Vec<String>,
 }
@@ -45,17 +49,19 @@ pub struct Request {
 #[derive(Debug, Clone, PartialEq)]
 pub struct BadRequest {
     pub fault: Fault,
-    pub id: Option<serde_json::Value>,
+    pub id: Option<Echo>,
     pub lora_name: Option<String>,
 }
 
-const OWN_FIELDS: [&str; 8] = [
+const OWN_FIELDS: [&str; 10] = [
     "messages",
     "stop",
     "lora_name",
     "lora_scale",
     "save_system_prompt_kv_cache",
     "disable_spec_decode",
+    "guided_decoding",
+    "response_format",
     "id",
     // The expected answer in test files of the original.
     "reference",
@@ -65,6 +71,7 @@ const OWN_FIELDS: [&str; 8] = [
 pub(super) struct Defaults<'f> {
     pub sampling: &'f Sampling,
     pub chat: ChatOptions,
+    pub guide: Option<&'f Guide>,
 }
 
 impl Request {
@@ -84,7 +91,7 @@ impl Request {
 
     fn from_object(
         object: &Object,
-        id: Option<serde_json::Value>,
+        id: Option<Echo>,
         lora_name: Option<String>,
         defaults: Defaults,
     ) -> Result<Self, Fault> {
@@ -103,13 +110,17 @@ impl Request {
             lora_scale: scale.transpose()?.unwrap_or(1.0) as f32,
             save_system_prompt_kv_cache: truth("save_system_prompt_kv_cache")?,
             disable_spec_decode: truth("disable_spec_decode")?,
+            guide: match object.get("guided_decoding").or(object.get("response_format")) {
+                Some(_) => read_guide(object)?,
+                None => defaults.guide.cloned(),
+            },
             id,
             warnings,
         })
     }
 }
 
-fn read_id(field: Option<Field>) -> Result<Option<serde_json::Value>, Fault> {
+fn read_id(field: Option<Field>) -> Result<Option<Echo>, Fault> {
     let Some(field) = field else { return Ok(None) };
     let n = field.value.text().len();
     if n > limits::ID_BYTES {
@@ -119,7 +130,7 @@ fn read_id(field: Option<Field>) -> Result<Option<serde_json::Value>, Fault> {
             limits::ID_BYTES
         )));
     }
-    let id = serde_json::from_str(field.value.text());
+    let id = Echo::new(field.value.text());
     id.map(Some).map_err(|e| Fault::bad(format!("{}: cannot be echoed: {e}", field.at)))
 }
 

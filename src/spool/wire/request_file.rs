@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use super::fault::{Fault, FaultCode};
+use super::guide::{Guide, read_guide};
 use super::json::Value;
 use super::limits;
 use super::object::{At, Field, Object};
@@ -46,6 +47,8 @@ pub struct RequestFile {
     pub cache_commit: CacheCommit,
     /// -100..=100, larger first.
     pub priority: i32,
+    /// What answers must look like where a request says nothing else.
+    pub guide: Option<Guide>,
     /// What was ignored at the top level, for the answer file.
     pub warnings: Vec<String>,
     text: Text,
@@ -71,7 +74,7 @@ struct Span {
 /// Texts up to this length are kept in memory, and cost no open file.
 const KEPT_BYTES: usize = 64 << 10;
 
-const OWN_FIELDS: [&str; 11] = [
+const OWN_FIELDS: [&str; 13] = [
     "batch_size",
     "apply_chat_template",
     "add_generation_prompt",
@@ -80,6 +83,8 @@ const OWN_FIELDS: [&str; 11] = [
     "context_cache_lookup_policy",
     "context_cache_commit_policy",
     "priority",
+    "guided_decoding",
+    "response_format",
     "requests",
     // Of diffusion models: no decoder here reads it. The expected answers in test files of the original.
     "diffusion_config",
@@ -165,6 +170,7 @@ impl RequestFile {
                 ],
             )?,
             priority: integer("priority", (-limits::PRIORITY, limits::PRIORITY), 0)? as i32,
+            guide: read_guide(&object)?,
             warnings,
             spans,
             text: Text::Memory(text),
@@ -191,7 +197,7 @@ impl RequestFile {
         Request::read(
             Value::from_checked(&text),
             index,
-            Defaults { sampling: &self.sampling, chat: self.chat },
+            Defaults { sampling: &self.sampling, chat: self.chat, guide: self.guide.as_ref() },
         )
     }
 

@@ -26,7 +26,9 @@ use crate::store::engine::{
     CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_TABLE_FILE, WEIGHTS_FILE, cubin_file, cubin_files,
 };
 use crate::store::{Checkpoint, read_small_optional};
-use crate::text::{ChatTemplate, SpecialTokens, Tokenizer, template_source};
+use crate::text::{
+    BesideTokenizer, ChatTemplate, SpecialTokens, Tokenizer, template_source, with_tokens_beside,
+};
 use crate::tools::place;
 use crate::tools::staging::Staging;
 use crate::tools::weights::quantized_source::quantized_rows;
@@ -167,7 +169,8 @@ pub(crate) fn write_engine(
     source_digest: impl FnOnce() -> String,
 ) -> Result<BuildReport, ToolError> {
     let Prepared { mut config, items, sources, spreads, mut warnings } = prepared;
-    let token_table = compile_tokenizer(&options.model_dir)?;
+    let tokenizer_json = whole_tokenizer(&options.model_dir)?;
+    let token_table = compile_tokenizer(&options.model_dir, tokenizer_json.as_deref())?;
     check_template(&options.model_dir)?;
     let kernels = options.gpu.as_ref().map(cubins).transpose()?.unwrap_or_default();
     config.source_digest = source_digest();
@@ -187,6 +190,10 @@ pub(crate) fn write_engine(
         staging.write_bytes(name, bytes)
     };
     for name in TEXT_FILES {
+        if let (TOKENIZER_FILE, Some(json)) = (name, &tokenizer_json) {
+            write_beside(&mut staging, name, json)?;
+            continue;
+        }
         match read_small_optional(&options.model_dir.join(name))? {
             Some(bytes) => write_beside(&mut staging, name, &bytes)?,
             None if name == TOKENIZER_FILE => {
@@ -214,11 +221,27 @@ pub(crate) fn write_engine(
     Ok(BuildReport { engine_dir, config, n_bytes, n_tensors, kinds, warnings })
 }
 
-/// The bytes of `tokenizer.table`, where the checkpoint has a tokenizer.
-fn compile_tokenizer(model_dir: &Path) -> Result<Option<Arc<Vec<u8>>>, ToolError> {
+/// tokenizer.json with the tokens that the checkpoint has beside it, where it lacks some.
+fn whole_tokenizer(model_dir: &Path) -> Result<Option<Vec<u8>>, ToolError> {
     let path = model_dir.join(TOKENIZER_FILE);
     let Some(tokenizer_json) = read_small_optional(&path)? else { return Ok(None) };
-    let table = Tokenizer::compile(&tokenizer_json);
+    let read = |name: &str| read_small_optional(&model_dir.join(name));
+    let [config, added_tokens, special_tokens_map] =
+        ["tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"].map(read);
+    let (config, added_tokens, special_tokens_map) = (config?, added_tokens?, special_tokens_map?);
+    let beside = BesideTokenizer {
+        config: config.as_deref(),
+        added_tokens: added_tokens.as_deref(),
+        special_tokens_map: special_tokens_map.as_deref(),
+    };
+    with_tokens_beside(&tokenizer_json, beside).map_err(|source| ToolError::Tokenizer { path, source })
+}
+
+/// The bytes of `tokenizer.table`, where the checkpoint has a tokenizer.
+fn compile_tokenizer(model_dir: &Path, whole: Option<&[u8]>) -> Result<Option<Arc<Vec<u8>>>, ToolError> {
+    let path = model_dir.join(TOKENIZER_FILE);
+    let Some(tokenizer_json) = read_small_optional(&path)? else { return Ok(None) };
+    let table = Tokenizer::compile(whole.unwrap_or(&tokenizer_json));
     table.map(Some).map_err(|source| ToolError::Tokenizer { path, source })
 }
 

@@ -1,0 +1,185 @@
+//! Guides of answers: what a request wants its answer to look like, as a parser that says which tokens may come next
+//! (llguidance). The vocabulary is made into a tree with the first of them, and let go when nobody has one.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use llguidance::api::TopLevelGrammar;
+use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
+use llguidance::{Matcher, ParserFactory};
+use serde_json::{Value, json};
+
+use super::gbnf::gbnf_to_lark;
+use crate::infer::{Allowed, Guide};
+use crate::spool::wire::{self, Fault, FaultCode};
+use crate::text::Tokenizer;
+
+/// Names of tokens that are no text, so that no text is taken for them.
+const MARKER: u8 = TokTrie::SPECIAL_TOKEN_MARKER;
+const THINKING: &str = "<think>";
+const THOUGHT: &str = "</think>";
+
+/// Makes guides for one engine.
+pub struct Guides {
+    tokenizer: Arc<Tokenizer>,
+    /// Of the logits; larger than the tokenizer's where the model's table is filled up.
+    vocab_size: usize,
+    stop_tokens: Arc<[u32]>,
+    factory: Mutex<Weak<ParserFactory>>,
+}
+
+impl Guides {
+    pub fn new(tokenizer: Arc<Tokenizer>, vocab_size: usize, stop_tokens: Arc<[u32]>) -> Self {
+        Self { tokenizer, vocab_size, stop_tokens, factory: Mutex::default() }
+    }
+
+    /// The guide of an answer to this prompt. It takes some milliseconds, and bounded memory.
+    ///
+    /// # Errors
+    /// A [`Fault`] with what cannot be kept.
+    pub fn compile(
+        &self,
+        guide: &wire::Guide,
+        prompt_text: &str,
+        enable_thinking: bool,
+    ) -> Result<Box<dyn Guide>, Fault> {
+        let refused = |why: &dyn std::fmt::Display| Fault::new(FaultCode::Guide, format!("the guide: {why}"));
+        let grammar = grammar(guide).map_err(|why| refused(&why))?;
+        let factory = self.factory().map_err(|why| refused(&why))?;
+        let matcher = Matcher::new(factory.create_parser(grammar));
+        if let Some(why) = matcher.get_error() {
+            return Err(refused(&first_line(&why)));
+        }
+        let thought = self.tokenizer.token_id(THOUGHT).filter(|_| thinks(prompt_text, enable_thinking));
+        Ok(Box::new(Parsed { _factory: factory, matcher, mask: SimpleVob::alloc(self.vocab_size), thought }))
+    }
+
+    fn factory(&self) -> Result<Arc<ParserFactory>, String> {
+        let mut known = self.factory.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(factory) = known.upgrade() {
+            return Ok(factory);
+        }
+        let size = u32::try_from(self.vocab_size).map_err(|error| error.to_string())?;
+        let stops: Vec<u32> = self.stop_tokens.iter().copied().filter(|token| *token < size).collect();
+        let Some(&end) = stops.first() else {
+            return Err("the engine has no token that ends an answer".into());
+        };
+        let words: Vec<Vec<u8>> = (0..size).map(|token| self.word(token)).collect();
+        let trie = TokTrie::from(&TokRxInfo::new(size, end), &words).with_eos_tokens(&stops);
+        let tokens: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
+        let mut factory = ParserFactory::new_simple(&tokens).map_err(|error| error.to_string())?;
+        factory.quiet().limits_mut().verbose_errors = false;
+        let factory = Arc::new(factory);
+        *known = Arc::downgrade(&factory);
+        Ok(factory)
+    }
+
+    /// What a token stands for; nothing where there is none.
+    fn word(&self, token: u32) -> Vec<u8> {
+        let bytes = self.tokenizer.token_bytes(token);
+        let is_special =
+            std::str::from_utf8(&bytes).is_ok_and(|name| self.tokenizer.special_tokens().contains(name));
+        if is_special { [&[MARKER], &bytes[..]].concat() } else { bytes }
+    }
+}
+
+/// Whether an answer to this prompt begins with thoughts, which are free. The prompt says so where it has a marker.
+fn thinks(prompt_text: &str, enable_thinking: bool) -> bool {
+    match (prompt_text.rfind(THINKING), prompt_text.rfind(THOUGHT)) {
+        (None, None) => enable_thinking,
+        (begin, end) => begin > end,
+    }
+}
+
+/// A parser that follows one answer.
+struct Parsed {
+    /// Keeps the vocabulary's tree for the next.
+    _factory: Arc<ParserFactory>,
+    matcher: Matcher,
+    mask: SimpleVob,
+    /// The token that ends the thoughts, as long as it has not come.
+    thought: Option<u32>,
+}
+
+impl Guide for Parsed {
+    fn next(&mut self) -> Allowed<'_> {
+        if self.thought.is_some() {
+            return Allowed::All;
+        }
+        match self.matcher.compute_mask_or_eos() {
+            Ok(mask) => {
+                self.mask = mask;
+                Allowed::Only(self.mask.as_slice())
+            }
+            Err(_) => Allowed::None,
+        }
+    }
+
+    fn take(&mut self, token: u32) {
+        match self.thought {
+            Some(end) if end == token => self.thought = None,
+            Some(_) => {}
+            // What it does not take ends the answer with the next token.
+            None => drop(self.matcher.consume_token(token)),
+        }
+    }
+}
+
+fn grammar(guide: &wire::Guide) -> Result<TopLevelGrammar, String> {
+    let parse = |text: &str| serde_json::from_str::<Value>(text).map_err(|error| error.to_string());
+    match guide {
+        wire::Guide::JsonObject => Ok(TopLevelGrammar::from_json_schema(json!({ "type": "object" }))),
+        wire::Guide::JsonSchema(text) => parse(text).map(TopLevelGrammar::from_json_schema),
+        wire::Guide::Regex(regex) => Ok(TopLevelGrammar::from_regex(regex)),
+        wire::Guide::Ebnf(text) => gbnf_to_lark(text).map(TopLevelGrammar::from_lark),
+        wire::Guide::Choice(choices) => {
+            let all: Vec<String> = choices.iter().map(|choice| json!(choice).to_string()).collect();
+            Ok(TopLevelGrammar::from_lark(format!("start: {}\n", all.join(" | "))))
+        }
+        wire::Guide::StructuralTag(text) => parse(text).and_then(|tag| structural_tag(&tag)),
+    }
+}
+
+/// Free text until a trigger, then one of the tags that begin with it: its begin, what its schema says, its end.
+fn structural_tag(tag: &Value) -> Result<TopLevelGrammar, String> {
+    let format = tag.get("format").unwrap_or(tag);
+    if format["type"] != "triggered_tags" {
+        return Err(format!("format.type is {}; wanted \"triggered_tags\"", format["type"]));
+    }
+    let strings = |value: &Value| -> Option<Vec<String>> {
+        value.as_array()?.iter().map(|text| text.as_str().map(str::to_owned)).collect()
+    };
+    let triggers = strings(&format["triggers"]).ok_or("format.triggers: wanted an array of strings")?;
+    let tags = format["tags"].as_array().filter(|tags| !tags.is_empty()).ok_or("format.tags: wanted tags")?;
+    let (mut names, mut rules) = (Vec::new(), String::new());
+    for (index, tag) in tags.iter().enumerate() {
+        let text = |key: &str| {
+            tag[key].as_str().ok_or_else(|| format!("format.tags[{index}].{key}: wanted a string"))
+        };
+        let (begin, end) = (text("begin")?, text("end")?);
+        let trigger = triggers.iter().find(|trigger| !trigger.is_empty() && begin.starts_with(&**trigger));
+        let trigger =
+            trigger.ok_or_else(|| format!("format.tags[{index}].begin: begins with none of the triggers"))?;
+        let content = &tag["content"];
+        if content["type"] != "json_schema" || !content["json_schema"].is_object() {
+            return Err(format!("format.tags[{index}].content: wanted a json_schema"));
+        }
+        let rest = match &begin[trigger.len()..] {
+            "" => String::new(),
+            rest => json!(rest).to_string(),
+        };
+        let end = if end.is_empty() { String::new() } else { json!(end).to_string() };
+        let (trigger, schema) = (json!(trigger), &content["json_schema"]);
+        names.push(format!("tag_{index}"));
+        rules += &format!("tag_{index}: tag_{index}_trigger {rest} tag_{index}_json {end}\n");
+        rules += &format!("tag_{index}_trigger[lazy]: TEXT {trigger}\n");
+        rules += &format!("tag_{index}_json: %json {schema}\n");
+    }
+    let start = names.join(" | ");
+    Ok(TopLevelGrammar::from_lark(format!(
+        "%llguidance {{}}\nstart: ({start})* rest\nrest: TEXT\nTEXT: /(.|\\n)*/\n{rules}"
+    )))
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().find(|line| !line.trim().is_empty()).unwrap_or(text)
+}
