@@ -167,13 +167,21 @@ impl TokenizerWire {
         };
         let parts = PartsWire {
             added_tokens: self.added_tokens,
-            normalizer: self.normalizer,
-            pre_tokenizer: self.pre_tokenizer,
-            decoder: self.decoder,
+            normalizer: sorted(self.normalizer),
+            pre_tokenizer: sorted(self.pre_tokenizer),
+            decoder: sorted(self.decoder),
             model: options,
         };
         Ok((parts, ModelBulk { vocab, merges: model.merges }))
     }
+}
+
+/// Keys in their order, so that a table does not depend on how a map keeps them.
+fn sorted(value: Option<Value>) -> Option<Value> {
+    value.map(|mut value| {
+        value.sort_all_objects();
+        value
+    })
 }
 
 impl PartsWire {

@@ -79,7 +79,7 @@ fn reads_every_field() {
     assert_eq!(
         second.warnings,
         [
-            "requests[1].max_tokens: unknown field, ignored",
+            "requests[1].max_tokens: unknown field, ignored; max_generate_length is meant?",
             "requests[1].messages[0].name: unknown field, ignored"
         ]
     );
