@@ -37,35 +37,33 @@ pub(super) fn strftime(format: &str, local_time: i64) -> String {
     Date::of(local_time).print(format)
 }
 
-fn print(date: &Date, format: &str) -> String {
-    let mut text = String::new();
-    let mut rest = format;
-    while let Some(position) = rest.find('%') {
-        text.push_str(&rest[..position]);
-        rest = &rest[position + 1..];
-        let unpadded = rest.strip_prefix('-');
-        let directive = unpadded.unwrap_or(rest);
-        match directive.chars().next().and_then(|letter| Some((letter, date.field(letter)?))) {
-            Some((letter, field)) => {
-                let trimmed = match unpadded {
-                    Some(_) if field.starts_with([' ', '0']) => match field.trim_start_matches([' ', '0']) {
-                        "" => "0",
-                        trimmed => trimmed,
-                    },
-                    _ => &field,
-                };
-                text.push_str(trimmed);
-                rest = &directive[letter.len_utf8()..];
-            }
-            None => text.push('%'),
-        }
-    }
-    text + rest
-}
-
 impl Date {
     fn print(&self, format: &str) -> String {
-        print(self, format)
+        let mut text = String::new();
+        let mut rest = format;
+        while let Some(position) = rest.find('%') {
+            text.push_str(&rest[..position]);
+            rest = &rest[position + 1..];
+            let unpadded = rest.strip_prefix('-');
+            let directive = unpadded.unwrap_or(rest);
+            match directive.chars().next().and_then(|letter| Some((letter, self.field(letter)?))) {
+                Some((letter, field)) => {
+                    let trimmed = match unpadded {
+                        Some(_) if field.starts_with([' ', '0']) => {
+                            match field.trim_start_matches([' ', '0']) {
+                                "" => "0",
+                                trimmed => trimmed,
+                            }
+                        }
+                        _ => &field,
+                    };
+                    text.push_str(trimmed);
+                    rest = &directive[letter.len_utf8()..];
+                }
+                None => text.push('%'),
+            }
+        }
+        text + rest
     }
 
     /// Year and number of the week that begins on a Monday and has the year's first Thursday (ISO 8601).
