@@ -170,7 +170,8 @@ pub(crate) fn write_engine(
 ) -> Result<BuildReport, ToolError> {
     let Prepared { mut config, items, sources, spreads, mut warnings } = prepared;
     let tokenizer_json = whole_tokenizer(&options.model_dir)?;
-    let token_table = compile_tokenizer(&options.model_dir, tokenizer_json.as_deref())?;
+    let compile = |json: &Vec<u8>| compile_tokenizer(&options.model_dir, json);
+    let token_table = tokenizer_json.as_ref().map(compile).transpose()?;
     check_template(&options.model_dir)?;
     let kernels = options.gpu.as_ref().map(cubins).transpose()?.unwrap_or_default();
     config.source_digest = source_digest();
@@ -190,11 +191,11 @@ pub(crate) fn write_engine(
         staging.write_bytes(name, bytes)
     };
     for name in TEXT_FILES {
-        if let (TOKENIZER_FILE, Some(json)) = (name, &tokenizer_json) {
-            write_beside(&mut staging, name, json)?;
-            continue;
-        }
-        match read_small_optional(&options.model_dir.join(name))? {
+        let bytes = match name {
+            TOKENIZER_FILE => tokenizer_json.clone(),
+            _ => read_small_optional(&options.model_dir.join(name))?,
+        };
+        match bytes {
             Some(bytes) => write_beside(&mut staging, name, &bytes)?,
             None if name == TOKENIZER_FILE => {
                 warnings
@@ -221,7 +222,7 @@ pub(crate) fn write_engine(
     Ok(BuildReport { engine_dir, config, n_bytes, n_tensors, kinds, warnings })
 }
 
-/// tokenizer.json with the tokens that the checkpoint has beside it, where it lacks some.
+/// tokenizer.json, with the tokens that the checkpoint has beside it.
 fn whole_tokenizer(model_dir: &Path) -> Result<Option<Vec<u8>>, ToolError> {
     let path = model_dir.join(TOKENIZER_FILE);
     let Some(tokenizer_json) = read_small_optional(&path)? else { return Ok(None) };
@@ -234,15 +235,15 @@ fn whole_tokenizer(model_dir: &Path) -> Result<Option<Vec<u8>>, ToolError> {
         added_tokens: added_tokens.as_deref(),
         special_tokens_map: special_tokens_map.as_deref(),
     };
-    with_tokens_beside(&tokenizer_json, beside).map_err(|source| ToolError::Tokenizer { path, source })
+    let whole = with_tokens_beside(&tokenizer_json, beside);
+    let whole = whole.map_err(|source| ToolError::Tokenizer { path, source })?;
+    Ok(Some(whole.unwrap_or(tokenizer_json)))
 }
 
-/// The bytes of `tokenizer.table`, where the checkpoint has a tokenizer.
-fn compile_tokenizer(model_dir: &Path, whole: Option<&[u8]>) -> Result<Option<Arc<Vec<u8>>>, ToolError> {
+/// The bytes of `tokenizer.table`.
+fn compile_tokenizer(model_dir: &Path, tokenizer_json: &[u8]) -> Result<Arc<Vec<u8>>, ToolError> {
     let path = model_dir.join(TOKENIZER_FILE);
-    let Some(tokenizer_json) = read_small_optional(&path)? else { return Ok(None) };
-    let table = Tokenizer::compile(whole.unwrap_or(&tokenizer_json));
-    table.map(Some).map_err(|source| ToolError::Tokenizer { path, source })
+    Tokenizer::compile(tokenizer_json).map_err(|source| ToolError::Tokenizer { path, source })
 }
 
 /// A chat template that cannot be used is found here, and not by the first request.
