@@ -88,11 +88,8 @@ impl TextEngine {
         let tokenizer = Arc::new(files.tokenizer()?);
         let stop_tokens = files.stop_tokens(&engine.config.eos_token_ids, &tokenizer)?;
         let broken = |source| AnswerError::Engine { directory: directory.clone(), source };
-        let cubin = |architecture: device::Architecture| {
-            let found = store::engine::read_cubin(directory, &engine.config, &architecture.to_string());
-            found.map_err(|error| error.to_string())
-        };
-        let device = device::open(options.device, &cubin, options.n_threads)
+        let cubin = |architecture: &str| engine.cubin(architecture);
+        let device = device::open(options.device, cubin, options.n_threads)
             .map_err(|source| AnswerError::Device { directory: directory.clone(), source })?;
         let decoder = Decoder::new(device, &engine.config, &engine.tensors)
             .map_err(broken)?

@@ -116,10 +116,6 @@ impl Device for Streamed<'_> {
         self.cpu.cache(shape)
     }
 
-    fn block_bytes(&self, shape: &CacheShape) -> usize {
-        self.cpu.block_bytes(shape)
-    }
-
     fn forget_blocks(&self, cache: &mut Cache, blocks: &[u32]) {
         self.cpu.forget_blocks(cache, blocks);
     }

@@ -6,6 +6,7 @@
 
 use super::plan::StepPlan;
 use crate::format::{Adapter, FormatError, StoredMatrix, Tensor, TensorFile};
+use crate::kernels::tile::TILE_ROWS;
 use crate::numbers::Module;
 use crate::numbers::architecture::{Experts, Projection};
 use crate::numbers::family::Activation;
@@ -70,9 +71,6 @@ pub trait Device {
     /// # Errors
     /// The system's, when the address space cannot be had.
     fn cache(&self, shape: CacheShape) -> std::io::Result<Self::Cache>;
-
-    /// Memory that one block of such a cache takes, in bytes.
-    fn block_bytes(&self, shape: &CacheShape) -> usize;
 
     /// Gives the memory of these blocks back; their content is lost.
     fn forget_blocks(&self, cache: &mut Self::Cache, blocks: &[u32]);
@@ -222,6 +220,42 @@ pub struct CacheShape {
     pub block_len: usize,
     pub n_blocks: usize,
     pub element: CacheElement,
+}
+
+impl CacheShape {
+    /// Head elements of a stored position; those beyond the head's own are zero.
+    pub fn head_stride(&self) -> usize {
+        self.head_dim.next_multiple_of(TILE_ROWS)
+    }
+
+    /// Elements of the keys, or values, of a head in a block, the scales of positions included.
+    pub fn part_elements(&self) -> usize {
+        let scales = match self.element {
+            CacheElement::F32 | CacheElement::F16 => 0,
+            CacheElement::I8 => size_of::<f32>(),
+        };
+        self.block_len * (self.head_stride() + scales)
+    }
+
+    /// Elements of a block: keys and values of all layers and heads.
+    pub fn block_elements(&self) -> usize {
+        self.n_layers * 2 * self.n_kv_heads * self.part_elements()
+    }
+
+    /// Bytes of a block.
+    pub fn block_bytes(&self) -> usize {
+        self.block_elements() * self.element.n_bytes()
+    }
+}
+
+impl CacheElement {
+    pub fn n_bytes(self) -> usize {
+        match self {
+            CacheElement::F32 => 4,
+            CacheElement::F16 => 2,
+            CacheElement::I8 => 1,
+        }
+    }
 }
 
 /// What keys and values are kept as.

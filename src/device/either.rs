@@ -124,10 +124,6 @@ impl Device for Opened {
         made_by!(self, (d) => d.cache(shape))
     }
 
-    fn block_bytes(&self, shape: &CacheShape) -> usize {
-        on_own!(self, (d) => d.block_bytes(shape))
-    }
-
     fn forget_blocks(&self, cache: &mut Self::Cache, blocks: &[u32]) {
         on_own!(self, (d, cache = cache) => d.forget_blocks(cache, blocks));
     }

@@ -2,6 +2,7 @@
 //! for a GPU. [`open`] alone chooses.
 
 mod api;
+mod check;
 pub mod cpu;
 pub mod cuda;
 mod either;
@@ -9,7 +10,6 @@ mod open;
 mod plan;
 mod pool;
 
-pub use crate::cuda::Architecture;
 pub use api::{Attend, CacheElement, CacheShape, Device, DeviceFault, DeviceMemory, Output, Pairs};
 pub use cpu::Cpu;
 pub use either::{Either, Opened};

@@ -1,12 +1,13 @@
 //! The only place that chooses a device.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::cuda::{Cuda, OpenError};
 use super::either::{Either, Opened};
 use super::{Cpu, Device, DeviceMemory};
-use crate::cuda::{Architecture, look};
+use crate::cuda::look;
 use crate::kernels::Kernels;
 use crate::numbers::DeviceChoice;
 
@@ -41,14 +42,14 @@ pub fn open_cpu(n_threads: usize) -> std::io::Result<Cpu> {
     Cpu::new(Kernels::detect(), n_threads)
 }
 
-/// The device that is wanted; `cubin` gives the engine's kernels for a GPU, if it has them.
+/// The device that is wanted; `cubin` gives the engine's kernels for GPUs of an architecture, if it has them.
 ///
 /// # Errors
 /// [`DeviceError`] when a GPU is wanted and cannot be used. On its own it is the reason for the processor, which is
 /// logged.
-pub fn open(
+pub fn open<E: Display>(
     wanted: DeviceChoice,
-    cubin: &dyn Fn(Architecture) -> Result<Option<Vec<u8>>, String>,
+    cubin: impl Fn(&str) -> Result<Option<Vec<u8>>, E>,
     n_threads: usize,
 ) -> Result<Opened, DeviceError> {
     let on_cpu = || open_cpu(n_threads).map(Either::Cpu).map_err(DeviceError::Threads);
@@ -67,15 +68,15 @@ pub fn open(
     }
 }
 
-fn open_gpu(
-    cubin: &dyn Fn(Architecture) -> Result<Option<Vec<u8>>, String>,
+fn open_gpu<E: Display>(
+    cubin: impl Fn(&str) -> Result<Option<Vec<u8>>, E>,
     n_threads: usize,
 ) -> Result<Cuda, String> {
     const NO_DRIVER: &str = "there is no driver for a GPU (libcuda.so.1)";
     let driver = look().map_err(|error| error.to_string())?.ok_or(NO_DRIVER)?;
     let gpu = driver.gpus.first().ok_or("the driver knows no GPU")?;
     let architecture = gpu.architecture();
-    let image = cubin(architecture)?.ok_or_else(|| {
+    let image = cubin(&architecture.to_string()).map_err(|error| error.to_string())?.ok_or_else(|| {
         format!(
             "the engine has no kernels for {} ({architecture}); build it with --target cuda:{architecture}",
             gpu.name

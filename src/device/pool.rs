@@ -101,11 +101,15 @@ impl Gate {
 }
 
 impl Pool {
-    /// A pool of `n_threads` in all, the caller included.
+    /// A pool of `n_threads` in all, the caller included; 0 means one per available processor.
     ///
     /// # Errors
     /// The system's, when a thread cannot be started.
     pub fn new(n_threads: usize) -> std::io::Result<Self> {
+        let n_threads = match n_threads {
+            0 => std::thread::available_parallelism()?.get(),
+            n => n,
+        };
         let shared = Arc::new(Shared {
             gate: Gate::default(),
             job: UnsafeCell::new(Job { call: None, n_tasks: 0 }),
@@ -116,7 +120,7 @@ impl Pool {
             ending: Mutex::new(false),
             woken: Condvar::new(),
         });
-        let threads = (1..n_threads.max(1))
+        let threads = (1..n_threads)
             .map(|worker_idx| {
                 let shared = Arc::clone(&shared);
                 std::thread::Builder::new()

@@ -125,7 +125,7 @@ impl<D: Device> Decoder<D> {
 
     /// Memory that one block of the cache takes, in bytes.
     pub fn block_bytes(&self) -> usize {
-        self.device.block_bytes(&self.cache_shape(1))
+        self.cache_shape(1).block_bytes()
     }
 
     /// About what a workspace for such steps takes, in bytes.

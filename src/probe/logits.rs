@@ -7,7 +7,7 @@ use std::sync::Arc;
 use safetensors::Dtype;
 
 use super::error::ProbeError;
-use crate::device::{self, Architecture, Device, Opened};
+use crate::device::{self, Device, Opened};
 use crate::format::header::Header;
 use crate::format::{Adapter, AdapterError, FiniteCheck, TensorFile};
 use crate::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
@@ -88,11 +88,7 @@ pub fn open_decoder(
     kv_cache_dtype: KvCacheDtype,
 ) -> Result<(Decoder<Opened>, Engine), ProbeError> {
     let engine = Engine::open(directory)?;
-    let cubin = |architecture: Architecture| {
-        let found = crate::store::engine::read_cubin(directory, &engine.config, &architecture.to_string());
-        found.map_err(|error| error.to_string())
-    };
-    let device = device::open(choice, &cubin, n_threads)?;
+    let device = device::open(choice, |architecture| engine.cubin(architecture), n_threads)?;
     let broken = |source| ProbeError::Engine { directory: directory.to_owned(), source };
     let decoder =
         Decoder::new(device, &engine.config, &engine.tensors).map_err(broken)?.with_kv_cache(kv_cache_dtype);

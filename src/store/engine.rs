@@ -1,6 +1,6 @@
 //! An engine directory, opened: configuration read, weights mapped, text files at hand.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::digest::sha256;
@@ -63,6 +63,7 @@ pub struct Engine {
     pub processed_chat_template: Option<Bytes>,
     /// What stays mapped: the weights, and the tokenizer's table.
     pub maps: Vec<Arc<FileMap>>,
+    directory: PathBuf,
     /// Taken before the files were opened: if they change meanwhile, it is not that of the directory any more.
     pub generation: EngineGeneration,
 }
@@ -106,29 +107,25 @@ impl Engine {
             tokenizer_json: tokenizer_json.map(|map| map as Bytes),
             tokenizer_table: tokenizer_table.map(|map| map as Bytes),
             maps,
+            directory: directory.to_owned(),
             generation,
             tokenizer_config: optional(TOKENIZER_CONFIG_FILE)?,
             chat_template,
             processed_chat_template: optional(PROCESSED_TEMPLATE_FILE)?,
         })
     }
-}
 
-/// The kernels of an engine for GPUs of an architecture, if it has them.
-///
-/// # Errors
-/// [`StoreError`] when the file cannot be read, or is another one than `build` wrote.
-pub fn read_cubin(
-    directory: &Path,
-    config: &EngineConfig,
-    architecture: &str,
-) -> Result<Option<Vec<u8>>, StoreError> {
-    let name = cubin_file(architecture);
-    let path = directory.join(&name);
-    let Some(bytes) = read_small_optional(&path)? else { return Ok(None) };
-    match config.sha256.get(&name) {
-        Some(wanted) if *wanted == sha256(&bytes) => Ok(Some(bytes)),
-        _ => Err(StoreError::MixedEngine { path: directory.to_owned() }),
+    /// Its kernels for GPUs of an architecture, if it has them.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the file cannot be read, or is another one than `build` wrote.
+    pub fn cubin(&self, architecture: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let name = cubin_file(architecture);
+        let Some(bytes) = read_small_optional(&self.directory.join(&name))? else { return Ok(None) };
+        match self.config.sha256.get(&name) {
+            Some(wanted) if *wanted == sha256(&bytes) => Ok(Some(bytes)),
+            _ => Err(StoreError::MixedEngine { path: self.directory.clone() }),
+        }
     }
 }
 

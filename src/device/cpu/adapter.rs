@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use half::f16;
-use safetensors::Dtype;
 
-use super::weights::{CHECKED, check_type};
+use super::weights::CHECKED;
+use crate::device::check::check_pair;
 use crate::format::{Adapter, FormatError, LoraPair, Tensor};
 use crate::numbers::Module;
 use crate::numbers::architecture::Projection;
@@ -59,21 +59,9 @@ impl Lora {
 
 impl Pair {
     fn new(pair: &LoraPair) -> Result<Self, FormatError> {
+        let (rank, _) = check_pair(pair)?;
         let LoraPair { a, b, columns, .. } = pair.clone();
-        check_type::<f16>("lora_A.weight", &a, Dtype::F16, "F16")?;
-        check_type::<f16>("lora_B.weight", &b, Dtype::F16, "F16")?;
-        match (a.shape(), b.shape()) {
-            (&[_, rank], &[same, n_columns])
-                if rank == same && rank > 0 && columns.start <= columns.end && columns.end <= n_columns =>
-            {
-                Ok(Self { a, b, columns, rank })
-            }
-            (wanted, found) => Err(FormatError::Shape {
-                name: "lora_B.weight".into(),
-                wanted: wanted.to_vec(),
-                found: found.to_vec(),
-            }),
-        }
+        Ok(Self { a, b, columns, rank })
     }
 
     /// `[in, rank]`

@@ -10,7 +10,6 @@ use memmap2::{MmapMut, MmapOptions, UncheckedAdvice};
 
 use crate::device::{CacheElement, CacheShape};
 use crate::kernels::attention::{CacheValues, HeadCache};
-use crate::kernels::tile::TILE_ROWS;
 use crate::numbers::architecture::MAX_HEAD_DIM;
 use crate::numbers::int8::int8_row;
 
@@ -32,16 +31,12 @@ pub enum Part {
 
 impl Cache {
     pub fn new(shape: CacheShape) -> std::io::Result<Self> {
-        let n_bytes = Self::block_bytes(&shape)
+        let n_bytes = shape
+            .block_bytes()
             .checked_mul(shape.n_blocks)
             .ok_or_else(|| std::io::Error::other("the key-value cache is larger than the address space"))?;
         let map = MmapOptions::new().len(n_bytes).no_reserve_swap().map_anon()?;
         Ok(Self { map, shape })
-    }
-
-    /// Bytes of one block.
-    pub fn block_bytes(shape: &CacheShape) -> usize {
-        block_elements(shape) * element_bytes(shape.element)
     }
 
     pub fn shape(&self) -> &CacheShape {
@@ -57,10 +52,10 @@ impl Cache {
                 CacheElement::I8 => CacheValues::I8(bytemuck::cast_slice(&self.map)),
             },
             blocks,
-            block_stride: block_elements(&self.shape),
+            block_stride: self.shape.block_elements(),
             key_offset: self.offset(layer, Part::Key, head),
             value_offset: self.offset(layer, Part::Value, head),
-            head_stride: head_stride(&self.shape),
+            head_stride: self.shape.head_stride(),
         }
     }
 
@@ -71,7 +66,7 @@ impl Cache {
 
     /// Gives the whole pages inside these blocks back to the system. The blocks must hold nothing needed.
     pub fn forget(&mut self, blocks: &[u32]) {
-        let block_bytes = Self::block_bytes(&self.shape);
+        let block_bytes = self.shape.block_bytes();
         let page = page_size();
         for &block in blocks {
             let start = (block as usize * block_bytes).next_multiple_of(page);
@@ -120,10 +115,10 @@ impl CacheWriter<'_> {
         let mut halves = [f16::ZERO; ROUNDED];
         let mut codes = [0_i8; MAX_HEAD_DIM];
         for (head, values) in row.chunks_exact(shape.head_dim).enumerate() {
-            let start = block as usize * block_elements(shape) + offset(shape, layer, part, head);
+            let start = block as usize * shape.block_elements() + offset(shape, layer, part, head);
             let place = |d: usize| match part {
                 Part::Key => start + d * shape.block_len + slot,
-                Part::Value => start + slot * head_stride(shape) + d,
+                Part::Value => start + slot * shape.head_stride() + d,
             };
             // SAFETY: the caller's promise; the places lie in the block.
             unsafe {
@@ -149,17 +144,13 @@ impl CacheWriter<'_> {
                         let codes = &mut codes[..values.len()];
                         let scale = position_codes(values, codes);
                         codes.iter().enumerate().for_each(|(d, code)| *all.add(place(d)) = *code);
-                        let scales = all.add(start + shape.block_len * head_stride(shape)).cast::<f32>();
+                        let scales = all.add(start + shape.block_len * shape.head_stride()).cast::<f32>();
                         scales.add(slot).write_unaligned(scale);
                     }
                 }
             }
         }
     }
-}
-
-fn head_stride(shape: &CacheShape) -> usize {
-    shape.head_dim.next_multiple_of(TILE_ROWS)
 }
 
 /// Codes of a head's key or value, and their scale; NaN if one of them is no number, so that nobody overlooks it.
@@ -174,7 +165,7 @@ fn offset(shape: &CacheShape, layer: usize, part: Part, head: usize) -> usize {
         Part::Key => 0,
         Part::Value => 1,
     };
-    ((layer * 2 + part_idx) * shape.n_kv_heads + head) * part_elements(shape)
+    ((layer * 2 + part_idx) * shape.n_kv_heads + head) * shape.part_elements()
 }
 
 /// Bytes of a page: 4 KiB mostly, up to 64 KiB on some arm64 kernels.
@@ -182,25 +173,4 @@ fn page_size() -> usize {
     // SAFETY: sysconf only reads.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     usize::try_from(size).ok().filter(|size| size.is_power_of_two()).unwrap_or(1 << 16)
-}
-
-fn block_elements(shape: &CacheShape) -> usize {
-    shape.n_layers * 2 * shape.n_kv_heads * part_elements(shape)
-}
-
-/// Elements of the keys, or values, of a head in a block, scales included.
-fn part_elements(shape: &CacheShape) -> usize {
-    let scales = match shape.element {
-        CacheElement::F32 | CacheElement::F16 => 0,
-        CacheElement::I8 => size_of::<f32>(),
-    };
-    shape.block_len * (head_stride(shape) + scales)
-}
-
-fn element_bytes(element: CacheElement) -> usize {
-    match element {
-        CacheElement::F32 => 4,
-        CacheElement::F16 => 2,
-        CacheElement::I8 => 1,
-    }
 }

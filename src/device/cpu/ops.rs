@@ -66,10 +66,6 @@ impl Device for Cpu {
         Cache::new(shape)
     }
 
-    fn block_bytes(&self, shape: &CacheShape) -> usize {
-        Cache::block_bytes(shape)
-    }
-
     fn forget_blocks(&self, cache: &mut Cache, blocks: &[u32]) {
         cache.forget(blocks);
     }

@@ -25,10 +25,6 @@ impl Cpu {
     /// # Errors
     /// The system's, when a thread cannot be started.
     pub fn new(kernels: Kernels, n_threads: usize) -> std::io::Result<Self> {
-        let n_threads = match n_threads {
-            0 => std::thread::available_parallelism()?.get(),
-            n => n,
-        };
         let pool = Pool::new(n_threads)?;
         let scratch = (0..pool.n_threads()).map(|_| Mutex::default()).collect();
         Ok(Self { kernels, pool, scratch, inputs: Mutex::default() })

@@ -2,6 +2,7 @@
 
 use safetensors::Dtype;
 
+use crate::device::check::{check_shape, check_type};
 use crate::format::{FormatError, StoredMatrix, Tensor};
 use crate::kernels::matrix::{GroupScales, Matrix, Values, row_stride};
 use crate::kernels::tile::TILE_ROWS;
@@ -103,24 +104,4 @@ impl Vector {
     pub fn as_slice(&self) -> &[f32] {
         self.0.as_slice().expect(CHECKED)
     }
-}
-
-fn check_shape(name: &str, tensor: &Tensor, wanted: &[usize]) -> Result<(), FormatError> {
-    if tensor.shape() == wanted {
-        return Ok(());
-    }
-    let found = tensor.shape().to_vec();
-    Err(FormatError::Shape { name: name.to_owned(), wanted: wanted.to_vec(), found })
-}
-
-pub(super) fn check_type<T: bytemuck::Pod>(
-    name: &str,
-    tensor: &Tensor,
-    dtype: Dtype,
-    wanted: &'static str,
-) -> Result<(), FormatError> {
-    if tensor.dtype() == dtype && tensor.as_slice::<T>().is_some() {
-        return Ok(());
-    }
-    Err(FormatError::Dtype { name: name.to_owned(), wanted, found: format!("{:?}", tensor.dtype()) })
 }

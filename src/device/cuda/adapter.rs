@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
-use half::f16;
-use safetensors::Dtype;
 
 use super::purpose::{Counted, Counter};
 use super::weights::device_error;
 use crate::cuda::{Buffer, Context};
+use crate::device::check::check_pair;
 use crate::format::{Adapter, FormatError, LoraPair, Tensor};
 use crate::numbers::Module;
 use crate::numbers::architecture::Projection;
@@ -28,7 +27,7 @@ pub struct Lora {
     pub first_expert: usize,
     pub max_rank: usize,
     /// What the table points to, each tensor once.
-    _matrices: Vec<Buffer<f16>>,
+    _matrices: Vec<Buffer<u8>>,
     _counted: Counted,
 }
 
@@ -70,7 +69,7 @@ impl Lora {
             table[slot] = taken.pair(pair)?;
         }
         let max_rank = table.iter().map(|pair| pair.rank).max().unwrap_or(0);
-        let of_matrices: usize = taken.matrices.iter().map(|matrix| matrix.len() * size_of::<f16>()).sum();
+        let of_matrices: usize = taken.matrices.iter().map(Buffer::len).sum();
         Ok(Self {
             _counted: counter.count(of_matrices + table.len() * size_of::<Pair>()),
             table: Buffer::of(context, bytemuck::cast_slice(&table)).map_err(device_error)?,
@@ -94,51 +93,37 @@ pub fn of_mlp(projection: Projection) -> usize {
 /// Matrices that are on the device already: fused projections share theirs.
 struct Taken<'a> {
     context: &'a Arc<Context>,
-    matrices: Vec<Buffer<f16>>,
+    matrices: Vec<Buffer<u8>>,
     /// By the place of the host's values.
     at: BTreeMap<*const u8, u64>,
 }
 
 impl Taken<'_> {
     fn pair(&mut self, pair: &LoraPair) -> Result<Pair, FormatError> {
-        let LoraPair { a, b, columns, .. } = pair;
-        let (&[_, rank], &[same, n_columns]) = (a.shape(), b.shape()) else {
-            return Err(mismatch(a, b));
-        };
+        let (rank, n_columns) = check_pair(pair)?;
         if rank > MAX_RANK {
             let (found, supported) = (rank.to_string(), format!("1 to {MAX_RANK}"));
             return Err(FormatError::Unsupported { what: "this rank on a GPU", found, supported });
         }
-        if rank != same || rank == 0 || columns.end > n_columns {
-            return Err(mismatch(a, b));
-        }
-        let number = |n: usize| i32::try_from(n).map_err(|_| mismatch(a, b));
+        let number = |n: usize| i32::try_from(n).expect("sizes of a model have 31 bits");
         Ok(Pair {
-            a: self.matrix("lora_A.weight", a)?,
-            b: self.matrix("lora_B.weight", b)?,
-            rank: number(rank)?,
-            b_stride: number(n_columns)?,
-            first_column: number(columns.start)?,
+            a: self.matrix(&pair.a)?,
+            b: self.matrix(&pair.b)?,
+            rank: number(rank),
+            b_stride: number(n_columns),
+            first_column: number(pair.columns.start),
             unused: 0,
         })
     }
 
-    fn matrix(&mut self, name: &str, tensor: &Tensor) -> Result<u64, FormatError> {
-        let wrong = || FormatError::Dtype {
-            name: name.to_owned(),
-            wanted: "F16",
-            found: format!("{:?}", tensor.dtype()),
-        };
-        let values = match tensor.dtype() {
-            Dtype::F16 => tensor.as_slice::<f16>().ok_or_else(wrong)?,
-            _ => return Err(wrong()),
-        };
-        if let Some(&at) = self.at.get(&values.as_ptr().cast()) {
+    fn matrix(&mut self, tensor: &Tensor) -> Result<u64, FormatError> {
+        let values = tensor.data();
+        if let Some(&at) = self.at.get(&values.as_ptr()) {
             return Ok(at);
         }
         let matrix = Buffer::of(self.context, values).map_err(device_error)?;
         let at = matrix.address();
-        self.at.insert(values.as_ptr().cast(), at);
+        self.at.insert(values.as_ptr(), at);
         self.matrices.push(matrix);
         Ok(at)
     }
@@ -146,7 +131,3 @@ impl Taken<'_> {
 
 /// What lora.cu holds in registers.
 const MAX_RANK: usize = 1024;
-
-fn mismatch(a: &Tensor, b: &Tensor) -> FormatError {
-    FormatError::Shape { name: "lora_B.weight".into(), wanted: a.shape().to_vec(), found: b.shape().to_vec() }
-}

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use super::gpu::{Cuda, whole};
 use super::purpose::{Counted, Counter};
 use crate::cuda::{Argument, Buffer, Context, CudaError, Pinned};
-use crate::device::{CacheElement, CacheShape};
-use crate::kernels::tile::TILE_ROWS;
+use crate::device::CacheShape;
 
 /// Bytes of a chunk, about.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -26,7 +25,7 @@ pub struct Cache {
 
 impl Cache {
     pub fn new(context: &Arc<Context>, counter: &Counter, shape: CacheShape) -> Result<Self, CudaError> {
-        let blocks_per_chunk = (CHUNK_BYTES / Self::block_bytes(&shape)).max(1);
+        let blocks_per_chunk = (CHUNK_BYTES / shape.block_bytes()).max(1);
         let n_chunks = shape.n_blocks.div_ceil(blocks_per_chunk);
         Ok(Self {
             blocks_per_chunk,
@@ -38,33 +37,17 @@ impl Cache {
         })
     }
 
-    /// Bytes of one block.
-    pub fn block_bytes(shape: &CacheShape) -> usize {
-        let head_stride = shape.head_dim.next_multiple_of(TILE_ROWS);
-        let position = match shape.element {
-            CacheElement::F32 => 4 * head_stride,
-            CacheElement::F16 => 2 * head_stride,
-            CacheElement::I8 => head_stride + size_of::<f32>(),
-        };
-        shape.n_layers * 2 * shape.n_kv_heads * shape.block_len * position
-    }
-
     pub fn shape(&self) -> &CacheShape {
         &self.shape
     }
 
     /// As `Cache` in attention.cu, for one layer.
     pub fn arguments(&self, layer: usize) -> [Argument; 7] {
-        let element_bytes = match self.shape.element {
-            CacheElement::F32 => 4,
-            CacheElement::F16 => 2,
-            CacheElement::I8 => 1,
-        };
         [
             Argument::Address(self.table.address()),
             whole(self.blocks_per_chunk),
-            whole(Self::block_bytes(&self.shape)),
-            Argument::I32(element_bytes),
+            whole(self.shape.block_bytes()),
+            whole(self.shape.element.n_bytes()),
             whole(self.shape.n_kv_heads),
             whole(self.shape.head_dim),
             whole(layer),
@@ -84,7 +67,7 @@ impl Cuda {
             if cache.chunks[chunk_idx].is_some() {
                 continue;
             }
-            let n_bytes = cache.blocks_per_chunk * Cache::block_bytes(&cache.shape);
+            let n_bytes = cache.blocks_per_chunk * cache.shape.block_bytes();
             let Some(chunk) = self.note(Buffer::zeros(&self.context, n_bytes)) else {
                 cache.is_used[block] = false;
                 return;

@@ -2,29 +2,37 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::purpose::{Counted, Counter};
 use crate::cuda::{Buffer, Context, CudaError, Registered};
 use crate::format::Bytes;
 
 /// Files that are registered with the driver.
 #[derive(Default)]
-pub struct Files(Mutex<Vec<(Arc<Registered>, Bytes)>>);
+pub struct Files(Mutex<Vec<Arc<File>>>);
+
+/// A file, registered as long as anybody reads it.
+struct File {
+    // Dropped in this order: what is registered must be there.
+    registered: Registered,
+    _bytes: Bytes,
+}
 
 /// Bytes where kernels find them.
-pub enum Place {
-    /// In a file; which one is kept registered.
-    Mapped {
-        address: u64,
-        _file: Arc<Registered>,
-    },
-    Copy(Buffer<u8>),
+pub struct Place {
+    address: u64,
+    _kept: Kept,
+}
+
+/// What keeps them there.
+#[expect(dead_code, reason = "held until it is dropped")]
+enum Kept {
+    Mapped(Arc<File>),
+    Copy(Buffer<u8>, Counted),
 }
 
 impl Place {
     pub fn address(&self) -> u64 {
-        match self {
-            Self::Mapped { address, .. } => *address,
-            Self::Copy(buffer) => buffer.address(),
-        }
+        self.address
     }
 }
 
@@ -38,23 +46,24 @@ impl Files {
         // SAFETY: whoever owns the bytes is kept beside the registration, and dropped after it.
         match unsafe { Registered::new(context, (**bytes).as_ref()) } {
             Ok(registered) => {
-                let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-                files.push((Arc::new(registered), Arc::clone(bytes)));
+                let file = Arc::new(File { registered, _bytes: Arc::clone(bytes) });
+                self.0.lock().unwrap_or_else(PoisonError::into_inner).push(file);
             }
             Err(error) => tracing::debug!("the weights are copied: {error}"),
         }
     }
 
-    /// These bytes where kernels find them: in a file that was seen, or in a copy.
+    /// These bytes where kernels find them: in a file that was seen, or in a copy, which is counted.
     ///
     /// # Errors
     /// [`CudaError`]: 2 when memory runs out.
-    pub fn place(&self, context: &Arc<Context>, bytes: &[u8]) -> Result<Place, CudaError> {
+    pub fn place(&self, context: &Arc<Context>, copies: &Counter, bytes: &[u8]) -> Result<Place, CudaError> {
         let files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = files.iter().find_map(|(file, _)| Some((file.address_of(bytes)?, Arc::clone(file))));
-        match found {
-            Some((address, file)) => Ok(Place::Mapped { address, _file: file }),
-            None => Buffer::of(context, bytes).map(Place::Copy),
+        let found = files.iter().find_map(|file| Some((file.registered.address_of(bytes)?, file)));
+        if let Some((address, file)) = found {
+            return Ok(Place { address, _kept: Kept::Mapped(Arc::clone(file)) });
         }
+        let copy = Buffer::of(context, bytes)?;
+        Ok(Place { address: copy.address(), _kept: Kept::Copy(copy, copies.count(bytes.len())) })
     }
 }

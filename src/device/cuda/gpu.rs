@@ -48,10 +48,6 @@ impl Cuda {
     ) -> Result<Option<Self>, OpenError> {
         let Some(context) = Context::open(ordinal)? else { return Ok(None) };
         let kernels = Kernels::load(&context, image)?;
-        let n_threads = match n_threads {
-            0 => std::thread::available_parallelism()?.get(),
-            n => n,
-        };
         Ok(Some(Self {
             name,
             context,

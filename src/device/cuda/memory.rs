@@ -13,7 +13,7 @@ impl Cuda {
             grown.buffer = None;
             grown.buffer = self.note(Buffer::new(&self.context, len.next_power_of_two()));
         }
-        Argument::Address(grown.buffer.as_ref().map_or(0, Buffer::address))
+        grown.at()
     }
 
     /// See [`crate::device::Device::set_n_rows`]; where memory runs out the step fails, and nothing is launched that would

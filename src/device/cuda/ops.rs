@@ -2,12 +2,13 @@
 
 use super::adapter::Lora;
 use super::cache::Cache;
+use super::files::Place;
 use super::gpu::{Cuda, THREADS, grid, lock, whole};
 use super::routing::Routing;
 use super::rows::Rows;
 use super::scratch::{PlanMemory, Scratch};
 use super::step::Step;
-use super::weights::{Vector, Weights};
+use super::weights::{Vector, Weights, device_error};
 use crate::cuda::{Argument, Function, Grid};
 use crate::device::{Attend, CacheShape, Device, DeviceFault, Output, StepPlan};
 use crate::format::{Adapter, FormatError, StoredMatrix, Tensor, TensorFile};
@@ -42,6 +43,11 @@ impl Cuda {
         unsafe { self.launch(kernel, flat(n), &[gate.at_mut(), up.at(), whole(n)]) };
     }
 
+    /// A weight where kernels find it.
+    fn place(&self, tensor: &Tensor) -> Result<Place, FormatError> {
+        self.files.place(&self.context, &self.purposes.weights, tensor.data()).map_err(device_error)
+    }
+
     fn gather_rows(&self, x: &Rows, rows: Argument, n_rows: usize, y: &mut Rows) {
         assert!(x.width() == y.width());
         self.resize(y, n_rows);
@@ -65,11 +71,11 @@ impl Device for Cuda {
     }
 
     fn weights(&self, _name: &str, matrix: StoredMatrix) -> Result<Weights, FormatError> {
-        Weights::new((&self.context, &self.files), &self.purposes.weights, &matrix)
+        Weights::new(&matrix, |tensor| self.place(tensor))
     }
 
     fn vector(&self, name: &str, len: usize, values: Tensor) -> Result<Vector, FormatError> {
-        Vector::new(&self.context, &self.purposes.weights, name, len, &values)
+        Vector::new(name, len, &values, |tensor| self.place(tensor))
     }
 
     fn lora(&self, adapter: &Adapter) -> Result<Lora, FormatError> {
@@ -100,10 +106,6 @@ impl Device for Cuda {
 
     fn cache(&self, shape: CacheShape) -> std::io::Result<Cache> {
         Cache::new(&self.context, &self.purposes.keys_and_values, shape).map_err(std::io::Error::other)
-    }
-
-    fn block_bytes(&self, shape: &CacheShape) -> usize {
-        Cache::block_bytes(shape)
     }
 
     fn forget_blocks(&self, cache: &mut Cache, blocks: &[u32]) {

@@ -58,7 +58,7 @@ impl Program {
     /// # Errors
     /// As [`Program::flush`].
     pub fn run(&mut self, context: &Arc<Context>) -> Result<(), CudaError> {
-        if let Some(found) = self.graphs.iter().position(|(launches, _)| *launches == self.pending) {
+        if let Some(found) = self.graphs.iter().rposition(|(launches, _)| *launches == self.pending) {
             self.pending.clear();
             let found = self.graphs.remove(found);
             let asked = found.1.launch();

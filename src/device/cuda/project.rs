@@ -36,29 +36,23 @@ impl Cuda {
         let mut scratch = self.scratch();
         let mut changed = scratch.changed.take().unwrap_or_else(|| Rows::new(x.width()));
         changed.set_width(x.width());
-        let plain_codes = |output: &Output<'_, Self>| {
-            output.weights.takes_codes() && output.weights.input_changes().is_none()
-        };
-        let shared = outputs.iter().any(plain_codes).then(|| self.codes_of(&mut scratch, x));
+        // The codes of x, as long as they are what the buffers hold.
+        let mut codes_of_x = None;
         for output in outputs.iter_mut() {
-            match (output.weights.input_changes(), output.weights.takes_codes()) {
-                (None, false) => self.multiply(routing, x, &[x.at()], output),
-                (None, true) => {
-                    self.multiply(routing, x, shared.as_ref().map_or(&[], |codes| &codes[..]), output);
-                }
-                (Some(changes), takes_codes) => {
-                    self.change(x, changes, &mut changed);
-                    if takes_codes {
-                        // Those that all outputs share may lie in the same buffers.
-                        let codes = self.codes_of(&mut scratch, &changed);
-                        self.multiply(routing, &changed, &codes, output);
-                        if shared.is_some() {
-                            self.codes_of(&mut scratch, x);
-                        }
-                    } else {
-                        self.multiply(routing, &changed, &[changed.at()], output);
-                    }
-                }
+            let changes = output.weights.input_changes();
+            if let Some(changes) = changes {
+                self.change(x, changes, &mut changed);
+            }
+            let inputs = if changes.is_some() { &changed } else { x };
+            if !output.weights.takes_codes() {
+                self.multiply(routing, inputs, &[inputs.at()], output);
+            } else if changes.is_some() {
+                codes_of_x = None;
+                let codes = self.codes_of(&mut scratch, inputs);
+                self.multiply(routing, inputs, &codes, output);
+            } else {
+                let codes = *codes_of_x.get_or_insert_with(|| self.codes_of(&mut scratch, x));
+                self.multiply(routing, inputs, &codes, output);
             }
             self.update(step, routing, x, output, &mut scratch);
         }

@@ -16,23 +16,14 @@ pub struct Routing {
     n_used: usize,
     n_groups: usize,
     /// `[n_rows, n_used]` each: experts, their weights, the places of the choices.
-    experts: Room<u32>,
-    weights: Room<f32>,
-    place_of: Room<u32>,
+    experts: Grown<u32>,
+    weights: Grown<f32>,
+    place_of: Grown<u32>,
     /// `[n_rows * n_used]` each: of a place its row and its expert.
-    row_of: Room<u32>,
-    expert_of: Room<u32>,
+    row_of: Grown<u32>,
+    expert_of: Grown<u32>,
     /// `[n_groups, 4]`
-    groups: Room<i32>,
-}
-
-/// A buffer, and where it is now.
-struct Room<T>(Grown<T>, Argument);
-
-impl<T> Default for Room<T> {
-    fn default() -> Self {
-        Self(Grown::default(), Argument::Address(0))
-    }
+    groups: Grown<i32>,
 }
 
 impl Routing {
@@ -47,23 +38,19 @@ impl Routing {
     }
 
     pub fn groups(&self) -> Argument {
-        self.groups.1
+        self.groups.at()
     }
 
     pub fn row_of(&self) -> Argument {
-        self.row_of.1
+        self.row_of.at()
     }
 
     pub fn expert_of(&self) -> Argument {
-        self.expert_of.1
+        self.expert_of.at()
     }
 }
 
 impl Cuda {
-    fn make_room<T: bytemuck::Pod>(&self, room: &mut Room<T>, len: usize) {
-        room.1 = self.room(&mut room.0, len);
-    }
-
     /// See [`crate::device::Device::route`].
     pub(super) fn choose(&self, logits: &Rows, experts: &Experts, routing: &mut Routing) {
         let n_places = logits.n_rows() * experts.n_used;
@@ -71,12 +58,12 @@ impl Cuda {
         routing.n_used = experts.n_used;
         // Every expert may have a group that is not full.
         routing.n_groups = n_places.min(n_places / GROUP_ROWS + experts.n_experts);
-        self.make_room(&mut routing.experts, n_places);
-        self.make_room(&mut routing.weights, n_places);
-        self.make_room(&mut routing.place_of, n_places);
-        self.make_room(&mut routing.row_of, n_places);
-        self.make_room(&mut routing.expert_of, n_places);
-        self.make_room(&mut routing.groups, routing.n_groups * 4);
+        self.room(&mut routing.experts, n_places);
+        self.room(&mut routing.weights, n_places);
+        self.room(&mut routing.place_of, n_places);
+        self.room(&mut routing.row_of, n_places);
+        self.room(&mut routing.expert_of, n_places);
+        self.room(&mut routing.groups, routing.n_groups * 4);
         let choose = [
             logits.at(),
             whole(logits.n_rows()),
@@ -84,18 +71,18 @@ impl Cuda {
             whole(experts.n_experts),
             whole(experts.n_used),
             Argument::I32(experts.normalized.into()),
-            routing.experts.1,
-            routing.weights.1,
+            routing.experts.at(),
+            routing.weights.at(),
         ];
         let sort = [
-            routing.experts.1,
+            routing.experts.at(),
             whole(n_places),
             whole(experts.n_used),
             whole(experts.n_experts),
-            routing.row_of.1,
-            routing.expert_of.1,
-            routing.place_of.1,
-            routing.groups.1,
+            routing.row_of.at(),
+            routing.expert_of.at(),
+            routing.place_of.at(),
+            routing.groups.at(),
             whole(routing.n_groups),
         ];
         let shared = 2 * (experts.n_experts + 1) * size_of::<i32>();
@@ -112,8 +99,15 @@ impl Cuda {
     pub(super) fn combine_places(&self, routing: &Routing, x: &Rows, y: &mut Rows) {
         assert!(x.n_rows() == routing.n_places() && y.n_rows() == routing.n_rows && x.width() == y.width());
         let (width, stride) = (whole(y.width()), whole(y.stride()));
-        let arguments =
-            [x.at(), routing.place_of.1, routing.weights.1, whole(routing.n_used), y.at_mut(), width, stride];
+        let arguments = [
+            x.at(),
+            routing.place_of.at(),
+            routing.weights.at(),
+            whole(routing.n_used),
+            y.at_mut(),
+            width,
+            stride,
+        ];
         // SAFETY: every place lies in x, and every row in y.
         unsafe { self.launch(&self.kernels.combine_experts, grid(routing.n_rows, 1, 1), &arguments) };
     }

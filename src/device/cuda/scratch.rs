@@ -1,7 +1,7 @@
 //! Memory that is kept from one operation, or step, to the next.
 
 use super::rows::Rows;
-use crate::cuda::{Buffer, Pinned};
+use crate::cuda::{Argument, Buffer, Pinned};
 
 /// Buffers of products and of attention.
 #[derive(Default)]
@@ -19,6 +19,13 @@ pub struct Scratch {
 /// A buffer that grows, and holds anything then.
 pub struct Grown<T> {
     pub buffer: Option<Buffer<T>>,
+}
+
+impl<T: bytemuck::Pod> Grown<T> {
+    /// Where kernels find it; nowhere while it is not needed.
+    pub fn at(&self) -> Argument {
+        Argument::Address(self.buffer.as_ref().map_or(0, Buffer::address))
+    }
 }
 
 impl<T> Default for Grown<T> {

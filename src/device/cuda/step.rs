@@ -7,8 +7,8 @@ use bytemuck::{Pod, Zeroable};
 use super::adapter::Lora;
 use super::gpu::{Cuda, lock};
 use crate::cuda::{Argument, Pinned};
-use crate::device::StepPlan;
-use crate::kernels::attention::PART;
+use crate::device::{RowPlace, StepPlan};
+use crate::kernels::attention::{BLOCK_LEN, parts};
 
 /// Addresses of a plan's parts, and what the host has to know of it.
 pub struct Step {
@@ -79,7 +79,7 @@ fn word(n: usize) -> u32 {
 impl Cuda {
     /// See [`crate::device::Device::upload`].
     pub(super) fn bring(&self, plan: StepPlan<Lora>) -> Step {
-        let (n_rows, block_len) = (plan.n_rows(), crate::kernels::attention::BLOCK_LEN);
+        let n_rows = plan.n_rows();
         let mut words = Words::default();
         let mut first_blocks = Vec::with_capacity(plan.blocks.len());
         let mut n_blocks = 0;
@@ -119,12 +119,10 @@ impl Cuda {
         let blocks = words.add(plan.blocks.iter().flatten().copied());
         let base = self.write_plan(&words.0);
         let at = |offset: usize| Argument::Address(base + (offset * size_of::<u32>()) as u64);
-        let written =
-            |place: &crate::device::RowPlace| plan.blocks[place.sequence][place.position / block_len];
-        let parts = |starts: &[usize]| {
-            let of_row =
-                |(place, start): (&crate::device::RowPlace, &usize)| place.position / PART + 1 - start / PART;
-            plan.places.iter().zip(starts).map(of_row).max().unwrap_or(1)
+        let written = |place: &RowPlace| plan.blocks[place.sequence][place.position / BLOCK_LEN];
+        let max_parts = |starts: &[usize]| {
+            let seen = plan.places.iter().zip(starts).map(|(place, start)| *start..place.position + 1);
+            seen.map(|seen| parts(seen).count()).max().unwrap_or(1)
         };
         Step {
             n_rows,
@@ -142,7 +140,7 @@ impl Cuda {
                     cos: at(cos),
                     sin: at(sin),
                     half: view.cos.len() / n_rows.max(1),
-                    max_parts: parts(&view.starts),
+                    max_parts: max_parts(&view.starts),
                 })
                 .collect(),
             logit_rows: at(logit_rows),

@@ -2,16 +2,15 @@
 
 use safetensors::Dtype;
 
-use super::files::{Files, Place};
+use super::files::Place;
 use super::gpu::whole;
-use super::purpose::{Counted, Counter};
-use crate::cuda::{Argument, Buffer, Context, CudaError, Function};
-use crate::device::cuda::kernels::Kernels;
+use super::kernels::Kernels;
+use crate::cuda::{Argument, CudaError, Function};
+use crate::device::check::{check_shape, check_type};
 use crate::format::{FormatError, StoredMatrix, Tensor};
 use crate::numbers::Kind;
 use crate::numbers::kind::ScaleType;
 use crate::numbers::precision::row_stride;
-use std::sync::Arc;
 
 /// A matrix of the engine, or a stack of them.
 pub struct Weights {
@@ -23,22 +22,17 @@ pub struct Weights {
     zero: Option<Place>,
     input_scale: Option<Place>,
     input_order: Option<Place>,
-    _counted: Counted,
 }
 
 impl Weights {
+    /// # Errors
+    /// What `place` says.
     pub fn new(
-        (context, files): (&Arc<Context>, &Files),
-        counter: &Counter,
         stored: &StoredMatrix,
+        place: impl Fn(&Tensor) -> Result<Place, FormatError>,
     ) -> Result<Self, FormatError> {
-        let place = |tensor: &Tensor| files.place(context, tensor.data()).map_err(device_error);
-        let optional = |tensor: &Option<Tensor>| tensor.as_ref().map(place).transpose();
-        let StoredMatrix { values, scale, row_scale, zero, input_scale, input_order, .. } = stored;
-        let beside = [scale, row_scale, zero, input_scale, input_order].into_iter().flatten();
-        let n_bytes = beside.map(|tensor| tensor.data().len()).sum::<usize>() + values.data().len();
+        let optional = |tensor: &Option<Tensor>| tensor.as_ref().map(&place).transpose();
         Ok(Self {
-            _counted: counter.count(n_bytes),
             kind: stored.kind,
             stride: row_stride(stored.shape.columns),
             values: place(&stored.values)?,
@@ -121,28 +115,22 @@ impl Weights {
 
 /// A norm's weight or a bias.
 pub struct Vector {
-    values: Buffer<u8>,
-    _counted: Counted,
+    values: Place,
+    len: usize,
 }
 
 impl Vector {
+    /// # Errors
+    /// Of another shape or type; what `place` says.
     pub fn new(
-        context: &Arc<Context>,
-        counter: &Counter,
         name: &str,
         len: usize,
         values: &Tensor,
+        place: impl Fn(&Tensor) -> Result<Place, FormatError>,
     ) -> Result<Self, FormatError> {
-        if values.shape() != [len] {
-            let found = values.shape().to_vec();
-            return Err(FormatError::Shape { name: name.to_owned(), wanted: vec![len], found });
-        }
-        if values.dtype() != Dtype::F32 {
-            let found = format!("{:?}", values.dtype());
-            return Err(FormatError::Dtype { name: name.to_owned(), wanted: "F32", found });
-        }
-        let _counted = counter.count(values.data().len());
-        Ok(Self { values: Buffer::of(context, values.data()).map_err(device_error)?, _counted })
+        check_shape(name, values, &[len])?;
+        check_type::<f32>(name, values, Dtype::F32, "F32")?;
+        Ok(Self { values: place(values)?, len })
     }
 
     pub fn at(&self) -> Argument {
@@ -151,7 +139,7 @@ impl Vector {
 
     /// Elements.
     pub fn n_elements(&self) -> usize {
-        self.values.len() / size_of::<f32>()
+        self.len
     }
 }
 
