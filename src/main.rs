@@ -19,6 +19,7 @@ fn work(invocation: Invocation) -> Result<(), Stop> {
     match &invocation.command {
         Command::Serve(args) => Ok(daemon::serve(&args.config, Config::read(&args.config)?)?),
         Command::Run(args) => Ok(answer::run(&args.options())?),
+        Command::Ask(args) => Ok(answer::ask(&args.options())?),
         Command::TextWorker => Ok(answer::text_worker()?),
         Command::Build(args) => {
             let options = args.options();

@@ -16,7 +16,7 @@ use crate::spool::wire::{AdapterName, Fault, FaultCode, RequestFile};
 use crate::store::{AllowedRoots, Catalog, FileMap, Sealed, StoreError};
 
 /// The file that process-lora writes.
-const PROCESSED_FILE: &str = "processed_adapter_model.safetensors";
+pub const PROCESSED_FILE: &str = "processed_adapter_model.safetensors";
 
 /// Where adapters may come from.
 #[derive(Debug, Clone)]
@@ -168,10 +168,8 @@ impl Adapters {
             )
         };
         let Some(directory) = &self.places.directory else { return Err(unknown("")) };
-        let candidates =
-            [directory.join(format!("{plain}.safetensors")), directory.join(plain).join(PROCESSED_FILE)];
-        match candidates.iter().find(|path| path.exists()) {
-            Some(path) => self.places.roots.resolve(path).map_err(refused),
+        match candidates(directory, plain).into_iter().find(|path| path.exists()) {
+            Some(path) => self.places.roots.resolve(&path).map_err(refused),
             None => Err(unknown(&format!(" and not in {}", directory.display()))),
         }
     }
@@ -180,6 +178,11 @@ impl Adapters {
     fn resolve_file(&self, directory: &Path) -> Result<PathBuf, StoreError> {
         self.places.roots.resolve(&directory.join(PROCESSED_FILE))
     }
+}
+
+/// The files that a plain name in the adapters directory may mean; the first that is there is it.
+pub fn candidates(directory: &Path, plain: &str) -> [PathBuf; 2] {
+    [directory.join(format!("{plain}.safetensors")), directory.join(plain).join(PROCESSED_FILE)]
 }
 
 fn changed(name: &str, what: &impl std::fmt::Display) -> Fault {

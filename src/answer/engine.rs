@@ -151,6 +151,11 @@ impl TextEngine {
         Ok(())
     }
 
+    /// Whether messages become a prompt here without being told how.
+    pub fn has_template(&self) -> bool {
+        self.prompter.as_ref().is_some_and(|prompter| prompter.has_template())
+    }
+
     /// Makes a prompt ready.
     ///
     /// # Errors

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use super::budget::TooLittle;
+use crate::config::{ConfigError, DEFAULT_FILE};
 use crate::device::DeviceError;
 use crate::format::FormatError;
-use crate::spool::wire::Fault;
+use crate::spool::wire::{Fault, FaultCode};
 use crate::store::StoreError;
 use crate::text::TextError;
 
@@ -36,6 +37,25 @@ pub enum AnswerError {
     SomeFailed { n_failed: usize, n_requests: usize, output: PathBuf },
     #[error("interrupted: {n_answered} of {n_requests} requests are answered in {}", output.display())]
     Interrupted { n_answered: usize, n_requests: usize, output: PathBuf },
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("no engine is named and there is no {DEFAULT_FILE}; give --engineDir DIR, or --config FILE")]
+    NoEngine,
+    #[error("the adapter {name} is {found}; {advice}")]
+    NoAdapter { name: String, found: String, advice: String },
+    #[error(
+        "engine {} has no chat template; build it from a checkpoint that has one, or use `run` with \
+         apply_chat_template false", directory.display()
+    )]
+    NoTemplate { directory: PathBuf },
+    #[error("the question {why}")]
+    Question { why: String },
+    #[error(transparent)]
+    Unanswered(#[from] Fault),
+    #[error("cannot write the answer: {0}")]
+    Output(std::io::Error),
+    #[error("interrupted")]
+    Stopped,
     #[error("{value} is no value for --{flag}; wanted {wanted}")]
     Flag { flag: &'static str, value: String, wanted: &'static str },
 }
@@ -60,9 +80,19 @@ impl AnswerError {
             Self::Memory { .. } => 71,
             Self::System { source, .. } if source.raw_os_error() == Some(libc::ENOSPC) => 74,
             Self::System { .. } | Self::Device { .. } => 71,
-            Self::Flag { .. } => 64,
+            Self::Flag { .. } | Self::NoEngine => 64,
+            Self::Config(error) => error.exit_code(),
+            Self::NoAdapter { .. } => 66,
+            Self::NoTemplate { .. } | Self::Question { .. } => 65,
+            Self::Unanswered(fault) => match fault.code {
+                FaultCode::AdapterRefused => 66,
+                FaultCode::AdapterChanged => 74,
+                FaultCode::Internal => 70,
+                _ => 65,
+            },
+            Self::Output(_) => 74,
             // As a shell says of a program that Ctrl-C ended.
-            Self::Interrupted { .. } => 130,
+            Self::Interrupted { .. } | Self::Stopped => 130,
         }
     }
 }

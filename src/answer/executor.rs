@@ -74,6 +74,14 @@ impl Executor {
         self.adapters.find_by_name(self.engine.runner.decoder(), name).map(drop)
     }
 
+    /// The same for a request of this file.
+    ///
+    /// # Errors
+    /// As [`Executor::try_adapter`].
+    pub fn try_adapter_of(&self, file: &RequestFile, name: &str) -> Result<(), Fault> {
+        self.adapters.find(self.engine.runner.decoder(), file, name).map(drop)
+    }
+
     /// The adapter's name of each request that runs and has one.
     pub fn adapters_in_use(&self) -> impl Iterator<Item = &str> {
         let running = self.active.iter().filter(|(id, _)| self.engine.runner.is_running(**id));
@@ -220,6 +228,12 @@ impl Executor {
         give_back_heap();
     }
 
+    /// The beginning of an answer under way that is sure to stay: whole characters, and nothing that may become a
+    /// stop string.
+    pub fn text_so_far(&self, ticket: Ticket) -> Option<&str> {
+        self.active.values().find(|active| active.ticket == ticket).map(Active::sure_text)
+    }
+
     /// Requests that may run at once.
     pub fn batch_limit(&self) -> usize {
         self.engine.runner.batch_limit()
@@ -323,6 +337,11 @@ impl Active {
             Finish::MaxLength => FinishReason::MaxLength,
             Finish::NotFinite | Finish::DeadEnd => FinishReason::Error,
         })
+    }
+
+    fn sure_text(&self) -> &str {
+        let text = self.decoder.text();
+        &text[..text.len() - self.stops.n_open()]
     }
 
     fn finish(self, reason: FinishReason) -> (Ticket, Answer) {

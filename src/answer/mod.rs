@@ -2,6 +2,7 @@
 //! What `serve` and `run` share; run.rs is a request file without a spool, the workflow's llm_inference.
 
 mod adapters;
+mod ask;
 mod breakdown;
 mod budget;
 mod contents;
@@ -25,6 +26,7 @@ mod usage;
 
 pub use crate::device::DeviceMemory;
 pub use adapters::AdapterPlaces;
+pub use ask::{AskOptions, AskSampling, ask};
 pub use breakdown::Breakdown;
 pub use budget::{Need, TooLittle};
 pub use engine::{EngineFacts, EngineOptions, TextEngine};

@@ -70,6 +70,10 @@ impl Prompter {
         Ok(Self { tokenizer, template, max_input_len })
     }
 
+    pub fn has_template(&self) -> bool {
+        self.template.is_some()
+    }
+
     /// # Errors
     /// A [`Fault`] with what the template or the tokenizer says; what cannot fit is refused by its bytes.
     pub fn prepare(&self, request: &PromptRequest) -> Result<Prepared, Fault> {

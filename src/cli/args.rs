@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+use super::ask::AskArgs;
 use super::bench::BenchArgs;
 use super::build::BuildArgs;
 use super::doctor::DoctorArgs;
@@ -31,10 +32,16 @@ JETSPOOL_LOG=error|warn|info|debug|trace sets how much is logged to stderr.";
     version,
     disable_help_subcommand = true,
     after_help = "\
-The usual way: `process-lora` each adapter, `build` an engine, then `run` one request file, or `serve` a \
-spool: drop a JSON request file into one directory, find the JSON answer in another. `jetspool COMMAND \
---help` shows the flags of a command and examples. Every flag is taken in three spellings: --engineDir, \
---engine-dir, --engine_dir."
+The usual way: `process-lora` each adapter, `build` an engine, `ask` it a first question, then `run` one request \
+file, or `serve` a spool: drop a JSON request file into one directory, find the JSON answer in another. `list` shows \
+the engines and adapters at hand. `jetspool COMMAND --help` shows the flags of a command and examples. Every flag is \
+taken in three spellings: --engineDir, --engine-dir, --engine_dir.
+
+Examples:
+  jetspool ask \"What is aspirin?\" --engineDir engine
+  jetspool list
+  jetspool run --engineDir engine --inputFile request.json --outputFile answer.json
+  jetspool submit request.json --wait"
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -49,6 +56,7 @@ pub struct Cli {
 pub enum Command {
     Serve(ServeArgs),
     Run(RunArgs),
+    Ask(AskArgs),
     Build(BuildArgs),
     ProcessLora(ProcessLoraArgs),
     QuantizeLlm(QuantizeArgs),

@@ -1,6 +1,7 @@
 //! The words of each command, and what is said when it ends. Opens no file itself.
 
 mod args;
+mod ask;
 mod bench;
 mod build;
 mod doctor;

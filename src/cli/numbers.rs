@@ -14,6 +14,18 @@ pub fn count(min: usize, max: usize) -> impl Fn(&str) -> Result<usize, String> +
     }
 }
 
+/// A parser for numbers that `fits` takes; `wanted` says which.
+pub fn number(
+    fits: fn(f64) -> bool,
+    wanted: &'static str,
+) -> impl Fn(&str) -> Result<f32, String> + Clone + Send + Sync {
+    move |text| {
+        let number = text.parse::<f64>().ok().filter(|number| fits(*number));
+        // As in a request file: first the number, then its range, then f32.
+        number.map(|number| number as f32).ok_or_else(|| format!("wanted {wanted}"))
+    }
+}
+
 /// A parser for times in seconds from `min` to `max`.
 pub fn seconds(min: f64, max: f64) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync {
     move |text| {

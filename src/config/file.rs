@@ -171,6 +171,19 @@ impl Config {
         Self::parse(path, &read_text(path).map_err(|source| ConfigError::Read { path: path.into(), source })?)
     }
 
+    /// The file that is named, or else the default one if there is one.
+    ///
+    /// # Errors
+    /// As [`Config::read`].
+    pub fn find(path: Option<&Path>) -> Result<Option<Self>, ConfigError> {
+        match (path, Self::read(path.unwrap_or(Path::new(DEFAULT_FILE)))) {
+            (None, Err(ConfigError::Read { source, .. })) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(None)
+            }
+            (_, read) => read.map(Some),
+        }
+    }
+
     /// Checks the text of a file; `path` is for the messages.
     ///
     /// # Errors

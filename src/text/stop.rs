@@ -34,6 +34,14 @@ impl StopStrings {
         self.before_tail += done;
         None
     }
+
+    /// Bytes at the end of the text that may be the beginning of a stop string: whether they stay, the next pieces
+    /// tell.
+    pub fn n_open(&self) -> usize {
+        let starts = self.tail.char_indices().map(|(start, _)| &self.tail[start..]);
+        let may_become_stop = |end: &&str| self.stops.iter().any(|stop| stop.starts_with(end));
+        starts.into_iter().find(may_become_stop).map_or(0, str::len)
+    }
 }
 
 #[cfg(test)]
@@ -64,6 +72,34 @@ mod tests {
                 let found = pieces.chunks(size).find_map(|chunk| watch.push(&chunk.concat()));
                 assert_eq!(found, cut, "{stops:?} in {text:?} by {size}");
             }
+        }
+    }
+
+    /// What is shown at once is never taken back, and all that need not wait is shown.
+    #[test]
+    fn only_what_may_become_a_stop_waits() {
+        struct Case {
+            stops: &'static [&'static str],
+            text: &'static str,
+            open: &'static [usize],
+        }
+        let cases = [
+            Case { stops: &[], text: "ab", open: &[0, 0] },
+            Case { stops: &["bcd"], text: "abcb", open: &[0, 1, 2, 1] },
+            Case { stops: &["aab"], text: "aaac", open: &[1, 2, 2, 0] },
+            Case { stops: &["\n\n", "界。"], text: "a\n世界 ", open: &[0, 1, 0, 3, 0] },
+            Case { stops: &["x", "abab!"], text: "ababab", open: &[1, 2, 3, 4, 3, 4] },
+        ];
+        for Case { stops, text, open } in cases {
+            let mut watch = StopStrings::new(stops.iter().map(|stop| stop.to_string()));
+            let found: Vec<usize> = text
+                .chars()
+                .map(|character| {
+                    assert_eq!(watch.push(&character.to_string()), None, "{stops:?} in {text:?}");
+                    watch.n_open()
+                })
+                .collect();
+            assert_eq!(found, open, "{stops:?} in {text:?}");
         }
     }
 
