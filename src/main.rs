@@ -44,6 +44,10 @@ fn work(invocation: Invocation) -> Result<(), Stop> {
         Command::Delete(args) => Ok(operator::operate(&args.options(Action::Delete))?),
         Command::Flush(args) => Ok(operator::flush(args.spool())?),
         Command::Doctor(args) => args.show(&doctor::examine(&args.options(), cli::reading)),
+        Command::List(args) => {
+            let config = Config::find(args.config())?;
+            args.show(tools::list(&args.options(config, operator::serving)?))
+        }
         Command::Inspect(args) => cli::show(&tools::inspect(&args.path)?),
         Command::Logits(args) => Ok(probe::logits(&args.options())?),
         Command::Bench(args) => cli::show_bench(args, &probe::bench(&args.options())?),

@@ -9,6 +9,7 @@ use super::doctor::DoctorArgs;
 use super::export_llm::ExportArgs;
 use super::insert_lora::InsertArgs;
 use super::inspect::InspectArgs;
+use super::list::ListArgs;
 use super::logits::LogitsArgs;
 use super::merge_lora::MergeLoraArgs;
 use super::operate::{self, FlushArgs, JobsArgs, NamedJobsArgs};
@@ -80,6 +81,7 @@ pub enum Command {
     Delete(NamedJobsArgs),
     Flush(FlushArgs),
     Doctor(DoctorArgs),
+    List(ListArgs),
     Inspect(InspectArgs),
     Logits(LogitsArgs),
     Bench(BenchArgs),

@@ -8,6 +8,7 @@ mod doctor;
 mod export_llm;
 mod insert_lora;
 mod inspect;
+mod list;
 mod logging;
 mod logits;
 mod merge_lora;
@@ -22,6 +23,7 @@ mod show;
 mod spelling;
 mod spool;
 mod stop;
+mod table;
 mod workflow;
 
 pub use args::{Command, Invocation};

@@ -44,6 +44,11 @@ impl Stop {
         Self(Words::Error { code, text })
     }
 
+    /// What is wrong with a command line that clap understood.
+    pub(super) fn of_wrong_usage(text: String) -> Self {
+        Self::new(USAGE, text)
+    }
+
     /// The output cannot be written. A reader that went away has seen enough: that is no error.
     pub(super) fn of_output(written: io::Result<()>) -> Result<(), Self> {
         match written {

@@ -131,6 +131,26 @@ pub fn errors(options: &ErrorsOptions) -> Result<(), OperatorError> {
     print(&page.finish(None)).map(drop)
 }
 
+/// What a daemon has open and what it is used for.
+#[derive(Debug, Clone)]
+pub struct Serving {
+    pub engine: PathBuf,
+    /// Adapters of requests under way, each with their number.
+    pub adapters: Vec<(String, usize)>,
+}
+
+/// Asks the daemon of a spool; none if none runs.
+///
+/// # Errors
+/// [`OperatorError`] when there is no spool, or this user may not ask.
+pub fn serving(spool: &Path) -> Result<Option<Serving>, OperatorError> {
+    let report = report(spool)?;
+    Ok(report.map(|report| Serving {
+        engine: report.engine.directory,
+        adapters: report.adapters.into_iter().map(|adapter| (adapter.name, adapter.n_requests)).collect(),
+    }))
+}
+
 /// What the daemon says; none if none runs.
 fn report(spool: &Path) -> Result<Option<Report>, OperatorError> {
     match ask(spool, &Order::Status)? {

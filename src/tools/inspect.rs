@@ -12,7 +12,6 @@ use crate::format::checkpoint::naming::{Beside, beside};
 use crate::format::engine::{Item, PAD_PREFIX, items};
 use crate::format::{PeftConfig, StoredMatrix, TensorFile};
 use crate::numbers::Kind;
-use crate::numbers::Module;
 use crate::numbers::architecture::{Architecture, RopeScaling};
 use crate::numbers::family::{Activation, Norms};
 use crate::numbers::kind::kinds_text;
@@ -20,6 +19,7 @@ use crate::store::engine::{DirectoryKind, TOKENIZER_TABLE_FILE};
 use crate::store::{Checkpoint, Engine, StoreError, map_file, read_small};
 use crate::text::{ChatTemplate, SpecialTokens, Tokenizer, template_source};
 use crate::tools::ToolError;
+use crate::tools::adapter_facts::AdapterFacts;
 
 /// Longest line, in characters.
 const MAX_LINE: usize = 118;
@@ -228,39 +228,15 @@ fn inspect_file(path: &Path, page: &mut Page) -> Result<(), ToolError> {
 
 fn describe_processed(path: &Path, file: &TensorFile, page: &mut Page) {
     page.line("adapter", format!("{} (processed)", path.display()));
-    let (mut targets, mut layers, mut ranks) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-    let mut unknown = Vec::new();
-    for name in file.names() {
-        let Some(parsed) = parse_name(name) else {
-            unknown.push(name);
-            continue;
-        };
-        layers.insert(parsed.layer);
-        targets.insert(match parsed.module {
-            Module::Expert { projection, .. } => Module::Expert { expert: 0, projection },
-            other => other,
-        });
-        // [in_features, rank]
-        if name.ends_with(".lora_A.weight") {
-            ranks.extend(file.get(name).and_then(|tensor| tensor.shape().last().copied()));
-        }
-    }
-    let names: Vec<String> = targets.into_iter().map(target_name).collect();
-    page.line("targets", names.join(" "));
-    let last = layers.last().copied().unwrap_or(0);
-    page.line("layers", format!("{} layers, the last is number {last}", layers.len()));
-    describe_ranks(ranks, page);
-    if !unknown.is_empty() {
+    let facts = AdapterFacts::of(file);
+    page.line("targets", facts.target_names().join(" "));
+    let last = facts.layers.last().copied().unwrap_or(0);
+    page.line("layers", format!("{} layers, the last is number {last}", facts.layers.len()));
+    describe_ranks(facts.ranks, page);
+    if !facts.unknown.is_empty() {
+        let unknown: Vec<&str> = facts.unknown.iter().map(String::as_str).collect();
         let names = crate::format::adapter::listed(&unknown);
         page.line("warning", format!("{} tensors match no projection: {names}", unknown.len()));
-    }
-}
-
-fn target_name(module: Module) -> String {
-    match module {
-        Module::Router => "router".to_owned(),
-        Module::Expert { projection, .. } => format!("experts' {}", projection.short_name()),
-        module => module.short_name().to_owned(),
     }
 }
 

@@ -1,11 +1,13 @@
 //! The tool chain as plain functions with option structs. Never a daemon, a scheduler or a spool.
 
+mod adapter_facts;
 pub mod build;
 pub mod companions;
 pub mod error;
 pub mod export;
 pub mod insert;
 pub mod inspect;
+mod list;
 pub mod merge;
 pub mod place;
 pub mod process_lora;
@@ -17,5 +19,6 @@ pub use error::{ToolError, WriteError};
 pub use export::{ExportOptions, ExportReport, export};
 pub use insert::{InsertOptions, InsertReport, insert_lora};
 pub use inspect::inspect;
+pub use list::{AdapterEntry, Daemon, EngineEntry, ListOptions, Listing, list};
 pub use merge::{MergeOptions, MergeReport, MergeType, merge_lora};
 pub use process_lora::{ProcessOptions, ProcessReport, process_lora};

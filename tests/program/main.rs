@@ -3,6 +3,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod ask;
+mod chat;
 mod damage;
 mod doctor;
 mod faults;
@@ -10,6 +12,7 @@ mod faults_files;
 mod faults_flood;
 mod gpu;
 mod guided;
+mod list;
 mod memory;
 mod operate;
 mod producers;

@@ -7,6 +7,7 @@ pub mod random;
 pub mod service;
 pub mod serving;
 pub mod standin;
+pub mod terminal;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

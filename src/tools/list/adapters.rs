@@ -1,0 +1,113 @@
+//! The adapters of a directory, by the names that requests give them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::daemon::Daemon;
+use super::engines::Listed;
+use crate::format::{Adapter, TensorFile};
+use crate::store::engine::DirectoryKind;
+use crate::store::{StoreError, map_file};
+use crate::tools::ToolError;
+use crate::tools::adapter_facts::AdapterFacts;
+
+/// The file that process-lora writes.
+const PROCESSED_FILE: &str = "processed_adapter_model.safetensors";
+
+/// An adapter, or what is wrong with it.
+#[derive(Debug, Clone, Serialize)]
+pub struct AdapterEntry {
+    /// `lora_name` of requests.
+    pub name: String,
+    pub path: String,
+    pub n_bytes: u64,
+    /// The largest one of its tensors; 0 if it cannot be read.
+    pub rank: usize,
+    /// Projections that it changes.
+    pub targets: Vec<String>,
+    pub engines: Vec<Fit>,
+    /// Requests that name it and are not answered yet; none if that is not known.
+    pub n_requests: Option<usize>,
+    pub error: Option<String>,
+}
+
+/// Whether an adapter can be used with an engine.
+#[derive(Debug, Clone, Serialize)]
+pub struct Fit {
+    pub engine: String,
+    /// None if it fits.
+    pub why_not: Option<String>,
+}
+
+/// Looks at every adapter of a directory.
+///
+/// # Errors
+/// [`ToolError::Store`] when the directory cannot be read.
+pub fn read(directory: &Path, engines: &[Listed], daemon: &Daemon) -> Result<Vec<AdapterEntry>, ToolError> {
+    let entries = fs::read_dir(directory).map_err(StoreError::io(directory, "read"))?;
+    let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let Some((name, file)) = name_and_file(&path) else { continue };
+        // A file goes before a directory of the same name, as with requests.
+        if !path.is_dir() || !files.contains_key(&name) {
+            files.insert(name, file);
+        }
+    }
+    Ok(files.iter().map(|(name, file)| entry(name, file, engines, daemon)).collect())
+}
+
+/// None for what is no adapter. One that is not processed has PEFT's file.
+fn name_and_file(path: &Path) -> Option<(String, PathBuf)> {
+    let name = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
+    if path.is_dir() {
+        return match DirectoryKind::of(path) {
+            DirectoryKind::ProcessedAdapter => Some((name(path.file_name()), path.join(PROCESSED_FILE))),
+            DirectoryKind::PeftAdapter => Some((name(path.file_name()), path.to_owned())),
+            _ => None,
+        };
+    }
+    let is_adapter = path.extension().is_some_and(|extension| extension == "safetensors");
+    is_adapter.then(|| (name(path.file_stem()), path.to_owned()))
+}
+
+fn entry(name: &str, file: &Path, engines: &[Listed], daemon: &Daemon) -> AdapterEntry {
+    let mut entry = AdapterEntry {
+        name: name.to_owned(),
+        path: file.to_string_lossy().into_owned(),
+        n_bytes: fs::metadata(file).map_or(0, |file| file.len()),
+        rank: 0,
+        targets: Vec::new(),
+        engines: Vec::new(),
+        n_requests: daemon.n_requests(name),
+        error: None,
+    };
+    if file.is_dir() {
+        entry.n_bytes = fs::metadata(file.join("adapter_model.safetensors")).map_or(0, |file| file.len());
+        entry.error = Some(format!(
+            "it is as PEFT saves it; jetspool process-lora --input_dir {0} --output_dir {0}",
+            file.display()
+        ));
+        return entry;
+    }
+    let opened = map_file(file).and_then(|bytes| TensorFile::parse(bytes).map_err(StoreError::format(file)));
+    match opened {
+        Ok(tensors) => {
+            let facts = AdapterFacts::of(&tensors);
+            entry.rank = facts.ranks.last().copied().unwrap_or(0);
+            entry.targets = facts.target_names();
+            entry.engines = engines.iter().filter_map(|engine| fit(&tensors, engine)).collect();
+        }
+        Err(error) => entry.error = Some(error.to_string()),
+    }
+    entry
+}
+
+/// None where the engine cannot be opened.
+fn fit(tensors: &TensorFile, (engine, architecture): &Listed) -> Option<Fit> {
+    let max_rank = engine.facts.as_ref()?.max_lora_rank;
+    let bound = Adapter::bind(tensors.clone(), architecture.as_ref()?, max_rank);
+    Some(Fit { engine: engine.name.clone(), why_not: bound.err().map(|error| error.to_string()) })
+}
