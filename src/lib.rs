@@ -4,7 +4,7 @@
 //! cli      the words of each command; opens no file        config   checked once; alone reads the environment
 //! daemon   a loop that waits; threads for disk, new files, texts and computing
 //! tools    the tool chain, from checkpoint to engine
-//! answer   one request to one answer; also `run`           operator submit, status, hold, ...: the spool's other end
+//! answer   one request to one answer; also `run`, `ask`    operator submit, status, hold, ...: the spool's other end
 //! probe    a model without a queue: logits, bench          spool    a request on disk. Never a token or tensor
 //! compress quantize-llm: a checkpoint made smaller, judged by what the model then says
 //! doctor   what keeps the daemon from working; mends nothing

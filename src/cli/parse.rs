@@ -149,6 +149,48 @@ mod tests {
     }
 
     #[test]
+    fn a_question_and_a_list_take_every_spelling() {
+        for line in [
+            "jetspool ask Hello --engineDir e --lora french --loraScale 0.5 --maxGenerateLength 7 --topP 0.25 --topK 3",
+            "jetspool ask --engine-dir e --lora french --lora-scale 0.5 --max-generate-length 7 --top-p 0.25 --top-k 3 Hello",
+            "jetspool ask --engine_dir=e --lora=french --lora_scale=.5 --max_generate_length=7 --top_p=0.25 --top_k=3 Hello",
+        ] {
+            let Command::Ask(args) = parse_words(line).expect(line).command else { panic!("{line}") };
+            let options = args.options();
+            assert_eq!(options.question.as_deref(), Some("Hello"), "{line}");
+            assert_eq!(
+                (options.engine_dir, options.lora),
+                (Some("e".into()), Some("french".into())),
+                "{line}"
+            );
+            let sampling = options.sampling;
+            assert_eq!(
+                (options.lora_scale, sampling.top_p, sampling.top_k),
+                (0.5, Some(0.25), Some(3)),
+                "{line}"
+            );
+            assert_eq!((sampling.max_generate_length, sampling.temperature), (Some(7), None), "{line}");
+        }
+        for line in [
+            "jetspool list --engineDir a b --lora-dir c",
+            "jetspool list --engine_dir a --engine-dir b --loraDir c",
+        ] {
+            let Command::List(args) = parse_words(line).expect(line).command else { panic!("{line}") };
+            let options = args.options(None, |_| Ok(None)).expect(line);
+            assert_eq!(
+                (options.named, options.adapters),
+                (vec!["a".into(), "b".into()], Some("c".into())),
+                "{line}"
+            );
+        }
+        let Command::List(args) = parse_words("jetspool list").expect("no flags").command else {
+            panic!("not list")
+        };
+        let stop = args.options(None, |_| Ok(None)).expect_err("nothing is named");
+        assert_eq!(stop.code(), 64);
+    }
+
+    #[test]
     fn merging_is_spelled_as_in_the_workflow() {
         use crate::tools::MergeType;
         let cases = [

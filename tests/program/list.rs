@@ -5,13 +5,14 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::ask::build_for_rank_8;
 use crate::support::data;
 use crate::support::service::{Service, build_demo, jetspool, ok, process_demo};
 
 /// Engines for rank 16 and rank 8, adapters of rank 16, 8 and 16, one not processed, and what is none.
 fn site(folder: &Path) {
     build_demo(&folder.join("engine"), "int8", &[]);
-    build_demo(&folder.join("engines/small"), "int4", &["--maxLoraRank", "8", "--maxBatchSize", "2"]);
+    build_for_rank_8(&folder.join("engines/small"), &["--precision", "int4", "--maxBatchSize", "2"]);
     for name in ["french", "german"] {
         process_demo(name, &folder.join("adapters").join(name));
     }

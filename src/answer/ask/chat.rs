@@ -33,6 +33,7 @@ enum Line<'a> {
 /// How the chat goes on.
 enum Next {
     Ask,
+    AskAnew,
     Leave,
 }
 
@@ -72,6 +73,8 @@ pub fn chat(respondent: &mut Respondent, mut conversation: Conversation) -> Resu
                 };
                 match reply(respondent, &mut conversation, question, (&mut voice, &interruption))? {
                     Next::Ask => {}
+                    // Whoever stops an answer does not mean the questions that were typed meanwhile.
+                    Next::AskAnew => lines.drop_waiting(),
                     Next::Leave => return Ok(()),
                 }
             }
@@ -157,7 +160,7 @@ fn reply(
                     }
                 );
             }
-            Ok(Next::Ask)
+            Ok(if reply.ending == Ending::Interrupted { Next::AskAnew } else { Next::Ask })
         }
         Err(NoReply::Refused(fault)) => {
             tracing::error!("{fault}");

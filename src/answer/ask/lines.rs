@@ -31,6 +31,11 @@ impl<Source: AsFd> Lines<Source> {
         Self { source, bytes: Vec::new() }
     }
 
+    /// Forgets lines that were read and not yet given.
+    pub fn drop_waiting(&mut self) {
+        self.bytes.clear();
+    }
+
     /// Waits for a line, for its end or for Ctrl-C.
     ///
     /// # Errors

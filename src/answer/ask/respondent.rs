@@ -14,7 +14,7 @@ use crate::answer::breakdown::Breakdown;
 use crate::answer::engine::TextEngine;
 use crate::answer::error::AnswerError;
 use crate::answer::executor::{Executor, Ticket};
-use crate::answer::ready::{Ready, Runnable};
+use crate::answer::ready::Ready;
 use crate::spool::wire::{Answer, Fault, FaultCode, FinishReason, Request, RequestFile, Usage};
 use crate::store::{AllowedRoots, StoreError};
 
@@ -105,19 +105,13 @@ impl Respondent {
         (voice, interruption): (&mut Voice, &Interruption),
     ) -> Result<Reply, NoReply> {
         let mut n_forgotten = 0;
-        let runnable = loop {
-            match self.prepare(conversation, question) {
-                Ok(runnable) => break runnable,
-                Err(fault) if is_too_long(&fault) && !conversation.is_empty() => {
-                    conversation.forget_oldest();
-                    n_forgotten += 1;
-                }
-                Err(fault) => return Err(NoReply::Refused(fault)),
-            }
-        };
         let start = Instant::now();
-        if let Some(refused) = self.executor.add(TICKET, runnable) {
-            return Err(NoReply::Refused(fault_of(refused)));
+        while let Err(fault) = self.begin(conversation, question) {
+            if conversation.is_empty() || !is_too_long(&fault) {
+                return Err(NoReply::Refused(fault));
+            }
+            conversation.forget_oldest();
+            n_forgotten += 1;
         }
         let reply = self.speak(voice, interruption);
         self.executor.cancel_all();
@@ -132,8 +126,8 @@ impl Respondent {
         Ok(reply)
     }
 
-    /// Renders and tokenizes all that was said and the question.
-    fn prepare(&self, conversation: &Conversation, question: &str) -> Result<Runnable, Fault> {
+    /// Starts the answer. A conversation leaves it all the room that it may take, or at least a quarter.
+    fn begin(&mut self, conversation: &Conversation, question: &str) -> Result<(), Fault> {
         let engine = self.executor.engine();
         let request = Request { messages: conversation.messages(question), ..self.request.clone() };
         let unix_time =
@@ -145,18 +139,13 @@ impl Respondent {
             Ready::Run(runnable) => *runnable,
             Ready::Answered(answer) => return Err(fault_of(*answer)),
         };
-        let (limits, n_tokens) = (engine.limits(), runnable.prepared.tokens.len());
-        let capacity = limits.max_kv_cache_capacity;
-        // What is left to the answer of a long conversation: all that it may take, or at least a quarter.
+        let (capacity, n_tokens) = (engine.limits().max_kv_cache_capacity, runnable.prepared.tokens.len());
         let n_answer = self.request.sampling.max_generate_length.min(capacity / 4);
-        if n_tokens > limits.max_input_len || (!conversation.is_empty() && n_tokens + n_answer > capacity) {
-            let max = limits.max_input_len.min(capacity);
-            let message = format!(
-                "the question has {n_tokens} tokens with all that belongs to it, the engine takes at most {max}"
-            );
+        if !conversation.is_empty() && n_tokens + n_answer > capacity {
+            let message = format!("{n_tokens} tokens leave no room for an answer in {capacity}");
             return Err(Fault::new(FaultCode::PromptTooLong, message));
         }
-        Ok(runnable)
+        self.executor.add(TICKET, runnable).map_or(Ok(()), |refused| Err(fault_of(refused)))
     }
 
     fn speak(&mut self, voice: &mut Voice, interruption: &Interruption) -> Result<Reply, NoReply> {
