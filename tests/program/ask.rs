@@ -203,7 +203,7 @@ fn what_is_wrong_is_said_with_its_exit_code() {
     fs::write(config, words.to_string()).unwrap();
     let raw = data("demo/adapters/french");
     let (french, raw) = (adapter("french"), raw.to_str().unwrap());
-    let (engine, nowhere, long) = (engine(), path("nowhere"), "Hello ".repeat(200));
+    let (engine, nowhere, long) = (engine(), path("nowhere"), "Hello ".repeat(100));
     struct Case<'a> {
         flags: &'a [&'a str],
         code: i32,
