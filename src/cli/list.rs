@@ -146,7 +146,7 @@ fn adapters(entries: &[AdapterEntry]) -> String {
             notes.push(format!("fits {}", fitting.join(", ")));
         }
         for fit in &entry.engines {
-            let why_not = fit.why_not.as_ref();
+            let why_not = fit.why_not_in_short.as_ref();
             notes.extend(why_not.map(|why| cut(&format!("not {}: {}", clean(&fit.engine), clean(why)))));
         }
         notes.extend(entry.error.as_ref().map(|error| cut(&clean(error))));

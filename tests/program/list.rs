@@ -89,7 +89,7 @@ fn engines_and_adapters_are_listed_with_what_fits() {
         "engine  qwen2   int8",
         "small   qwen2   int4",
         "  fits engine, small",
-        "  not small: ",
+        "  not small: its rank is 16, the engine takes 8\n",
         "q k v o gate up down",
     ] {
         assert!(text.contains(line), "no {line:?} in\n{text}");

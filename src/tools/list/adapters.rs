@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::daemon::Daemon;
 use super::engines::Listed;
-use crate::format::{Adapter, TensorFile};
+use crate::format::{Adapter, AdapterError, FormatError, TensorFile};
 use crate::store::engine::DirectoryKind;
 use crate::store::{StoreError, map_file};
 use crate::tools::ToolError;
@@ -40,6 +40,9 @@ pub struct Fit {
     pub engine: String,
     /// None if it fits.
     pub why_not: Option<String>,
+    /// The same in a few words.
+    #[serde(skip)]
+    pub why_not_in_short: Option<String>,
 }
 
 /// Looks at every adapter of a directory.
@@ -109,5 +112,25 @@ fn entry(name: &str, file: &Path, engines: &[Listed], daemon: &Daemon) -> Adapte
 fn fit(tensors: &TensorFile, (engine, architecture): &Listed) -> Option<Fit> {
     let max_rank = engine.facts.as_ref()?.max_lora_rank;
     let bound = Adapter::bind(tensors.clone(), architecture.as_ref()?, max_rank);
-    Some(Fit { engine: engine.name.clone(), why_not: bound.err().map(|error| error.to_string()) })
+    let error = bound.err();
+    Some(Fit {
+        engine: engine.name.clone(),
+        why_not: error.as_ref().map(ToString::to_string),
+        why_not_in_short: error.as_ref().map(in_short),
+    })
+}
+
+/// What is found and what is wanted, before the names of tensors.
+fn in_short(error: &AdapterError) -> String {
+    match error {
+        AdapterError::Rank { rank, max_rank, .. } => {
+            format!("its rank is {rank}, the engine takes {max_rank}")
+        }
+        AdapterError::Unmatched { count, names } => format!("{count} tensors of another model: {names}"),
+        AdapterError::Unprocessed { .. } => "as PEFT saves it; run process-lora first".to_owned(),
+        AdapterError::Format(FormatError::Shape { name, wanted, found }) => {
+            format!("of another size: {found:?} instead of {wanted:?} in {name}")
+        }
+        other => other.to_string(),
+    }
 }
