@@ -36,6 +36,7 @@ from references.process import processed_adapter
 from references.processed_chat import make_processed_templates
 from references.quantized import make_quantized
 from references.tokenizing import make_tokenizers
+from references.tools import make_tool_templates
 
 DEFAULT_OUT = Path(__file__).resolve().parent.parent / "tests" / "data" / "references"
 
@@ -71,7 +72,7 @@ def jobs() -> dict[str, Callable[[Path], None]]:
     for spec in CHECKPOINTS:
         result[spec.name] = partial(make_model, spec)
     others = {"tokenizers": make_tokenizers, "templates": make_templates, "processed_templates": make_processed_templates}
-    others |= {"onnx": make_onnx, "quantized": make_quantized, "merge": make_merges}
+    others |= {"tool_templates": make_tool_templates, "onnx": make_onnx, "quantized": make_quantized, "merge": make_merges}
     return result | others
 
 

@@ -87,7 +87,7 @@ fn limits(ms: u64, mib: u64) -> TextLimits {
 
 fn request(content: &str) -> PromptRequest {
     let messages = vec![ChatMessage::new("user", content)];
-    PromptRequest { messages, chat: ChatOptions::default(), local_time: 0 }
+    PromptRequest { messages, tools: None, chat: ChatOptions::default(), local_time: 0 }
 }
 
 /// Whether the process prepares an ordinary request.

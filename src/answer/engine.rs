@@ -34,6 +34,8 @@ pub struct TextEngine {
     maps: Vec<Arc<FileMap>>,
     generation: EngineGeneration,
     directory: PathBuf,
+    /// What batch files call it.
+    served_names: Vec<String>,
     need: Need,
 }
 
@@ -49,6 +51,20 @@ pub struct EngineOptions {
     pub prefix_cache: PrefixCache,
     pub kv_cache_dtype: KvCacheDtype,
     pub device: DeviceChoice,
+    /// Names of the model in batch files, beside that of its directory.
+    pub served_names: Vec<String>,
+}
+
+/// The name of the directory, and those that the options give.
+fn served_names(options: &EngineOptions) -> Vec<String> {
+    // A link may be given, or a path that ends in `..`.
+    let real = std::fs::canonicalize(&options.directory).unwrap_or_else(|_| options.directory.clone());
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let mut names: Vec<String> = [name(&options.directory), name(&real)].into_iter().flatten().collect();
+    names.extend(options.served_names.iter().cloned());
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 /// What people are told of an engine.
@@ -126,6 +142,7 @@ impl TextEngine {
             maps: engine.maps,
             generation: engine.generation,
             directory: directory.clone(),
+            served_names: served_names(options),
             need,
         })
     }
@@ -163,6 +180,11 @@ impl TextEngine {
     pub fn prepare(&self, request: &PromptRequest) -> Result<Prepared, Fault> {
         let no_prompter = || Fault::new(FaultCode::Internal, "prompts are not prepared here");
         self.prompter.as_ref().ok_or_else(no_prompter)?.prepare(request)
+    }
+
+    /// What batch files may call it.
+    pub fn served_names(&self) -> &[String] {
+        &self.served_names
     }
 
     /// What makes guides for its answers.

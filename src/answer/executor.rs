@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::adapters::{AdapterPlaces, Adapters, LoadedAdapter};
 use super::breakdown::Breakdown;
+use super::choices::{Choice, Choices};
 use super::engine::TextEngine;
 use super::prompter::Prepared;
 use super::ready::Runnable;
@@ -14,11 +15,11 @@ use super::usage::give_back_heap;
 use crate::device::{DeviceMemory, Opened};
 use crate::infer::{
     AdapterUse, Finish, Guide, InferError, KvMemory, Output, Sampling, SequenceId, Sharing, StepCounts,
-    Submission,
+    Submission, seed_of,
 };
 use crate::spool::wire::{
-    self, Answer, CacheCommit, CacheLookup, Fault, FaultCode, FinishReason, Logprobs, Request, RequestFile,
-    TokenBytes, Usage,
+    Answer, CacheCommit, CacheLookup, Fault, FaultCode, FinishReason, Logprobs, NO_LIMIT, Request,
+    RequestFile, TokenBytes, Usage,
 };
 use crate::text::{AnswerDecoder, StopStrings, Tokenizer};
 
@@ -37,11 +38,13 @@ pub struct Executor {
     engine: TextEngine,
     adapters: Adapters,
     active: HashMap<SequenceId, Active>,
+    choices: Choices,
 }
 
-/// A request that generates.
+/// A request that generates, or one of its choices.
 struct Active {
     ticket: Ticket,
+    choice_idx: usize,
     answer: Answer,
     adapter: Option<Arc<LoadedAdapter>>,
     decoder: AnswerDecoder,
@@ -51,7 +54,7 @@ struct Active {
 impl Executor {
     pub fn new(engine: TextEngine, places: AdapterPlaces) -> Self {
         let adapters = Adapters::new(places, engine.limits().max_lora_rank);
-        Self { engine, adapters, active: HashMap::new() }
+        Self { engine, adapters, active: HashMap::new(), choices: Choices::default() }
     }
 
     pub fn engine(&self) -> &TextEngine {
@@ -127,19 +130,49 @@ impl Executor {
 
     /// Starts a request. Returns its answer if it cannot run.
     pub fn add(&mut self, ticket: Ticket, runnable: Runnable) -> Option<Answer> {
-        let Runnable { request, prepared, guide, file } = runnable;
-        let mut answer = begun(ticket.request_idx, file.batch_size, &request);
-        let names = || Arc::clone(&self.engine.tokenizer) as Arc<dyn TokenBytes>;
-        answer.logprobs = (request.sampling.num_logprobs > 0).then(|| Logprobs::new(names()));
-        match self.start(&request, (prepared, guide), &file, &mut answer) {
-            Ok((id, adapter)) => {
-                let decoder = AnswerDecoder::new(&self.engine.tokenizer);
-                let stops = StopStrings::new(request.stop);
-                self.active.insert(id, Active { ticket, answer, adapter, decoder, stops });
-                None
-            }
-            Err(fault) => Some(failed(answer, fault)),
+        let Runnable { mut request, prepared, guide, file } = runnable;
+        // In a batch file the model's name says which adapter.
+        if let Some(line) = &request.line
+            && !self.engine.served_names().contains(&line.model)
+        {
+            request.lora_name = Some(line.model.clone());
         }
+        let n_choices = request.line.as_ref().map_or(1, |line| line.n_choices);
+        let mut guide = guide;
+        for choice_idx in 0..n_choices {
+            let mut answer = begun(ticket.request_idx, file.batch_size, &request);
+            let names = || Arc::clone(&self.engine.tokenizer) as Arc<dyn TokenBytes>;
+            answer.logprobs = (request.sampling.num_logprobs > 0).then(|| Logprobs::new(names()));
+            let own_guide = match choice_idx + 1 == n_choices {
+                true => guide.take(),
+                false => guide.as_ref().map(|guide| guide.fork()),
+            };
+            match self.start(&request, choice_idx, (prepared.clone(), own_guide), &file, &mut answer) {
+                Ok((id, adapter)) => {
+                    let decoder = AnswerDecoder::new(&self.engine.tokenizer);
+                    let stops = StopStrings::new(request.stop.clone());
+                    self.active.insert(id, Active { ticket, choice_idx, answer, adapter, decoder, stops });
+                }
+                Err(fault) => {
+                    self.drop_choices(ticket);
+                    return Some(failed(answer, fault));
+                }
+            }
+        }
+        None
+    }
+
+    /// Drops what is under way of one request.
+    fn drop_choices(&mut self, ticket: Ticket) {
+        let runner = &mut self.engine.runner;
+        self.choices.forget(ticket);
+        self.active.retain(|id, active| {
+            let stays = active.ticket != ticket;
+            if !stays {
+                runner.cancel(*id);
+            }
+            stays
+        });
     }
 
     /// Computes one step; returns the answers that it finished. Of a damaged engine there are none from then on.
@@ -163,12 +196,12 @@ impl Executor {
         // Once more, for the answers' texts come from a mapped table.
         match self.damage() {
             Some(_) => Vec::new(),
-            None => finished,
+            None => finished.into_iter().filter_map(|choice| self.choices.take(choice)).collect(),
         }
     }
 
     /// Ends the requests whose adapters changed while the last step read them; the others are not touched.
-    fn fail_changed(&mut self) -> Vec<(Ticket, Answer)> {
+    fn fail_changed(&mut self) -> Vec<Choice> {
         let mut asked: HashMap<*const LoadedAdapter, Option<Fault>> = HashMap::new();
         let mut faults: Vec<(SequenceId, Fault)> = Vec::new();
         for (id, active) in &self.active {
@@ -192,6 +225,7 @@ impl Executor {
     /// Drops what is under way of one job.
     pub fn cancel_job(&mut self, job: u64) {
         let runner = &mut self.engine.runner;
+        self.choices.forget_job(job);
         self.active.retain(|id, active| {
             let stays = active.ticket.job != job;
             if !stays {
@@ -203,6 +237,7 @@ impl Executor {
 
     /// Drops everything under way.
     pub fn cancel_all(&mut self) {
+        self.choices = Choices::default();
         for (id, _) in self.active.drain() {
             self.engine.runner.cancel(id);
         }
@@ -247,12 +282,16 @@ impl Executor {
     fn start(
         &mut self,
         request: &Request,
+        choice_idx: usize,
         (prepared, guide): (Prepared, Option<Box<dyn Guide>>),
         file: &RequestFile,
         answer: &mut Answer,
     ) -> Result<(SequenceId, Option<Arc<LoadedAdapter>>), Fault> {
         let Prepared { system_prompt, prompt_text, tokens } = prepared;
-        let find = |name: &String| self.adapters.find(self.engine.runner.decoder(), file, name);
+        let find = |name: &String| {
+            let found = self.adapters.find(self.engine.runner.decoder(), file, name);
+            found.map_err(|fault| self.of_model(request, fault))
+        };
         let adapter = request.lora_name.as_ref().map(find).transpose()?;
         answer.formatted_system_prompt = system_prompt;
         answer.formatted_complete_request = prompt_text;
@@ -270,7 +309,7 @@ impl Executor {
                 scale: request.lora_scale,
                 content: adapter.content(),
             }),
-            sampling: sampling(&request.sampling),
+            sampling: sampling(request, (answer.request_idx, choice_idx)),
             guide,
             max_new_tokens: request.sampling.max_generate_length,
             stop_tokens: self.engine.stop_tokens(),
@@ -279,6 +318,21 @@ impl Executor {
         };
         let id = self.engine.runner.add(submission).map_err(infer_fault)?;
         Ok((id, adapter))
+    }
+
+    /// The fault of a name that a batch file calls a model.
+    fn of_model(&self, request: &Request, fault: Fault) -> Fault {
+        match &request.line {
+            Some(line) if fault.code == FaultCode::UnknownAdapter => {
+                let (model, names) = (&line.model, self.engine.served_names().join("\", \""));
+                let place = self.adapters.places().directory.as_ref();
+                let place =
+                    place.map_or(String::new(), |dir| format!(", or an adapter in {}", dir.display()));
+                let message = format!("body.model: \"{model}\" is not known; wanted \"{names}\"{place}");
+                Fault::new(FaultCode::UnknownAdapter, message)
+            }
+            _ => fault,
+        }
     }
 
     /// Tokens of the system prompt, where the request asks to keep its keys and values. About so many: a token may
@@ -299,7 +353,7 @@ impl Executor {
         let capacity = self.engine.limits().max_kv_cache_capacity;
         let left = (capacity + 1).saturating_sub(n_prompt);
         let wanted = request.sampling.max_generate_length;
-        if wanted > left && left > 0 {
+        if wanted > left && left > 0 && wanted != NO_LIMIT {
             answer.warnings.push(format!(
                 "max_generate_length {wanted} is cut to {left}: the engine holds {capacity} tokens, \
                  the prompt has {n_prompt}"
@@ -325,7 +379,10 @@ impl Active {
         }
         self.answer.token_ids.push(output.token);
         if let Some(logprobs) = &mut self.answer.logprobs {
-            logprobs.push(output.logprobs.iter().map(|entry| (entry.token, entry.logprob)));
+            // In a batch file the drawn one goes first.
+            let drawn = self.answer.line.as_ref().map(|_| (output.token, output.logprob));
+            logprobs
+                .push(drawn.into_iter().chain(output.logprobs.iter().map(|one| (one.token, one.logprob))));
         }
         let new_text = self.decoder.push(tokenizer, output.token);
         if let Some(cut) = self.stops.push(new_text) {
@@ -344,23 +401,31 @@ impl Active {
         &text[..text.len() - self.stops.n_open()]
     }
 
-    fn finish(self, reason: FinishReason) -> (Ticket, Answer) {
-        let Self { ticket, mut answer, decoder, .. } = self;
+    fn finish(self, reason: FinishReason) -> Choice {
+        let Self { ticket, choice_idx, mut answer, decoder, .. } = self;
         if !matches!(reason, FinishReason::StopWords | FinishReason::Error) {
             answer.output_text = decoder.into_text();
         }
         answer.finish_reason = reason;
         answer.usage.generated_tokens = answer.token_ids.len();
-        (ticket, answer)
+        Choice { ticket, choice_idx, answer }
     }
 }
 
-fn sampling(wire: &wire::Sampling) -> Sampling {
+/// The seed of a request file's requests is the same for all of them, as in the workflow. In a batch file each line and
+/// each choice has random numbers of its own, as it would have from a server.
+fn sampling(request: &Request, (request_idx, choice_idx): (usize, usize)) -> Sampling {
+    let wire = &request.sampling;
+    let mut seed = wire.seed.unwrap_or(DEFAULT_SEED);
+    if request.line.is_some() {
+        let line = if wire.seed.is_none() { request_idx as u64 } else { 0 };
+        seed = seed_of(seed_of(seed, line), choice_idx as u64);
+    }
     Sampling {
         temperature: wire.temperature,
         top_p: wire.top_p,
         top_k: wire.top_k as usize,
-        seed: wire.seed.unwrap_or(DEFAULT_SEED),
+        seed,
         logit_bias: wire.logit_bias.to_vec(),
     }
 }

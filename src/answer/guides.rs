@@ -122,6 +122,15 @@ impl Guide for Parsed {
             None => drop(self.matcher.consume_token(token)),
         }
     }
+
+    fn fork(&self) -> Box<dyn Guide> {
+        Box::new(Self {
+            _factory: Arc::clone(&self._factory),
+            matcher: self.matcher.deep_clone(),
+            mask: self.mask.clone(),
+            thought: self.thought,
+        })
+    }
 }
 
 fn grammar(guide: &wire::Guide) -> Result<TopLevelGrammar, String> {

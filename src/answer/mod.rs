@@ -5,6 +5,7 @@ mod adapters;
 mod ask;
 mod breakdown;
 mod budget;
+mod choices;
 mod contents;
 mod engine;
 mod engines;

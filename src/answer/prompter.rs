@@ -5,15 +5,19 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::error::AnswerError;
 use super::text_files::TextFiles;
-use crate::spool::wire::{ChatOptions, Fault, FaultCode, Request};
+use crate::spool::wire::{ChatOptions, Fault, FaultCode, Message, Request};
 use crate::text::{ChatMessage, ChatTemplate, RenderOptions, TextError, Tokenizer};
 
 /// What of a request becomes its prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PromptRequest {
     pub messages: Vec<ChatMessage>,
+    /// Functions that the model may call.
+    pub tools: Option<Value>,
     pub chat: ChatOptions,
     /// What a template may print as the date: seconds since 1970, as the clock on the wall shows them.
     pub local_time: i64,
@@ -39,10 +43,20 @@ pub struct Prompter {
 
 impl PromptRequest {
     pub fn new(request: &Request, unix_time: i64) -> Self {
-        let message = |role: &str, text: String| ChatMessage::new(role, text);
-        let messages = request.messages.iter().map(|said| message(said.role.as_str(), said.text())).collect();
-        Self { messages, chat: request.chat, local_time: local_time(unix_time) }
+        let tools = request.tools.as_deref().map(json);
+        let messages = request.messages.iter().map(message).collect();
+        Self { messages, tools, chat: request.chat, local_time: local_time(unix_time) }
     }
+}
+
+fn message(said: &Message) -> ChatMessage {
+    let fields = said.fields.iter().map(|(name, text)| ((*name).to_owned(), json(text)));
+    ChatMessage { fields: fields.collect(), ..ChatMessage::new(said.role.as_str(), said.text()) }
+}
+
+/// A text that was checked when the request was read.
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_default()
 }
 
 /// A time as this machine's zone has it, which templates print in transformers too.
@@ -89,6 +103,7 @@ impl Prompter {
                 add_generation_prompt: chat.add_generation_prompt,
                 enable_thinking: Some(chat.enable_thinking),
                 local_time: request.local_time,
+                tools: request.tools.as_ref(),
             };
             self.template.as_ref().ok_or_else(no_template)?.render(messages, &options)
         } else {

@@ -21,6 +21,7 @@ pub fn begun(request_idx: usize, batch_size: usize, request: &Request) -> Answer
         id: request.id.clone(),
         lora_name: request.lora_name.clone(),
         messages: request.messages.clone(),
+        line: request.line.clone(),
         warnings: request.warnings.clone(),
         ..Answer::empty(request_idx, batch_size)
     }

@@ -1,5 +1,6 @@
 //! One request file without a spool: the workflow's llm_inference.
 
+use std::fs::File;
 use std::io::{BufWriter, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +19,10 @@ use super::ready::Ready;
 use super::refused::refused;
 use crate::infer::PrefixCache;
 use crate::numbers::{DeviceChoice, KvCacheDtype};
-use crate::spool::wire::{Answer, AnswerFile, BadRequest, Fault, FaultCode, Request, RequestFile};
+use crate::spool::is_of_lines;
+use crate::spool::wire::{
+    Answer, AnswerFile, BadRequest, Fault, FaultCode, Form, Request, RequestFile, Stamp,
+};
 use crate::store::{AllowedRoots, AtomicFile, StoreError, read_small};
 
 /// The flags of `run`.
@@ -49,6 +53,10 @@ pub struct RunOptions {
     pub device: DeviceChoice,
     /// Adapter paths must lie in one of these; none means anywhere.
     pub allowed_roots: Vec<PathBuf>,
+    /// Names of the model in a batch file, beside that of its directory.
+    pub served_model_names: Vec<String>,
+    /// Adapters beside those of the file's `available_lora_weights`, by name.
+    pub lora_modules: Vec<(String, PathBuf)>,
 }
 
 /// Answers all requests of a file and writes the answers at once.
@@ -66,6 +74,7 @@ pub fn run(options: &RunOptions) -> Result<(), AnswerError> {
         prefix_cache: options.max_cached_blocks.map_or(PrefixCache::DEFAULT, PrefixCache::Blocks),
         kv_cache_dtype: options.kv_cache_dtype,
         device: options.device,
+        served_names: options.served_model_names.clone(),
     };
     let mut engine = TextEngine::open(&engine_options, 0)?;
     for _ in 0..options.warmup {
@@ -143,8 +152,20 @@ fn check_paths(options: &RunOptions) -> Result<(), AnswerError> {
 
 fn read_requests(options: &RunOptions) -> Result<RequestFile, AnswerError> {
     let path = &options.input_file;
-    let mut file = RequestFile::parse(read_small(path)?)
-        .map_err(|fault| AnswerError::Rejected { path: path.clone(), fault })?;
+    let rejected = |fault| AnswerError::Rejected { path: path.clone(), fault };
+    let mut file = if is_of_lines(path.as_os_str()) {
+        let unreadable =
+            |source| AnswerError::from(StoreError::Io { path: path.clone(), action: "read", source });
+        let file = File::open(path).map_err(unreadable)?;
+        let size = file.metadata().map_err(unreadable)?.len();
+        let created = unix_time().unsigned_abs();
+        let stamp = Stamp { name: format!("{created:x}"), created };
+        let (parsed, _) = RequestFile::read(file, size, Form::Lines(stamp)).map_err(unreadable)?;
+        parsed.map_err(rejected)?
+    } else {
+        RequestFile::parse(read_small(path)?).map_err(rejected)?
+    };
+    file.adapters.extend(options.lora_modules.iter().cloned());
     if let Some(batch_size) = options.batch_size {
         file.batch_size = batch_size;
     }
@@ -172,7 +193,7 @@ fn answer_all(
     let n_requests = file.n_requests();
     let mut answers: Vec<Option<Answer>> = (0..n_requests).map(|_| None).collect();
     let progress = progress_bar(n_requests);
-    let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+    let unix_time = unix_time();
     let mut next = 0;
     while next < n_requests || executor.n_active() > 0 {
         while next < n_requests && executor.has_room() {
@@ -220,6 +241,10 @@ fn answer_all(
     answers.into_iter().flatten().collect()
 }
 
+fn unix_time() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
+}
+
 fn progress_bar(n_requests: usize) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -244,6 +269,14 @@ fn write_answers(options: &RunOptions, file: &RequestFile, answers: &[Answer]) -
     let path = &options.output_file;
     let failed = |source| StoreError::Io { path: path.clone(), action: "write", source };
     let output = AtomicFile::create(path)?;
+    if matches!(file.form(), Form::Lines(_)) {
+        let mut out = BufWriter::new(output);
+        for answer in answers {
+            answer.write_json(&mut out).and_then(|()| out.write_all(b"\n")).map_err(failed)?;
+        }
+        let output = out.into_inner().map_err(|error| failed(error.into_error()))?;
+        return Ok(output.commit()?);
+    }
     let input_file = options.input_file.to_string_lossy();
     let mut writer = AnswerFile::begin(BufWriter::new(output), &input_file).map_err(failed)?;
     for answer in answers {

@@ -17,6 +17,7 @@ impl From<&Config> for EngineOptions {
             prefix_cache: PrefixCache::Bytes(bytes(config.prefix_cache_mib)),
             kv_cache_dtype: config.kv_cache_dtype,
             device: config.device,
+            served_names: config.served_model_names.clone(),
         }
     }
 }

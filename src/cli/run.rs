@@ -13,10 +13,16 @@ const HELP: &str = "\
 Requests of one file may name different adapters and are computed together. A request that cannot be \
 answered gets an `error` in its answer; the others do not suffer, and the exit code is 65.
 
+A file that ends in .jsonl is a batch file as OpenAI's Batch API and vllm run-batch take it: one request a line, one \
+answer a line. Its `model` is the name of the engine's directory, one of --servedModelName, or an adapter of \
+--loraModules.
+
 Examples:
   jetspool run --engineDir engine --inputFile input.json --outputFile output.json
   jetspool run --engineDir engine --inputFile input.json --outputFile output.json \\
-    --maxGenerateLength 64 --dumpOutput --dumpProfile";
+    --maxGenerateLength 64 --dumpOutput --dumpProfile
+  jetspool run --engineDir engine --inputFile batch.jsonl --outputFile results.jsonl \\
+    --servedModelName my-model --loraModules french=adapters/french";
 
 /// Answer the requests of one file, without a daemon.
 #[derive(Debug, Args)]
@@ -55,6 +61,12 @@ pub struct RunArgs {
     /// Take adapters only from this directory; may be given more than once.
     #[arg(long = "allowedRoot", value_name = "DIR")]
     allowed_roots: Vec<PathBuf>,
+    /// What batch files may call the model, beside the name of its directory; may be given more than once.
+    #[arg(long = "servedModelName", value_name = "NAME")]
+    served_model_names: Vec<String>,
+    /// An adapter that requests may name beside those of the file; may be given more than once.
+    #[arg(long = "loraModules", value_name = "NAME=PATH", value_parser = named_path, num_args = 1..)]
+    lora_modules: Vec<(String, PathBuf)>,
     /// Tokens that one step computes at most.
     #[arg(long = "maxStepRows", value_name = "N", default_value_t = 128, value_parser = count(1, 65_536))]
     max_step_rows: usize,
@@ -93,6 +105,15 @@ impl RunArgs {
             kv_cache_dtype: self.kv_cache_dtype,
             device: self.device,
             allowed_roots: self.allowed_roots.clone(),
+            served_model_names: self.served_model_names.clone(),
+            lora_modules: self.lora_modules.clone(),
         }
+    }
+}
+
+fn named_path(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => Ok((name.to_owned(), path.into())),
+        _ => Err("wanted NAME=PATH".to_owned()),
     }
 }

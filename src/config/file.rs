@@ -9,7 +9,9 @@ use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::value::{known_keys, number, one_of, path, path_or_none, paths, resembling, switch, within};
+use super::value::{
+    known_keys, names, number, one_of, path, path_or_none, paths, resembling, switch, within,
+};
 use crate::numbers::{DeviceChoice, KvCacheDtype};
 
 /// Where `serve` looks without `--config`.
@@ -48,6 +50,9 @@ pub struct Config {
     /// adapters directory.
     #[serde(default, deserialize_with = "paths")]
     pub allowed_roots: Vec<PathBuf>,
+    /// What batch files may call the model, beside the name of its directory.
+    #[serde(default, deserialize_with = "names")]
+    pub served_model_names: Vec<String>,
     /// 0 means one per processor.
     #[serde(default, deserialize_with = "within::<0, MAX_THREADS, _>")]
     pub threads: usize,

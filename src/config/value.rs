@@ -55,6 +55,13 @@ pub fn paths<'de, D: Deserializer<'de>>(value: D) -> Result<Vec<PathBuf>, D::Err
     paths.ok_or_else(|| D::Error::custom("a list of absolute paths in quotes"))
 }
 
+pub fn names<'de, D: Deserializer<'de>>(value: D) -> Result<Vec<String>, D::Error> {
+    let value = Value::deserialize(value)?;
+    let name = |item: &Value| item.as_str().filter(|name| !name.is_empty()).map(str::to_owned);
+    let names = value.as_array().and_then(|items| items.iter().map(name).collect());
+    names.ok_or_else(|| D::Error::custom("a list of names in quotes"))
+}
+
 fn absolute(value: &Value) -> Option<PathBuf> {
     let text = value.as_str().filter(|text| !text.contains('\0'))?;
     Some(PathBuf::from(text)).filter(|path| path.is_absolute())

@@ -11,7 +11,7 @@ use super::main_loop::MainLoop;
 use super::scout::Look;
 use super::writer::{Act, Write};
 use crate::spool::control::{Acted, JobName, Order, Reply};
-use crate::spool::{Action, Claimed, JobId};
+use crate::spool::{Action, Claimed, JobId, split_suffix};
 
 /// Jobs that a report lists.
 const N_JOBS: usize = 50;
@@ -76,7 +76,7 @@ impl MainLoop {
         });
     }
 
-    /// The jobs in work/ that are meant by these names: by name, with or without `.json`, or by id.
+    /// The jobs in work/ that are meant by these names: by name, with or without its suffix, or by id.
     fn meant(&self, names: &[JobName]) -> BTreeSet<JobId> {
         let is_meant = |job: &Claimed| {
             let (id, dropped) = (job.id.to_string(), job.name.as_bytes());
@@ -84,7 +84,7 @@ impl MainLoop {
                 let name = name.as_bytes();
                 let both = [id.as_bytes(), b".", dropped].concat();
                 name == dropped
-                    || dropped.strip_suffix(b".json") == Some(name)
+                    || split_suffix(&job.name).is_some_and(|(stem, _)| stem.as_bytes() == name)
                     || name == id.as_bytes()
                     || name == both
             })

@@ -1,6 +1,7 @@
 //! What is done off the loop before a request runs: its file is read, it is rendered and tokenized. A text
 //! that takes long moves to a lane of its own, so that it costs nobody else his turn.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -13,8 +14,8 @@ use super::jobs::{How, Start};
 use crate::answer::{
     Guides, Launch, NotPrepared, Prepared, PromptRequest, Ready, TextLimits, TextProcess, TextProcessOptions,
 };
-use crate::spool::wire::{Fault, FaultCode, RequestFile};
-use crate::spool::{JobId, OpenJob};
+use crate::spool::wire::{Fault, FaultCode, Form, RequestFile, Stamp};
+use crate::spool::{JobId, OpenJob, is_of_lines};
 
 /// Larger files are read one at a time: each is in memory as a whole meanwhile.
 const LARGE: u64 = 1 << 20;
@@ -79,13 +80,17 @@ impl Lanes {
         })
     }
 
-    /// Reads the file of a job, and sends it.
-    pub fn read(&self, job: JobId, opened: OpenJob) {
+    /// Reads the file of a job that was dropped as `name`, and sends it.
+    pub fn read(&self, job: JobId, name: &OsStr, opened: OpenJob) {
+        let form = match is_of_lines(name) {
+            true => Form::Lines(Stamp { name: job.to_string(), created: job.unix_time() as u64 }),
+            false => Form::Object,
+        };
         let lanes = self.clone();
         tokio::spawn(async move {
             let OpenJob { input, size, .. } = opened;
             let _turn = if size > LARGE { Some(lanes.reading.lock().await) } else { None };
-            let read = tokio::task::spawn_blocking(move || RequestFile::read(input, size)).await;
+            let read = tokio::task::spawn_blocking(move || RequestFile::read(input, size, form)).await;
             let (file, crc) = match read {
                 Ok(Ok((file, crc))) => (Ok(file), crc),
                 Ok(Err(error)) => (Err(error), 0),

@@ -1,7 +1,6 @@
 //! What the loop does about jobs: from a name in new/ to an answer in out/, one event after the other.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt;
 
 use super::compute::Compute;
 use super::error::DaemonError;
@@ -15,7 +14,9 @@ use super::writer::Write;
 use crate::answer::{Ready, Ticket};
 use crate::spool::control::Reply;
 use crate::spool::wire::{Answer, Fault, FaultCode};
-use crate::spool::{Arrival, Claimed, JobId, Opened, Order, Outcome, Place, SpoolError, printable};
+use crate::spool::{
+    Arrival, Claimed, JobId, Opened, Order, Outcome, Place, SpoolError, printable, split_suffix,
+};
 
 /// Requests that are prepared while the batch is full, so that a place is never empty for long.
 const AHEAD: usize = 2;
@@ -44,9 +45,9 @@ impl MainLoop {
         self.is_news |= (self.n_waiting, self.n_partial) != (seen.n_waiting, seen.n_partial);
         (self.n_waiting, self.n_partial) = (seen.n_waiting, seen.n_partial);
         for stranger in seen.strangers {
-            let why = match stranger.as_bytes().ends_with(b".json") {
-                true => "a name of more than 236 bytes cannot be a job's",
-                false => "only names ending in .json are jobs",
+            let why = match split_suffix(&stranger) {
+                Some(_) => "a name of more than 236 bytes cannot be a job's",
+                None => "only names ending in .json or .jsonl are jobs",
             };
             tracing::warn!("new/{} is left alone: {why}", printable(&stranger));
         }
@@ -126,7 +127,11 @@ impl MainLoop {
                 let message = format!("reading this file ended the daemon {n} times; it is not tried again");
                 self.reject(job, Fault::new(FaultCode::GaveUp, message));
             }
-            Opened::Job(open) => self.lanes.read(job, open),
+            Opened::Job(open) => {
+                if let Some(claimed) = self.jobs.get(job).map(|job| &job.claimed) {
+                    self.lanes.read(job, &claimed.name, open);
+                }
+            }
             Opened::Refused(fault) => self.reject(job, fault),
             Opened::Gone => {
                 self.jobs.close(job);

@@ -9,6 +9,9 @@ pub trait Guide: Send {
 
     /// A token was drawn that was allowed.
     fn take(&mut self, token: u32);
+
+    /// A guide of its own for another answer, as it is now.
+    fn fork(&self) -> Box<dyn Guide>;
 }
 
 /// Tokens that may come next.

@@ -16,6 +16,7 @@ mod spread;
 
 pub use guide::{Allowed, Guide};
 pub use kv::ledger::Sharing;
+pub use random::seed_of;
 pub use request::{AdapterUse, InferError, Output, Submission};
 pub use runner::{KvMemory, PrefixCache, Runner, RunnerOptions};
 pub use sampler::{Sampling, Scores, TokenLogprob};

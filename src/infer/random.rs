@@ -11,6 +11,17 @@ pub fn uniform(seed: u64, index: u64) -> f64 {
     bits as f64 / (1u64 << 53) as f64
 }
 
+/// The seed of another stream: that of choice `index` where several answers are drawn with one seed. The first is the
+/// seed's own.
+pub fn seed_of(seed: u64, index: u64) -> u64 {
+    if index == 0 {
+        return seed;
+    }
+    // The third word is 0 where tokens are drawn.
+    let [a, b, ..] = philox([index as u32, (index >> 32) as u32, 1, 0], [seed as u32, (seed >> 32) as u32]);
+    u64::from(b) << 32 | u64::from(a)
+}
+
 fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {
         let product = |i: usize, x: u32| u64::from(MULTIPLIERS[i]) * u64::from(x);

@@ -42,6 +42,8 @@ pub struct AdapterUse<D: Device> {
 pub struct Output {
     pub id: SequenceId,
     pub token: u32,
+    /// The natural logarithm of its probability, as those of `logprobs`; 0 unless they are asked for.
+    pub logprob: f32,
     /// The likeliest tokens of this step, falling; empty unless asked for.
     pub logprobs: Vec<TokenLogprob>,
     /// Set on the last token.

@@ -265,14 +265,14 @@ impl<D: Device> Runner<D> {
             chunks.iter().copied().filter(|chunk| self.scheduler.note_computed(*chunk)).collect();
         let drawn = self.draw(&ended);
         let mut outputs = Vec::with_capacity(ended.len());
-        for (chunk, Drawn { token, logprobs }) in ended.into_iter().zip(drawn) {
+        for (chunk, Drawn { token, logprob, logprobs }) in ended.into_iter().zip(drawn) {
             let sequence = &self.scheduler.running()[chunk.index];
             let (id, n_cached) = (sequence.id, sequence.n_cached);
             let finish = match token {
                 Ok(token) => self.scheduler.push(chunk.index, token),
                 Err(why) => Some(why),
             };
-            outputs.push(Output { id, token: token.unwrap_or(0), logprobs, finish, n_cached });
+            outputs.push(Output { id, token: token.unwrap_or(0), logprob, logprobs, finish, n_cached });
         }
         for output in outputs.iter().filter(|output| output.finish.is_some()) {
             self.cancel(output.id);
@@ -311,7 +311,7 @@ impl<D: Device> Runner<D> {
 
 /// Draws a token that is allowed.
 fn draw(logits: &[f32], drawing: &Drawing, answer_idx: u64, allowed: Allowed<'_>) -> Drawn {
-    let nothing = |why| Drawn { token: Err(why), logprobs: Vec::new() };
+    let nothing = |why| Drawn { token: Err(why), logprob: 0.0, logprobs: Vec::new() };
     let mut scores = Scores::new(logits, &drawing.sampling);
     if !scores.are_finite() {
         return nothing(Finish::NotFinite);
@@ -321,16 +321,16 @@ fn draw(logits: &[f32], drawing: &Drawing, answer_idx: u64, allowed: Allowed<'_>
         Allowed::Only(tokens) if scores.keep(tokens) => {}
         Allowed::Only(_) | Allowed::None => return nothing(Finish::DeadEnd),
     }
-    Drawn {
-        token: Ok(scores.choose(&drawing.sampling, answer_idx)),
-        logprobs: scores.logprobs(drawing.num_logprobs),
-    }
+    let token = scores.choose(&drawing.sampling, answer_idx);
+    let (logprobs, logprob) = scores.logprobs(drawing.num_logprobs, token);
+    Drawn { token: Ok(token), logprob, logprobs }
 }
 
 /// What a row of logits gave.
 struct Drawn {
     /// Or why there is none.
     token: Result<u32, Finish>,
+    logprob: f32,
     logprobs: Vec<TokenLogprob>,
 }
 

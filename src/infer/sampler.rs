@@ -140,18 +140,18 @@ impl<'a> Scores<'a> {
         tokens.into_iter().map(|token| (token, weight(token))).collect()
     }
 
-    /// The `n` likeliest tokens with their log probabilities, falling: a log softmax at temperature 1 over
-    /// the logits with the request's bias, before top-k and top-p.
-    pub fn logprobs(&self, n: usize) -> Vec<TokenLogprob> {
+    /// The `n` likeliest tokens with their log probabilities, falling, and that of `token`: a log softmax at
+    /// temperature 1 over the logits with the request's bias, before top-k and top-p. Nothing of it if `n` is 0.
+    pub fn logprobs(&self, n: usize, token: u32) -> (Vec<TokenLogprob>, f32) {
         if n == 0 {
-            return Vec::new();
+            return (Vec::new(), 0.0);
         }
         let tokens = likeliest(&self.logits, n);
         let largest = self.logits[tokens[0] as usize];
         let log_sum = f64::from(largest) + sum_of_exp(&self.logits, largest, 1.0).ln();
         let logprob = |token: u32| (f64::from(self.logits[token as usize]) - log_sum) as f32;
         let kept = tokens.into_iter().filter(|token| self.logits[*token as usize] != EXCLUDED);
-        kept.map(|token| TokenLogprob { token, logprob: logprob(token) }).collect()
+        (kept.map(|token| TokenLogprob { token, logprob: logprob(token) }).collect(), logprob(token))
     }
 
     /// The first of the largest.
@@ -316,10 +316,11 @@ mod tests {
     fn logprobs_are_a_log_softmax() {
         let scores = Scores::new(&[1.0, 3.0, 2.0], &sampling(0.3, 1, 0.5));
         let sum: f32 = [1.0f32, 3.0, 2.0].iter().map(|x| x.exp()).sum();
-        let logprobs = scores.logprobs(2);
+        let (logprobs, last) = scores.logprobs(2, 0);
         assert_eq!(logprobs.iter().map(|l| l.token).collect::<Vec<_>>(), [1, 2]);
         assert!((logprobs[0].logprob - (3.0 - sum.ln())).abs() < 1e-6);
-        assert!(scores.logprobs(0).is_empty());
-        assert_eq!(scores.logprobs(50).len(), 3);
+        assert!((last - (1.0 - sum.ln())).abs() < 1e-6);
+        assert!(scores.logprobs(0, 0).0.is_empty());
+        assert_eq!(scores.logprobs(50, 0).0.len(), 3);
     }
 }

@@ -2,7 +2,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use super::page::Page;
 use crate::spool::control::{JobName, Order, Reply};
 use crate::spool::report::Report;
 use crate::spool::status::{Snapshot, snapshot};
-use crate::spool::{Place, SpoolError};
+use crate::spool::{Place, SpoolError, meant};
 
 /// The flags of `status`.
 #[derive(Debug, Clone)]
@@ -98,11 +97,12 @@ fn one_job(options: &StatusOptions, name: &OsStr, is_coloured: bool) -> Result<S
 
 /// Where a job stands that the daemon does not work on.
 fn place_of(root: &Path, name: &OsStr) -> Option<Place> {
-    let mut full = name.to_owned();
-    if !name.as_bytes().ends_with(b".json") {
-        full.push(".json");
-    }
-    Place::JOBS.into_iter().find(|place| root.join(place.name()).join(&full).symlink_metadata().is_ok())
+    let names = meant(name).unwrap_or_default();
+    let stands = |place: &Place| {
+        let dir = root.join(place.name());
+        names.iter().any(|name| dir.join(name).symlink_metadata().is_ok())
+    };
+    Place::JOBS.into_iter().find(stands)
 }
 
 /// The flags of `errors`.

@@ -13,8 +13,8 @@ use super::error::OperatorError;
 use super::output::print;
 use crate::spool::control::{JobName, Order, Reply};
 use crate::spool::submit::{submit as drop_in, wait_for_answer};
-use crate::spool::wire::RequestFile;
-use crate::spool::{Place, SpoolError, printable};
+use crate::spool::wire::{RequestFile, Stamp};
+use crate::spool::{Place, SpoolError, is_of_lines, printable};
 use crate::store::read_small;
 
 /// While no daemon runs, it is asked for so often.
@@ -37,8 +37,12 @@ pub struct SubmitOptions {
 pub fn submit(options: &SubmitOptions) -> Result<(), OperatorError> {
     let path = &options.file;
     let bytes = read_small(path)?;
-    RequestFile::parse(bytes.clone())
-        .map_err(|fault| OperatorError::Rejected { path: path.clone(), fault })?;
+    let parsed = match is_of_lines(path.as_os_str()) {
+        // What is wrong with a line is that line's answer.
+        true => RequestFile::parse_lines(bytes.clone(), Stamp { name: String::new(), created: 0 }),
+        false => RequestFile::parse(bytes.clone()),
+    };
+    parsed.map_err(|fault| OperatorError::Rejected { path: path.clone(), fault })?;
     let name = path.file_name().unwrap_or(path.as_os_str());
     let (name, inode) = drop_in(&options.spool, name, &bytes)?;
     if !options.wait {
@@ -86,16 +90,30 @@ struct Response {
     error: Option<IgnoredAny>,
 }
 
+/// A line of the answer to a batch file.
+#[derive(serde::Deserialize)]
+struct Line {
+    error: Option<IgnoredAny>,
+}
+
 fn check_answer(output: PathBuf) -> Result<(), OperatorError> {
-    let failed = OperatorError::system("read the answer");
-    let outcome: Outcome = match File::open(&output) {
-        Ok(file) => serde_json::from_reader(BufReader::new(file)).map_err(|error| failed(error.into()))?,
-        Err(error) => return Err(failed(error)),
-    };
-    let n_requests = outcome.responses.len();
-    let n_failed = outcome.responses.iter().filter(|response| response.error.is_some()).count();
-    match (outcome.error, n_failed) {
-        (None, 0) => Ok(()),
-        _ => Err(OperatorError::SomeFailed { n_failed, n_requests, output }),
+    let count = if is_of_lines(output.as_os_str()) { count_lines } else { count_responses };
+    let counted = File::open(&output).and_then(|file| Ok(count(BufReader::new(file))?));
+    match counted.map_err(OperatorError::system("read the answer"))? {
+        (_, 0) => Ok(()),
+        (n_requests, n_failed) => Err(OperatorError::SomeFailed { n_failed, n_requests, output }),
     }
+}
+
+/// Requests, and how many of them failed.
+fn count_responses(file: BufReader<File>) -> serde_json::Result<(usize, usize)> {
+    let Outcome { error, responses } = serde_json::from_reader(file)?;
+    let n_failed = responses.iter().filter(|response| response.error.is_some()).count();
+    Ok((responses.len(), n_failed.max(usize::from(error.is_some()))))
+}
+
+fn count_lines(file: BufReader<File>) -> serde_json::Result<(usize, usize)> {
+    serde_json::Deserializer::from_reader(file)
+        .into_iter::<Line>()
+        .try_fold((0, 0), |(n, n_failed), line| Ok((n + 1, n_failed + usize::from(line?.error.is_some()))))
 }

@@ -37,7 +37,7 @@ impl Spool {
     pub fn claim(&mut self, candidate: &Candidate) -> Result<Option<Claimed>, SpoolError> {
         let name = candidate.name();
         if !is_job_name(name) {
-            let why = completed(name).err().unwrap_or("it does not end in .json");
+            let why = completed(name).err().unwrap_or("it does not end in .json or .jsonl");
             return Err(SpoolError::Name { name: name.to_owned(), why });
         }
         self.check_free()?;

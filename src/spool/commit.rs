@@ -22,13 +22,14 @@ use super::history::{Claim, Event};
 use super::id::JobId;
 use super::job::{Job, Ready};
 use super::journal::NewLine;
-use super::name::part_name;
+use super::name::{is_of_lines, part_name};
 use super::order::{Order, Outcome, Progress};
 use super::outbox::{Ending, bring_out, make_ready};
 use super::place::Place;
 use super::root::Spool;
 use super::wire::answer_file::write_rejection;
-use super::wire::{Answer, AnswerFile};
+use super::wire::openai::response::write_refusal;
+use super::wire::{Answer, AnswerFile, Stamp};
 
 /// One job's part of a batch.
 struct Share {
@@ -310,6 +311,10 @@ fn write_part(
         Order::Publish { n_requests, warnings, .. } => {
             write_answers(&mut out, job, &input_file, *n_requests, warnings, records)
         }
+        Order::Reject { fault, .. } if is_of_lines(&job.name) => {
+            let stamp = Stamp { name: id.to_string(), created: id.unix_time() as u64 };
+            write_refusal(fault, &stamp, &mut out).and_then(|()| out.write_all(b"\n"))
+        }
         Order::Reject { fault, .. } => write_rejection(&mut out, &input_file, fault),
         _ => Ok(()),
     };
@@ -321,19 +326,29 @@ fn write_part(
 }
 
 fn write_answers(
-    out: impl Write,
+    mut out: impl Write,
     job: &Job,
     input_file: &str,
     n_requests: usize,
     warnings: &[String],
     records: &BTreeMap<usize, &Answer>,
 ) -> io::Result<()> {
-    let mut file = AnswerFile::begin(out, input_file)?;
-    for index in 0..n_requests {
-        file.entry(|out| match (job.journal.write_answer(index, out)?, records.get(&index)) {
+    let write = |index: usize, out: &mut dyn Write| -> io::Result<()> {
+        match (job.journal.write_answer(index, out)?, records.get(&index)) {
             (false, Some(answer)) => answer.write_json(out),
             _ => Ok(()),
-        })?;
+        }
+    };
+    if is_of_lines(&job.name) {
+        for index in 0..n_requests {
+            write(index, &mut out)?;
+            out.write_all(b"\n")?;
+        }
+        return Ok(());
+    }
+    let mut file = AnswerFile::begin(out, input_file)?;
+    for index in 0..n_requests {
+        file.entry(|out| write(index, out))?;
     }
     file.finish(warnings).map(drop)
 }

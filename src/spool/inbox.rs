@@ -1,6 +1,6 @@
 //! What stands in new/ and may be taken. The watch is a hint, the scan is the truth.
 //!
-//! Only names that end in `.json` are jobs. Dot names, `*.tmp` and `*.part` belong to producers that are not
+//! Only names that end in `.json` or `.jsonl` are jobs. Dot names, `*.tmp` and `*.part` belong to producers that are not
 //! done yet; any other name is left alone and reported once as a stranger. A file that was renamed in is
 //! whole. Any other is looked into: one that is cut in the middle is waited for, however slowly it comes.
 //!
@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 use nix::sys::stat::FileStat;
 
 use super::error::SpoolError;
+use super::name::{is_of_lines, split_suffix};
 use super::new_dir::NewDir;
 use super::watch::Arrival;
-use super::wire::{Completeness, completeness};
+use super::wire::{Completeness, completeness, lines_completeness};
 
 /// Names kept in memory; the rest is found by a later scan.
 const MAX_WAITING: usize = 8_192;
@@ -389,9 +390,13 @@ impl Inbox {
         }
         // What cannot be read may be claimed all the same, and its answer says why.
         let Ok(file) = dir.open_for_reading(name) else { return Look::Take };
-        match completeness(std::io::Read::take(file, n_bytes)) {
+        let is_of_lines = is_of_lines(name);
+        let text = std::io::Read::take(file, n_bytes);
+        let looked = if is_of_lines { lines_completeness(text) } else { completeness(text) };
+        match looked {
             Ok(Completeness::Partial) => Look::Wait(ABANDONED_AFTER),
-            Ok(Completeness::Whole) if is_closed => Look::Take,
+            // A batch file may be written line by line, and each line is whole.
+            Ok(Completeness::Whole) if is_closed && !is_of_lines => Look::Take,
             // Nobody said that its writer is done.
             Ok(_) => match self.config.settle.checked_sub(age(stat)) {
                 Some(left) if !left.is_zero() => Look::Wait(left),
@@ -405,7 +410,7 @@ impl Inbox {
         let bytes = name.as_bytes();
         if bytes.starts_with(b".") || bytes.ends_with(b".tmp") || bytes.ends_with(b".part") {
             Kind::Unready
-        } else if bytes.ends_with(b".json") && bytes.len() <= self.config.max_name_bytes {
+        } else if split_suffix(name).is_some() && bytes.len() <= self.config.max_name_bytes {
             Kind::Job
         } else {
             Kind::Stranger

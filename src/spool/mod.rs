@@ -48,7 +48,7 @@ pub use error::{Fate, SpoolError};
 pub use id::JobId;
 pub use inbox::{Candidate, Inbox, InboxConfig};
 pub use job::{Claimed, OpenJob, Opened};
-pub use name::printable;
+pub use name::{is_of_lines, meant, printable, split_suffix};
 pub use new_dir::NewDir;
 pub use operate::{Action, Found};
 pub use order::{Order, Outcome, Progress};

@@ -2,12 +2,12 @@
 //!
 //! | file                 | where         | name                                                     |
 //! |----------------------|---------------|----------------------------------------------------------|
-//! | input                | new/          | NAME, as it was dropped: ends in `.json`, no leading dot |
+//! | input                | new/          | NAME, as it was dropped: ends in `.json` or `.jsonl`     |
 //! | input                | work/, hold/  | ID.NAME                                                  |
 //! | journal              | work/         | ID.journal                                               |
 //! | ready answer         | work/         | ID.NAME.done or ID.NAME.failed: where the input goes     |
 //! | half-written answer  | tmp/          | ID.part                                                  |
-//! | answer               | out/          | NAME, or STEM.ID.json if that is taken                   |
+//! | answer               | out/          | NAME, or STEM.ID.SUFFIX if that is taken                 |
 //! | input                | done/, failed/| the same                                                 |
 //!
 //! No name is ever cut: one that is too long for the longest of these is not claimed.
@@ -19,8 +19,10 @@ use std::os::unix::ffi::OsStrExt;
 use super::destination::Destination;
 use super::id::{ID_LEN, JobId};
 
-/// The end of every name that is a job's.
-pub const SUFFIX: &str = ".json";
+/// The ends of names that are a job's: request files, and batch files with one request a line.
+const SUFFIXES: [&str; 2] = [SUFFIX, LINES_SUFFIX];
+const SUFFIX: &str = ".json";
+const LINES_SUFFIX: &str = ".jsonl";
 
 /// The longest NAME: with an id before it and `.failed` after it, it has the 255 bytes of a file name.
 pub const MAX_NAME_BYTES: usize = 255 - (ID_LEN + 1) - ".failed".len();
@@ -92,32 +94,49 @@ pub fn trash_name(id: JobId) -> OsString {
 
 /// A name that two files of the same name can both have: `x.json` becomes `x.ID.json`.
 pub fn with_id(name: &OsStr, id: &str) -> OsString {
-    let stem = name.as_bytes().strip_suffix(SUFFIX.as_bytes()).unwrap_or(name.as_bytes());
-    let mut longer = OsStr::from_bytes(stem).to_owned();
-    longer.push(format!(".{id}{SUFFIX}"));
+    let (stem, suffix) = split_suffix(name).unwrap_or((name, SUFFIX));
+    let mut longer = stem.to_owned();
+    longer.push(format!(".{id}{suffix}"));
     longer
 }
 
 /// The id in `STEM.ID.json`.
 pub fn id_before_suffix(name: &OsStr) -> Option<JobId> {
-    let stem = name.as_bytes().strip_suffix(SUFFIX.as_bytes())?;
-    let (before, id) = stem.split_at_checked(stem.len().checked_sub(ID_LEN + 1)?)?;
-    JobId::from_bytes(id.strip_prefix(b".")?).filter(|_| !before.is_empty())
+    split_stem_id(name).map(|(_, id, _)| id)
 }
 
 /// `STEM.json` of `STEM.ID.json`.
 pub fn without_id(name: &OsStr) -> Option<OsString> {
-    id_before_suffix(name)?;
-    let stem = &name.as_bytes()[..name.len() - SUFFIX.len() - ID_LEN - 1];
-    let mut shorter = OsStr::from_bytes(stem).to_owned();
-    shorter.push(SUFFIX);
+    let (stem, _, suffix) = split_stem_id(name)?;
+    let mut shorter = stem.to_owned();
+    shorter.push(suffix);
     Some(shorter)
+}
+
+/// Stem and suffix of a job's name.
+pub fn split_suffix(name: &OsStr) -> Option<(&OsStr, &'static str)> {
+    let stem = |suffix: &str| name.as_bytes().strip_suffix(suffix.as_bytes()).map(OsStr::from_bytes);
+    SUFFIXES.into_iter().find_map(|suffix| Some((stem(suffix)?, suffix)))
+}
+
+/// Whether a job's file has one request a line.
+pub fn is_of_lines(name: &OsStr) -> bool {
+    split_suffix(name).is_some_and(|(_, suffix)| suffix == LINES_SUFFIX)
+}
+
+/// STEM, id and suffix.
+fn split_stem_id(name: &OsStr) -> Option<(&OsStr, JobId, &'static str)> {
+    let (stem, suffix) = split_suffix(name)?;
+    let stem = stem.as_bytes();
+    let (before, id) = stem.split_at_checked(stem.len().checked_sub(ID_LEN + 1)?)?;
+    let id = JobId::from_bytes(id.strip_prefix(b".")?).filter(|_| !before.is_empty())?;
+    Some((OsStr::from_bytes(before), id, suffix))
 }
 
 /// True for a plain name of a request file.
 pub fn is_job_name(name: &OsStr) -> bool {
     let bytes = name.as_bytes();
-    bytes.ends_with(SUFFIX.as_bytes())
+    split_suffix(name).is_some()
         && !bytes.starts_with(b".")
         && !bytes.contains(&b'/')
         && !bytes.contains(&0)
@@ -130,16 +149,30 @@ pub fn is_job_name(name: &OsStr) -> bool {
 /// What is wrong with it, as the end of a sentence.
 pub fn completed(name: &OsStr) -> Result<OsString, &'static str> {
     let mut full = name.to_owned();
-    if !name.as_bytes().ends_with(SUFFIX.as_bytes()) {
+    if split_suffix(name).is_none() {
         full.push(SUFFIX);
     }
     match full.as_bytes() {
-        bytes if bytes == SUFFIX.as_bytes() => Err("it is empty"),
+        _ if split_suffix(&full).is_some_and(|(stem, _)| stem.is_empty()) => Err("it is empty"),
         bytes if bytes.starts_with(b".") => Err("it begins with a dot"),
         bytes if bytes.contains(&b'/') || bytes.contains(&0) => Err("it is not a plain file name"),
         bytes if bytes.len() > MAX_NAME_BYTES => Err("it is longer than 236 bytes"),
         _ => Ok(full),
     }
+}
+
+/// The names of request files that a person may mean who left the suffix out.
+///
+/// # Errors
+/// As [`completed`].
+pub fn meant(name: &OsStr) -> Result<Vec<OsString>, &'static str> {
+    let full = completed(name)?;
+    if full == name {
+        return Ok(vec![full]);
+    }
+    let mut lines = name.to_owned();
+    lines.push(LINES_SUFFIX);
+    Ok([full].into_iter().chain(is_job_name(&lines).then_some(lines)).collect())
 }
 
 /// A name or a path as a terminal may see it: what could steer the terminal, or mislead who reads it, and
@@ -186,7 +219,9 @@ mod tests {
     #[test]
     fn names_in_work_read_back() {
         let id: JobId = ID.parse().unwrap();
-        for name in ["x.json", "a b.json", "x.json.done.json", "journal.json", "1kvzb7c8m0a.x.json"] {
+        for name in
+            ["x.json", "a b.json", "x.json.done.json", "journal.json", "1kvzb7c8m0a.x.json", "x.jsonl"]
+        {
             let name = OsStr::new(name);
             assert_eq!(WorkName::parse(&input_name(id, name)), Some(WorkName::Input(id, name.into())));
             for to in Destination::ALL {
@@ -224,13 +259,19 @@ mod tests {
 
     #[test]
     fn what_a_person_writes_is_completed_or_refused() {
-        for name in ["", ".x.json", "a/b", "..", "\0", "../x"] {
+        for name in ["", ".jsonl", ".x.json", "a/b", "..", "\0", "../x"] {
             assert!(completed(OsStr::new(name)).is_err(), "{name:?}");
         }
         assert_eq!(completed(OsStr::new("x")).unwrap(), "x.json");
         assert_eq!(completed(OsStr::new("x.json")).unwrap(), "x.json");
+        assert_eq!(completed(OsStr::new("x.jsonl")).unwrap(), "x.jsonl");
+        assert_eq!(meant(OsStr::new("x")).unwrap(), ["x.json", "x.jsonl"]);
+        assert_eq!(meant(OsStr::new("x.json")).unwrap(), ["x.json"]);
+        assert!(is_of_lines(OsStr::new("x.json.jsonl")) && !is_of_lines(OsStr::new("x.jsonl.json")));
         assert_eq!(with_id(OsStr::new("x.json"), ID), "x.1kvzb7c8m0a.json");
         assert_eq!(without_id(OsStr::new("x.1kvzb7c8m0a.json")).unwrap(), "x.json");
+        assert_eq!(with_id(OsStr::new("x.jsonl"), ID), "x.1kvzb7c8m0a.jsonl");
+        assert_eq!(without_id(OsStr::new("x.1kvzb7c8m0a.jsonl")).unwrap(), "x.jsonl");
         assert_eq!(id_before_suffix(OsStr::new("x.1kvzb7c8m0a.json")), ID.parse().ok());
         for name in ["x.json", ".1kvzb7c8m0a.json", "1kvzb7c8m0a.json", "x.1kvzb7c8m0.json", "x.1kvzb7c8m0a"]
         {

@@ -89,35 +89,35 @@ pub struct Chosen {
 
 /// How a person names a job.
 struct Wanted {
-    /// The name alone.
-    name: Option<OsString>,
+    /// The name alone, which may be one of several.
+    names: Vec<OsString>,
     id: Option<JobId>,
     /// `ID.NAME`.
-    both: Option<(JobId, OsString)>,
+    both: Vec<(JobId, OsString)>,
 }
 
 impl Wanted {
     fn parse(name: &OsStr) -> Result<Self, SpoolError> {
         let id = JobId::from_bytes(name.as_bytes());
-        let full = name::completed(name).map_err(|why| SpoolError::Name { name: name.to_owned(), why });
-        let both = full.as_ref().ok().and_then(|full| {
+        let names = name::meant(name).map_err(|why| SpoolError::Name { name: name.to_owned(), why });
+        let names = if id.is_some() { names.unwrap_or_default() } else { names? };
+        let both = |full: &OsString| {
             let (id, rest) = name::split_id(full)?;
             name::is_job_name(rest).then(|| (id, rest.to_owned()))
-        });
-        let name = if id.is_some() { full.ok() } else { Some(full?) };
-        Ok(Self { name, id, both })
+        };
+        Ok(Self { id, both: names.iter().filter_map(both).collect(), names })
     }
 
     fn fits(&self, id: Option<JobId>, name: &OsStr) -> bool {
         let is = |wanted: &OsString| wanted == name;
-        let is_both = self.both.as_ref().is_some_and(|(both, wanted)| Some(*both) == id && is(wanted));
-        self.name.as_ref().is_some_and(is) || (id.is_some() && id == self.id) || is_both
+        let is_both = self.both.iter().any(|(both, wanted)| Some(*both) == id && is(wanted));
+        self.names.iter().any(is) || (id.is_some() && id == self.id) || is_both
     }
 }
 
 impl Spool {
     /// The jobs of this name, in new/, work/, hold/, failed/ and done/, in this order, the oldest first. A job is
-    /// named by the name that was dropped (`.json` may be left out), by its id, or by both as `ID.NAME`.
+    /// named by the name that was dropped (its suffix may be left out), by its id, or by both as `ID.NAME`.
     pub fn find(&self, name: &OsStr) -> Result<Vec<Found>, SpoolError> {
         let wanted = Wanted::parse(name)?;
         let mut found = Vec::new();
@@ -125,10 +125,10 @@ impl Spool {
             // Many files may stand there: a name is looked up, only an id is looked for.
             let is_kept_by_name = !matches!(place, Place::Work | Place::Hold);
             if is_kept_by_name && (place == Place::New || wanted.id.is_none()) {
-                if let Some(name) = wanted.name.clone()
-                    && self.disk.stat(place, &name)?.is_some()
-                {
-                    found.push(Found { place, id: None, name });
+                for name in &wanted.names {
+                    if self.disk.stat(place, name)?.is_some() {
+                        found.push(Found { place, id: None, name: name.clone() });
+                    }
                 }
                 continue;
             }
@@ -163,7 +163,7 @@ impl Spool {
                 _ => (None, file.to_owned()),
             };
             // In done/ and failed/ a name may have become longer than that of a job.
-            if name::is_job_name(&name) || (name.as_bytes().ends_with(b".json") && place != Place::New) {
+            if name::is_job_name(&name) || (name::split_suffix(&name).is_some() && place != Place::New) {
                 jobs.push(Found { place, id, name });
             }
         })?;

@@ -21,7 +21,7 @@ use super::place::Place;
 use super::root::Spool;
 use super::settings::SpoolConfig;
 use super::watch::Arrival;
-use super::wire::{Answer, RequestFile};
+use super::wire::{Answer, Form, RequestFile};
 
 /// Why a life ended early.
 pub type Halt = Arc<SpoolError>;
@@ -180,7 +180,7 @@ impl<'t> Trial<'t> {
             let (fault, parsed) = match self.patiently(|| spool.open_job(claimed))? {
                 Opened::Gone => continue,
                 Opened::Refused(fault) => (Some(fault), None),
-                Opened::Job(job) => match RequestFile::read(job.input, job.size).unwrap() {
+                Opened::Job(job) => match RequestFile::read(job.input, job.size, Form::Object).unwrap() {
                     (Ok(file), crc) => (None, Some((file, job.size, crc))),
                     (Err(fault), _) => (Some(fault), None),
                 },

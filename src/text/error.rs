@@ -44,6 +44,12 @@ pub enum TextError {
          change the messages, or repair chat_template in the checkpoint"
     )]
     Unclear,
+    /// A template that is no program has a place for what is said and nothing else.
+    #[error(
+        "the engine's template is processed_chat_template.json, which shows no tools; \
+         build the engine from a checkpoint with chat_template.jinja, or leave tools and tool_calls out"
+    )]
+    NoTools,
     /// The tokenizer has no tokens for a text.
     #[error("the tokenizer cannot encode the prompt: {why}; change the text, or repair tokenizer.json")]
     Encode { why: String },

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{Environment, Error, ErrorKind, Value, context};
+use minijinja::{Environment, Error, ErrorKind, Value};
+use serde_json::Value as Json;
 
 use super::calendar::strftime;
 use super::coloured::coloured_environment;
@@ -110,19 +111,35 @@ impl JinjaTemplate {
     ) -> Result<Prompt, TextError> {
         let own =
             self.variables.named_tokens.iter().map(|(_, text)| text.as_str()).chain([self.source.as_str()]);
-        let colours = special.colours(turns.iter().flat_map(|turn| [turn.role, turn.content]).chain(own))?;
-        let coloured: Vec<(Cow<str>, Cow<str>)> = turns
+        let values = turns.iter().flat_map(|turn| turn.fields).map(|(_, value)| value).chain(options.tools);
+        let mut said = Vec::new();
+        values.for_each(|value| strings(value, &mut said));
+        let words = turns.iter().flat_map(|turn| [turn.role, turn.content]);
+        let colours = special.colours(words.chain(said.iter().copied()).chain(own))?;
+        // Templates branch on words of tools, such as the types of arguments: only what may be taken for a special
+        // token is coloured.
+        let paint = |text: &str| match !is_word(text) && special.may_touch(text) {
+            true => colours.paint(text).into_owned(),
+            false => text.to_owned(),
+        };
+        let coloured: Vec<Coloured> = turns
             .iter()
-            .map(|turn| {
-                let role =
-                    if self.knows_role(turn.role) { turn.role.into() } else { colours.paint(turn.role) };
-                (role, colours.paint(turn.content))
+            .map(|turn| Coloured {
+                role: if self.knows_role(turn.role) { turn.role.into() } else { colours.paint(turn.role) },
+                content: colours.paint(turn.content),
+                fields: turn
+                    .fields
+                    .iter()
+                    .map(|(name, value)| (name.clone(), painted(value, &paint)))
+                    .collect(),
             })
             .collect();
-        let coloured: Vec<Turn> = coloured.iter().map(|(role, content)| Turn { role, content }).collect();
-        if coloured.iter().zip(turns).all(|(coloured, turn)| coloured == turn) {
+        let coloured: Vec<Turn> = coloured.iter().map(Coloured::turn).collect();
+        let tools = options.tools.map(|tools| painted(tools, &paint));
+        if tools.as_ref() == options.tools && coloured == turns {
             return Prompt::trusted(text);
         }
+        let options = &RenderOptions { tools: tools.as_ref(), ..*options };
         let mut environment = coloured_environment(&self.environment, &colours);
         environment.set_fuel(Some(COLOURED_FUEL));
         for painting in [Painting::Nothing, Painting::Marks, Painting::All] {
@@ -183,7 +200,8 @@ impl JinjaTemplate {
     /// before that header is the template's own.
     fn default_system_prompt(&self, options: &RenderOptions) -> Option<String> {
         let run = |turns: &[Turn]| self.run(&self.environment, turns, options).ok();
-        let (system, user) = (Turn { role: "system", content: "." }, Turn { role: "user", content: PROBE });
+        let turn = |role, content| Turn { role, content, fields: &[] };
+        let (system, user) = (turn("system", "."), turn("user", PROBE));
         let system_alone = run(&[system])?;
         let both = run(&[system, user])?;
         let header = both.strip_prefix(&system_alone)?.split(PROBE).next()?;
@@ -198,12 +216,11 @@ impl JinjaTemplate {
         turns: &[Turn],
         options: &RenderOptions,
     ) -> Result<String, TextError> {
-        let messages: Vec<Value> =
-            turns.iter().map(|turn| context! { role => turn.role, content => turn.content }).collect();
+        let messages: Vec<Value> = turns.iter().map(message).collect();
         let mut variables: BTreeMap<String, Value> = BTreeMap::from([
             ("messages".to_owned(), Value::from(messages)),
             ("add_generation_prompt".to_owned(), options.add_generation_prompt.into()),
-            ("tools".to_owned(), ().into()),
+            ("tools".to_owned(), options.tools.map_or_else(|| ().into(), from_json)),
             ("documents".to_owned(), ().into()),
         ]);
         let local_time = options.local_time;
@@ -221,6 +238,67 @@ impl JinjaTemplate {
             return Err(TextError::TooLong { found: text.len(), limit: MAX_PROMPT_BYTES });
         }
         Ok(text)
+    }
+}
+
+/// A message as templates see it.
+fn message(turn: &Turn) -> Value {
+    let own = [("role", Value::from(turn.role)), ("content", Value::from(turn.content))];
+    let own = own.map(|(name, value)| (name.to_owned(), value));
+    let fields = turn.fields.iter().map(|(name, value)| (name.clone(), from_json(value)));
+    Value::from_pairs(own.into_iter().chain(fields))
+}
+
+fn from_json(value: &Json) -> Value {
+    match value {
+        Json::Null => ().into(),
+        Json::Bool(truth) => (*truth).into(),
+        Json::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(number), _) => number.into(),
+            (None, Some(number)) => number.into(),
+            (None, None) => number.as_f64().into(),
+        },
+        Json::String(text) => text.as_str().into(),
+        Json::Array(values) => values.iter().map(from_json).collect::<Vec<Value>>().into(),
+        Json::Object(values) => {
+            Value::from_pairs(values.iter().map(|(name, value)| (name.clone(), from_json(value))))
+        }
+    }
+}
+
+/// A turn whose words are coloured.
+struct Coloured<'a> {
+    role: Cow<'a, str>,
+    content: Cow<'a, str>,
+    fields: Vec<(String, Json)>,
+}
+
+impl Coloured<'_> {
+    fn turn(&self) -> Turn<'_> {
+        Turn { role: &self.role, content: &self.content, fields: &self.fields }
+    }
+}
+
+/// All texts of a value but its keys.
+fn strings<'v>(value: &'v Json, found: &mut Vec<&'v str>) {
+    match value {
+        Json::String(text) => found.push(text),
+        Json::Array(values) => values.iter().for_each(|value| strings(value, found)),
+        Json::Object(values) => values.values().for_each(|value| strings(value, found)),
+        Json::Null | Json::Bool(_) | Json::Number(_) => {}
+    }
+}
+
+/// The value with its texts as `paint` makes them.
+fn painted(value: &Json, paint: &impl Fn(&str) -> String) -> Json {
+    match value {
+        Json::String(text) => paint(text).into(),
+        Json::Array(values) => values.iter().map(|value| painted(value, paint)).collect(),
+        Json::Object(values) => {
+            let values = values.iter().map(|(name, value)| (name.clone(), painted(value, paint)));
+            Json::Object(values.collect())
+        }
+        other => other.clone(),
     }
 }
 
@@ -331,7 +409,7 @@ mod tests {
     use super::*;
 
     fn render(source: &str, content: &str) -> Result<String, TextError> {
-        let turn = Turn { role: "user", content };
+        let turn = Turn { role: "user", content, fields: &[] };
         let template = JinjaTemplate::compile(source, TemplateVariables::default())?;
         let rendered = template.render(&[turn], &SpecialTokens::default(), &RenderOptions::default())?;
         Ok(rendered.prompt.text().to_owned())

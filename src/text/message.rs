@@ -2,12 +2,16 @@
 
 use std::borrow::Cow;
 
+use serde_json::Value;
+
 /// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChatMessage {
     /// "system", "user", "assistant", or what else the template knows.
     pub role: String,
     pub content: Content,
+    /// What else a template may show: `tool_calls`, `tool_call_id`, `name`.
+    pub fields: Vec<(String, Value)>,
 }
 
 /// The text of a message.
@@ -20,7 +24,7 @@ pub enum Content {
 
 impl ChatMessage {
     pub fn new(role: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { role: role.into(), content: Content::Text(text.into()) }
+        Self { role: role.into(), content: Content::Text(text.into()), fields: Vec::new() }
     }
 }
 

@@ -75,13 +75,16 @@ impl ProcessedTemplate {
     /// message, then the generation prompt. The system prompt includes `prompt_prefix`, so that it begins the prompt.
     ///
     /// # Errors
-    /// `Role` for a role without an entry, `TooLong`, `NoColours`.
+    /// `Role` for a role without an entry, `NoTools`, `TooLong`, `NoColours`.
     pub fn render(
         &self,
         turns: &[Turn],
         special: &SpecialTokens,
         options: &RenderOptions,
     ) -> Result<Rendered, TextError> {
+        if options.tools.is_some() || turns.iter().any(|turn| !turn.fields.is_empty()) {
+            return Err(TextError::NoTools);
+        }
         let all_text = self.all_text();
         let colours = special.colours(turns.iter().map(|turn| turn.content).chain([all_text.as_str()]))?;
         let mut text = self.prompt_prefix.clone();

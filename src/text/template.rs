@@ -51,12 +51,14 @@ impl ChatTemplate {
     /// stay ordinary text in the prompt.
     ///
     /// # Errors
-    /// `Template` if the template refuses the messages, `Role`, `TemplateRun`, `TooLong`, `NoColours`, `Unclear`.
+    /// `Template` if the template refuses the messages, `Role`, `NoTools`, `TemplateRun`, `TooLong`, `NoColours`,
+    /// `Unclear`.
     pub fn render(&self, messages: &[ChatMessage], options: &RenderOptions) -> Result<Rendered, TextError> {
         let contents: Vec<Cow<str>> = messages.iter().map(|message| message.content.text()).collect();
         let turns = messages.iter().zip(&contents);
-        let turns: Vec<Turn> =
-            turns.map(|(message, content)| Turn { role: &message.role, content }).collect();
+        let turns: Vec<Turn> = turns
+            .map(|(message, content)| Turn { role: &message.role, content, fields: &message.fields })
+            .collect();
         match &self.kind {
             Kind::Jinja(template) => template.render(&turns, &self.special, options),
             Kind::Processed(template) => template.render(&turns, &self.special, options),
@@ -76,8 +78,8 @@ impl ChatTemplate {
     }
 }
 
-impl Default for RenderOptions {
+impl Default for RenderOptions<'_> {
     fn default() -> Self {
-        Self { add_generation_prompt: true, enable_thinking: None, local_time: 0 }
+        Self { add_generation_prompt: true, enable_thinking: None, local_time: 0, tools: None }
     }
 }

@@ -14,6 +14,7 @@ mod kernels;
 mod merge;
 mod not_finite;
 mod onnx;
+mod openai_lines;
 mod parity;
 mod products;
 mod quantize_llm;

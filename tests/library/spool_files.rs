@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use jetspool::spool::name::MAX_NAME_BYTES;
 use jetspool::spool::status::{self, Daemon};
-use jetspool::spool::wire::{Answer, FaultCode, RequestFile};
+use jetspool::spool::wire::{Answer, FaultCode, Form, RequestFile};
 use jetspool::spool::{
     Arrival, Candidate, Claimed, Destination, Found, Inbox, InboxConfig, Keep, NewDir, Now, Opened, Order,
     Outcome, Place, Retention, Spool, SpoolConfig, SpoolError, Watch, submit,
@@ -104,7 +104,7 @@ fn finish(spool: &mut Spool, claimed: &Claimed) -> Option<(OsString, Option<Faul
         Opened::Gone => return None,
         Opened::Refused(fault) => Err(fault),
         Opened::Job(open) => {
-            let (parsed, crc) = RequestFile::read(open.input, open.size).unwrap();
+            let (parsed, crc) = RequestFile::read(open.input, open.size, Form::Object).unwrap();
             parsed.map(|file| (file.n_requests(), open.size, crc))
         }
     };

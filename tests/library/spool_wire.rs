@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use jetspool::spool::wire::request_file::{CacheCommit, CacheLookup};
 use jetspool::spool::wire::{
-    Answer, AnswerFile, BadRequest, ContentPart, Echo, Fault, FaultCode, FinishReason, Logprobs, Message,
-    Request, RequestFile, Role, TokenBytes, Usage,
+    Answer, AnswerFile, BadRequest, ContentPart, Echo, Fault, FaultCode, FinishReason, Form, Logprobs,
+    Message, Request, RequestFile, Role, TokenBytes, Usage,
 };
 
 fn parse(text: &str) -> Result<RequestFile, Fault> {
@@ -58,8 +58,8 @@ fn reads_every_field() {
     );
     let first = file.request(0).unwrap();
     let text = |text: &str| ContentPart::Text(text.into());
-    assert_eq!(first.messages[0], Message { role: Role::System, content: vec![text("s")] });
-    assert_eq!(first.messages[1], Message { role: Role::User, content: vec![text("a"), text("bé\n")] });
+    assert_eq!(first.messages[0], Message::new(Role::System, vec![text("s")]));
+    assert_eq!(first.messages[1], Message::new(Role::User, vec![text("a"), text("bé\n")]));
     let sampling = &first.sampling;
     assert_eq!((sampling.temperature, sampling.top_p, sampling.top_k), (0.25, 0.5, 7));
     assert_eq!((sampling.max_generate_length, sampling.seed, sampling.num_logprobs), (32, Some(u64::MAX), 2));
@@ -398,7 +398,7 @@ fn full_answer() -> Answer {
             logprobs
         }),
         lora_name: Some("french".into()),
-        messages: vec![Message { role: Role::User, content: vec![ContentPart::Text("hi \"you\"\n".into())] }],
+        messages: vec![Message::new(Role::User, vec![ContentPart::Text("hi \"you\"\n".into())])],
         output_text: "né\u{7f}\u{1}".into(),
         token_ids: vec![1, 2],
         usage: Usage { prompt_tokens: 3, cached_tokens: 0, generated_tokens: 2 },
@@ -409,7 +409,7 @@ fn full_answer() -> Answer {
 
 #[test]
 fn answers_have_the_documented_bytes() {
-    let bad = BadRequest { fault: Fault::new(FaultCode::UnknownAdapter, "no"), id: None, lora_name: None };
+    let bad = BadRequest::new(Fault::new(FaultCode::UnknownAdapter, "no"));
     let mut file = AnswerFile::begin(Vec::new(), "/spool/new/ä.json").unwrap();
     file.entry(|out| full_answer().write_json(out)).unwrap();
     file.entry(|out| Answer::failed(4, 2, bad).write_json(out)).unwrap();
@@ -438,7 +438,8 @@ fn large_files_are_read_again_and_checked() {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(text.as_bytes()).unwrap();
     file.seek(SeekFrom::Start(0)).unwrap();
-    let (parsed, crc) = RequestFile::read(file.try_clone().unwrap(), text.len() as u64).unwrap();
+    let (parsed, crc) =
+        RequestFile::read(file.try_clone().unwrap(), text.len() as u64, Form::Object).unwrap();
     let (parsed, wanted) = (parsed.unwrap(), parse(&text).unwrap());
     assert_eq!(crc, crc32fast::hash(text.as_bytes()));
     assert!(parsed.n_bytes() < 2000, "{} bytes for 100 requests", parsed.n_bytes());

@@ -183,8 +183,13 @@ fn answers_decode_as_the_librarys() {
 
 fn messages(value: &Value) -> Option<Vec<ChatMessage>> {
     let message = |message: &Value| {
-        let role = message["role"].as_str()?.to_owned();
-        Some(ChatMessage { role, content: Content::Text(message["content"].as_str()?.to_owned()) })
+        let own = ["role", "content"];
+        let fields = message.as_object()?.iter().filter(|(name, _)| !own.contains(&name.as_str()));
+        Some(ChatMessage {
+            role: message["role"].as_str()?.to_owned(),
+            content: Content::Text(message["content"].as_str()?.to_owned()),
+            fields: fields.map(|(name, value)| (name.clone(), value.clone())).collect(),
+        })
     };
     value.as_array()?.iter().map(message).collect()
 }
@@ -208,6 +213,7 @@ fn check_template(
         add_generation_prompt: case["add_generation_prompt"].as_bool().unwrap_or(true),
         enable_thinking: case["enable_thinking"].as_bool(),
         local_time: unix_time(context["now"].as_str().unwrap()),
+        tools: case.get("tools"),
     };
     let special = ["<|im_end|>", "<|eot_id|>", "</s>", "<s>", "<|im_start|>"].map(str::to_owned);
     let found = ChatTemplate::from_jinja(
@@ -229,9 +235,7 @@ fn check_template(
 
 #[test]
 fn templates_render_as_in_transformers() {
-    let mut n_rendered = 0;
-    let mut differences = Differences::default();
-    for name in [
+    let names = [
         "alpaca",
         "gemma",
         "generation",
@@ -242,8 +246,23 @@ fn templates_render_as_in_transformers() {
         "parts",
         "qwen2",
         "qwen3",
-    ] {
-        let reference = json(&format!("templates/{name}.json"));
+    ];
+    let n_rendered = check_templates("templates", &names);
+    assert!(n_rendered > 400, "{n_rendered}");
+}
+
+#[test]
+fn tools_are_rendered_as_in_transformers() {
+    let n_rendered = check_templates("tool_templates", &["hermes", "llama", "mistral"]);
+    assert!(n_rendered > 100, "{n_rendered}");
+}
+
+/// Compares every case of these files; returns how many there were.
+fn check_templates(folder: &str, names: &[&str]) -> usize {
+    let mut n_rendered = 0;
+    let mut differences = Differences::default();
+    for name in names {
+        let reference = json(&format!("{folder}/{name}.json"));
         for case in list(&reference, "cases") {
             // Contents as lists are joined before the template sees them: a rule of the request format.
             let Some(messages) = messages(&case["messages"]) else { continue };
@@ -257,7 +276,7 @@ fn templates_render_as_in_transformers() {
             n_rendered += 1;
         }
     }
-    assert!(n_rendered > 400, "{n_rendered}");
+    n_rendered
 }
 
 /// What no template of a model relies on.
@@ -324,6 +343,7 @@ fn processed_messages(value: &Value) -> Vec<ChatMessage> {
     let message = |message: &Value| ChatMessage {
         role: message["role"].as_str().unwrap().to_owned(),
         content: content(&message["content"]),
+        fields: Vec::new(),
     };
     value.as_array().unwrap().iter().map(message).collect()
 }

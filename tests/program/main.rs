@@ -4,6 +4,7 @@
 mod support;
 
 mod ask;
+mod batch_files;
 mod chat;
 mod damage;
 mod doctor;

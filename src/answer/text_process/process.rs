@@ -147,6 +147,7 @@ impl TextProcess {
     pub fn check(&mut self) -> Result<(), String> {
         self.stop();
         let request = PromptRequest {
+            tools: None,
             messages: vec![ChatMessage::new("user", "Hello")],
             chat: ChatOptions::default(),
             local_time: 0,

@@ -1,6 +1,8 @@
 //! What the frames say. Both ends are the same program, so there is no version; whatever does not parse is an error.
 //! All numbers are little-endian; a text is its length in four bytes, then its bytes.
 
+use serde_json::Value;
+
 use crate::answer::prompter::{Prepared, PromptRequest};
 use crate::spool::wire::{ChatOptions, Fault, FaultCode};
 use crate::text::ChatMessage;
@@ -67,7 +69,14 @@ pub fn request_to_bytes(request: &PromptRequest) -> Vec<u8> {
     for message in &request.messages {
         put_text(&mut bytes, message.role.as_bytes());
         put_text(&mut bytes, message.content.text().as_bytes());
+        bytes.extend((message.fields.len() as u32).to_le_bytes());
+        for (name, value) in &message.fields {
+            put_text(&mut bytes, name.as_bytes());
+            put_text(&mut bytes, value.to_string().as_bytes());
+        }
     }
+    let tools = request.tools.as_ref().map(Value::to_string);
+    put_text(&mut bytes, tools.unwrap_or_default().as_bytes());
     bytes
 }
 
@@ -76,10 +85,23 @@ pub fn parse_request(bytes: &[u8]) -> Result<PromptRequest, BadFrame> {
     let [apply_chat_template, add_generation_prompt, enable_thinking] = reader.array()?.map(|byte| byte != 0);
     let local_time = i64::from_le_bytes(reader.array()?);
     let n_messages = reader.u32()?;
-    let message = |reader: &mut Reader| Ok(ChatMessage::new(reader.string()?, reader.string()?));
-    let messages = (0..n_messages).map(|_| message(&mut reader)).collect::<Result<_, BadFrame>>()?;
+    let messages = (0..n_messages).map(|_| parse_message(&mut reader)).collect::<Result<_, BadFrame>>()?;
     let chat = ChatOptions { apply_chat_template, add_generation_prompt, enable_thinking };
-    Ok(PromptRequest { messages, chat, local_time })
+    let tools = reader.text()?;
+    let tools = if tools.is_empty() { None } else { Some(parse_json(tools)?) };
+    Ok(PromptRequest { messages, tools, chat, local_time })
+}
+
+fn parse_message(reader: &mut Reader) -> Result<ChatMessage, BadFrame> {
+    let message = ChatMessage::new(reader.string()?, reader.string()?);
+    let field = |reader: &mut Reader| Ok((reader.string()?, parse_json(reader.text()?)?));
+    let n_fields = reader.u32()?;
+    let fields = (0..n_fields).map(|_| field(reader)).collect::<Result<_, BadFrame>>()?;
+    Ok(ChatMessage { fields, ..message })
+}
+
+fn parse_json(text: &[u8]) -> Result<Value, BadFrame> {
+    serde_json::from_slice(text).map_err(|_| BadFrame)
 }
 
 pub fn answer_to_bytes(answer: &Result<Prepared, Fault>) -> Vec<u8> {
@@ -169,8 +191,11 @@ mod tests {
             assert_eq!(parse_opened(&opened_to_bytes(&opened)), opened);
         }
         let messages = [("system", "Be brief."), ("user", ""), ("user", "é <|im_end|>\0")];
+        let mut messages: Vec<ChatMessage> = messages.map(|(role, text)| ChatMessage::new(role, text)).into();
+        messages[1].fields = vec![("tool_calls".to_owned(), serde_json::json!([{ "é": 1.5 }]))];
         let request = PromptRequest {
-            messages: messages.map(|(role, text)| ChatMessage::new(role, text)).into(),
+            messages,
+            tools: Some(serde_json::json!([{ "type": "function" }])),
             chat: ChatOptions {
                 apply_chat_template: true,
                 add_generation_prompt: false,

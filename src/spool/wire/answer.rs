@@ -1,6 +1,7 @@
 //! One answer. The order of the fields is the order of the keys in the file: by the alphabet.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -9,6 +10,8 @@ use super::fault::Fault;
 use super::limits;
 use super::logprobs::Logprobs;
 use super::message::Message;
+use super::openai::line::Line;
+use super::openai::response::write_response;
 use super::request::BadRequest;
 
 /// Why generation ended.
@@ -57,6 +60,12 @@ pub struct Answer {
     pub usage: Usage,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// The line of a batch file that it answers, in the words of such files.
+    #[serde(skip)]
+    pub line: Option<Arc<Line>>,
+    /// The further answers to it.
+    #[serde(skip)]
+    pub choices: Vec<Answer>,
 }
 
 impl Answer {
@@ -81,14 +90,23 @@ impl Answer {
             token_ids: Vec::new(),
             usage: Usage::default(),
             warnings: Vec::new(),
+            line: None,
+            choices: Vec::new(),
         }
     }
 
     /// The answer to a request that cannot be run.
     pub fn failed(request_idx: usize, batch_size: usize, bad: BadRequest) -> Self {
         let finish_reason = FinishReason::Error;
-        let (error, id, lora_name) = (Some(bad.fault), bad.id, bad.lora_name);
-        Self { error, finish_reason, id, lora_name, ..Self::empty(request_idx, batch_size) }
+        let BadRequest { fault, id, lora_name, line } = bad;
+        Self {
+            error: Some(fault),
+            finish_reason,
+            id,
+            lora_name,
+            line,
+            ..Self::empty(request_idx, batch_size)
+        }
     }
 
     /// Writes the answer as one line of JSON, which the journal keeps and [`super::AnswerFile`] takes.
@@ -96,11 +114,16 @@ impl Answer {
     /// # Errors
     /// The writer's; a number that is not finite becomes null.
     pub fn write_json(&self, out: impl Write) -> io::Result<()> {
-        Ok(serde_json::to_writer(out, self)?)
+        match &self.line {
+            Some(line) => write_response(self, line, out),
+            None => Ok(serde_json::to_writer(out, self)?),
+        }
     }
 
     /// The same as a text.
     pub fn to_json(&self) -> String {
-        serde_json::to_string(self).expect("an answer holds no map with keys that are not strings")
+        let mut bytes = Vec::new();
+        self.write_json(&mut bytes).expect("memory does not fail, and keys are strings");
+        String::from_utf8(bytes).expect("JSON is text")
     }
 }

@@ -1,10 +1,9 @@
 //! Why a file or one of its requests is not run, in words for the person who sent it.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// The stable word of a fault; programs may branch on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultCode {
     /// The file is not JSON, has no `requests`, or a top-level field is wrong.
     BadFile,
@@ -45,6 +44,35 @@ pub enum FaultCode {
 pub struct Fault {
     pub code: FaultCode,
     pub message: String,
+}
+
+impl FaultCode {
+    /// The word in the answer file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BadFile => "bad-file",
+            Self::TooLarge => "too-large",
+            Self::NotAFile => "not-a-file",
+            Self::BadRequest => "bad-request",
+            Self::UnsupportedContent => "unsupported-content",
+            Self::UnknownAdapter => "unknown-adapter",
+            Self::AdapterMismatch => "adapter-mismatch",
+            Self::AdapterChanged => "adapter-changed",
+            Self::AdapterRefused => "adapter-refused",
+            Self::PromptTooLong => "prompt-too-long",
+            Self::PromptTooCostly => "prompt-too-costly",
+            Self::Guide => "guide",
+            Self::GaveUp => "gave-up",
+            Self::Cancelled => "cancelled",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl Serialize for FaultCode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
 }
 
 impl Fault {

@@ -23,7 +23,8 @@ pub enum Guide {
     StructuralTag(String),
 }
 
-const MODES: [&str; 6] = ["json_object", "json_schema", "regex", "ebnf", "choice", "structural_tag"];
+/// The keys of `guided_decoding`.
+pub const MODES: [&str; 6] = ["json_object", "json_schema", "regex", "ebnf", "choice", "structural_tag"];
 
 /// Reads both fields of an object; none is there in most.
 pub(super) fn read_guide(object: &Object) -> Result<Option<Guide>, Fault> {
@@ -48,8 +49,13 @@ fn read_guided(field: &Field) -> Result<Guide, Fault> {
         return Err(field.wanted("exactly one key of ".to_owned() + &MODES.join(", ")));
     };
     let key = key.string().unwrap_or_default();
-    let at = At::Key(&field.at, &key);
-    // Every mode takes its value as a string too.
+    read_mode(&key, &Field { value, at: At::Key(&field.at, &key) })
+}
+
+/// Reads the value of one of [`MODES`]. Each takes it as a string too.
+pub(super) fn read_mode(mode: &str, field: &Field) -> Result<Guide, Fault> {
+    check_size(field)?;
+    let Field { value, at } = *field;
     let escaped = if value.is_string() { value.string() } else { None };
     let inner = |wanted: &str| -> Result<String, Fault> {
         let text = escaped.as_deref().unwrap_or(value.text());
@@ -59,24 +65,24 @@ fn read_guided(field: &Field) -> Result<Guide, Fault> {
         };
         match Value::parse(text) {
             Ok(found) if is_wanted(found) => Ok(text.to_owned()),
-            _ => Err(Field { value, at }.wanted(wanted)),
+            _ => Err(field.wanted(wanted)),
         }
     };
-    match &*key {
+    match mode {
         "json_object" => match escaped.as_deref().unwrap_or(value.text()) {
             "true" => Ok(Guide::JsonObject),
-            _ => Err(Field { value, at }.wanted("true")),
+            _ => Err(field.wanted("true")),
         },
         "json_schema" => inner("a JSON schema").map(Guide::JsonSchema),
-        "regex" => Field { value, at }.string().map(|text| Guide::Regex(text.into_owned())),
-        "ebnf" => Field { value, at }.string().map(|text| Guide::Ebnf(text.into_owned())),
+        "regex" => field.string().map(|text| Guide::Regex(text.into_owned())),
+        "ebnf" => field.string().map(|text| Guide::Ebnf(text.into_owned())),
         "choice" => {
             let text = inner("an array of strings")?;
             let strings = Value::from_checked(&text).elements().map(|value| Field { value, at }.string());
             let strings =
                 strings.map(|text| text.map(|text| text.into_owned())).collect::<Result<Vec<_>, _>>()?;
             match strings.is_empty() {
-                true => Err(Field { value, at }.wanted("at least one string")),
+                true => Err(field.wanted("at least one string")),
                 false => Ok(Guide::Choice(strings)),
             }
         }

@@ -22,6 +22,16 @@ impl<'a> Value<'a> {
         Ok(Self { text: text.trim_ascii() })
     }
 
+    /// The value that an unchecked text begins with, and what stands behind it.
+    pub fn first(text: &'a str) -> Option<(Self, &'a str)> {
+        split_value(text.trim_ascii_start())
+    }
+
+    /// JSON of a string.
+    pub fn quoted(text: &str) -> String {
+        serde_json::Value::from(text).to_string()
+    }
+
     /// A slice of a text that [`Value::parse`] accepted, such as one whose place was noted before.
     pub fn from_checked(text: &'a str) -> Self {
         Self { text }

@@ -28,6 +28,14 @@ pub const STOP_STRINGS: usize = 64;
 pub const STOP_BYTES: usize = 4096;
 /// Bytes of the JSON text of `guided_decoding` or `response_format`, as in the original.
 pub const GUIDE_BYTES: usize = 128 * 1024;
+/// Bytes of one line of a batch file.
+pub const LINE_BYTES: usize = 4 * 1024 * 1024;
+/// Answers to one line (`n`).
+pub const CHOICES: i64 = 128;
+/// Functions in `tools`.
+pub const TOOLS: usize = 128;
+/// Bytes of the JSON text of `tools`.
+pub const TOOLS_BYTES: usize = 256 * 1024;
 /// Bytes of the JSON text of an `id`.
 pub const ID_BYTES: usize = 4096;
 /// Bytes of a `lora_name`.

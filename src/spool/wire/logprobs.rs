@@ -25,6 +25,14 @@ struct Entry<'a> {
     names: &'a dyn TokenBytes,
 }
 
+/// The same in OpenAI's words.
+#[derive(Default)]
+pub struct NamedLogprob<'a> {
+    token: u32,
+    pub logprob: f32,
+    names: Option<&'a dyn TokenBytes>,
+}
+
 struct Step<'a>(&'a [(u32, f32)], &'a dyn TokenBytes);
 
 impl Logprobs {
@@ -35,6 +43,35 @@ impl Logprobs {
     /// Adds the candidates of the next step.
     pub fn push(&mut self, step: impl IntoIterator<Item = (u32, f32)>) {
         self.steps.push(step.into_iter().collect());
+    }
+
+    /// The candidates of each step.
+    pub fn steps(&self) -> impl Iterator<Item = impl Iterator<Item = NamedLogprob<'_>>> {
+        let names = self.names.as_ref();
+        let named = move |&(token, logprob)| NamedLogprob { token, logprob, names: Some(names) };
+        self.steps.iter().map(move |step| step.iter().map(named))
+    }
+}
+
+impl NamedLogprob<'_> {
+    pub fn bytes(&self) -> Vec<u8> {
+        self.names.map_or_else(Vec::new, |names| names.token_bytes(self.token))
+    }
+
+    /// The bytes as a text; what is no text by itself is shown as U+FFFD.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes()).into_owned()
+    }
+}
+
+impl Serialize for NamedLogprob<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let bytes = self.bytes();
+        let mut entry = serializer.serialize_struct("NamedLogprob", 3)?;
+        entry.serialize_field("token", &String::from_utf8_lossy(&bytes))?;
+        entry.serialize_field("logprob", &self.logprob)?;
+        entry.serialize_field("bytes", &bytes)?;
+        entry.end()
     }
 }
 

@@ -167,6 +167,11 @@ impl<'a, 'p> Object<'a, 'p> {
         Fault::bad(format!("{}: missing; wanted {wanted}", At::Key(self.at, name)))
     }
 
+    /// One of the unknown fields, if there is any.
+    pub fn unknown_name(&self) -> Option<&str> {
+        self.unknown.first().map(String::as_str)
+    }
+
     /// One warning for each unknown field, the first few by name.
     pub fn warn_unknown(&self, warnings: &mut Vec<String>) {
         for name in &self.unknown {

@@ -1,12 +1,15 @@
 //! One request of a file, parsed on its own so that it fails on its own.
 
+use std::sync::Arc;
+
 use super::echo::Echo;
 use super::fault::{Fault, FaultCode};
 use super::guide::{Guide, read_guide};
 use super::json::Value;
 use super::limits;
-use super::message::{Message, read_messages};
+use super::message::{Dialect, Message, read_messages};
 use super::object::{At, Field, Object};
+use super::openai::line::Line;
 use super::sampling::{SAMPLING_FIELDS, Sampling};
 
 /// How messages become a prompt. Given at the top level of a file.
@@ -39,6 +42,10 @@ pub struct Request {
     pub disable_spec_decode: bool,
     /// What the answer must look like.
     pub guide: Option<Guide>,
+    /// JSON of the functions that the template shows.
+    pub tools: Option<String>,
+    /// The line of a batch file that it was.
+    pub line: Option<Arc<Line>>,
     /// The producer's own mark, echoed in the answer.
     pub id: Option<Echo>,
     /// What was ignored in the request, for the answer.
@@ -51,6 +58,34 @@ pub struct BadRequest {
     pub fault: Fault,
     pub id: Option<Echo>,
     pub lora_name: Option<String>,
+    pub line: Option<Arc<Line>>,
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Self {
+            messages: Vec::new(),
+            sampling: Sampling::default(),
+            chat: ChatOptions::default(),
+            stop: Vec::new(),
+            lora_name: None,
+            lora_scale: 1.0,
+            save_system_prompt_kv_cache: false,
+            disable_spec_decode: false,
+            guide: None,
+            tools: None,
+            line: None,
+            id: None,
+            warnings: Vec::new(),
+        }
+    }
+}
+
+impl BadRequest {
+    /// Nothing is known but the fault.
+    pub fn new(fault: Fault) -> Self {
+        Self { fault, id: None, lora_name: None, line: None }
+    }
 }
 
 const OWN_FIELDS: [&str; 10] = [
@@ -80,13 +115,13 @@ impl Request {
         let at = At::Index(&place, index);
         let names: Vec<&'static str> = OWN_FIELDS.into_iter().chain(SAMPLING_FIELDS).collect();
         let object = Object::read(value, &at, &names);
-        let object = object.map_err(|fault| BadRequest { fault, id: None, lora_name: None })?;
+        let object = object.map_err(BadRequest::new)?;
         // The id is read first and kept on any later fault, so that the producer finds the request again.
         let id = read_id(object.get("id"));
         let lora_name = read_lora_name(object.get("lora_name"));
         let known = (id.as_ref().ok().cloned().flatten(), lora_name.as_ref().ok().cloned().flatten());
         let read = || Self::from_object(&object, id?, lora_name?, defaults);
-        read().map_err(|fault| BadRequest { fault, id: known.0, lora_name: known.1 })
+        read().map_err(|fault| BadRequest { id: known.0, lora_name: known.1, ..BadRequest::new(fault) })
     }
 
     fn from_object(
@@ -102,7 +137,7 @@ impl Request {
             .get("lora_scale")
             .map(|field| field.number(|x| x.abs() <= f64::from(f32::MAX), "a finite number"));
         Ok(Request {
-            messages: read_messages(object, &mut warnings)?,
+            messages: read_messages(object, Dialect::Workflow, &mut warnings)?,
             sampling: defaults.sampling.replaced_by(object)?,
             chat: defaults.chat,
             stop: object.get("stop").map_or(Ok(Vec::new()), read_stop)?,
@@ -114,6 +149,8 @@ impl Request {
                 Some(_) => read_guide(object)?,
                 None => defaults.guide.cloned(),
             },
+            tools: None,
+            line: None,
             id,
             warnings,
         })
@@ -140,7 +177,7 @@ fn read_lora_name(field: Option<Field>) -> Result<Option<String>, Fault> {
     Ok((!name.is_empty()).then(|| name.into_owned()))
 }
 
-fn read_stop(field: Field) -> Result<Vec<String>, Fault> {
+pub(super) fn read_stop(field: Field) -> Result<Vec<String>, Fault> {
     let one = |field: Field| match field.string_within(limits::STOP_BYTES)? {
         text if text.is_empty() => Err(field.wanted("a string that is not empty")),
         text => Ok(text.into_owned()),

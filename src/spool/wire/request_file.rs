@@ -2,18 +2,22 @@
 //! So memory is 12 bytes per request, and the text itself only where it is small.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::fault::{Fault, FaultCode};
 use super::guide::{Guide, read_guide};
 use super::json::Value;
 use super::limits;
 use super::object::{At, Field, Object};
+use super::openai::line::{Line, Stamp, read_line};
+use super::openai::lines::{Lines, read_lines};
 use super::request::{BadRequest, ChatOptions, Defaults, Request};
 use super::sampling::{SAMPLING_FIELDS, Sampling};
 
@@ -51,24 +55,47 @@ pub struct RequestFile {
     pub guide: Option<Guide>,
     /// What was ignored at the top level, for the answer file.
     pub warnings: Vec<String>,
+    form: Form,
     text: Text,
     spans: Vec<Span>,
+    /// Lines whose custom_id stands in one before.
+    repeated: BTreeSet<usize>,
+}
+
+/// How the requests stand in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Form {
+    /// One JSON object with all of them, as the workflow has it.
+    Object,
+    /// One a line, as OpenAI's batch files have it.
+    Lines(Stamp),
 }
 
 /// Where the text is when a request is asked for.
 #[derive(Debug)]
 enum Text {
-    Memory(String),
+    Memory(Vec<u8>),
     /// Read again, and checked against the checksum of each request.
     File(File),
 }
 
 /// A request's place in the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Span {
+pub struct Span {
     start: u32,
     n_bytes: u32,
     crc: u32,
+}
+
+impl Span {
+    /// The place of `bytes`, which begin at `start`.
+    pub fn of(start: u32, bytes: &[u8]) -> Self {
+        Self { start, n_bytes: bytes.len() as u32, crc: crc32fast::hash(bytes) }
+    }
+
+    pub fn range(&self) -> Range<usize> {
+        self.start as usize..self.start as usize + self.n_bytes as usize
+    }
 }
 
 /// Texts up to this length are kept in memory, and cost no open file.
@@ -101,23 +128,63 @@ impl RequestFile {
         Self::parse_text(text).map_err(Fault::of_file)
     }
 
+    /// The same of a batch file. What is wrong with a line is that line's fault.
+    pub fn parse_lines(bytes: Vec<u8>, stamp: Stamp) -> Result<Self, Fault> {
+        // Memory does not fail to be read.
+        let lines = read_lines(bytes.as_slice()).map_err(|error| Fault::bad(error.to_string()).of_file())?;
+        lines.map(|lines| Self::of_lines(lines, Text::Memory(bytes), stamp))
+    }
+
+    fn of_lines(lines: Lines, text: Text, stamp: Stamp) -> Self {
+        let Lines { spans, repeated, .. } = lines;
+        Self {
+            batch_size: 1,
+            sampling: Sampling::default(),
+            chat: ChatOptions::default(),
+            adapters: BTreeMap::new(),
+            cache_lookup: CacheLookup::default(),
+            cache_commit: CacheCommit::default(),
+            priority: 0,
+            guide: None,
+            warnings: Vec::new(),
+            form: Form::Lines(stamp),
+            text,
+            spans,
+            repeated,
+        }
+    }
+
     /// Reads a file of `size` bytes; a large one is not kept in memory but read again, request by request.
     /// Returns the checksum of all its bytes too.
     ///
     /// # Errors
     /// The system's; a fault of the whole file is inside.
-    pub fn read(mut file: File, size: u64) -> io::Result<(Result<Self, Fault>, u32)> {
+    pub fn read(mut file: File, size: u64, form: Form) -> io::Result<(Result<Self, Fault>, u32)> {
+        let form = match form {
+            Form::Lines(stamp) if size > KEPT_BYTES as u64 => return Self::read_large(file, size, stamp),
+            form => form,
+        };
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(usize::try_from(size).unwrap_or(usize::MAX)).map_err(io::Error::other)?;
         (&mut file).take(size).read_to_end(&mut bytes)?;
         let crc = crc32fast::hash(&bytes);
-        let mut parsed = Self::parse(bytes);
+        let mut parsed = match form {
+            Form::Object => Self::parse(bytes),
+            Form::Lines(stamp) => Self::parse_lines(bytes, stamp),
+        };
         if let Ok(parsed) = &mut parsed
             && matches!(&parsed.text, Text::Memory(text) if text.len() > KEPT_BYTES)
         {
             parsed.text = Text::File(file);
         }
         Ok((parsed, crc))
+    }
+
+    /// A batch file that is read line by line.
+    fn read_large(mut file: File, size: u64, stamp: Stamp) -> io::Result<(Result<Self, Fault>, u32)> {
+        let lines = read_lines(BufReader::with_capacity(KEPT_BYTES, (&mut file).take(size)))?;
+        let crc = lines.as_ref().map_or(0, |lines| lines.crc);
+        Ok((lines.map(|lines| Self::of_lines(lines, Text::File(file), stamp)), crc))
     }
 
     fn parse_text(text: String) -> Result<Self, Fault> {
@@ -172,8 +239,10 @@ impl RequestFile {
             priority: integer("priority", (-limits::PRIORITY, limits::PRIORITY), 0)? as i32,
             guide: read_guide(&object)?,
             warnings,
+            form: Form::Object,
             spans,
-            text: Text::Memory(text),
+            repeated: BTreeSet::new(),
+            text: Text::Memory(text.into_bytes()),
         })
     }
 
@@ -191,9 +260,22 @@ impl RequestFile {
         self.spans.len()
     }
 
+    /// How its answers are written.
+    pub fn form(&self) -> &Form {
+        &self.form
+    }
+
     /// Reads the request at `index`. A fault concerns this request alone.
     pub fn request(&self, index: usize) -> Result<Request, BadRequest> {
-        let text = self.text_of(index).map_err(|fault| BadRequest { fault, id: None, lora_name: None })?;
+        let text = self.text_of(index);
+        if let Form::Lines(stamp) = &self.form {
+            let line = Line::unread(stamp, index);
+            return match text {
+                Ok(text) => read_line(&text, line, self.repeated.contains(&index)),
+                Err(fault) => Err(BadRequest { line: Some(Arc::new(line)), ..BadRequest::new(fault) }),
+            };
+        }
+        let text = text.map_err(BadRequest::new)?;
         Request::read(
             Value::from_checked(&text),
             index,
@@ -203,23 +285,34 @@ impl RequestFile {
 
     /// The JSON of one request, as it was when the file was read.
     fn text_of(&self, index: usize) -> Result<Cow<'_, str>, Fault> {
-        let missing = || Fault::bad(format!("requests[{index}]: missing, the file has {}", self.spans.len()));
+        let place = match self.form {
+            Form::Object => format!("requests[{index}]"),
+            Form::Lines(_) => format!("the request at {index}"),
+        };
+        let missing = || Fault::bad(format!("{place}: missing, the file has {}", self.spans.len()));
         let span = self.spans.get(index).ok_or_else(missing)?;
-        let (start, n_bytes) = (span.start as usize, span.n_bytes as usize);
+        if matches!(self.form, Form::Lines(_)) && span.range().len() > limits::LINE_BYTES {
+            let message = format!("the line is over the limit of {} bytes", limits::LINE_BYTES);
+            return Err(Fault::new(FaultCode::TooLarge, message));
+        }
+        let not_text = |error: &dyn Display| Fault::bad(format!("not JSON: {error}"));
         match &self.text {
-            Text::Memory(text) => text.get(start..start + n_bytes).map(Cow::Borrowed).ok_or_else(missing),
+            Text::Memory(text) => {
+                let bytes = text.get(span.range()).ok_or_else(missing)?;
+                std::str::from_utf8(bytes).map(Cow::Borrowed).map_err(|error| not_text(&error))
+            }
             Text::File(file) => {
                 let changed = |why: &dyn Display| {
-                    let message =
-                        format!("requests[{index}]: the file was changed while it was answered{why}");
+                    let message = format!("{place}: the file was changed while it was answered{why}");
                     Fault::new(FaultCode::BadFile, message)
                 };
-                let mut bytes = vec![0; n_bytes];
-                file.read_exact_at(&mut bytes, start as u64).map_err(|e| changed(&format_args!(": {e}")))?;
+                let mut bytes = vec![0; span.range().len()];
+                file.read_exact_at(&mut bytes, u64::from(span.start))
+                    .map_err(|e| changed(&format_args!(": {e}")))?;
                 if crc32fast::hash(&bytes) != span.crc {
                     return Err(changed(&""));
                 }
-                String::from_utf8(bytes).map(Cow::Owned).map_err(|_| changed(&""))
+                String::from_utf8(bytes).map(Cow::Owned).map_err(|error| not_text(&error))
             }
         }
     }
@@ -246,8 +339,7 @@ fn read_spans(object: &Object, text: &str) -> Result<Vec<Span>, Fault> {
     let mut spans = Vec::with_capacity(n);
     for value in field.value.elements() {
         let start = value.text().as_ptr() as usize - text.as_ptr() as usize;
-        let bytes = value.text().as_bytes();
-        spans.push(Span { start: start as u32, n_bytes: bytes.len() as u32, crc: crc32fast::hash(bytes) });
+        spans.push(Span::of(start as u32, value.text().as_bytes()));
     }
     Ok(spans)
 }

@@ -15,7 +15,7 @@ pub struct Sampling {
     pub top_p: f32,
     /// 0 = off.
     pub top_k: u32,
-    /// At least 1.
+    /// At least 1; [`NO_LIMIT`] leaves it to what the engine holds.
     pub max_generate_length: usize,
     /// Seed of the random numbers; without one the daemon's fixed default.
     pub seed: Option<u64>,
@@ -24,6 +24,9 @@ pub struct Sampling {
     /// Alternatives per step in the answer, 0..=50.
     pub num_logprobs: usize,
 }
+
+/// As many tokens as the engine holds.
+pub const NO_LIMIT: usize = usize::MAX;
 
 impl Default for Sampling {
     fn default() -> Self {
@@ -75,7 +78,7 @@ impl Sampling {
     }
 }
 
-fn read_logit_bias(field: Field) -> Result<Arc<[(u32, f32)]>, Fault> {
+pub(super) fn read_logit_bias(field: Field) -> Result<Arc<[(u32, f32)]>, Fault> {
     if !field.value.is_object() {
         return Err(field.wanted("an object of token ids and biases"));
     }

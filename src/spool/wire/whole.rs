@@ -25,13 +25,47 @@ struct Scan {
 ///
 /// # Errors
 /// The reader's.
-pub fn completeness(mut text: impl Read) -> io::Result<Completeness> {
+pub fn completeness(text: impl Read) -> io::Result<Completeness> {
     let mut scan = Scan::default();
+    read_parts(text, |part| scan.take(part)).map(|is_clear| match is_clear || scan.is_closed {
+        true => Completeness::Whole,
+        false => Completeness::Partial,
+    })
+}
+
+/// The same of a text with one value a line: whole if its last line is.
+///
+/// # Errors
+/// The reader's.
+pub fn lines_completeness(text: impl Read) -> io::Result<Completeness> {
+    // Of the line that is read; none is no line yet.
+    let mut line: Option<Scan> = None;
+    let mut n_lines = 0;
+    read_parts(text, |mut part| {
+        while let Some(end) = part.iter().position(|byte| *byte == b'\n') {
+            n_lines += usize::from(line.is_some() || !part[..end].trim_ascii().is_empty());
+            (line, part) = (None, &part[end + 1..]);
+        }
+        if !part.trim_ascii().is_empty() || line.is_some() {
+            line.get_or_insert_default().take(part);
+        }
+        false
+    })?;
+    // Brackets alone are looked at: a last line that is a number or a word is whole too, and wrong.
+    let is_whole = match &line {
+        Some(line) => line.is_closed || (line.depth == 0 && !line.in_string),
+        None => n_lines > 0,
+    };
+    Ok(if is_whole { Completeness::Whole } else { Completeness::Partial })
+}
+
+/// Gives a text to `take` part by part, without a byte order mark, until it says that it has enough; says whether it did.
+fn read_parts(mut text: impl Read, mut take: impl FnMut(&[u8]) -> bool) -> io::Result<bool> {
     let mut bytes = vec![0; 64 * 1024];
     let mut is_first = true;
     loop {
         let n = match text.read(&mut bytes) {
-            Ok(0) => return Ok(if scan.is_closed { Completeness::Whole } else { Completeness::Partial }),
+            Ok(0) => return Ok(false),
             Ok(n) => n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
@@ -40,8 +74,8 @@ pub fn completeness(mut text: impl Read) -> io::Result<Completeness> {
         if std::mem::take(&mut is_first) {
             part = part.strip_prefix("\u{feff}".as_bytes()).unwrap_or(part);
         }
-        if scan.take(part) {
-            return Ok(Completeness::Whole);
+        if take(part) {
+            return Ok(true);
         }
     }
 }
@@ -89,6 +123,20 @@ mod tests {
             let wanted = if cut < end { Completeness::Partial } else { Completeness::Whole };
             assert_eq!(completeness(&text.as_bytes()[..cut]).unwrap(), wanted, "{:?}", &text[..cut]);
         }
+    }
+
+    #[test]
+    fn a_text_of_lines_is_whole_with_its_last_line() {
+        let lines = [r#"{"a": "x\n\"}"}"#, "", r#"{"b": [{}]}"#];
+        let text = lines.join("\n");
+        let wholes = [lines[0].len(), lines[0].len() + 1, lines[0].len() + 2, text.len()];
+        for cut in 0..=text.len() {
+            let is_whole = wholes.contains(&cut);
+            let wanted = if is_whole { Completeness::Whole } else { Completeness::Partial };
+            assert_eq!(lines_completeness(&text.as_bytes()[..cut]).unwrap(), wanted, "{:?}", &text[..cut]);
+        }
+        assert_eq!(lines_completeness(&b"\n \n"[..]).unwrap(), Completeness::Partial);
+        assert_eq!(lines_completeness(&b"nonsense\n"[..]).unwrap(), Completeness::Whole);
     }
 
     #[test]
