@@ -37,7 +37,7 @@ fn lines() -> Vec<Value> {
         line("unknown", chat("x", json!({ "model": "klingon" }))),
         line("three", chat("Translate: two", json!({ "n": 3, "temperature": 1, "seed": 7 }))),
         line("drawn", chat("Translate: two", json!({ "temperature": 1, "max_tokens": 3, "n": 2 }))),
-        line("json", chat("An age.", json!({ "response_format": format, "max_completion_tokens": 40 }))),
+        line("json", chat("An age.", json!({ "response_format": format, "max_completion_tokens": 200 }))),
         line("logprobs", chat("Hello", json!({ "logprobs": true, "top_logprobs": 2, "temperature": 1 }))),
         line(
             "call",
@@ -222,9 +222,10 @@ fn answered(text: &str, n_kills: usize) -> Vec<Value> {
 fn a_file_without_lines_is_refused_and_a_copied_one_is_taken() {
     let folder = folder();
     let bench = Bench::new(folder.path(), "settle_ms = 100\n");
-    bench.drop_in("empty.jsonl", "\n\n");
     std::fs::write(bench.place("new").join("copied.jsonl"), text_of(&lines()[..1])).unwrap();
     let _daemon = bench.start("log");
+    bench.wait_for("the daemon", || bench.log("log").contains("ready: "));
+    bench.drop_in("empty.jsonl", "\n\n");
     bench.wait_for("answers", || bench.has("out", b"empty.jsonl") && bench.has("out", b"copied.jsonl"));
     let out = |name: &str| parse(&std::fs::read_to_string(bench.place("out").join(name)).unwrap());
     let empty = out("empty.jsonl");

@@ -85,6 +85,7 @@ impl Site {
             prefix_cache: PrefixCache::DEFAULT,
             kv_cache_dtype: KvCacheDtype::Auto,
             device: jetspool::numbers::DeviceChoice::Cpu,
+            served_names: Vec::new(),
         };
         let mut engine = TextEngine::open_tried(&options, 0).unwrap();
         engine.open_prompter(&options.directory).unwrap();
