@@ -23,7 +23,7 @@ impl Conversation {
 
     /// All messages up to a new question.
     pub fn messages(&self, question: &str) -> Vec<Message> {
-        let message = |role, text: &str| Message { content: vec![ContentPart::Text(text.to_owned())], role };
+        let message = |role, text: &str| Message::new(role, vec![ContentPart::Text(text.to_owned())]);
         let system = self.system.iter().map(|text| message(Role::System, text));
         let turns = self
             .turns
