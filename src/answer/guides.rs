@@ -9,6 +9,7 @@ use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
 use super::gbnf::gbnf_to_lark;
+use super::white_space::{WhiteSpace, begins_with_space};
 use crate::infer::{Allowed, Guide};
 use crate::spool::wire::{self, Fault, FaultCode};
 use crate::text::Tokenizer;
@@ -24,12 +25,20 @@ pub struct Guides {
     /// Of the logits; larger than the tokenizer's where the model's table is filled up.
     vocab_size: usize,
     stop_tokens: Arc<[u32]>,
-    factory: Mutex<Weak<ParserFactory>>,
+    vocabulary: Mutex<Weak<Vocabulary>>,
+}
+
+/// The tokens as guides need them.
+struct Vocabulary {
+    factory: ParserFactory,
+    /// Tokens that begin with white space.
+    spaces: SimpleVob,
+    tokenizer: Arc<Tokenizer>,
 }
 
 impl Guides {
     pub fn new(tokenizer: Arc<Tokenizer>, vocab_size: usize, stop_tokens: Arc<[u32]>) -> Self {
-        Self { tokenizer, vocab_size, stop_tokens, factory: Mutex::default() }
+        Self { tokenizer, vocab_size, stop_tokens, vocabulary: Mutex::default() }
     }
 
     /// The guide of an answer to this prompt. It takes some milliseconds, and bounded memory.
@@ -44,19 +53,22 @@ impl Guides {
     ) -> Result<Box<dyn Guide>, Fault> {
         let refused = |why: &dyn std::fmt::Display| Fault::new(FaultCode::Guide, format!("the guide: {why}"));
         let grammar = grammar(guide).map_err(|why| refused(&why))?;
-        let factory = self.factory().map_err(|why| refused(&why))?;
-        let matcher = Matcher::new(factory.create_parser(grammar));
+        let vocabulary = self.vocabulary().map_err(|why| refused(&why))?;
+        let matcher = Matcher::new(vocabulary.factory.create_parser(grammar));
         if let Some(why) = matcher.get_error() {
             return Err(refused(&first_line(&why)));
         }
         let thought = self.tokenizer.token_id(THOUGHT).filter(|_| thinks(prompt_text, enable_thinking));
-        Ok(Box::new(Parsed { _factory: factory, matcher, mask: SimpleVob::alloc(self.vocab_size), thought }))
+        let is_json = matches!(guide, wire::Guide::JsonObject | wire::Guide::JsonSchema(_));
+        let white_space = is_json.then(WhiteSpace::default);
+        let mask = SimpleVob::alloc(self.vocab_size);
+        Ok(Box::new(Parsed { vocabulary, matcher, mask, white_space, thought }))
     }
 
-    fn factory(&self) -> Result<Arc<ParserFactory>, String> {
-        let mut known = self.factory.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(factory) = known.upgrade() {
-            return Ok(factory);
+    fn vocabulary(&self) -> Result<Arc<Vocabulary>, String> {
+        let mut known = self.vocabulary.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(vocabulary) = known.upgrade() {
+            return Ok(vocabulary);
         }
         let size = u32::try_from(self.vocab_size).map_err(|error| error.to_string())?;
         let stops: Vec<u32> = self.stop_tokens.iter().copied().filter(|token| *token < size).collect();
@@ -68,9 +80,12 @@ impl Guides {
         let tokens: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
         let mut factory = ParserFactory::new_simple(&tokens).map_err(|error| error.to_string())?;
         factory.quiet().limits_mut().verbose_errors = false;
-        let factory = Arc::new(factory);
-        *known = Arc::downgrade(&factory);
-        Ok(factory)
+        let mut spaces = SimpleVob::alloc(self.vocab_size);
+        let begins = (0..size).filter(|token| begins_with_space(&words[*token as usize]));
+        begins.for_each(|token| spaces.allow_token(token));
+        let vocabulary = Arc::new(Vocabulary { factory, spaces, tokenizer: Arc::clone(&self.tokenizer) });
+        *known = Arc::downgrade(&vocabulary);
+        Ok(vocabulary)
     }
 
     /// What a token stands for; nothing where there is none.
@@ -92,10 +107,11 @@ fn thinks(prompt_text: &str, enable_thinking: bool) -> bool {
 
 /// A parser that follows one answer.
 struct Parsed {
-    /// Keeps the vocabulary's tree for the next.
-    _factory: Arc<ParserFactory>,
+    vocabulary: Arc<Vocabulary>,
     matcher: Matcher,
     mask: SimpleVob,
+    /// Of an answer that is JSON from its beginning.
+    white_space: Option<WhiteSpace>,
     /// The token that ends the thoughts, as long as it has not come.
     thought: Option<u32>,
 }
@@ -108,6 +124,9 @@ impl Guide for Parsed {
         match self.matcher.compute_mask_or_eos() {
             Ok(mask) => {
                 self.mask = mask;
+                if let Some(white_space) = &self.white_space {
+                    white_space.limit(&mut self.mask, &self.vocabulary.spaces);
+                }
                 Allowed::Only(self.mask.as_slice())
             }
             Err(_) => Allowed::None,
@@ -119,15 +138,21 @@ impl Guide for Parsed {
             Some(end) if end == token => self.thought = None,
             Some(_) => {}
             // What it does not take ends the answer with the next token.
-            None => drop(self.matcher.consume_token(token)),
+            None => {
+                let _ = self.matcher.consume_token(token);
+                if let Some(white_space) = &mut self.white_space {
+                    white_space.take(&self.vocabulary.tokenizer.token_bytes(token));
+                }
+            }
         }
     }
 
     fn fork(&self) -> Box<dyn Guide> {
         Box::new(Self {
-            _factory: Arc::clone(&self._factory),
+            vocabulary: Arc::clone(&self.vocabulary),
             matcher: self.matcher.deep_clone(),
             mask: self.mask.clone(),
+            white_space: self.white_space.clone(),
             thought: self.thought,
         })
     }

@@ -24,6 +24,7 @@ mod settings;
 mod text_files;
 mod text_process;
 mod usage;
+mod white_space;
 
 pub use crate::device::DeviceMemory;
 pub use adapters::AdapterPlaces;

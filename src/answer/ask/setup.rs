@@ -51,6 +51,7 @@ fn engine(options: &AskOptions, config: Option<&Config>) -> Result<EngineOptions
             prefix_cache: PrefixCache::DEFAULT,
             kv_cache_dtype: KvCacheDtype::Auto,
             device: DeviceChoice::Auto,
+            served_names: Vec::new(),
         },
         (None, Some(config)) => {
             tracing::info!("the engine is {}, as the configuration says", config.engine.display());
@@ -66,7 +67,6 @@ fn engine(options: &AskOptions, config: Option<&Config>) -> Result<EngineOptions
 fn request(options: &AskOptions, lora_name: Option<String>) -> Request {
     let (given, default) = (&options.sampling, Sampling::default());
     Request {
-        messages: Vec::new(),
         sampling: Sampling {
             max_generate_length: given.max_generate_length.unwrap_or(default.max_generate_length),
             temperature: given.temperature.unwrap_or(default.temperature),
@@ -79,11 +79,7 @@ fn request(options: &AskOptions, lora_name: Option<String>) -> Request {
         stop: options.stop.clone(),
         lora_name,
         lora_scale: options.lora_scale,
-        save_system_prompt_kv_cache: false,
-        disable_spec_decode: false,
-        guide: None,
-        id: None,
-        warnings: Vec::new(),
+        ..Request::default()
     }
 }
 
