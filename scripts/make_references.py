@@ -28,6 +28,7 @@ from transformers.utils import logging
 from references.adapters import ADAPTERS, make_adapter
 from references.chat import make_templates
 from references.checkpoints import CHECKPOINTS, Checkpoint, load_checkpoint, make_checkpoint
+from references.combined import make_combined
 from references.common import write_json, write_tensors
 from references.logits import make_logits
 from references.merge import make_merges
@@ -72,7 +73,8 @@ def jobs() -> dict[str, Callable[[Path], None]]:
     for spec in CHECKPOINTS:
         result[spec.name] = partial(make_model, spec)
     others = {"tokenizers": make_tokenizers, "templates": make_templates, "processed_templates": make_processed_templates}
-    others |= {"tool_templates": make_tool_templates, "onnx": make_onnx, "quantized": make_quantized, "merge": make_merges}
+    others |= {"tool_templates": make_tool_templates, "onnx": make_onnx, "quantized": make_quantized}
+    others |= {"merge": make_merges, "combined": make_combined}
     return result | others
 
 

@@ -33,18 +33,23 @@ def load_with_adapter(model_dir: Path, adapter_dir: Path, processed: dict[str, n
 def attach_adapter(base: PreTrainedModel, adapter_dir: Path, processed: dict[str, np.ndarray]) -> PeftModel:
     """The model with an adapter whose factors are the processed ones."""
     model = PeftModel.from_pretrained(base, adapter_dir).eval()
+    set_factors(model, "default", processed)
+    return model
+
+
+def set_factors(model: PeftModel, adapter: str, processed: dict[str, np.ndarray]) -> None:
+    """Gives one of the model's adapters the processed factors, and a scale of 1."""
     unused = set(processed)
     for path, module in model.named_modules():
-        if not isinstance(module, LoraLayer):
+        if not isinstance(module, LoraLayer) or adapter not in module.lora_A:
             continue
         name = path.removeprefix("base_model.model.")
         for part, layers in (("A", module.lora_A), ("B", module.lora_B)):
             key = f"{name}.lora_{part}.weight"
-            layers["default"].weight.data = torch.from_numpy(processed[key].T.astype(np.float32))
+            layers[adapter].weight.data = torch.from_numpy(processed[key].T.astype(np.float32))
             unused.remove(key)
-        module.scaling["default"] = 1.0
+        module.scaling[adapter] = 1.0
     assert not unused, f"no module for {sorted(unused)}"
-    return model
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-//! `lora_name` to an adapter: through the file's `available_lora_weights`, else the adapters directory.
+//! A name in a request to an adapter: through the file's `available_lora_weights`, else the adapters directory.
 //!
 //! An adapter is read through once when it is first used: its values must be finite, and its checksum tells later
 //! whether somebody wrote into the file.
@@ -164,7 +164,7 @@ impl Adapters {
         let unknown = |place: &str| {
             Fault::new(
                 FaultCode::UnknownAdapter,
-                format!("lora_name \"{name}\" is not in available_lora_weights{place}"),
+                format!("adapter \"{name}\" is not in available_lora_weights{place}"),
             )
         };
         let Some(directory) = &self.places.directory else { return Err(unknown("")) };

@@ -260,7 +260,7 @@ impl TextEngine {
         let sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: 1, seed: 0, logit_bias: Vec::new() };
         let submission = Submission {
             prompt: vec![0],
-            adapter: None,
+            adapters: Vec::new(),
             sampling,
             guide: None,
             max_new_tokens: 1,

@@ -1,7 +1,7 @@
 //! Requests in, answers out: text to tokens, through the runner, and back to text. A request that cannot run
 //! is answered at once with its fault; it never disturbs another one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::adapters::{AdapterPlaces, Adapters, LoadedAdapter};
@@ -19,7 +19,7 @@ use crate::infer::{
 };
 use crate::spool::wire::{
     Answer, CacheCommit, CacheLookup, Fault, FaultCode, FinishReason, Logprobs, NO_LIMIT, Request,
-    RequestFile, TokenBytes, Usage,
+    RequestFile, TokenBytes, Usage, request::fault_at,
 };
 use crate::text::{AnswerDecoder, StopStrings, Tokenizer};
 
@@ -46,7 +46,8 @@ struct Active {
     ticket: Ticket,
     choice_idx: usize,
     answer: Answer,
-    adapter: Option<Arc<LoadedAdapter>>,
+    /// In the order of the request.
+    adapters: Vec<Arc<LoadedAdapter>>,
     decoder: AnswerDecoder,
     stops: StopStrings,
 }
@@ -85,10 +86,10 @@ impl Executor {
         self.adapters.find(self.engine.runner.decoder(), file, name).map(drop)
     }
 
-    /// The adapter's name of each request that runs and has one.
+    /// The names of the adapters of each request that runs, once for each request.
     pub fn adapters_in_use(&self) -> impl Iterator<Item = &str> {
         let running = self.active.iter().filter(|(id, _)| self.engine.runner.is_running(**id));
-        running.filter_map(|(_, active)| active.answer.lora_name.as_deref())
+        running.flat_map(|(_, active)| active.answer.lora_names().collect::<BTreeSet<&str>>())
     }
 
     /// Requests that generate.
@@ -148,10 +149,10 @@ impl Executor {
                 false => guide.as_ref().map(|guide| guide.fork()),
             };
             match self.start(&request, choice_idx, (prepared.clone(), own_guide), &file, &mut answer) {
-                Ok((id, adapter)) => {
+                Ok((id, adapters)) => {
                     let decoder = AnswerDecoder::new(&self.engine.tokenizer);
                     let stops = StopStrings::new(request.stop.clone());
-                    self.active.insert(id, Active { ticket, choice_idx, answer, adapter, decoder, stops });
+                    self.active.insert(id, Active { ticket, choice_idx, answer, adapters, decoder, stops });
                 }
                 Err(fault) => {
                     self.drop_choices(ticket);
@@ -205,11 +206,12 @@ impl Executor {
         let mut asked: HashMap<*const LoadedAdapter, Option<Fault>> = HashMap::new();
         let mut faults: Vec<(SequenceId, Fault)> = Vec::new();
         for (id, active) in &self.active {
-            let Some(adapter) = &active.adapter else { continue };
-            let name = active.answer.lora_name.as_deref().unwrap_or_default();
-            let fault =
-                asked.entry(Arc::as_ptr(adapter)).or_insert_with(|| self.adapters.change(adapter, name));
-            faults.extend(fault.clone().map(|fault| (*id, fault)));
+            let mut named = active.adapters.iter().zip(active.answer.lora_names());
+            let fault = named.find_map(|(adapter, name)| {
+                let change = || self.adapters.change(adapter, name);
+                asked.entry(Arc::as_ptr(adapter)).or_insert_with(change).clone()
+            });
+            faults.extend(fault.map(|fault| (*id, fault)));
         }
         let mut finished = Vec::new();
         for (id, fault) in faults {
@@ -286,13 +288,9 @@ impl Executor {
         (prepared, guide): (Prepared, Option<Box<dyn Guide>>),
         file: &RequestFile,
         answer: &mut Answer,
-    ) -> Result<(SequenceId, Option<Arc<LoadedAdapter>>), Fault> {
+    ) -> Result<(SequenceId, Vec<Arc<LoadedAdapter>>), Fault> {
         let Prepared { system_prompt, prompt_text, tokens } = prepared;
-        let find = |name: &String| {
-            let found = self.adapters.find(self.engine.runner.decoder(), file, name);
-            found.map_err(|fault| self.of_model(request, fault))
-        };
-        let adapter = request.lora_name.as_ref().map(find).transpose()?;
+        let adapters = self.find_adapters(request, file, answer.request_idx)?;
         answer.formatted_system_prompt = system_prompt;
         answer.formatted_complete_request = prompt_text;
         answer.usage = Usage { prompt_tokens: tokens.len(), ..Usage::default() };
@@ -304,11 +302,14 @@ impl Executor {
                 n_kept: self.n_kept_tokens(request, &answer.formatted_system_prompt, &tokens),
             },
             prompt: tokens,
-            adapter: adapter.as_ref().map(|adapter| AdapterUse {
-                lora: Arc::clone(adapter.lora()),
-                scale: request.lora_scale,
-                content: adapter.content(),
-            }),
+            adapters: adapters
+                .iter()
+                .map(|(adapter, scale)| AdapterUse {
+                    lora: Arc::clone(adapter.lora()),
+                    scale: *scale,
+                    content: adapter.content(),
+                })
+                .collect(),
             sampling: sampling(request, (answer.request_idx, choice_idx)),
             guide,
             max_new_tokens: request.sampling.max_generate_length,
@@ -317,22 +318,37 @@ impl Executor {
             priority: file.priority,
         };
         let id = self.engine.runner.add(submission).map_err(infer_fault)?;
-        Ok((id, adapter))
+        Ok((id, adapters.into_iter().map(|(adapter, _)| adapter).collect()))
+    }
+
+    /// The request's adapters and how much of each, in its order. A fault names the field that asks for the adapter.
+    fn find_adapters(
+        &self,
+        request: &Request,
+        file: &RequestFile,
+        request_idx: usize,
+    ) -> Result<Vec<(Arc<LoadedAdapter>, f32)>, Fault> {
+        let decoder = self.engine.runner.decoder();
+        let find = |(field, name, scale): (String, &str, f32)| {
+            let found = self.adapters.find(decoder, file, name);
+            found.map(|adapter| (adapter, scale)).map_err(|fault| match &request.line {
+                Some(line) => self.fault_of_model(&line.model, fault),
+                None => fault_at(request_idx, &field, fault.code, fault.message),
+            })
+        };
+        request.adapters().map(find).collect()
     }
 
     /// The fault of a name that a batch file calls a model.
-    fn of_model(&self, request: &Request, fault: Fault) -> Fault {
-        match &request.line {
-            Some(line) if fault.code == FaultCode::UnknownAdapter => {
-                let (model, names) = (&line.model, self.engine.served_names().join("\", \""));
-                let place = self.adapters.places().directory.as_ref();
-                let place =
-                    place.map_or(String::new(), |dir| format!(", or an adapter in {}", dir.display()));
-                let message = format!("body.model: \"{model}\" is not known; wanted \"{names}\"{place}");
-                Fault::new(FaultCode::UnknownAdapter, message)
-            }
-            _ => fault,
+    fn fault_of_model(&self, model: &str, fault: Fault) -> Fault {
+        if fault.code != FaultCode::UnknownAdapter {
+            return fault;
         }
+        let names = self.engine.served_names().join("\", \"");
+        let place = self.adapters.places().directory.as_ref();
+        let place = place.map_or(String::new(), |dir| format!(", or an adapter in {}", dir.display()));
+        let message = format!("body.model: \"{model}\" is not known; wanted \"{names}\"{place}");
+        Fault::new(FaultCode::UnknownAdapter, message)
     }
 
     /// Tokens of the system prompt, where the request asks to keep its keys and values. About so many: a token may
@@ -366,7 +382,7 @@ impl Active {
     /// Takes a token; says why the answer ends with it, if it does.
     fn take(&mut self, output: &Output, tokenizer: &Tokenizer) -> Option<FinishReason> {
         if output.finish == Some(Finish::NotFinite) {
-            let message = "the logits are not finite numbers; check the adapter and lora_scale";
+            let message = "the logits are not finite numbers; check the adapters and their scales";
             self.answer.error = Some(Fault::new(FaultCode::AdapterMismatch, message));
             return Some(FinishReason::Error);
         }

@@ -20,6 +20,7 @@ pub fn begun(request_idx: usize, batch_size: usize, request: &Request) -> Answer
     Answer {
         id: request.id.clone(),
         lora_name: request.lora_name.clone(),
+        loras: request.loras.clone(),
         messages: request.messages.clone(),
         line: request.line.clone(),
         warnings: request.warnings.clone(),

@@ -259,7 +259,8 @@ fn progress_bar(n_requests: usize) -> ProgressBar {
 fn print_answers(answers: &[Answer]) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     for answer in answers {
-        let adapter = answer.lora_name.as_deref().unwrap_or("no adapter");
+        let names: Vec<&str> = answer.lora_names().collect();
+        let adapter = if names.is_empty() { "no adapter".to_owned() } else { names.join(" + ") };
         writeln!(out, "[{} {adapter}] {}", answer.request_idx, answer.output_text)?;
     }
     Ok(())

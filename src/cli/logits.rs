@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::numbers::{count, device_choice, kv_cache_dtype, token_id};
+use super::numbers::{count, device_choice, kv_cache_dtype, scale, token_id};
 use crate::config::MAX_THREADS;
 use crate::numbers::{DeviceChoice, KvCacheDtype};
 use crate::probe::LogitsOptions;
@@ -17,7 +17,10 @@ Examples:
   jetspool logits --engineDir engine --tokens 151644,872,198 \\
     --outputFile logits.safetensors
   jetspool logits --engineDir engine --tokens 1,2,3 --outputFile french.safetensors \\
-    --lora processed/french/processed_adapter_model.safetensors";
+    --lora processed/french/processed_adapter_model.safetensors
+  jetspool logits --engineDir engine --tokens 1,2,3 --outputFile both.safetensors \\
+    --lora processed/french/processed_adapter_model.safetensors --loraScale 0.7 \\
+    --lora processed/polite/processed_adapter_model.safetensors --loraScale 0.4";
 
 /// Write the logits after each of the given tokens.
 #[derive(Debug, Args)]
@@ -26,9 +29,12 @@ pub struct LogitsArgs {
     /// Engine directory.
     #[arg(long = "engineDir", value_name = "DIR")]
     engine_dir: PathBuf,
-    /// A processed adapter.
-    #[arg(long, value_name = "FILE")]
-    lora: Option<PathBuf>,
+    /// A processed adapter; may be given more than once: their updates are added in this order.
+    #[arg(long = "lora", value_name = "FILE")]
+    loras: Vec<PathBuf>,
+    /// How much of an adapter; the first one is of the first adapter, and so on. 1 if not given.
+    #[arg(long = "loraScale", value_name = "NUMBER", value_parser = scale)]
+    lora_scales: Vec<f32>,
     /// Token ids.
     #[arg(long, value_name = "ID,ID,..", required = true, value_delimiter = ',',
         value_parser = token_id)]
@@ -52,7 +58,8 @@ impl LogitsArgs {
     pub fn options(&self) -> LogitsOptions {
         LogitsOptions {
             engine_dir: self.engine_dir.clone(),
-            lora: self.lora.clone(),
+            loras: self.loras.clone(),
+            lora_scales: self.lora_scales.clone(),
             tokens: self.tokens.clone(),
             output_file: self.output_file.clone(),
             threads: self.threads,

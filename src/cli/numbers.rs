@@ -51,6 +51,12 @@ pub fn token_id(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| format!("wanted token ids from 0 to {}, separated by commas", u32::MAX))
 }
 
+/// Parses how much of an adapter.
+pub fn scale(text: &str) -> Result<f32, String> {
+    let number = text.parse::<f32>().ok().filter(|number| number.is_finite());
+    number.ok_or_else(|| "wanted a finite number".into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,6 +74,10 @@ mod tests {
         assert_eq!(parse("0.5"), Ok(Duration::from_millis(500)));
         for text in ["0", "61", "nan", "inf", "-1", "", "1s"] {
             assert_eq!(parse(text), Err("wanted seconds from 0.1 to 60".to_owned()), "{text}");
+        }
+        assert_eq!((scale("0.7"), scale("-1")), (Ok(0.7), Ok(-1.0)));
+        for text in ["", "inf", "nan", "1e39", "much"] {
+            assert_eq!(scale(text), Err("wanted a finite number".to_owned()), "{text}");
         }
         assert_eq!(token_id("4294967295"), Ok(u32::MAX));
         for text in ["4294967296", "-1", ""] {

@@ -110,7 +110,7 @@ impl<'a> Reading<'a> {
                 .zip(&blocks)
                 .map(|(sequence, blocks)| {
                     let tokens = &sequence.tokens[part(sequence)];
-                    Segment { tokens, start, blocks, lora: None, logits }
+                    Segment { tokens, start, blocks, loras: Vec::new(), logits }
                 })
                 .collect();
             let computed = self.decoder.forward(&segments, &mut cache, workspace);

@@ -274,8 +274,9 @@ impl MainLoop {
     fn tell_request(&mut self, job: JobId, answer: &Answer) {
         let Some(open) = self.jobs.get(job) else { return };
         let name = printable(&open.claimed.name).to_string();
-        let (job_id, request_index, adapter) =
-            (job.to_string(), answer.request_idx, answer.lora_name.as_deref());
+        let names: Vec<&str> = answer.lora_names().collect();
+        let adapter = (!names.is_empty()).then(|| names.join(" + "));
+        let (job_id, request_index) = (job.to_string(), answer.request_idx);
         let Some(fault) = &answer.error else {
             tracing::debug!(
                 message_id = message::REQUEST_ANSWERED,

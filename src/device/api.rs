@@ -100,7 +100,7 @@ pub trait Device {
     fn rms_norm_heads(&self, x: &mut Self::Rows, weight: &Self::Vector, eps: f32);
 
     /// For each output `y = x' w^T + bias`, where `x'` is x in the matrix's order of inputs and times its factors,
-    /// and then `y += scale * (x A) B` for the rows of the step's adapters.
+    /// and then `y += scale * (x A) B` for the rows of the step's adapters, one turn after the other.
     fn project(&self, step: &Self::Step, x: &Self::Rows, outputs: &mut [Output<'_, Self>]);
 
     /// Rotates the pairs `(i, i + half)` of every head by the angles of a view. What lies behind the pairs stays.

@@ -252,6 +252,6 @@ fn with_adapters<L, T>(plan: StepPlan<L>, own: impl Fn(&L) -> &Arc<T>) -> StepPl
         adapter: Arc::clone(own(&adapter)),
         scale,
     };
-    let adapters = adapters.into_iter().map(rows_of).collect();
+    let adapters = adapters.into_iter().map(|turn| turn.into_iter().map(rows_of).collect()).collect();
     StepPlan { tokens, places, blocks, views, adapters, logit_rows }
 }

@@ -13,8 +13,9 @@ pub struct StepPlan<L> {
     pub blocks: Vec<Vec<u32>>,
     /// One for each kind of attention that the layers have.
     pub views: Vec<View>,
-    /// Rising; no row stands in two of them.
-    pub adapters: Vec<AdapterRows<L>>,
+    /// By turn: the first adapter of each row that has one, then the second ones, and so on. A row's updates are added
+    /// in this order. Within a turn rows are rising, and no row stands in two entries.
+    pub adapters: Vec<Vec<AdapterRows<L>>>,
     /// Rows whose logits are wanted, rising.
     pub logit_rows: Vec<usize>,
 }

@@ -13,7 +13,8 @@ use crate::device::Device;
 pub struct Submission<D: Device> {
     /// Not empty.
     pub prompt: Vec<u32>,
-    pub adapter: Option<AdapterUse<D>>,
+    /// Their updates are added in this order, which decides over the last bits; none for the base model.
+    pub adapters: Vec<AdapterUse<D>>,
     pub sampling: Sampling,
     /// None: the answer may be anything.
     pub guide: Option<Box<dyn Guide>>,
@@ -72,7 +73,7 @@ pub enum InferError {
 
 /// What the runner keeps of a submission.
 pub struct Request<D: Device> {
-    pub adapter: Option<AdapterUse<D>>,
+    pub adapters: Vec<AdapterUse<D>>,
     pub drawing: Drawing,
 }
 
@@ -88,7 +89,7 @@ impl<D: Device> Submission<D> {
     pub fn parts(self) -> (Task, Request<D>) {
         let task = Task {
             prompt: self.prompt,
-            adapter: self.adapter.as_ref().map(|used| AdapterKey::new(used.content, used.scale)),
+            adapters: self.adapters.iter().map(|used| AdapterKey::new(used.content, used.scale)).collect(),
             priority: self.priority,
             max_new_tokens: self.max_new_tokens,
             stop_tokens: self.stop_tokens,
@@ -99,6 +100,6 @@ impl<D: Device> Submission<D> {
             guide: self.guide.map(GuideCell::new),
             num_logprobs: self.num_logprobs,
         };
-        (task, Request { adapter: self.adapter, drawing })
+        (task, Request { adapters: self.adapters, drawing })
     }
 }

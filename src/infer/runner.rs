@@ -345,7 +345,7 @@ fn segment<'a, D: Device>(
         tokens: &sequence.tokens[start..end],
         start,
         blocks: sequence.holding.blocks(),
-        lora: request.adapter.as_ref().map(|used| (&used.lora, used.scale)),
+        loras: request.adapters.iter().map(|used| (&used.lora, used.scale)).collect(),
         logits: if end == sequence.tokens.len() { LogitRows::Last } else { LogitRows::None },
     }
 }

@@ -140,7 +140,7 @@ impl Scheduler {
         self.waiting.len() < n_before
     }
 
-    /// What the next step computes, with blocks for it; sequences with the same adapter stand together. Empty only
+    /// What the next step computes, with blocks for it; sequences with the same adapters stand together. Empty only
     /// if there is nothing to do.
     pub fn plan(&mut self) -> Vec<Chunk> {
         self.n_steps += 1;
@@ -173,7 +173,8 @@ impl Scheduler {
             }
             index += 1;
         }
-        chunks.sort_by_key(|chunk| (self.running[chunk.index].adapter, self.running[chunk.index].id));
+        let place = |chunk: &Chunk| (&self.running[chunk.index].adapters, self.running[chunk.index].id);
+        chunks.sort_by(|a, b| place(a).cmp(&place(b)));
         chunks
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -17,21 +18,21 @@ const VOCAB_SIZE: u64 = 4;
 const MANY_STEPS: usize = 50_000;
 
 /// What the keys and values of a position depend on, or what a token is drawn from.
-fn fingerprint(adapter: Option<AdapterKey>, tokens: &[u32]) -> u64 {
+fn fingerprint(adapters: &[AdapterKey], tokens: &[u32]) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (adapter, tokens).hash(&mut hasher);
+    (adapters, tokens).hash(&mut hasher);
     hasher.finish()
 }
 
-fn next_token(adapter: Option<AdapterKey>, tokens: &[u32]) -> u32 {
-    (fingerprint(adapter, tokens) % VOCAB_SIZE) as u32
+fn next_token(adapters: &[AdapterKey], tokens: &[u32]) -> u32 {
+    (fingerprint(adapters, tokens) % VOCAB_SIZE) as u32
 }
 
 /// The answer that a task gets alone.
-fn wanted(adapter: Option<AdapterKey>, prompt: &[u32], max_new_tokens: usize) -> Vec<u32> {
+fn wanted(adapters: &[AdapterKey], prompt: &[u32], max_new_tokens: usize) -> Vec<u32> {
     let mut tokens = prompt.to_vec();
     for _ in 0..max_new_tokens {
-        tokens.push(next_token(adapter, &tokens));
+        tokens.push(next_token(adapters, &tokens));
     }
     tokens.split_off(prompt.len())
 }
@@ -83,7 +84,7 @@ impl World {
         for &chunk in &chunks {
             if self.scheduler.note_computed(chunk) {
                 let sequence = &self.scheduler.running()[chunk.index];
-                let (id, token) = (sequence.id, next_token(sequence.adapter, &sequence.tokens));
+                let (id, token) = (sequence.id, next_token(&sequence.adapters, &sequence.tokens));
                 self.answers.get_mut(&id).unwrap().push(token);
                 finished.extend(self.scheduler.push(chunk.index, token).map(|_| id));
             }
@@ -101,7 +102,7 @@ impl World {
         for position in sequence.n_computed..sequence.n_computed + chunk.n_tokens {
             let block = sequence.holding.blocks()[position / BLOCK_LEN] as usize;
             self.cache[block][position % BLOCK_LEN] =
-                fingerprint(sequence.adapter, &sequence.tokens[..=position]);
+                fingerprint(&sequence.adapters, &sequence.tokens[..=position]);
         }
     }
 
@@ -109,7 +110,7 @@ impl World {
         let sequence = &self.scheduler.running()[chunk.index];
         for position in 0..sequence.n_computed + chunk.n_tokens {
             let block = sequence.holding.blocks()[position / BLOCK_LEN] as usize;
-            let wanted = fingerprint(sequence.adapter, &sequence.tokens[..=position]);
+            let wanted = fingerprint(&sequence.adapters, &sequence.tokens[..=position]);
             assert_eq!(self.cache[block][position % BLOCK_LEN], wanted, "{:?} at {position}", sequence.id);
         }
     }
@@ -139,7 +140,7 @@ fn options(max_batch_size: usize, max_step_rows: usize, n_blocks: u32) -> Schedu
 fn task(mark: u32, len: usize, max_new_tokens: usize) -> Task {
     Task {
         prompt: (0..len as u32).map(|i| mark * 10_000 + i).collect(),
-        adapter: None,
+        adapters: [].into(),
         priority: 0,
         max_new_tokens,
         stop_tokens: [].into(),
@@ -279,7 +280,7 @@ fn the_youngest_of_the_lowest_priority_makes_room() {
         assert_eq!(finished, order, "case {case_idx}: who goes first ends first");
         for (mark, id) in (0..).zip(&ids) {
             let Task { prompt, .. } = task(mark, 16, 75);
-            assert_eq!(world.answers[id], wanted(None, &prompt, 75), "case {case_idx}");
+            assert_eq!(world.answers[id], wanted(&[], &prompt, 75), "case {case_idx}");
         }
     }
 }
@@ -319,7 +320,7 @@ fn a_common_beginning_is_read_once() {
         assert_eq!(world.counts.n_prompt_tokens, 31 * BLOCK_LEN + n_own, "batch of {max_batch_size}");
         assert_eq!(world.counts.n_cached_tokens, 99 * 31 * BLOCK_LEN);
         for (id, Task { prompt, max_new_tokens, .. }) in ids.iter().zip(tasks()) {
-            assert_eq!(world.answers[id], wanted(None, &prompt, max_new_tokens));
+            assert_eq!(world.answers[id], wanted(&[], &prompt, max_new_tokens));
         }
     }
 }
@@ -336,27 +337,34 @@ fn who_waits_for_anothers_block_goes_on_without_it() {
     assert_eq!(world.step(), [(second, 8)]);
     assert_eq!(world.scheduler.running()[0].n_cached, 16);
     world.run();
-    assert_eq!(world.answers[&second], wanted(None, &prompt, 4));
+    assert_eq!(world.answers[&second], wanted(&[], &prompt, 4));
 }
 
 #[test]
 fn adapters_and_scales_share_nothing_and_stand_together() {
-    let mut world = World::new(options(8, 128, 100));
-    let adapters = [None, Some((1, 1.0)), Some((1, 0.5)), Some((2, 1.0))];
-    let adapters = adapters.map(|adapter| adapter.map(|(content, scale)| AdapterKey::new(content, scale)));
-    let tasks: Vec<Task> = (0..8).map(|i| Task { adapter: adapters[i % 4], ..task(1, 20 + i, 10) }).collect();
-    let ids: Vec<SequenceId> = tasks
-        .iter()
-        .map(|task| world.add(Task { prompt: task.prompt.clone(), stop_tokens: [].into(), ..*task }))
-        .collect();
+    let mut world = World::new(options(12, 256, 100));
+    let asked = |i: usize| Task { adapters: keys(ADAPTERS[i % 6]), ..task(1, 20 + i, 10) };
+    let ids: Vec<SequenceId> = (0..12).map(|i| world.add(asked(i))).collect();
     world.step();
-    let order: Vec<u64> = world.step().into_iter().map(|(id, _)| id.0 % 4).collect();
-    assert_eq!(order, [0, 0, 2, 2, 1, 1, 3, 3], "by content, then by scale");
+    let order: Vec<u64> = world.step().into_iter().map(|(id, _)| id.0 % 6).collect();
+    assert_eq!(
+        order,
+        [0, 0, 2, 2, 1, 1, 4, 4, 3, 3, 5, 5],
+        "by content, then by scale, the first adapter first"
+    );
     world.run();
-    assert_eq!(world.counts.n_cached_tokens, 4 * BLOCK_LEN, "one block for each second one");
-    for (id, task) in ids.iter().zip(&tasks) {
-        assert_eq!(world.answers[id], wanted(task.adapter, &task.prompt, 10));
+    assert_eq!(world.counts.n_cached_tokens, 6 * BLOCK_LEN, "one block for each second one");
+    for (i, id) in ids.iter().enumerate() {
+        assert_eq!(world.answers[id], wanted(&asked(i).adapters, &asked(i).prompt, 10));
     }
+}
+
+/// Contents and scales of none, one and two adapters.
+const ADAPTERS: [&[(u64, f32)]; 6] =
+    [&[], &[(1, 1.0)], &[(1, 0.5)], &[(2, 1.0)], &[(1, 1.0), (2, 1.0)], &[(2, 1.0), (1, 1.0)]];
+
+fn keys(adapters: &[(u64, f32)]) -> Arc<[AdapterKey]> {
+    adapters.iter().map(|(content, scale)| AdapterKey::new(*content, *scale)).collect()
 }
 
 #[test]
@@ -379,7 +387,7 @@ enum Order {
     Add {
         common: usize,
         own: Vec<u32>,
-        adapter: usize,
+        adapters: usize,
         priority: i32,
         max_new_tokens: usize,
         sharing: Sharing,
@@ -397,11 +405,11 @@ fn sharing() -> impl Strategy<Value = Sharing> {
 
 fn order() -> impl Strategy<Value = Order> {
     let own = prop::collection::vec(0..4u32, 1..20);
-    let add = (0..70usize, own, 0..4usize, -1..2i32, 1..40usize, sharing()).prop_map(
-        |(common, own, adapter, priority, max_new_tokens, sharing)| Order::Add {
+    let add = (0..70usize, own, 0..ADAPTERS.len(), -1..2i32, 1..40usize, sharing()).prop_map(
+        |(common, own, adapters, priority, max_new_tokens, sharing)| Order::Add {
             common,
             own,
-            adapter,
+            adapters,
             priority,
             max_new_tokens,
             sharing,
@@ -417,7 +425,7 @@ fn order() -> impl Strategy<Value = Order> {
 }
 
 proptest! {
-    /// Whatever is added, cancelled and dropped: every row reads what its own tokens and its adapter make, everybody
+    /// Whatever is added, cancelled and dropped: every row reads what its own tokens and its adapters make, everybody
     /// gets the answer that he would get alone, and no block is lost.
     #[test]
     fn everybody_gets_the_answer_that_he_would_get_alone(
@@ -425,7 +433,6 @@ proptest! {
         max_cached_blocks in prop_oneof![Just(0), 1..8usize, Just(usize::MAX)],
         orders in prop::collection::vec(order(), 1..40),
     ) {
-        let adapters = [None, Some((1, 1.0)), Some((1, -1.0)), Some((2, 1.0))];
         let options = SchedulerOptions { max_cached_blocks, ..options(max_batch_size, max_step_rows, n_blocks) };
         let mut world = World::new(options);
         let mut asked = Vec::new();
@@ -433,12 +440,12 @@ proptest! {
         let mut n_prompt_tokens = Some(0);
         for order in orders {
             match order {
-                Order::Add { common, own, adapter, priority, max_new_tokens, sharing } => {
+                Order::Add { common, own, adapters, priority, max_new_tokens, sharing } => {
                     let prompt: Vec<u32> = (0..common as u32).map(|i| i % 3).chain(own).collect();
-                    let adapter = adapters[adapter].map(|(content, scale)| AdapterKey::new(content, scale));
+                    let adapters = keys(ADAPTERS[adapters]);
                     n_prompt_tokens = n_prompt_tokens.map(|n| n + prompt.len());
-                    let task = Task { prompt: prompt.clone(), adapter, priority, sharing, ..task(0, 0, max_new_tokens) };
-                    asked.push((world.add(task), adapter, prompt, max_new_tokens));
+                    let task = Task { prompt: prompt.clone(), adapters: adapters.clone(), priority, sharing, ..task(0, 0, max_new_tokens) };
+                    asked.push((world.add(task), adapters, prompt, max_new_tokens));
                 }
                 Order::Steps(n) => (0..n).for_each(|_| { world.step(); }),
                 Order::Cancel(place) => {
@@ -456,8 +463,8 @@ proptest! {
             prop_assert!(ledger.n_cached() <= max_cached_blocks && ledger.n_committed() <= ledger.n_blocks());
         }
         world.run();
-        for (id, adapter, prompt, max_new_tokens) in asked {
-            prop_assert_eq!(&world.answers[&id], &wanted(adapter, &prompt, max_new_tokens));
+        for (id, adapters, prompt, max_new_tokens) in asked {
+            prop_assert_eq!(&world.answers[&id], &wanted(&adapters, &prompt, max_new_tokens));
         }
         let counts = world.counts;
         if let Some(wanted) = n_prompt_tokens {

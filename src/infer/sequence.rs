@@ -26,7 +26,8 @@ pub enum Finish {
 pub struct Task {
     /// Not empty.
     pub prompt: Vec<u32>,
-    pub adapter: Option<AdapterKey>,
+    /// In the order of their sums; empty for the base model.
+    pub adapters: Arc<[AdapterKey]>,
     /// A higher one goes first.
     pub priority: i32,
     pub max_new_tokens: usize,
@@ -42,7 +43,7 @@ pub struct Sequence {
     /// Prompt and answer.
     pub tokens: Vec<u32>,
     pub prompt_len: usize,
-    pub adapter: Option<AdapterKey>,
+    pub adapters: Arc<[AdapterKey]>,
     /// Tokens whose keys and values are in its blocks; fewer than `tokens`.
     pub n_computed: usize,
     /// The most that `n_computed` has been; a preempted sequence computes those below again.
@@ -68,7 +69,7 @@ impl Sequence {
             priority: task.priority,
             tokens: task.prompt,
             prompt_len,
-            adapter: task.adapter,
+            adapters: task.adapters,
             n_computed: 0,
             n_seen: 0,
             n_cached: 0,
@@ -112,13 +113,13 @@ impl Sequence {
 
     /// What its blocks hold, beside them.
     pub fn parts(&mut self) -> (&mut Holding, Contents<'_>) {
-        let Self { adapter, tokens, sharing, prompt_len, holding, .. } = self;
-        (holding, contents(*adapter, tokens, *sharing, *prompt_len))
+        let Self { adapters, tokens, sharing, prompt_len, holding, .. } = self;
+        (holding, contents(adapters, tokens, *sharing, *prompt_len))
     }
 
     /// What its blocks hold.
     pub fn contents(&self) -> Contents<'_> {
-        contents(self.adapter, &self.tokens, self.sharing, self.prompt_len)
+        contents(&self.adapters, &self.tokens, self.sharing, self.prompt_len)
     }
 
     /// Takes the next token; says whether it was the last.
@@ -134,12 +135,12 @@ impl Sequence {
     }
 }
 
-fn contents(
-    adapter: Option<AdapterKey>,
-    tokens: &[u32],
+fn contents<'a>(
+    adapters: &'a Arc<[AdapterKey]>,
+    tokens: &'a [u32],
     sharing: Sharing,
     prompt_len: usize,
-) -> Contents<'_> {
+) -> Contents<'a> {
     let n_given = if sharing.gives_answer { usize::MAX } else { prompt_len };
-    Contents { adapter, tokens, sharing, n_given }
+    Contents { adapters, tokens, sharing, n_given }
 }

@@ -12,8 +12,8 @@ pub struct Segment<'a, D: Device> {
     pub start: usize,
     /// Cache blocks of the sequence, enough for its last token.
     pub blocks: &'a [u32],
-    /// Its adapter and the factor of the adapter's update.
-    pub lora: Option<(&'a Arc<D::Lora>, f32)>,
+    /// Its adapters and the factors of their updates, which are added in this order.
+    pub loras: Vec<(&'a Arc<D::Lora>, f32)>,
     pub logits: LogitRows,
 }
 
@@ -53,25 +53,31 @@ pub fn plan<D: Device>(segments: &[Segment<'_, D>], kinds: &[AttentionKind]) -> 
         tokens: segments.iter().flat_map(|segment| segment.tokens).copied().collect(),
         blocks: segments.iter().map(|segment| segment.blocks.to_vec()).collect(),
         views: kinds.iter().map(view).collect(),
-        adapters: adapter_rows(segments),
+        adapters: adapters(segments),
         logit_rows: logit_rows(segments),
         places,
     }
 }
 
-/// Runs of segments with the same adapter.
-fn adapter_rows<D: Device>(segments: &[Segment<'_, D>]) -> Vec<AdapterRows<D::Lora>> {
+/// The first adapter of each segment, then the second of those that have one, and so on.
+fn adapters<D: Device>(segments: &[Segment<'_, D>]) -> Vec<Vec<AdapterRows<D::Lora>>> {
+    let n_turns = segments.iter().map(|segment| segment.loras.len()).max().unwrap_or(0);
+    (0..n_turns).map(|turn| adapter_rows(segments, turn)).collect()
+}
+
+/// Runs of segments that have the same adapter in this turn.
+fn adapter_rows<D: Device>(segments: &[Segment<'_, D>], turn: usize) -> Vec<AdapterRows<D::Lora>> {
     let mut runs: Vec<AdapterRows<D::Lora>> = Vec::new();
     let mut first_row = 0;
     for segment in segments {
         let rows = first_row..first_row + segment.tokens.len();
         first_row = rows.end;
-        let Some((adapter, scale)) = segment.lora else { continue };
+        let Some(&(adapter, scale)) = segment.loras.get(turn) else { continue };
         match runs.last_mut() {
             Some(last)
                 if last.rows.end == rows.start
                     && Arc::ptr_eq(&last.adapter, adapter)
-                    && last.scale == scale =>
+                    && last.scale.to_bits() == scale.to_bits() =>
             {
                 last.rows.end = rows.end;
             }

@@ -107,7 +107,7 @@ impl<D: Device> Decoder<D> {
         &self.architecture
     }
 
-    /// Makes an adapter usable for [`Segment::lora`].
+    /// Makes an adapter usable for [`Segment::loras`].
     ///
     /// # Errors
     /// [`FormatError`] when the device cannot use a tensor.

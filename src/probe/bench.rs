@@ -176,7 +176,11 @@ impl Bench {
                     tokens: &tokens,
                     start,
                     blocks,
-                    lora: (!loras.is_empty()).then(|| (&loras[index % loras.len()], 1.0)),
+                    loras: loras
+                        .get(index % loras.len().max(1))
+                        .map(|lora| (lora, 1.0))
+                        .into_iter()
+                        .collect(),
                     logits: LogitRows::Last,
                 })
                 .collect();

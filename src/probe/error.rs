@@ -21,6 +21,10 @@ pub enum ProbeError {
     Open(#[from] DeviceError),
     #[error(transparent)]
     Device(#[from] DeviceFault),
+    #[error(
+        "{n_scales} scales are given for {n_loras} adapters; give --loraScale at most once for each --lora"
+    )]
+    Scales { n_scales: usize, n_loras: usize },
     #[error("token {token} at position {position} is outside the vocabulary of {vocab_size}")]
     Token { token: u32, position: usize, vocab_size: usize },
     #[error("{found} {what} are wanted, the engine takes 1 to {max} (build it with a larger --{flag})")]
@@ -34,7 +38,7 @@ impl ProbeError {
             Self::Store(error) => error.exit_code(),
             Self::Engine { .. } | Self::Adapter { .. } => 65,
             Self::System { .. } | Self::Open(_) | Self::Device(_) => 71,
-            Self::Token { .. } | Self::OutOfRange { .. } => 64,
+            Self::Scales { .. } | Self::Token { .. } | Self::OutOfRange { .. } => 64,
         }
     }
 }

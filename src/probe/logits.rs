@@ -21,8 +21,10 @@ const CHUNK: usize = 32;
 #[derive(Debug, Clone)]
 pub struct LogitsOptions {
     pub engine_dir: PathBuf,
-    /// A processed adapter.
-    pub lora: Option<PathBuf>,
+    /// Processed adapters, whose updates are added in this order.
+    pub loras: Vec<PathBuf>,
+    /// How much of each; 1 where there is none.
+    pub lora_scales: Vec<f32>,
     pub tokens: Vec<u32>,
     pub output_file: PathBuf,
     /// 0 means one per processor.
@@ -50,7 +52,13 @@ pub fn logits(options: &LogitsOptions) -> Result<(), ProbeError> {
             return Err(ProbeError::Token { token, position, vocab_size });
         }
     }
-    let lora = options.lora.as_ref().map(|path| open_lora(&decoder, &engine, path)).transpose()?;
+    let (n_loras, n_scales) = (options.loras.len(), options.lora_scales.len());
+    if n_scales > n_loras {
+        return Err(ProbeError::Scales { n_scales, n_loras });
+    }
+    let loras = options.loras.iter().map(|path| open_lora(&decoder, &engine, path));
+    let loras = loras.collect::<Result<Vec<_>, _>>()?;
+    let scales = options.lora_scales.iter().copied().chain(std::iter::repeat(1.0));
     let path = &options.output_file;
     let failed = |source| StoreError::Io { path: path.clone(), action: "write", source };
     let mut file = AtomicFile::create(path)?;
@@ -67,7 +75,7 @@ pub fn logits(options: &LogitsOptions) -> Result<(), ProbeError> {
             tokens: chunk,
             start: chunk_idx * CHUNK,
             blocks: &blocks,
-            lora: lora.as_ref().map(|lora| (lora, 1.0)),
+            loras: loras.iter().zip(scales.clone()).collect(),
             logits: LogitRows::All,
         };
         let n_rows = decoder.forward(&[segment], &mut cache, &mut workspace)?;

@@ -81,7 +81,7 @@ fn last_logits(built: &Built, texts: &[(&[u32], &Adapter)]) -> Vec<Vec<f32>> {
             tokens,
             start: 0,
             blocks,
-            lora: lora.as_ref().map(|lora| (lora, 1.0)),
+            loras: lora.iter().map(|lora| (lora, 1.0)).collect(),
             logits: LogitRows::Last,
         })
         .collect();

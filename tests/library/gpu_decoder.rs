@@ -24,28 +24,31 @@ fn cpu() -> Cpu {
     Cpu::new(Kernels::detect(), 2).unwrap()
 }
 
-/// What is computed: an engine in `engine` of the folder, an adapter or none beside it.
+/// What is computed: an engine in `engine` of the folder, and adapters.
 struct Case<'a> {
     folder: &'a Path,
-    adapter: Option<&'a Path>,
+    adapters: &'a [&'a Path],
     kv_cache: KvCacheDtype,
     /// Tokens of the prompt.
     n_tokens: usize,
 }
 
-/// Logits of some steps as bits: a prompt in two chunks, then two sequences side by side, one with the adapter.
+/// Logits of some steps as bits: a prompt in two chunks, then two sequences side by side, one with all adapters, the
+/// other with the third one alone.
 fn logits<D: Device>(device: D, case: &Case<'_>) -> Vec<u32> {
     let engine = Engine::open(&case.folder.join("engine")).unwrap();
     let decoder = Decoder::new(device, &engine.config, &engine.tensors).unwrap().with_kv_cache(case.kv_cache);
-    let lora = case.adapter.map(|input_dir| {
-        let output_dir = case.folder.join("adapter");
-        let options = ProcessOptions { input_dir: input_dir.to_owned(), output_dir: output_dir.clone() };
+    let lora = |input_dir: &&Path| {
+        let output_dir = case.folder.join(input_dir.file_name().unwrap());
+        let options = ProcessOptions { input_dir: input_dir.to_path_buf(), output_dir: output_dir.clone() };
         process_lora(&options).unwrap();
         let file = tensors(&output_dir.join("processed_adapter_model.safetensors"));
         let adapter = Adapter::bind(file, decoder.architecture(), limits().max_lora_rank).unwrap();
         Arc::new(decoder.lora(&adapter).unwrap())
-    });
-    let lora = lora.as_ref().map(|lora| (lora, 0.5));
+    };
+    let loras: Vec<_> = case.adapters.iter().map(lora).collect();
+    let all: Vec<_> = loras.iter().zip([0.5, -0.75, 1.0]).collect();
+    let later = all.get(2..).unwrap_or_default();
     let vocab_size = decoder.architecture().vocab_size;
     let tokens: Vec<u32> = (0..case.n_tokens + 2).map(|i| ((i * 7919 + 11) % vocab_size) as u32).collect();
     let n_blocks = tokens.len().div_ceil(BLOCK_LEN);
@@ -61,24 +64,24 @@ fn logits<D: Device>(device: D, case: &Case<'_>) -> Vec<u32> {
             found.extend(decoder.logits(&workspace, row).iter().map(|x| x.to_bits()));
         }
     };
-    let segment = |first: usize, end: usize, blocks, lora, logits| Segment {
+    let segment = |first: usize, end: usize, blocks, loras: &[_], logits| Segment {
         tokens: &tokens[first..end],
         start: first,
         blocks,
-        lora,
+        loras: loras.to_vec(),
         logits,
     };
     let (third, n) = (case.n_tokens / 3, case.n_tokens);
-    step(&[segment(0, third, &blocks[..], lora, LogitRows::None)]);
+    step(&[segment(0, third, &blocks[..], &all, LogitRows::None)]);
     step(&[
-        segment(0, n, &others[..], None, LogitRows::Last),
-        segment(third, n, &blocks[..], lora, LogitRows::All),
+        segment(0, n, &others[..], later, LogitRows::Last),
+        segment(third, n, &blocks[..], &all, LogitRows::All),
     ]);
     step(&[
-        segment(n, n + 1, &blocks[..], lora, LogitRows::Last),
-        segment(n, n + 1, &others[..], None, LogitRows::Last),
+        segment(n, n + 1, &blocks[..], &all, LogitRows::Last),
+        segment(n, n + 1, &others[..], later, LogitRows::Last),
     ]);
-    step(&[segment(n + 1, n + 2, &blocks[..], lora, LogitRows::Last)]);
+    step(&[segment(n + 1, n + 2, &blocks[..], &all, LogitRows::Last)]);
     found
 }
 
@@ -110,9 +113,30 @@ fn every_family_gives_the_processors_bits() {
         let checkpoint = reference(&format!("models/{model}"));
         build_engine(&checkpoint, &folder.path().join("engine"), precision);
         let adapter = checkpoint.join("adapters").join(adapter);
-        let adapter = (!adapter.ends_with("adapters")).then_some(&*adapter);
-        let case = Case { folder: folder.path(), adapter, kv_cache, n_tokens: 37 };
+        let adapters: &[&Path] = if adapter.ends_with("adapters") { &[] } else { &[&adapter] };
+        let case = Case { folder: folder.path(), adapters, kv_cache, n_tokens: 37 };
         assert_same(&case, &format!("{model} {precision} {kv_cache:?}"));
+    }
+}
+
+#[test]
+fn rows_of_none_one_and_several_adapters_give_the_processors_bits() {
+    let cases = [
+        ("qwen2", ["patterns", "attention_r4", "all_r8"], Precision::Int4),
+        ("qwen3_moe", ["down_r3", "experts_r4", "attention_r4"], Precision::F16),
+        ("phi3_short", ["fused_patterns", "fused_all", "fused_patterns"], Precision::Int8),
+    ];
+    for (model, adapters, precision) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = reference(&format!("models/{model}"));
+        build_engine(&checkpoint, &folder.path().join("engine"), precision);
+        let paths = adapters.map(|adapter| checkpoint.join("adapters").join(adapter));
+        let [first, second, third] = paths.each_ref().map(|path| &**path);
+        for adapters in [&[first, second][..], &[first, second, third]] {
+            let kv_cache = KvCacheDtype::Auto;
+            let case = Case { folder: folder.path(), adapters, kv_cache, n_tokens: 37 };
+            assert_same(&case, &format!("{model} {precision} with {} adapters", adapters.len()));
+        }
     }
 }
 
@@ -133,7 +157,7 @@ fn every_kind_of_stored_weights_gives_the_processors_bits() {
             progress: Progress::Quiet,
         })
         .unwrap();
-        let case = Case { folder: folder.path(), adapter: None, kv_cache: KvCacheDtype::Auto, n_tokens: 19 };
+        let case = Case { folder: folder.path(), adapters: &[], kv_cache: KvCacheDtype::Auto, n_tokens: 19 };
         assert_same(&case, name);
     }
 }
@@ -152,7 +176,7 @@ fn long_sequences_are_put_together_of_the_same_parts() {
         progress: Progress::Quiet,
     })
     .unwrap();
-    let case = Case { folder: folder.path(), adapter: None, kv_cache: KvCacheDtype::Auto, n_tokens: 1100 };
+    let case = Case { folder: folder.path(), adapters: &[], kv_cache: KvCacheDtype::Auto, n_tokens: 1100 };
     assert_same(&case, "1100 tokens");
 }
 
@@ -171,13 +195,13 @@ fn a_step_that_decodes_is_two_calls_of_the_driver() {
     let loras = [(); 3].map(|()| Arc::new(decoder.lora(&adapter).unwrap()));
     let (mut cache, mut workspace) = (decoder.cache(8).unwrap(), decoder.workspace());
     let blocks: [&[u32]; 2] = [&[0, 1, 2, 3], &[4, 5, 6, 7]];
-    let mut step = |position: usize, adapters: [Option<usize>; 2]| {
+    let mut step = |position: usize, adapters: [&[usize]; 2]| {
         let tokens = [position as u32 % 90 + 3];
         let segment = |i: usize| Segment {
             tokens: &tokens,
             start: position,
             blocks: &blocks[i][..=position / BLOCK_LEN],
-            lora: adapters[i].map(|lora| (&loras[lora], 1.0)),
+            loras: adapters[i].iter().map(|lora| (&loras[*lora], 1.0)).collect(),
             logits: LogitRows::Last,
         };
         let before = decoder.device().n_calls();
@@ -186,11 +210,16 @@ fn a_step_that_decodes_is_two_calls_of_the_driver() {
     };
     // The blocks are all taken in the first steps; adapters come and go without another graph.
     let n_calls: Vec<u64> = (0..40)
-        .map(|position| step(position, [Some(position % 3), (position % 2 == 0).then_some(1)]))
+        .map(|position| step(position, [&[position % 3], if position % 2 == 0 { &[1] } else { &[] }]))
         .collect();
     assert!(n_calls[0] > 20, "{n_calls:?}");
     assert!(n_calls[3..].iter().all(|n| *n == 2), "{n_calls:?}");
     // Without adapters it is another step, which becomes a graph too.
-    let n_calls: Vec<u64> = (40..48).map(|position| step(position, [None, None])).collect();
+    let n_calls: Vec<u64> = (40..44).map(|position| step(position, [&[], &[]])).collect();
+    assert!(n_calls[2..].iter().all(|n| *n == 2), "{n_calls:?}");
+    // And with two adapters of one sequence a third one.
+    let n_calls: Vec<u64> = (44..48)
+        .map(|position| step(position, [&[position % 3, 1], if position % 2 == 0 { &[2] } else { &[] }]))
+        .collect();
     assert!(n_calls[2..].iter().all(|n| *n == 2), "{n_calls:?}");
 }

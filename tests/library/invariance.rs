@@ -51,15 +51,27 @@ impl Model {
     }
 }
 
-/// A request: prompt, adapter, sampling; different for every index.
+/// The adapters of a request, which are numbered from 1, and how much of each: none, one, two or three.
+fn adapters_of(index: usize, n_loras: usize) -> Vec<(usize, f32)> {
+    let mut uses = Vec::new();
+    if let number @ 1.. = index % (n_loras + 1) {
+        uses.push((number, if index % 3 == 1 { 0.5 } else { 1.0 }));
+    }
+    if index % 4 == 3 {
+        uses.push((index % n_loras + 1, 0.75));
+    }
+    if index % 6 == 4 {
+        // One of them may be there already.
+        uses.extend([(1, -0.5), (n_loras, 0.25)]);
+    }
+    uses
+}
+
+/// A request: prompt, adapters, sampling; different for every index.
 fn submission(index: usize, loras: &[Adapter], n_ids: usize) -> Submission<Cpu> {
-    let lora = match index % (loras.len() + 1) {
-        0 => None,
-        i => Some((i, if index % 3 == 1 { 0.5 } else { 1.0 })),
-    };
     Submission {
         prompt: (0..5 + index * 9).map(|i| ((i * 31 + index * 17) % n_ids) as u32).collect(),
-        adapter: lora.map(|(i, scale)| adapter_use(loras, i, scale)),
+        adapters: adapter_uses(loras, &adapters_of(index, loras.len())),
         sampling: Sampling {
             temperature: if index.is_multiple_of(3) { 0.0 } else { 0.9 },
             top_p: 0.95,
@@ -76,9 +88,14 @@ fn submission(index: usize, loras: &[Adapter], n_ids: usize) -> Submission<Cpu> 
     }
 }
 
-/// The adapter `number`, which is 0 for none in the tests' tables.
-fn adapter_use(loras: &[Adapter], number: usize, scale: f32) -> AdapterUse<Cpu> {
-    AdapterUse { lora: Arc::clone(&loras[number - 1]), scale, content: number as u64 }
+fn adapter_uses(loras: &[Adapter], uses: &[(usize, f32)]) -> Vec<AdapterUse<Cpu>> {
+    uses.iter()
+        .map(|&(number, scale)| AdapterUse {
+            lora: Arc::clone(&loras[number - 1]),
+            scale,
+            content: number as u64,
+        })
+        .collect()
 }
 
 fn options(max_batch_size: usize, max_step_rows: usize) -> RunnerOptions {
@@ -253,15 +270,16 @@ fn preempted_sequences_get_the_same_bits_within_the_budget() {
     }
 }
 
-/// Requests in threes that begin alike, and differ in adapter or scale from the next three.
+/// Requests in threes that begin alike, and differ in adapters, scale or order from the next three.
 fn alike(loras: &[Adapter]) -> Vec<Submission<Cpu>> {
-    let uses = [None, Some((1, 1.0)), Some((1, 0.5)), Some((2, 1.0))];
+    let uses: [&[(usize, f32)]; 6] =
+        [&[], &[(1, 1.0)], &[(1, 0.5)], &[(2, 1.0)], &[(1, 1.0), (2, 1.0)], &[(2, 1.0), (1, 1.0)]];
     let requests = (0..3).flat_map(|turn| uses.map(|used| (turn, used)));
     requests
         .enumerate()
         .map(|(index, (turn, used))| Submission {
             prompt: (0..90).chain((0..5 * turn + 1).map(|i| 200 + 20 * turn + i)).collect(),
-            adapter: used.map(|(number, scale)| adapter_use(loras, number, scale)),
+            adapters: adapter_uses(loras, used),
             ..submission(index, loras, QWEN2.n_ids)
         })
         .collect()
@@ -286,7 +304,7 @@ fn what_others_computed_gives_the_same_bits() {
             let (found, counts) = traces(max_batch_size, PrefixCache::DEFAULT, 500);
             assert!(found == wanted, "{precision:?}, batch of {max_batch_size}");
             // 90 tokens hold 5 blocks; the first of each three computes them.
-            assert_eq!(counts.n_cached_tokens, 8 * 5 * BLOCK_LEN);
+            assert_eq!(counts.n_cached_tokens, 12 * 5 * BLOCK_LEN);
             let (found, counts) = traces(max_batch_size, PrefixCache::DEFAULT, 16);
             assert!(found == wanted, "{precision:?}, batch of {max_batch_size} with little memory");
             assert!(max_batch_size == 1 || counts.n_preempted > 0, "{counts:?}");
@@ -325,7 +343,7 @@ fn a_hundred_requests_with_one_system_prompt_read_it_once() {
     let submissions: Vec<Submission<Cpu>> = (0..100)
         .map(|index| Submission {
             prompt: (0..500).map(|i| i * 3 % 490).chain([index, index + 1, 5]).collect(),
-            adapter: None,
+            adapters: Vec::new(),
             guide: None,
             max_new_tokens: 4,
             ..submission(index as usize, &loras, QWEN2.n_ids)

@@ -5,6 +5,7 @@ mod support;
 
 mod architecture;
 mod bench;
+mod combined;
 mod cuda;
 mod demo;
 mod families;

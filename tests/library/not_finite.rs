@@ -313,7 +313,7 @@ impl Model {
                     tokens: &tokens[part.clone()],
                     start: part.start,
                     blocks: &blocks[i],
-                    lora: adapters[i],
+                    loras: adapters[i].into_iter().collect(),
                     logits: LogitRows::Last,
                 })
                 .collect();

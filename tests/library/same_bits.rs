@@ -49,7 +49,7 @@ fn logits(kernels: Kernels, directory: &std::path::Path, adapter: &str, kv_cache
         tokens: &tokens,
         start: 0,
         blocks: &blocks,
-        lora: lora.as_ref().map(|lora| (lora, 0.5)),
+        loras: lora.iter().map(|lora| (lora, 0.5)).collect(),
         logits: LogitRows::All,
     };
     let n_rows = decoder.forward(&[segment], &mut cache, &mut workspace).unwrap();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jetspool::spool::wire::request_file::{CacheCommit, CacheLookup};
 use jetspool::spool::wire::{
     Answer, AnswerFile, BadRequest, ContentPart, Echo, Fault, FaultCode, FinishReason, Form, Logprobs,
-    Message, Request, RequestFile, Role, TokenBytes, Usage,
+    LoraUse, Message, Request, RequestFile, Role, TokenBytes, Usage,
 };
 
 fn parse(text: &str) -> Result<RequestFile, Fault> {
@@ -105,6 +105,46 @@ fn defaults_are_the_documented_ones() {
             && !request.chat.enable_thinking
     );
     assert_eq!((file.cache_lookup, file.cache_commit), Default::default());
+}
+
+fn used(name: &str, scale: f32) -> LoraUse {
+    LoraUse { name: name.into(), scale }
+}
+
+#[test]
+fn several_adapters_are_read_in_their_order() {
+    let cases: [(&str, &[LoraUse]); 5] = [
+        ("", &[]),
+        (r#","loras":[]"#, &[]),
+        (r#","loras":null,"lora_name":null"#, &[]),
+        (r#","loras":[{"name":"french"}]"#, &[used("french", 1.0)]),
+        (
+            r#","loras":[{"scale":-0.7,"name":"é/x"},{"name":"a","scale":null},{"name":"é/x","scale":1e30}]"#,
+            &[used("é/x", -0.7), used("a", 1.0), used("é/x", 1e30)],
+        ),
+    ];
+    for (fields, wanted) in cases {
+        let request = request(fields).unwrap();
+        assert_eq!(request.loras, wanted, "{fields}");
+        assert!(request.lora_name.is_none() && request.warnings.is_empty(), "{fields}");
+        let adapters: Vec<LoraUse> = request.adapters().map(|(_, name, scale)| used(name, scale)).collect();
+        assert_eq!(adapters, wanted, "{fields}");
+    }
+    let places = |fields| request(fields).unwrap().adapters().map(|(at, ..)| at).collect::<Vec<_>>();
+    assert_eq!(places(r#","loras":[{"name":"a"},{"name":"b"}]"#), ["loras[0].name", "loras[1].name"]);
+    let one = request(r#","lora_name":"a","lora_scale":0.5"#).unwrap();
+    let one: Vec<_> = one.adapters().collect();
+    assert_eq!(one, [("lora_name".to_owned(), "a", 0.5)]);
+    assert_eq!(
+        request(r#","loras":[{"name":"a","weight":0.5}],"adapters":[]"#).unwrap().warnings,
+        [
+            "requests[0].adapters: unknown field, ignored; loras is meant?",
+            "requests[0].loras[0].weight: unknown field, ignored; scale is meant?"
+        ]
+    );
+    // They survive a fault, for the answer.
+    let bad = request(r#","loras":[{"name":"a","scale":2}],"top_k":-5"#).unwrap_err();
+    assert_eq!((bad.loras, bad.lora_name), (vec![used("a", 2.0)], None));
 }
 
 struct Case {
@@ -266,6 +306,32 @@ fn wrong_requests_fail_alone() {
         (request(r#","lora_scale":"1""#), "lora_scale: wanted a finite number, found the string \"1\""),
         (request(r#","lora_scale":1e400"#), "lora_scale: wanted a finite number, found the number 1e400"),
         (
+            request(r#","loras":{"name":"a"}"#),
+            "loras: wanted an array of adapters, each with a name, found an object",
+        ),
+        (request(r#","loras":["a"]"#), "loras[0]: wanted an object, found the string \"a\""),
+        (
+            request(r#","loras":[{"name":"a"},{"scale":1}]"#),
+            "loras[1].name: missing; wanted an adapter's name",
+        ),
+        (request(r#","loras":[{"name":5}]"#), "loras[0].name: wanted a string, found the number 5"),
+        (
+            request(r#","loras":[{"name":""}]"#),
+            "loras[0].name: wanted a name that is not empty, found the string \"\"",
+        ),
+        (
+            request(r#","loras":[{"name":"a","scale":1e39}]"#),
+            "loras[0].scale: wanted a finite number, found the number 1e39",
+        ),
+        (
+            request(r#","loras":[],"lora_name":"a""#),
+            "loras: stands beside lora_name; give either lora_name with lora_scale, or all adapters in loras",
+        ),
+        (
+            request(r#","loras":[{"name":"a"}],"lora_scale":1"#),
+            "loras: stands beside lora_scale; give either lora_name with lora_scale, or all adapters in loras",
+        ),
+        (
             request(r#","disable_spec_decode":0"#),
             "disable_spec_decode: wanted true or false, found the number 0",
         ),
@@ -339,6 +405,10 @@ fn limits_hold_to_the_last_one_and_are_named() {
     };
     let stops = |n| request(&format!(",\"stop\":{}", many(n, "\"a\"")));
     let id = |n: usize| request(&format!(",\"id\":\"{}\"", "i".repeat(n - 2)));
+    let loras = |n: usize, n_bytes: usize| {
+        let entry = format!("{{\"name\":\"{}\"}}", "n".repeat(n_bytes));
+        request(&format!(",\"loras\":{}", many(n, &entry)))
+    };
     let escaped = |n: usize| messages(&format!(r#"[{{"role":"user","content":"{}"}}]"#, "\\u0041".repeat(n)));
     let text = 131_072;
     let cases = [
@@ -359,6 +429,8 @@ fn limits_hold_to_the_last_one_and_are_named() {
             request(&format!(",\"stop\":\"{}\"", "s".repeat(4097))),
         ),
         ("4096", id(4096), id(4097)),
+        ("8", loras(8, 1), loras(9, 1)),
+        ("1024", loras(1, 1024), loras(1, 1025)),
     ];
     for (limit, good, bad) in cases {
         assert!(good.is_ok(), "{limit}: {good:?}");
@@ -409,7 +481,10 @@ fn full_answer() -> Answer {
 
 #[test]
 fn answers_have_the_documented_bytes() {
-    let bad = BadRequest::new(Fault::new(FaultCode::UnknownAdapter, "no"));
+    let bad = BadRequest {
+        loras: vec![used("french", 0.7), used("po\"lite", 1.0)],
+        ..BadRequest::new(Fault::new(FaultCode::UnknownAdapter, "no"))
+    };
     let mut file = AnswerFile::begin(Vec::new(), "/spool/new/ä.json").unwrap();
     file.entry(|out| full_answer().write_json(out)).unwrap();
     file.entry(|out| Answer::failed(4, 2, bad).write_json(out)).unwrap();

@@ -128,6 +128,11 @@ impl Built {
 
     /// Logits of every position, `[n_tokens][vocab]`, computed in chunks of `chunk` tokens.
     pub fn logits(&self, tokens: &[u32], lora: Option<&Arc<Lora>>, chunk: usize) -> Vec<Vec<f32>> {
+        self.logits_with(tokens, &lora.map(|lora| (lora, 1.0)).into_iter().collect::<Vec<_>>(), chunk)
+    }
+
+    /// The same with several adapters.
+    pub fn logits_with(&self, tokens: &[u32], loras: &[(&Arc<Lora>, f32)], chunk: usize) -> Vec<Vec<f32>> {
         let n_blocks = tokens.len().div_ceil(BLOCK_LEN);
         let blocks: Vec<u32> = (0..n_blocks as u32).rev().collect();
         let mut cache = self.decoder.cache(n_blocks).unwrap();
@@ -138,7 +143,7 @@ impl Built {
                 tokens: part,
                 start: chunk_idx * chunk,
                 blocks: &blocks,
-                lora: lora.map(|lora| (lora, 1.0)),
+                loras: loras.to_vec(),
                 logits: LogitRows::All,
             };
             let n_rows = self.decoder.forward(&[segment], &mut cache, &mut workspace).unwrap();

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! first region    rows to panels (codes, or interleaved f32); h = x A of each adapter, in parts of the inputs
-//! second region   some tiles of a matrix: y = x W^T + bias, then y += h B for these columns
+//! second region   some tiles of a matrix: y = x W^T + bias, then y += h B for these columns, adapter after adapter
 //! ```
 
 use std::ops::Range;
@@ -64,7 +64,7 @@ impl Cpu {
     /// `y = x W^T + bias` and the adapters' updates for every output.
     pub(super) fn project_all(
         &self,
-        adapters: &[AdapterRows<Lora>],
+        adapters: &[Vec<AdapterRows<Lora>>],
         x: &Rows,
         outputs: &mut [Output<'_, Self>],
     ) {
@@ -85,7 +85,7 @@ impl Cpu {
     /// The same with the matrices of each row's expert; x is sorted by them.
     pub(super) fn project_experts(
         &self,
-        adapters: &[AdapterRows<Lora>],
+        adapters: &[Vec<AdapterRows<Lora>>],
         routing: &Routing,
         x: &Rows,
         outputs: &mut [Output<'_, Self>],
@@ -198,10 +198,11 @@ impl Cpu {
     }
 }
 
-/// The updates of all outputs by the step's adapters, in groups of rows.
+/// The updates of all outputs by the step's adapters, in groups of rows; those of a row stand in the order of its
+/// adapters.
 fn updates<'a>(
     outputs: &[Output<'_, Cpu>],
-    adapters: &'a [AdapterRows<Lora>],
+    adapters: &'a [Vec<AdapterRows<Lora>>],
     routing: Option<&Routing>,
     x: &Rows,
 ) -> Vec<Update<'a>> {
@@ -218,7 +219,7 @@ fn updates<'a>(
                 updates.push(update);
             }
         };
-        for AdapterRows { rows, adapter, scale } in adapters {
+        for AdapterRows { rows, adapter, scale } in adapters.iter().flatten() {
             match output.pairs {
                 Pairs::None => {}
                 Pairs::Of { layer, module } => {

@@ -5,7 +5,7 @@ use super::gpu::{Cuda, THREADS, grid, whole};
 use super::routing::{GROUP_ROWS, Routing};
 use super::rows::Rows;
 use super::scratch::Scratch;
-use super::step::Step;
+use super::step::{Step, StepAdapters};
 use super::weights::Weights;
 use crate::cuda::{Argument, Grid};
 use crate::device::{Output, Pairs};
@@ -54,7 +54,9 @@ impl Cuda {
                 let codes = *codes_of_x.get_or_insert_with(|| self.codes_of(&mut scratch, x));
                 self.multiply(routing, inputs, &codes, output);
             }
-            self.update(step, routing, x, output, &mut scratch);
+            for adapters in &step.adapters {
+                self.update(adapters, routing, x, output, &mut scratch);
+            }
         }
         scratch.changed = Some(changed);
     }
@@ -124,16 +126,15 @@ impl Cuda {
         }
     }
 
-    /// Adds the updates of the rows' adapters, if there are any.
+    /// Adds the updates of one turn's adapters.
     fn update(
         &self,
-        step: &Step,
+        adapters: &StepAdapters,
         routing: Option<&Routing>,
         x: &Rows,
         output: &mut Output<'_, Self>,
         scratch: &mut Scratch,
     ) {
-        let Some(adapters) = &step.adapters else { return };
         let (layer, projection) = match output.pairs {
             Pairs::None => return,
             Pairs::Of { layer, module: Module::One(projection) } => (layer, projection as usize),

@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 use super::adapter::Lora;
 use super::gpu::{Cuda, lock};
 use crate::cuda::{Argument, Pinned};
-use crate::device::{RowPlace, StepPlan};
+use crate::device::{AdapterRows, RowPlace, StepPlan};
 use crate::kernels::attention::{BLOCK_LEN, parts};
 
 /// Addresses of a plan's parts, and what the host has to know of it.
@@ -21,8 +21,8 @@ pub struct Step {
     pub blocks: Argument,
     pub views: Vec<StepView>,
     pub logit_rows: Argument,
-    /// None where no row has an adapter.
-    pub adapters: Option<StepAdapters>,
+    /// By turn; empty where no row has an adapter.
+    pub adapters: Vec<StepAdapters>,
     /// The blocks that it writes.
     pub written: Vec<u32>,
 }
@@ -37,6 +37,7 @@ pub struct StepView {
     pub max_parts: usize,
 }
 
+/// At most one adapter of each row.
 pub struct StepAdapters {
     pub table: Argument,
     pub adapter_of: Argument,
@@ -70,6 +71,25 @@ impl Words {
         }
         at
     }
+
+    /// Offsets of a turn's table of adapters, which has room for one of each row, and of each row's place in it.
+    fn add_turn(&mut self, turn: &[AdapterRows<Lora>], n_rows: usize) -> [usize; 2] {
+        let mut adapter_of = vec![-1_i32; n_rows];
+        for (number, of) in (0..).zip(turn) {
+            adapter_of[of.rows.clone()].fill(number);
+        }
+        let mut entries = vec![AdapterEntry::zeroed(); n_rows];
+        for (entry, of) in entries.iter_mut().zip(turn) {
+            *entry = AdapterEntry {
+                pairs: of.adapter.table(),
+                scale: of.scale,
+                n_experts: word(of.adapter.n_experts).cast_signed(),
+                first_expert: word(of.adapter.first_expert).cast_signed(),
+                unused: 0,
+            };
+        }
+        [self.add(entries), self.add(adapter_of)]
+    }
 }
 
 fn word(n: usize) -> u32 {
@@ -99,22 +119,7 @@ impl Cuda {
                 [starts, words.add(view.cos.iter().copied()), words.add(view.sin.iter().copied())]
             })
             .collect();
-        let mut adapter_of = vec![-1_i32; n_rows];
-        for (number, of) in (0..).zip(&plan.adapters) {
-            adapter_of[of.rows.clone()].fill(number);
-        }
-        let mut entries = vec![AdapterEntry::zeroed(); n_rows];
-        for (entry, of) in entries.iter_mut().zip(&plan.adapters) {
-            *entry = AdapterEntry {
-                pairs: of.adapter.table(),
-                scale: of.scale,
-                n_experts: word(of.adapter.n_experts).cast_signed(),
-                first_expert: word(of.adapter.first_expert).cast_signed(),
-                unused: 0,
-            };
-        }
-        let table = words.add(entries);
-        let adapter_of = words.add(adapter_of);
+        let turns: Vec<[usize; 2]> = plan.adapters.iter().map(|turn| words.add_turn(turn, n_rows)).collect();
         // What has another length in the next step comes last, so that all else stays where it is.
         let blocks = words.add(plan.blocks.iter().flatten().copied());
         let base = self.write_plan(&words.0);
@@ -144,12 +149,17 @@ impl Cuda {
                 })
                 .collect(),
             logit_rows: at(logit_rows),
-            adapters: (!plan.adapters.is_empty()).then(|| StepAdapters {
-                table: at(table),
-                adapter_of: at(adapter_of),
-                max_rank: plan.adapters.iter().map(|of| of.adapter.max_rank).max().unwrap_or(0),
-                _adapters: plan.adapters.iter().map(|of| Arc::clone(&of.adapter)).collect(),
-            }),
+            adapters: plan
+                .adapters
+                .iter()
+                .zip(turns)
+                .map(|(turn, [table, adapter_of])| StepAdapters {
+                    table: at(table),
+                    adapter_of: at(adapter_of),
+                    max_rank: turn.iter().map(|of| of.adapter.max_rank).max().unwrap_or(0),
+                    _adapters: turn.iter().map(|of| Arc::clone(&of.adapter)).collect(),
+                })
+                .collect(),
             written: plan.places.iter().map(written).collect(),
         }
     }

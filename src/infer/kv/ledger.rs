@@ -3,6 +3,8 @@
 //! A sequence takes the blocks of its beginning that are there already, computes the others into blocks of its
 //! own, and lets others find each one as soon as it is full. What nobody uses is evicted when blocks are needed.
 
+use std::sync::Arc;
+
 use super::pool::Pool;
 use super::prefix::{AdapterKey, Key, NodeId, Parent, Prefix};
 use crate::model::BLOCK_LEN;
@@ -29,7 +31,7 @@ pub struct Holding {
 /// What a sequence's blocks hold.
 #[derive(Clone, Copy)]
 pub struct Contents<'a> {
-    pub adapter: Option<AdapterKey>,
+    pub adapters: &'a Arc<[AdapterKey]>,
     pub tokens: &'a [u32],
     pub sharing: Sharing,
     /// Of the tokens, those that others may find.
@@ -86,7 +88,8 @@ impl Contents<'_> {
 
     /// The key of the block at `block_idx` below `parents`, which are all before it.
     fn key(self, parents: &[NodeId]) -> Key {
-        let parent = parents.last().map_or(Parent::Root(self.adapter), |id| Parent::Node(*id));
+        let parent =
+            parents.last().map_or_else(|| Parent::Root(Arc::clone(self.adapters)), |id| Parent::Node(*id));
         let start = parents.len() * BLOCK_LEN;
         Key::new(parent, &self.tokens[start..start + BLOCK_LEN])
     }
@@ -245,10 +248,13 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
 
     fn contents(tokens: &[u32]) -> Contents<'_> {
-        Contents { adapter: None, tokens, sharing: Sharing::default(), n_given: usize::MAX }
+        static BASE: LazyLock<Arc<[AdapterKey]>> = LazyLock::new(|| [].into());
+        Contents { adapters: &BASE, tokens, sharing: Sharing::default(), n_given: usize::MAX }
     }
 
     /// Computes all tokens but the last, as far as they are not there.

@@ -1,4 +1,4 @@
-//! Full blocks by what they hold: the block's tokens, all that stands before them, and the adapter that computed
+//! Full blocks by what they hold: the block's tokens, all that stands before them, and the adapters that computed
 //! them. Two blocks that agree in these hold the same bits, whoever computed them.
 //!
 //! A block is a node of a tree. Its key is its parent and its own tokens, and keys are compared as a whole, never
@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::BuildHasher;
+use std::sync::Arc;
 
 use crate::model::BLOCK_LEN;
 
@@ -23,17 +24,17 @@ pub struct AdapterKey {
 pub struct NodeId(u64);
 
 /// What a block holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key {
     parent: Parent,
     tokens: [u32; BLOCK_LEN],
 }
 
 /// What stands before a block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Parent {
-    /// Nothing: the first block of a sequence with this adapter, or with none.
-    Root(Option<AdapterKey>),
+    /// Nothing: the first block of a sequence with these adapters, in the order of their sums.
+    Root(Arc<[AdapterKey]>),
     Node(NodeId),
 }
 
@@ -92,7 +93,7 @@ impl<S: BuildHasher + Default> Prefix<S> {
     pub fn insert(&mut self, key: Key, block: u32, depth: usize) -> NodeId {
         let id = NodeId(self.next_id);
         self.next_id += 1;
-        self.nodes.insert(id, Node { key, block, depth, is_kept: false, last_used: 0 });
+        self.nodes.insert(id, Node { key: key.clone(), block, depth, is_kept: false, last_used: 0 });
         let before = self.by_key.insert(key, id);
         debug_assert!(before.is_none(), "one node for each content");
         id
@@ -170,21 +171,31 @@ mod tests {
         tokens
     }
 
+    fn base() -> Parent {
+        Parent::Root([].into())
+    }
+
     #[test]
     fn equal_hashes_are_told_apart_by_what_the_blocks_hold() {
         let mut prefix = Prefix::<Same>::new();
-        let adapter = |content, scale| Parent::Root(Some(AdapterKey::new(content, scale)));
-        let first = prefix.insert(Key::new(Parent::Root(None), &tokens(0)), 0, 0);
+        let adapters = |used: &[(u64, f32)]| {
+            Parent::Root(used.iter().map(|(content, scale)| AdapterKey::new(*content, *scale)).collect())
+        };
+        let first = prefix.insert(Key::new(base(), &tokens(0)), 0, 0);
         let keys = [
-            Key::new(Parent::Root(None), &tokens(1)),
-            Key::new(adapter(0, 1.0), &tokens(0)),
-            Key::new(adapter(0, 0.5), &tokens(0)),
-            Key::new(adapter(1, 1.0), &tokens(0)),
+            Key::new(base(), &tokens(1)),
+            Key::new(adapters(&[(0, 1.0)]), &tokens(0)),
+            Key::new(adapters(&[(0, 0.5)]), &tokens(0)),
+            Key::new(adapters(&[(1, 1.0)]), &tokens(0)),
+            Key::new(adapters(&[(0, 1.0), (1, 1.0)]), &tokens(0)),
+            Key::new(adapters(&[(1, 1.0), (0, 1.0)]), &tokens(0)),
+            Key::new(adapters(&[(0, 1.0), (0, 1.0)]), &tokens(0)),
+            Key::new(adapters(&[(0, 1.0), (1, 0.5)]), &tokens(0)),
             Key::new(Parent::Node(first), &tokens(0)),
         ];
         for (key_idx, key) in keys.iter().enumerate() {
             assert_eq!(prefix.find(key), None, "key {key_idx}");
-            prefix.insert(*key, key_idx as u32 + 1, 0);
+            prefix.insert(key.clone(), key_idx as u32 + 1, 0);
         }
         for (key_idx, key) in keys.iter().enumerate() {
             assert_eq!(prefix.find(key).map(|id| prefix.block(id)), Some(key_idx as u32 + 1));
@@ -194,8 +205,8 @@ mod tests {
     #[test]
     fn what_comes_again_under_an_old_parent_is_not_found_under_the_new_one() {
         let mut prefix = Prefix::<RandomState>::new();
-        let root = Key::new(Parent::Root(None), &tokens(0));
-        let old = prefix.insert(root, 0, 0);
+        let root = Key::new(base(), &tokens(0));
+        let old = prefix.insert(root.clone(), 0, 0);
         let child = Key::new(Parent::Node(old), &tokens(1));
         prefix.set_unused(old, 1);
         assert_eq!(prefix.evict(), Some(0));
@@ -209,10 +220,10 @@ mod tests {
         let mut prefix = Prefix::<RandomState>::new();
         let mut insert =
             |parent, last, block, depth| prefix.insert(Key::new(parent, &tokens(last)), block, depth);
-        let system = insert(Parent::Root(None), 0, 0, 0);
+        let system = insert(base(), 0, 0, 0);
         let [first, second] = [1, 2].map(|block| insert(Parent::Node(system), block, block, 1));
-        let other = insert(Parent::Root(None), 9, 3, 0);
-        let used = insert(Parent::Root(None), 8, 4, 0);
+        let other = insert(base(), 9, 3, 0);
+        let used = insert(base(), 8, 4, 0);
         prefix.keep(system);
         prefix.set_unused(second, 1);
         prefix.set_unused(other, 2);

@@ -26,7 +26,7 @@ impl TryFrom<&str> for AdapterName {
             _ => return Ok(Self(name.to_owned())),
         };
         let message = format!(
-            "lora_name {:?} cannot be looked up in the adapters directory: {why}; give its path in available_lora_weights",
+            "adapter {:?} cannot be looked up in the adapters directory: {why}; give its path in available_lora_weights",
             super::json::shortened(name)
         );
         Err(Fault::new(FaultCode::UnknownAdapter, message))

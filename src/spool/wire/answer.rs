@@ -9,6 +9,7 @@ use super::echo::Echo;
 use super::fault::Fault;
 use super::limits;
 use super::logprobs::Logprobs;
+use super::loras::LoraUse;
 use super::message::Message;
 use super::openai::line::Line;
 use super::openai::response::write_response;
@@ -52,6 +53,9 @@ pub struct Answer {
     /// The adapter that was used, or asked for if the request failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora_name: Option<String>,
+    /// The same of a request that asked for several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub loras: Vec<LoraUse>,
     pub messages: Vec<Message>,
     pub output_text: String,
     /// Place in the file's `requests`.
@@ -84,6 +88,7 @@ impl Answer {
             id: None,
             logprobs: None,
             lora_name: None,
+            loras: Vec::new(),
             messages: Vec::new(),
             output_text: String::new(),
             request_idx,
@@ -98,15 +103,21 @@ impl Answer {
     /// The answer to a request that cannot be run.
     pub fn failed(request_idx: usize, batch_size: usize, bad: BadRequest) -> Self {
         let finish_reason = FinishReason::Error;
-        let BadRequest { fault, id, lora_name, line } = bad;
+        let BadRequest { fault, id, lora_name, loras, line } = bad;
         Self {
             error: Some(fault),
             finish_reason,
             id,
             lora_name,
+            loras,
             line,
             ..Self::empty(request_idx, batch_size)
         }
+    }
+
+    /// The adapters' names, in the order of the request.
+    pub fn lora_names(&self) -> impl Iterator<Item = &str> {
+        self.lora_name.as_deref().into_iter().chain(self.loras.iter().map(|used| used.name.as_str()))
     }
 
     /// Writes the answer as one line of JSON, which the journal keeps and [`super::AnswerFile`] takes.

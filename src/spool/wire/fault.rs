@@ -15,7 +15,7 @@ pub enum FaultCode {
     BadRequest,
     /// Images, audio and video.
     UnsupportedContent,
-    /// `lora_name` names no adapter.
+    /// `lora_name`, or a name in `loras`, names no adapter.
     UnknownAdapter,
     /// The adapter does not fit the engine, or makes no finite numbers with it.
     AdapterMismatch,

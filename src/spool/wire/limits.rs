@@ -38,7 +38,9 @@ pub const TOOLS: usize = 128;
 pub const TOOLS_BYTES: usize = 256 * 1024;
 /// Bytes of the JSON text of an `id`.
 pub const ID_BYTES: usize = 4096;
-/// Bytes of a `lora_name`.
+/// Adapters of one request (`loras`).
+pub const LORAS: usize = 8;
+/// Bytes of a `lora_name`, or of a name in `loras`.
 pub const NAME_BYTES: usize = 1024;
 /// Magnitude of `priority`.
 pub const PRIORITY: i64 = 100;

@@ -98,7 +98,7 @@ impl<'a> Field<'a, '_> {
 }
 
 /// What other programs call fields of ours.
-const OTHER_NAMES: [(&str, &str); 17] = [
+const OTHER_NAMES: [(&str, &str); 22] = [
     ("max_tokens", "max_generate_length"),
     ("max_new_tokens", "max_generate_length"),
     ("max_completion_tokens", "max_generate_length"),
@@ -113,6 +113,11 @@ const OTHER_NAMES: [(&str, &str); 17] = [
     ("adapter", "lora_name"),
     ("lora", "lora_name"),
     ("lora_adapter", "lora_name"),
+    ("adapters", "loras"),
+    ("lora_name", "name"),
+    ("adapter", "name"),
+    ("lora_scale", "scale"),
+    ("weight", "scale"),
     ("prompt", "messages"),
     ("grammar", "guided_decoding"),
     ("format", "response_format"),
@@ -120,8 +125,8 @@ const OTHER_NAMES: [(&str, &str); 17] = [
 
 /// The field that a person meant who wrote this one.
 fn meant(name: &str, names: &[&'static str]) -> Option<&'static str> {
-    let other = OTHER_NAMES.iter().find(|(other, _)| *other == name).map(|(_, ours)| *ours);
-    other.filter(|ours| names.contains(ours)).or_else(|| {
+    let other = OTHER_NAMES.iter().find(|(other, ours)| *other == name && names.contains(ours));
+    other.map(|(_, ours)| *ours).or_else(|| {
         let distance = |ours: &str| strsim::damerau_levenshtein(name, ours);
         let nearest = names.iter().copied().min_by_key(|ours| distance(ours))?;
         // A third of it may be wrong.

@@ -7,6 +7,7 @@ use super::fault::{Fault, FaultCode};
 use super::guide::{Guide, read_guide};
 use super::json::Value;
 use super::limits;
+use super::loras::{LoraUse, read_loras, read_scale};
 use super::message::{Dialect, Message, read_messages};
 use super::object::{At, Field, Object};
 use super::openai::line::Line;
@@ -38,6 +39,8 @@ pub struct Request {
     pub lora_name: Option<String>,
     /// Factor on the adapter's delta, finite; 1 = as trained.
     pub lora_scale: f32,
+    /// Several adapters instead, in the order in which their updates are added.
+    pub loras: Vec<LoraUse>,
     pub save_system_prompt_kv_cache: bool,
     pub disable_spec_decode: bool,
     /// What the answer must look like.
@@ -58,6 +61,7 @@ pub struct BadRequest {
     pub fault: Fault,
     pub id: Option<Echo>,
     pub lora_name: Option<String>,
+    pub loras: Vec<LoraUse>,
     pub line: Option<Arc<Line>>,
 }
 
@@ -70,6 +74,7 @@ impl Default for Request {
             stop: Vec::new(),
             lora_name: None,
             lora_scale: 1.0,
+            loras: Vec::new(),
             save_system_prompt_kv_cache: false,
             disable_spec_decode: false,
             guide: None,
@@ -84,15 +89,16 @@ impl Default for Request {
 impl BadRequest {
     /// Nothing is known but the fault.
     pub fn new(fault: Fault) -> Self {
-        Self { fault, id: None, lora_name: None, line: None }
+        Self { fault, id: None, lora_name: None, loras: Vec::new(), line: None }
     }
 }
 
-const OWN_FIELDS: [&str; 10] = [
+const OWN_FIELDS: [&str; 11] = [
     "messages",
     "stop",
     "lora_name",
     "lora_scale",
+    "loras",
     "save_system_prompt_kv_cache",
     "disable_spec_decode",
     "guided_decoding",
@@ -116,33 +122,39 @@ impl Request {
         let names: Vec<&'static str> = OWN_FIELDS.into_iter().chain(SAMPLING_FIELDS).collect();
         let object = Object::read(value, &at, &names);
         let object = object.map_err(BadRequest::new)?;
-        // The id is read first and kept on any later fault, so that the producer finds the request again.
-        let id = read_id(object.get("id"));
-        let lora_name = read_lora_name(object.get("lora_name"));
-        let known = (id.as_ref().ok().cloned().flatten(), lora_name.as_ref().ok().cloned().flatten());
-        let read = || Self::from_object(&object, id?, lora_name?, defaults);
-        read().map_err(|fault| BadRequest { id: known.0, lora_name: known.1, ..BadRequest::new(fault) })
+        // What the producer finds the request again by is kept, whatever else is wrong.
+        Self::from_object(&object, defaults).map_err(|fault| BadRequest {
+            fault,
+            id: read_id(object.get("id")).unwrap_or_default(),
+            lora_name: read_lora_name(object.get("lora_name")).unwrap_or_default(),
+            loras: read_loras(&object, &mut Vec::new()).unwrap_or_default(),
+            line: None,
+        })
     }
 
-    fn from_object(
-        object: &Object,
-        id: Option<Echo>,
-        lora_name: Option<String>,
-        defaults: Defaults,
-    ) -> Result<Self, Fault> {
+    /// Its adapters in the order in which their updates are added, each with the name's field, and how much of it.
+    pub fn adapters(&self) -> impl Iterator<Item = (String, &str, f32)> {
+        let one = self.lora_name.as_deref().map(|name| ("lora_name".to_owned(), name, self.lora_scale));
+        let several = self.loras.iter().enumerate();
+        one.into_iter()
+            .chain(several.map(|(i, used)| (format!("loras[{i}].name"), used.name.as_str(), used.scale)))
+    }
+
+    fn from_object(object: &Object, defaults: Defaults) -> Result<Self, Fault> {
         let truth = |name| object.get(name).map_or(Ok(false), |field| field.truth());
         let mut warnings = Vec::new();
         object.warn_unknown(&mut warnings);
-        let scale = object
-            .get("lora_scale")
-            .map(|field| field.number(|x| x.abs() <= f64::from(f32::MAX), "a finite number"));
+        let id = read_id(object.get("id"))?;
+        let lora_name = read_lora_name(object.get("lora_name"))?;
+        let loras = read_loras(object, &mut warnings)?;
         Ok(Request {
             messages: read_messages(object, Dialect::Workflow, &mut warnings)?,
             sampling: defaults.sampling.replaced_by(object)?,
             chat: defaults.chat,
             stop: object.get("stop").map_or(Ok(Vec::new()), read_stop)?,
             lora_name,
-            lora_scale: scale.transpose()?.unwrap_or(1.0) as f32,
+            lora_scale: read_scale(object.get("lora_scale"))?,
+            loras,
             save_system_prompt_kv_cache: truth("save_system_prompt_kv_cache")?,
             disable_spec_decode: truth("disable_spec_decode")?,
             guide: match object.get("guided_decoding").or(object.get("response_format")) {
