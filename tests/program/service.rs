@@ -34,21 +34,32 @@ fn available() -> Value {
     ADAPTERS.iter().map(|name| ((*name).to_owned(), json!(adapter_file(name)))).collect()
 }
 
-/// `n` requests with every adapter and none, some sampled, some with other fields.
+/// `n` requests with every adapter, several and none, some sampled, some with other fields.
 fn mixed_requests(n: usize) -> Vec<Value> {
     let words = ["Hello world", "Good morning", "Thank you", "Where is the station?", "I am hungry"];
     (0..n)
         .map(|i| {
             let word = words[i % words.len()];
-            let (lora_name, content) = match i % 4 {
-                0 => (json!("french"), format!("Translate to French: {word}")),
-                1 => (json!("german"), format!("Translate to German: {word}")),
-                2 => (json!("medical"), "What is aspirin?".to_owned()),
-                _ => (Value::Null, format!("Tell me about this: {word}")),
+            let (lora_name, loras, content) = match i % 6 {
+                0 => (json!("french"), Value::Null, format!("Translate to French: {word}")),
+                1 => (json!("german"), Value::Null, format!("Translate to German: {word}")),
+                2 => (json!("medical"), Value::Null, "What is aspirin?".to_owned()),
+                3 => (
+                    Value::Null,
+                    json!([{"name": "french", "scale": 0.6}, {"name": "medical", "scale": 0.4}]),
+                    format!("Translate to French: {word}"),
+                ),
+                4 => (
+                    Value::Null,
+                    json!([{"name": "german"}, {"name": "french", "scale": -0.3}, {"name": "german", "scale": 0.2}]),
+                    format!("Translate to German: {word}"),
+                ),
+                _ => (Value::Null, Value::Null, format!("Tell me about this: {word}")),
             };
             let mut request = json!({
                 "messages": [{"role": "user", "content": content}],
                 "lora_name": lora_name,
+                "loras": loras,
                 "max_generate_length": 8 + i % 24,
             });
             if i % 3 == 0 {
@@ -190,6 +201,53 @@ fn the_workflows_own_example_is_answered_right() {
         answers[2]["output_text"]
     );
     assert_eq!(answers[0]["finish_reason"], "end-of-sequence");
+}
+
+#[test]
+fn several_adapters_of_one_request_are_added_in_its_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let with = |fields: Value| {
+        let mut request = json!({
+            "messages": [{"role": "user", "content": "Translate to French: Good morning"}],
+            "max_generate_length": 12, "num_logprobs": 5,
+        });
+        request.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        request
+    };
+    let loras = |loras: Value| with(json!({ "loras": loras }));
+    let (french, medical) = (json!({"name": "french", "scale": 0.75}), json!({"name": "medical"}));
+    let requests = vec![
+        with(json!({"lora_name": "french", "lora_scale": 0.75})),
+        loras(json!([french])),
+        with(json!({})),
+        loras(json!([])),
+        loras(json!([french, medical])),
+        loras(json!([medical, french])),
+        loras(json!([{"name": "french", "scale": 0.5}, {"name": "french", "scale": 0.25}])),
+        loras(json!([french, {"name": "klingon"}])),
+        with(json!({"loras": [french], "lora_name": "french"})),
+    ];
+    let (code, answers) = run(folder.path(), &request_file(requests.clone()));
+    assert_eq!(code, 65);
+    let computed = |i: usize| (&answers[i]["token_ids"], &answers[i]["logprobs"]);
+    assert!(computed(0) == computed(1) && computed(2) == computed(3), "{answers}");
+    for (i, j) in [(1, 2), (1, 4), (2, 4), (4, 5)] {
+        assert!(computed(i) != computed(j), "{i} and {j} are the same");
+    }
+    // The same sum in two parts: other bits at most.
+    assert_eq!(answers[6]["token_ids"], answers[0]["token_ids"]);
+    // Answers say how they were asked.
+    assert_eq!((&answers[0]["lora_name"], &answers[0]["loras"]), (&json!("french"), &Value::Null));
+    let medical = json!({"name": "medical", "scale": 1.0});
+    assert_eq!((&answers[4]["lora_name"], &answers[4]["loras"]), (&Value::Null, &json!([french, medical])));
+    let klingon = json!([french, {"name": "klingon", "scale": 1.0}]);
+    assert_eq!((&answers[7]["error"]["code"], &answers[7]["loras"]), (&json!("unknown-adapter"), &klingon));
+    let message = answers[7]["error"]["message"].as_str().unwrap();
+    assert!(message.starts_with("requests[7].loras[1].name: adapter \"klingon\" is not in "), "{message}");
+    let message = answers[8]["error"]["message"].as_str().unwrap();
+    assert!(message.starts_with("requests[8].loras: stands beside lora_name"), "{message}");
+    let (_, alone) = run(folder.path(), &request_file(vec![requests[5].clone()]));
+    assert_eq!((&alone[0]["token_ids"], &alone[0]["logprobs"]), computed(5));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::support::service::{Service, build_demo, jetspool, long_request, process_demo};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn status(spool: &Path, words: &[&str]) -> String {
     let output = jetspool(&["status", "--spool"]).arg(spool).args(words).output().unwrap();
@@ -43,7 +43,9 @@ fn the_daemon_tells_what_it_does() {
     let engine = folder.path().join("engine");
     build_demo(&engine, "int8", &["--maxBatchSize", "2"]);
     let adapters = folder.path().join("adapters");
-    process_demo("french", &adapters.join("french"));
+    for name in ["french", "medical"] {
+        process_demo(name, &adapters.join(name));
+    }
     let metrics = folder.path().join("jetspool.prom");
     let mut service = Service::start(
         folder.path(),
@@ -59,8 +61,12 @@ fn the_daemon_tells_what_it_does() {
     );
 
     // Of two lengths, so that never both of the two that run have just begun.
-    let requests: Vec<Value> =
-        (0..30).map(|i| long_request(&format!("Number {i}"), Some("french"), 50 + i % 2 * 20)).collect();
+    let request = |i: usize| {
+        let mut request = long_request(&format!("Number {i}"), None, 50 + i % 2 * 20);
+        request["loras"] = json!([{"name": "french"}, {"name": "medical", "scale": 0.1}, {"name": "french"}]);
+        request
+    };
+    let requests: Vec<Value> = (0..30).map(request).collect();
     service.drop_in("long\u{1b}name.json", &requests);
     let busy = service.wait_for("a report of a busy daemon", |_| {
         let report = report(&spool);
@@ -70,8 +76,11 @@ fn the_daemon_tells_what_it_does() {
     assert_eq!(busy["queue"]["n_open"], 1);
     let job = &busy["queue"]["jobs"][0];
     assert_eq!((&job["n_requests"], &job["priority"]), (&30.into(), &0.into()));
-    assert_eq!(busy["adapters"][0]["name"], "french");
-    assert!((1..=2).contains(&busy["adapters"][0]["n_requests"].as_u64().unwrap()), "{busy}");
+    for (adapter_idx, name) in ["french", "medical"].into_iter().enumerate() {
+        let adapter = &busy["adapters"][adapter_idx];
+        assert_eq!(adapter["name"], name);
+        assert!((1..=2).contains(&adapter["n_requests"].as_u64().unwrap()), "{busy}");
+    }
     assert!(busy["speed"]["generated"].as_f64().unwrap() > 0.0, "{busy}");
     assert!(busy["memory"]["kv_in_use"].as_u64().unwrap() > 0, "{busy}");
     // The kernel's own figure, as far as pages come and go meanwhile.
