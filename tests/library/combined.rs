@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::support::{Built, argmax, ids, json, reference, tensors};
 use jetspool::device::cpu::Lora;
-use jetspool::numbers::Precision;
+use jetspool::numbers::{DeviceChoice, KvCacheDtype, Precision};
+use jetspool::probe::{LogitsOptions, logits};
 use serde_json::Value;
 
 const MODELS: [&str; 3] = ["llama_mqa", "phi3_short", "qwen3_moe"];
@@ -74,4 +75,36 @@ fn logits_and_greedy_tokens_equal_pefts_weighted_adapters() {
             assert!(difference > 10.0 * bound, "{model} {name} without one: {difference}");
         }
     }
+}
+
+#[test]
+fn the_probe_takes_several_adapters_and_no_scale_too_many() {
+    let model = reference("models/llama_mqa");
+    let built = Built::new(&model, Precision::F32, 2);
+    let loras = ["all_r8", "attention_r4"].map(|name| built.lora(&model.join("adapters").join(name)));
+    let path = |name: &str| built.folder.path().join(name).join("processed_adapter_model.safetensors");
+    let output_file = built.folder.path().join("logits.safetensors");
+    let options = |lora_scales: &[f32]| LogitsOptions {
+        engine_dir: built.folder.path().join("engine"),
+        loras: vec![path("all_r8"), path("attention_r4")],
+        lora_scales: lora_scales.to_vec(),
+        tokens: vec![5, 6, 7],
+        output_file: output_file.clone(),
+        threads: 2,
+        kv_cache_dtype: KvCacheDtype::Auto,
+        device: DeviceChoice::Cpu,
+    };
+    for scales in [&[][..], &[0.5], &[0.5, -0.25]] {
+        logits(&options(scales)).unwrap();
+        let file = tensors(&output_file);
+        let found = file.require("logits").unwrap();
+        let all = scales.iter().copied().chain([1.0, 1.0]);
+        let wanted = built.logits_with(&[5, 6, 7], &loras.iter().zip(all).collect::<Vec<_>>(), 3).concat();
+        assert!(found.as_slice::<f32>().unwrap() == wanted, "{scales:?}");
+    }
+    let error = logits(&options(&[1.0, 1.0, 1.0])).unwrap_err();
+    assert_eq!(
+        (error.exit_code(), error.to_string().starts_with("3 scales are given for 2 adapters")),
+        (64, true)
+    );
 }
