@@ -88,10 +88,19 @@ def grammar(rng: random.Random) -> tuple[str, str]:
     return text, f"(?:{re.escape(mark)} {word}(?:,{word})?\n){{{low},{high}}}|none"
 
 
-def ask(jetspool: str, engine: pathlib.Path, folder: pathlib.Path, requests: list[dict], size: int) -> list[dict]:
+def build(jetspool: str, folder: pathlib.Path, batch_size: int) -> pathlib.Path:
+    """An engine that answers so many requests at once."""
+    engine = folder / f"engine-{batch_size}"
+    sizes = ["--maxBatchSize", str(batch_size), "--maxInputLen", "256", "--maxKVCacheCapacity", "768"]
+    command = [jetspool, "build", "--modelDir", ROOT / "tests/data/demo/checkpoint", "--engineDir", engine, "--precision", "int8"]
+    subprocess.run([*command, *sizes], check=True, capture_output=True)
+    return engine
+
+
+def ask(jetspool: str, engine: pathlib.Path, folder: pathlib.Path, requests: list[dict]) -> list[dict]:
     source, target = folder / "in.json", folder / "out.json"
     source.write_text(json.dumps({
-        "temperature": 1.0, "max_generate_length": MAX_TOKENS, "batch_size": size, "requests": requests,
+        "temperature": 1.0, "max_generate_length": MAX_TOKENS, "requests": requests,
     }))
     command = [jetspool, "run", "--device", "cpu", "--engineDir", engine, "--inputFile", source, "--outputFile", target]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -122,12 +131,8 @@ def main() -> None:
     counts: collections.Counter = collections.Counter()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        engine = folder / "engine"
-        sizes = ["--maxBatchSize", "8", "--maxInputLen", "256", "--maxKVCacheCapacity", "768"]
-        subprocess.run([jetspool, "build", "--modelDir", ROOT / "tests/data/demo/checkpoint", "--engineDir", engine,
-                        "--precision", "int8", *sizes], check=True, capture_output=True)
-        alone = ask(jetspool, engine, folder, requests, 1)
-        together = ask(jetspool, engine, folder, mixed, 8)
+        alone = ask(jetspool, build(jetspool, folder, 1), folder, requests)
+        together = ask(jetspool, build(jetspool, folder, 8), folder, mixed)
     for index, ((guide, judge), answer, beside) in enumerate(zip(guides, alone, together, strict=True)):
         kind = next(iter(guide))
         if index % 8 and answer.get("token_ids") != beside.get("token_ids"):

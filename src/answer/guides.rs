@@ -62,7 +62,15 @@ impl Guides {
         let is_json = matches!(guide, wire::Guide::JsonObject | wire::Guide::JsonSchema(_));
         let white_space = is_json.then(WhiteSpace::default);
         let mask = SimpleVob::alloc(self.vocab_size);
-        Ok(Box::new(Parsed { vocabulary, matcher, mask, white_space, thought }))
+        Ok(Box::new(Parsed {
+            vocabulary,
+            matcher,
+            mask,
+            is_prepared: false,
+            is_dead: false,
+            white_space,
+            thought,
+        }))
     }
 
     fn vocabulary(&self) -> Result<Arc<Vocabulary>, String> {
@@ -109,7 +117,10 @@ fn thinks(prompt_text: &str, enable_thinking: bool) -> bool {
 struct Parsed {
     vocabulary: Arc<Vocabulary>,
     matcher: Matcher,
+    /// The tokens that may come next, where it is prepared and not dead.
     mask: SimpleVob,
+    is_prepared: bool,
+    is_dead: bool,
     /// Of an answer that is JSON from its beginning.
     white_space: Option<WhiteSpace>,
     /// The token that ends the thoughts, as long as it has not come.
@@ -117,19 +128,31 @@ struct Parsed {
 }
 
 impl Guide for Parsed {
+    fn prepare(&mut self) {
+        if self.thought.is_some() || self.is_prepared {
+            return;
+        }
+        self.is_prepared = true;
+        self.is_dead = match self.matcher.compute_mask_or_eos() {
+            Ok(mask) => {
+                self.mask = mask;
+                false
+            }
+            Err(_) => true,
+        };
+        if let Some(white_space) = &self.white_space {
+            white_space.limit(&mut self.mask, &self.vocabulary.spaces);
+        }
+    }
+
     fn next(&mut self) -> Allowed<'_> {
         if self.thought.is_some() {
             return Allowed::All;
         }
-        match self.matcher.compute_mask_or_eos() {
-            Ok(mask) => {
-                self.mask = mask;
-                if let Some(white_space) = &self.white_space {
-                    white_space.limit(&mut self.mask, &self.vocabulary.spaces);
-                }
-                Allowed::Only(self.mask.as_slice())
-            }
-            Err(_) => Allowed::None,
+        self.prepare();
+        match self.is_dead {
+            true => Allowed::None,
+            false => Allowed::Only(self.mask.as_slice()),
         }
     }
 
@@ -139,6 +162,7 @@ impl Guide for Parsed {
             Some(_) => {}
             // What it does not take ends the answer with the next token.
             None => {
+                self.is_prepared = false;
                 let _ = self.matcher.consume_token(token);
                 if let Some(white_space) = &mut self.white_space {
                     white_space.take(&self.vocabulary.tokenizer.token_bytes(token));
@@ -152,6 +176,8 @@ impl Guide for Parsed {
             vocabulary: Arc::clone(&self.vocabulary),
             matcher: self.matcher.deep_clone(),
             mask: self.mask.clone(),
+            is_prepared: self.is_prepared,
+            is_dead: self.is_dead,
             white_space: self.white_space.clone(),
             thought: self.thought,
         })

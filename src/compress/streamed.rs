@@ -124,6 +124,10 @@ impl Device for Streamed<'_> {
         self.cpu.forget_scratch();
     }
 
+    fn leaves_host_free(&self) -> bool {
+        false
+    }
+
     fn for_each(&self, n: usize, work: &(dyn Fn(usize) + Sync)) {
         self.cpu.for_each(n, work);
     }

@@ -78,6 +78,9 @@ pub trait Device {
     /// Gives buffers back that are only kept for the next operation.
     fn forget_scratch(&self);
 
+    /// Whether the host's processors wait while the device computes.
+    fn leaves_host_free(&self) -> bool;
+
     /// Calls `work` once for each number below `n`, on the host's threads: for what is made of logits there.
     fn for_each(&self, n: usize, work: &(dyn Fn(usize) + Sync));
 

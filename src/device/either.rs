@@ -132,6 +132,10 @@ impl Device for Opened {
         on_own!(self, (d) => d.forget_scratch());
     }
 
+    fn leaves_host_free(&self) -> bool {
+        on_own!(self, (d) => d.leaves_host_free())
+    }
+
     fn for_each(&self, n: usize, work: &(dyn Fn(usize) + Sync)) {
         on_own!(self, (d) => d.for_each(n, work));
     }

@@ -4,6 +4,9 @@ use std::sync::{Mutex, PoisonError};
 
 /// Follows one answer.
 pub trait Guide: Send {
+    /// Finds out which tokens may come next, so that [`Guide::next`] need not.
+    fn prepare(&mut self);
+
     /// The tokens that may come next.
     fn next(&mut self) -> Allowed<'_>;
 
@@ -30,6 +33,11 @@ pub struct GuideCell(Mutex<Box<dyn Guide>>);
 impl GuideCell {
     pub fn new(guide: Box<dyn Guide>) -> Self {
         Self(Mutex::new(guide))
+    }
+
+    /// See [`Guide::prepare`].
+    pub fn prepare(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).prepare();
     }
 
     /// Calls `work` with what may come next.

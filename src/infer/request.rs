@@ -84,6 +84,12 @@ pub struct Drawing {
     pub num_logprobs: usize,
 }
 
+impl<D: Device> Request<D> {
+    pub fn guide(&self) -> Option<&GuideCell> {
+        self.drawing.guide.as_ref()
+    }
+}
+
 impl<D: Device> Submission<D> {
     /// What the scheduler is told, and what the runner keeps.
     pub fn parts(self) -> (Task, Request<D>) {

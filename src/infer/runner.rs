@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
-use super::guide::Allowed;
+use super::guide::{Allowed, GuideCell};
 use super::request::{Drawing, InferError, Output, Request, Submission};
 use super::sampler::{Scores, TokenLogprob};
 use super::scheduler::{Chunk, Scheduler, SchedulerOptions, StepCounts};
@@ -214,7 +214,17 @@ impl<D: Device> Runner<D> {
             segment(sequence, &requests[&sequence.id], chunk.n_tokens)
         };
         let segments: Vec<Segment<'_, D>> = chunks.iter().map(segment).collect();
-        let computed = self.decoder.forward(&segments, &mut self.cache, &mut self.workspace);
+        let guides: Vec<&GuideCell> = match self.decoder.device().leaves_host_free() {
+            true => chunks.iter().filter_map(|chunk| requests[&running[chunk.index].id].guide()).collect(),
+            false => Vec::new(),
+        };
+        let computed = std::thread::scope(|scope| {
+            // What may come next is known before the step: it is found out while somebody else computes.
+            if !guides.is_empty() {
+                scope.spawn(|| guides.iter().for_each(|guide| guide.prepare()));
+            }
+            self.decoder.forward(&segments, &mut self.cache, &mut self.workspace)
+        });
         drop(segments);
         if let Err(fault) = computed {
             self.fault = Some(fault);

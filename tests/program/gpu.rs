@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use jetspool::device::cuda::SOURCE;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::cost::without_cost;
 use crate::support::service::{build_demo_with, jetspool};
@@ -88,7 +88,8 @@ fn run(device: &str, variables: &[(&str, &str)], job: &Value) -> (Option<i32>, S
 
 #[test]
 fn the_gpu_and_the_processor_write_the_same_answers() {
-    let job = job(7, 12);
+    let mut job = job(7, 12);
+    job["requests"][1]["guided_decoding"] = json!({ "regex": "[a-z]{3,9}" });
     let (_, wanted, log) = run("cpu", &[], &job);
     assert!(wanted.contains("output_text"), "{log}");
     for (device, order) in [("cuda", "eager"), ("auto", "lazy"), ("auto", "random:7")] {

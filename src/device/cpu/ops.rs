@@ -77,6 +77,10 @@ impl Device for Cpu {
         }
     }
 
+    fn leaves_host_free(&self) -> bool {
+        false
+    }
+
     fn for_each(&self, n: usize, work: &(dyn Fn(usize) + Sync)) {
         self.pool.run(n, &|idx, _| work(idx));
     }

@@ -118,6 +118,10 @@ impl Device for Cuda {
         *lock(&self.plan) = PlanMemory::default();
     }
 
+    fn leaves_host_free(&self) -> bool {
+        true
+    }
+
     fn for_each(&self, n: usize, work: &(dyn Fn(usize) + Sync)) {
         self.pool.run(n, &|idx, _| work(idx));
     }
