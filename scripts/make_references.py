@@ -36,6 +36,7 @@ from references.onnx_layouts import make_onnx
 from references.process import processed_adapter
 from references.processed_chat import make_processed_templates
 from references.quantized import make_quantized
+from references.template_places import make_template_places
 from references.tokenizing import make_tokenizers
 from references.tools import make_tool_templates
 
@@ -73,8 +74,8 @@ def jobs() -> dict[str, Callable[[Path], None]]:
     for spec in CHECKPOINTS:
         result[spec.name] = partial(make_model, spec)
     others = {"tokenizers": make_tokenizers, "templates": make_templates, "processed_templates": make_processed_templates}
-    others |= {"tool_templates": make_tool_templates, "onnx": make_onnx, "quantized": make_quantized}
-    others |= {"merge": make_merges, "combined": make_combined}
+    others |= {"tool_templates": make_tool_templates, "template_places": make_template_places}
+    others |= {"onnx": make_onnx, "quantized": make_quantized, "merge": make_merges, "combined": make_combined}
     return result | others
 
 

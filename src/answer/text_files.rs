@@ -9,7 +9,7 @@ use crate::store::engine::{
     CHAT_TEMPLATE_FILE, PROCESSED_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_TABLE_FILE,
 };
 use crate::store::{FileMap, StoreError, read_small_optional};
-use crate::text::{ChatTemplate, SpecialTokens, TemplateSource, Tokenizer, template_source};
+use crate::text::{ChatTemplate, SpecialTokens, TemplateFiles, TemplateSource, Tokenizer, template_source};
 
 /// Files of one directory as they were when it was read.
 pub struct TextFiles {
@@ -89,12 +89,13 @@ impl TextFiles {
     /// # Errors
     /// [`AnswerError::Text`], [`AnswerError::Store`].
     pub fn source(&self) -> Result<TemplateSource, AnswerError> {
-        let config = self.tokenizer_config.as_ref().map(|bytes| (**bytes).as_ref());
         let jinja = self.chat_template.as_ref().map(|bytes| std::str::from_utf8((**bytes).as_ref()));
         let path = self.directory.join(CHAT_TEMPLATE_FILE);
         let jinja = jinja.transpose().map_err(|_| StoreError::NotText { path })?;
         let path = self.directory.join(TOKENIZER_CONFIG_FILE);
-        template_source(config, jinja).map_err(|source| AnswerError::Text { path, source })
+        let tokenizer_config = self.tokenizer_config.as_ref().map(|bytes| (**bytes).as_ref());
+        let files = TemplateFiles { tokenizer_config, jinja, ..TemplateFiles::default() };
+        template_source(&files).map_err(|source| AnswerError::Text { path, source })
     }
 
     /// `processed_chat_template.json` where present, else the checkpoint's Jinja.

@@ -37,7 +37,7 @@ pub use error::TextError;
 pub use message::{ChatMessage, Content};
 pub use prompt::{MAX_PROMPT_BYTES, Prompt};
 pub use render::{RenderOptions, Rendered};
-pub use source::{TemplateSource, TemplateVariables, template_source};
+pub use source::{TemplateFiles, TemplateSource, TemplateVariables, template_source};
 pub use special::SpecialTokens;
 pub use stop::StopStrings;
 pub use table::{SharedBytes, TableSource};

@@ -1,10 +1,21 @@
-//! Where a checkpoint keeps its chat template: chat_template.jinja, or tokenizer_config.json.
+//! Where a checkpoint keeps its chat template, and which one counts: as transformers 4.57 has it.
+//!
+//! 1. chat_template.jinja, with named ones in additional_chat_templates/; where any of these is there,
+//! 2. tokenizer_config.json is not asked: a text, or several by name, of which "default" counts;
+//! 3. chat_template.json, which older processors wrote, where the tokenizer has none.
+
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
 use super::error::TextError;
 
 const CONFIG_FILE: &str = "tokenizer_config.json";
+const JINJA_FILE: &str = "chat_template.jinja";
+const NAMED_DIR: &str = "additional_chat_templates";
+const PROCESSOR_FILE: &str = "chat_template.json";
+/// The name of the template that counts where there are several.
+const DEFAULT: &str = "default";
 /// The named tokens that templates see as variables, as transformers gives them.
 const NAMED_TOKENS: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
@@ -22,57 +33,122 @@ impl TemplateVariables {
     }
 }
 
+/// The files of a checkpoint that may hold a template.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TemplateFiles<'a> {
+    /// tokenizer_config.json
+    pub tokenizer_config: Option<&'a [u8]>,
+    /// chat_template.jinja
+    pub jinja: Option<&'a str>,
+    /// Names and texts of additional_chat_templates/NAME.jinja.
+    pub named: &'a [(String, String)],
+    /// chat_template.json
+    pub processor: Option<&'a [u8]>,
+}
+
 /// A checkpoint's chat template, if it has one, and its variables.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TemplateSource {
     pub jinja: Option<String>,
     pub variables: TemplateVariables,
+    /// The file that the template stands in.
+    pub place: Option<&'static str>,
+    /// Templates that are not used, each with its place, for people.
+    pub others: Vec<String>,
 }
 
-/// Finds the template: the text of chat_template.jinja if given, else `chat_template` of tokenizer_config.json, which
-/// is a string or a list of {name, template} of which "default" counts.
+/// The templates of one place, by name.
+struct Found {
+    place: &'static str,
+    templates: BTreeMap<String, String>,
+}
+
+/// Finds the template that counts.
 ///
 /// # Errors
 /// `Damaged` for a file that is not JSON, `Unsupported` for named templates without a default.
-pub fn template_source(
-    tokenizer_config: Option<&[u8]>,
-    chat_template_jinja: Option<&str>,
-) -> Result<TemplateSource, TextError> {
-    let config: Value = match tokenizer_config {
-        Some(bytes) => serde_json::from_slice(bytes)
-            .map_err(|error| TextError::Damaged { file: CONFIG_FILE, why: error.to_string() })?,
-        None => Value::Null,
-    };
-    let jinja = match chat_template_jinja {
-        Some(source) => Some(source.to_owned()),
-        None => template_of(&config)?,
-    };
+pub fn template_source(files: &TemplateFiles) -> Result<TemplateSource, TextError> {
+    let config = json(files.tokenizer_config, CONFIG_FILE)?;
+    let processor = json(files.processor, PROCESSOR_FILE)?;
+    let keys = [of_key(&config, CONFIG_FILE), of_key(&processor, PROCESSOR_FILE)];
+    let has_any = |found: &Found| !found.templates.is_empty();
+    let mut places = [Ok(of_files(files))].into_iter().chain(keys);
+    let mut places = places.by_ref().filter(|found| found.as_ref().map_or(true, has_any));
     let named = |name: &str| Some((name.to_owned(), token_text(config.get(name)?)?));
     let named_tokens = NAMED_TOKENS.into_iter().filter_map(named).collect();
-    Ok(TemplateSource { jinja, variables: TemplateVariables { named_tokens } })
+    let mut source = TemplateSource { variables: TemplateVariables { named_tokens }, ..Default::default() };
+    let Some(mut first) = places.next().transpose()? else { return Ok(source) };
+    let Some(jinja) = first.templates.remove(DEFAULT) else { return Err(first.without_default()) };
+    source.others.extend(files.jinja.filter(|_| has_named_default(files)).map(|_| JINJA_FILE.to_owned()));
+    source.others.extend(first.names());
+    let differs = |found: &Found| found.templates.get(DEFAULT) != Some(&jinja) || found.templates.len() > 1;
+    // A place that is not asked may hold anything.
+    source.others.extend(places.flatten().filter(differs).flat_map(|found| found.names()));
+    (source.jinja, source.place) = (Some(jinja), Some(first.place));
+    Ok(source)
 }
 
-fn template_of(config: &Value) -> Result<Option<String>, TextError> {
-    match config.get("chat_template") {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(source)) => Ok(Some(source.clone())),
-        Some(Value::Array(named)) => {
-            let default =
-                named.iter().find(|entry| entry.get("name").and_then(Value::as_str) == Some("default"));
-            let source = default.and_then(|entry| entry.get("template")).and_then(Value::as_str);
-            let Some(source) = source else {
-                let names: Vec<_> = named.iter().filter_map(|entry| entry.get("name")?.as_str()).collect();
-                return Err(unsupported(format!("with the names {}", names.join(", "))));
-            };
-            Ok(Some(source.to_owned()))
-        }
-        Some(other) => Err(unsupported(format!("{other:.40}"))),
+/// chat_template.jinja and the named ones beside it.
+fn of_files(files: &TemplateFiles) -> Found {
+    let mut templates: BTreeMap<String, String> = files.named.iter().cloned().collect();
+    // A named one of this name takes its place in transformers too.
+    if let Some(jinja) = files.jinja {
+        templates.entry(DEFAULT.to_owned()).or_insert_with(|| jinja.to_owned());
+    }
+    let place = if files.jinja.is_some() && !has_named_default(files) { JINJA_FILE } else { NAMED_DIR };
+    Found { place, templates }
+}
+
+/// Then chat_template.jinja is not used.
+fn has_named_default(files: &TemplateFiles) -> bool {
+    files.named.iter().any(|(name, _)| name == DEFAULT)
+}
+
+/// `chat_template` of a file: one text, a list of {name, template}, or an object of them.
+fn of_key(file: &Value, place: &'static str) -> Result<Found, TextError> {
+    let entry = |entry: &Value| {
+        let (name, template) = (entry.get("name")?.as_str()?, entry.get("template")?.as_str()?);
+        Some((name.to_owned(), template.to_owned()))
+    };
+    let pair = |(name, template): (&String, &Value)| Some((name.clone(), template.as_str()?.to_owned()));
+    let templates = match file.get("chat_template") {
+        None | Some(Value::Null) => Some(BTreeMap::new()),
+        Some(Value::String(source)) => Some(BTreeMap::from([(DEFAULT.to_owned(), source.clone())])),
+        Some(Value::Array(named)) => named.iter().map(entry).collect(),
+        Some(Value::Object(named)) => named.iter().map(pair).collect(),
+        Some(_) => None,
+    };
+    let found = || format!("{:.40}", file.get("chat_template").unwrap_or(&Value::Null).to_string());
+    templates.map(|templates| Found { place, templates }).ok_or_else(|| unsupported(place, found()))
+}
+
+impl Found {
+    /// Each template with its place.
+    fn names(&self) -> Vec<String> {
+        let of_name = |name: &String| match (self.place, name.as_str()) {
+            (JINJA_FILE, DEFAULT) => JINJA_FILE.to_owned(),
+            (JINJA_FILE | NAMED_DIR, name) => format!("{NAMED_DIR}/{name}.jinja"),
+            (place, DEFAULT) => place.to_owned(),
+            (place, name) => format!("{name:?} of {place}"),
+        };
+        self.templates.keys().map(of_name).collect()
+    }
+
+    fn without_default(&self) -> TextError {
+        let names: Vec<&str> = self.templates.keys().map(String::as_str).collect();
+        unsupported(self.place, format!("with no default among the names {}", names.join(", ")))
     }
 }
 
-fn unsupported(found: String) -> TextError {
-    let supported = "a string, or a list of {name, template} with a \"default\"";
-    TextError::Unsupported { file: CONFIG_FILE, what: "chat_template", found, supported }
+fn json(bytes: Option<&[u8]>, file: &'static str) -> Result<Value, TextError> {
+    let parse = |bytes| serde_json::from_slice(bytes);
+    let value = bytes.map(parse).transpose();
+    Ok(value.map_err(|error| TextError::Damaged { file, why: error.to_string() })?.unwrap_or_default())
+}
+
+fn unsupported(file: &'static str, found: String) -> TextError {
+    let supported = "one text, or several by name with a \"default\" among them";
+    TextError::Unsupported { file, what: "chat_template", found, supported }
 }
 
 /// A token is a string, or an object with its text as `content`.
@@ -85,43 +161,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn templates_are_found_where_they_stand() {
-        struct Case {
-            config: &'static str,
-            file: Option<&'static str>,
-            jinja: Result<Option<&'static str>, ()>,
-        }
-        let list =
-            r#"{"chat_template": [{"name": "tool", "template": "t"}, {"name": "default", "template": "d"}]}"#;
-        let cases = [
-            Case { config: "{}", file: None, jinja: Ok(None) },
-            Case { config: r#"{"chat_template": null}"#, file: None, jinja: Ok(None) },
-            Case { config: r#"{"chat_template": "c"}"#, file: None, jinja: Ok(Some("c")) },
-            Case { config: r#"{"chat_template": "c"}"#, file: Some("f"), jinja: Ok(Some("f")) },
-            Case { config: list, file: None, jinja: Ok(Some("d")) },
-            Case {
-                config: r#"{"chat_template": [{"name": "tool", "template": "t"}]}"#,
-                file: None,
-                jinja: Err(()),
-            },
-            Case { config: r#"{"chat_template": 3}"#, file: None, jinja: Err(()) },
-            Case { config: "{", file: None, jinja: Err(()) },
-        ];
-        for Case { config, file, jinja } in cases {
-            let found =
-                template_source(Some(config.as_bytes()), file).map(|source| source.jinja).map_err(|_| ());
-            assert_eq!(found, jinja.map(|jinja| jinja.map(str::to_owned)), "{config}");
-        }
-    }
-
-    #[test]
     fn named_tokens_are_strings_or_objects() {
         let config =
             br#"{"bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": false}, "pad_token": null}"#;
-        let variables = template_source(Some(config), None).unwrap().variables;
+        let files = TemplateFiles { tokenizer_config: Some(config), ..TemplateFiles::default() };
+        let variables = template_source(&files).unwrap().variables;
         assert_eq!(variables.token("bos_token"), Some("<s>"));
         assert_eq!(variables.token("eos_token"), Some("</s>"));
         assert_eq!(variables.token("pad_token"), None);
-        assert_eq!(template_source(None, None).unwrap(), TemplateSource::default());
+        assert_eq!(template_source(&TemplateFiles::default()).unwrap(), TemplateSource::default());
+    }
+
+    #[test]
+    fn damaged_places_are_named() {
+        let text = |files: TemplateFiles| template_source(&files).unwrap_err().to_string();
+        let none = TemplateFiles::default();
+        assert!(text(TemplateFiles { tokenizer_config: Some(b"{"), ..none }).contains(CONFIG_FILE));
+        assert!(text(TemplateFiles { processor: Some(b"["), ..none }).contains(PROCESSOR_FILE));
+        let number = br#"{"chat_template": 3}"#;
+        assert!(text(TemplateFiles { tokenizer_config: Some(number), ..none }).contains("chat_template 3"));
     }
 }

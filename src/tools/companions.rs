@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::error::ToolError;
 use super::staging::Staging;
+use super::templates::{NAMED_DIR, named_files};
 use crate::format::adapter::listed;
 use crate::store::{StoreError, map_file};
 
@@ -34,7 +35,7 @@ const WEIGHT_ENDS: [&str; 16] = [
 
 #[derive(Debug, Default)]
 pub struct Companions {
-    /// Names of files that come along, sorted.
+    /// Names of files that come along, sorted; those of templates with their directory.
     pub names: Vec<String>,
     pub n_bytes: u64,
     /// What does not, for people.
@@ -57,7 +58,11 @@ impl Companions {
             if is_ours(&name) || name.starts_with('.') {
                 continue;
             }
-            if metadata.is_dir() {
+            if metadata.is_dir() && name == NAMED_DIR {
+                found
+                    .names
+                    .extend(named_files(&entry.path())?.into_iter().map(|file| format!("{name}/{file}")));
+            } else if metadata.is_dir() {
                 folders.push(name);
             } else if WEIGHT_ENDS.iter().any(|end| name.ends_with(end)) || metadata.len() > MAX_BYTES {
                 left.push(format!("{name} ({} MB)", metadata.len().div_ceil(1 << 20)));

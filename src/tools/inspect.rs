@@ -17,7 +17,7 @@ use crate::numbers::family::{Activation, Norms};
 use crate::numbers::kind::kinds_text;
 use crate::store::engine::{DirectoryKind, TOKENIZER_TABLE_FILE};
 use crate::store::{Checkpoint, Engine, StoreError, map_file, read_small};
-use crate::text::{ChatTemplate, SpecialTokens, Tokenizer, template_source};
+use crate::text::{ChatTemplate, SpecialTokens, TemplateFiles, Tokenizer, template_source};
 use crate::tools::ToolError;
 use crate::tools::adapter_facts::AdapterFacts;
 
@@ -122,9 +122,12 @@ fn stored_kinds(engine: &Engine) -> impl Iterator<Item = Kind> {
 
 /// What is wrong with the source of the chat template; what it does is not tried here.
 fn template_fault(engine: &Engine) -> Option<String> {
-    let config = engine.tokenizer_config.as_ref().map(|bytes| (**bytes).as_ref());
-    let source = template_source(config, engine.chat_template.as_deref());
-    let compiled = source.and_then(|source| {
+    let files = TemplateFiles {
+        tokenizer_config: engine.tokenizer_config.as_ref().map(|bytes| (**bytes).as_ref()),
+        jinja: engine.chat_template.as_deref(),
+        ..TemplateFiles::default()
+    };
+    let compiled = template_source(&files).and_then(|source| {
         let compile =
             |jinja: String| ChatTemplate::from_jinja(&jinja, source.variables, SpecialTokens::default());
         source.jinja.map(compile).transpose()

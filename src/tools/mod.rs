@@ -12,6 +12,7 @@ pub mod merge;
 pub mod place;
 pub mod process_lora;
 pub mod staging;
+pub mod templates;
 pub mod weights;
 
 pub use build::{BuildOptions, BuildReport, build, build_onnx};

@@ -55,6 +55,7 @@ impl Staging {
         fill: impl FnOnce(BufWriter<File>) -> Result<BufWriter<File>, ToolError>,
     ) -> Result<(), ToolError> {
         let path = self.temporary.join(name);
+        make_parent(&path)?;
         let file = File::create(&path).map_err(StoreError::io(&path, "create"))?;
         let written = fill(BufWriter::with_capacity(1 << 20, file))?;
         let file =
@@ -90,6 +91,7 @@ impl Staging {
             }
             for name in std::mem::take(&mut self.names) {
                 let path = self.target.join(&name);
+                make_parent(&path)?;
                 fs::rename(self.temporary.join(&name), &path).map_err(StoreError::io(&path, "rename to"))?;
             }
             sync_directory(&self.target)?;
@@ -122,6 +124,12 @@ fn parent_of(path: &Path) -> &Path {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     }
+}
+
+/// Names may lie in a directory of the directory.
+fn make_parent(path: &Path) -> Result<(), StoreError> {
+    let parent = parent_of(path);
+    fs::create_dir_all(parent).map_err(StoreError::io(parent, "create"))
 }
 
 /// Removes `TARGET.tmp-PID` directories of processes that are gone.

@@ -24,6 +24,7 @@ mod same_bits;
 mod special_tokens;
 mod spool_files;
 mod spool_wire;
+mod template_places;
 mod text;
 mod token_table;
 mod tools;

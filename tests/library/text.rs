@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use jetspool::text::{
-    AnswerDecoder, ChatMessage, ChatTemplate, Content, Prompt, RenderOptions, SpecialTokens,
+    AnswerDecoder, ChatMessage, ChatTemplate, Content, Prompt, RenderOptions, SpecialTokens, TemplateFiles,
     TemplateVariables, TextError, Tokenizer, template_source,
 };
 use serde_json::Value;
@@ -400,7 +400,12 @@ fn checkpoints_name_their_template() {
         let config = bytes(&format!("tokenizers/{name}/tokenizer_config.json"));
         let jinja = matches!(name, "qwen2" | "llama3" | "gemma")
             .then(|| String::from_utf8(bytes(&format!("tokenizers/{name}/chat_template.jinja"))).unwrap());
-        let source = template_source(Some(&config), jinja.as_deref()).unwrap();
+        let files = TemplateFiles {
+            tokenizer_config: Some(&config),
+            jinja: jinja.as_deref(),
+            ..TemplateFiles::default()
+        };
+        let source = template_source(&files).unwrap();
         let tokenizer = tokenizer(name);
         let end = source.variables.token("eos_token").unwrap();
         assert!(tokenizer.special_tokens().contains(end), "{name} {end}");

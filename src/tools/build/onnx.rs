@@ -15,10 +15,10 @@ use crate::format::{Bytes, FormatError, TensorFile};
 use crate::numbers::Precision;
 use crate::numbers::architecture::{Architecture, Projection};
 use crate::store::{map_file, read_small, read_small_optional};
-use crate::text::template_source;
 use crate::tools::ToolError;
 use crate::tools::export::data::EMBEDDING_FILE;
 use crate::tools::export::run::{LORA_MODEL_FILE, MODEL_FILE};
+use crate::tools::templates::CheckpointTemplate;
 use crate::tools::weights::onnx::equal_in_f16;
 use crate::tools::weights::onnx_files::OnnxFiles;
 use crate::tools::weights::source::RowSource;
@@ -293,9 +293,7 @@ fn is_tied(found: &BTreeMap<String, RowSource>, a: &Architecture) -> bool {
 
 /// The id of `eos_token` in tokenizer_config.json; older exporters write no ids.
 fn eos_of_tokenizer(directory: &Path) -> Result<Vec<u32>, ToolError> {
-    let path = directory.join("tokenizer_config.json");
-    let source = template_source(read_small_optional(&path)?.as_deref(), None)
-        .map_err(|source| ToolError::Tokenizer { path, source })?;
+    let source = CheckpointTemplate::read(directory)?.source;
     let Some(token) = source.variables.token("eos_token") else { return Ok(Vec::new()) };
     let Some(json) = read_small_optional(&directory.join("tokenizer.json"))? else { return Ok(Vec::new()) };
     let tokenizer: serde_json::Value = serde_json::from_slice(&json).unwrap_or_default();

@@ -23,24 +23,24 @@ use crate::numbers::kind::kinds_text;
 use crate::numbers::{Kind, Precision};
 use crate::store::digest::{Sha256Writer, sha256};
 use crate::store::engine::{
-    CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_TABLE_FILE, WEIGHTS_FILE, cubin_file, cubin_files,
+    CHAT_TEMPLATE_FILE, CONFIG_FILE, PROCESSED_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE,
+    TOKENIZER_TABLE_FILE, WEIGHTS_FILE, cubin_file, cubin_files,
 };
 use crate::store::{Checkpoint, read_small_optional};
-use crate::text::{
-    BesideTokenizer, ChatTemplate, SpecialTokens, Tokenizer, template_source, with_tokens_beside,
-};
+use crate::text::{BesideTokenizer, Tokenizer, with_tokens_beside};
 use crate::tools::place;
 use crate::tools::staging::Staging;
+use crate::tools::templates::CheckpointTemplate;
 use crate::tools::weights::quantized_source::quantized_rows;
 use crate::tools::weights::source::RowSource;
 use crate::tools::{ToolError, WriteError};
 
-/// Files that come along unchanged where the checkpoint has them.
+/// Files that come along where the checkpoint has them.
 const TEXT_FILES: [&str; 6] = [
     TOKENIZER_FILE,
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "processed_chat_template.json",
+    TOKENIZER_CONFIG_FILE,
+    CHAT_TEMPLATE_FILE,
+    PROCESSED_TEMPLATE_FILE,
     "generation_config.json",
     "special_tokens_map.json",
 ];
@@ -172,7 +172,9 @@ pub(crate) fn write_engine(
     let tokenizer_json = whole_tokenizer(&options.model_dir)?;
     let compile = |json: &Vec<u8>| compile_tokenizer(&options.model_dir, json);
     let token_table = tokenizer_json.as_ref().map(compile).transpose()?;
-    check_template(&options.model_dir)?;
+    let template = CheckpointTemplate::read(&options.model_dir)?;
+    template.check()?;
+    warnings.extend(template.note());
     let kernels = options.gpu.as_ref().map(cubins).transpose()?.unwrap_or_default();
     config.source_digest = source_digest();
     let plan = EnginePlan::new(items, options.precision, &config.source_digest);
@@ -193,6 +195,8 @@ pub(crate) fn write_engine(
     for name in TEXT_FILES {
         let bytes = match name {
             TOKENIZER_FILE => tokenizer_json.clone(),
+            // Whichever place it stood in.
+            CHAT_TEMPLATE_FILE => template.source.jinja.clone().map(String::into_bytes),
             _ => read_small_optional(&options.model_dir.join(name))?,
         };
         match bytes {
@@ -244,28 +248,6 @@ fn whole_tokenizer(model_dir: &Path) -> Result<Option<Vec<u8>>, ToolError> {
 fn compile_tokenizer(model_dir: &Path, tokenizer_json: &[u8]) -> Result<Arc<Vec<u8>>, ToolError> {
     let path = model_dir.join(TOKENIZER_FILE);
     Tokenizer::compile(tokenizer_json).map_err(|source| ToolError::Tokenizer { path, source })
-}
-
-/// A chat template that cannot be used is found here, and not by the first request.
-fn check_template(model_dir: &Path) -> Result<(), ToolError> {
-    let read = |name: &str| read_small_optional(&model_dir.join(name));
-    let wrong = |name: &str| {
-        let path = model_dir.join(name);
-        |source| ToolError::Tokenizer { path, source }
-    };
-    let no_specials = || SpecialTokens::new([]);
-    if let Some(processed) = read("processed_chat_template.json")? {
-        ChatTemplate::from_processed(&processed, no_specials())
-            .map_err(wrong("processed_chat_template.json"))?;
-    }
-    let jinja = read("chat_template.jinja")?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    let source = template_source(read("tokenizer_config.json")?.as_deref(), jinja.as_deref())
-        .map_err(wrong("tokenizer_config.json"))?;
-    if let Some(jinja) = source.jinja {
-        ChatTemplate::from_jinja(&jinja, source.variables, no_specials())
-            .map_err(wrong("chat_template.jinja"))?;
-    }
-    Ok(())
 }
 
 /// The output must not be the input, nor a directory with somebody else's `config.json`.

@@ -10,12 +10,13 @@ use crate::format::json::sorted_text;
 use crate::format::onnx::ElementType;
 use crate::format::onnx::config::onnx_config_json;
 use crate::numbers::Precision;
-use crate::store::{Checkpoint, StoreError, read_small_optional};
-use crate::text::template_source;
+use crate::store::engine::CHAT_TEMPLATE_FILE;
+use crate::store::{Checkpoint, read_small_optional};
 use crate::tools::build::precision::{has_quantized_head, quantization_notes, resolve_precision};
 use crate::tools::build::run::beside_warnings;
 use crate::tools::place;
 use crate::tools::staging::Staging;
+use crate::tools::templates::CheckpointTemplate;
 use crate::tools::{ToolError, WriteError};
 
 /// The graph; written last, so that a directory with it is whole.
@@ -24,12 +25,12 @@ pub const MODEL_FILE: &str = "model.onnx";
 pub const LORA_MODEL_FILE: &str = "lora_model.onnx";
 const CONFIG_FILE: &str = "config.json";
 const PROCESSED_FILE: &str = "processed_chat_template.json";
-/// Files that come along unchanged where the checkpoint has them.
+/// Files that come along where the checkpoint has them.
 const TEXT_FILES: [&str; 7] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
-    "chat_template.jinja",
+    CHAT_TEMPLATE_FILE,
     "generation_config.json",
     "added_tokens.json",
     "tokenizer.model",
@@ -76,16 +77,23 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ToolError> {
     let plan = ExportPlan::new(&checkpoint, &architecture, element)?;
     let mut names: Vec<&str> = checkpoint.names().collect();
     let mut warnings = beside_warnings(config.architecture.family, &mut names);
+    let template = CheckpointTemplate::read(&options.model_dir)?;
+    warnings.extend(template.note());
     let mut staging = Staging::create(&options.output_dir)?;
     let failed = |error: WriteError| error.at(&options.model_dir, &options.output_dir, plan.n_data_bytes);
     staging.write(DATA_FILE, |out| plan.write_data(out).map_err(failed))?;
     staging.write(EMBEDDING_FILE, |out| plan.write_embedding(out).map_err(failed))?;
     for name in TEXT_FILES {
-        if let Some(bytes) = read_small_optional(&options.model_dir.join(name))? {
+        let bytes = match name {
+            // Whichever place it stood in.
+            CHAT_TEMPLATE_FILE => template.source.jinja.clone().map(String::into_bytes),
+            _ => read_small_optional(&options.model_dir.join(name))?,
+        };
+        if let Some(bytes) = bytes {
             staging.write_bytes(name, &bytes)?;
         }
     }
-    match processed_chat_template(&options.model_dir)? {
+    match processed_chat_template(&options.model_dir, &template) {
         Ok(bytes) => staging.write_bytes(PROCESSED_FILE, &bytes)?,
         Err(why) => warnings.push(format!(
             "{PROCESSED_FILE} is not written: {why}; a chat template of the checkpoint's comes along as it is"
@@ -130,19 +138,11 @@ fn check_output(options: &ExportOptions) -> Result<(), ToolError> {
     })
 }
 
-/// The checkpoint's own file, or what its template says; the inner error is why there is none.
-fn processed_chat_template(model_dir: &Path) -> Result<Result<Vec<u8>, String>, ToolError> {
-    if let Some(bytes) = read_small_optional(&model_dir.join(PROCESSED_FILE))? {
-        return Ok(Ok(bytes));
+/// The checkpoint's own file, or what its template says; the error is why there is none.
+fn processed_chat_template(model_dir: &Path, template: &CheckpointTemplate) -> Result<Vec<u8>, String> {
+    if let Some(bytes) = &template.processed {
+        return Ok(bytes.clone());
     }
-    let tokenizer_config = model_dir.join("tokenizer_config.json");
-    let jinja_path = model_dir.join("chat_template.jinja");
-    let jinja = read_small_optional(&jinja_path)?
-        .map(String::from_utf8)
-        .transpose()
-        .map_err(|_| StoreError::NotText { path: jinja_path })?;
-    let source = template_source(read_small_optional(&tokenizer_config)?.as_deref(), jinja.as_deref())
-        .map_err(|source| ToolError::Tokenizer { path: tokenizer_config, source })?;
-    let layout = processed_template(&source, &model_dir.display().to_string());
-    Ok(layout.map(|layout| sorted_text(&layout).into_bytes()))
+    let layout = processed_template(&template.source, &model_dir.display().to_string())?;
+    Ok(sorted_text(&layout).into_bytes())
 }
