@@ -30,6 +30,7 @@ from references.chat import make_templates
 from references.checkpoints import CHECKPOINTS, Checkpoint, load_checkpoint, make_checkpoint
 from references.combined import make_combined
 from references.common import write_json, write_tensors
+from references.jinja_features import make_jinja_features
 from references.logits import make_logits
 from references.merge import make_merges
 from references.onnx_layouts import make_onnx
@@ -75,7 +76,8 @@ def jobs() -> dict[str, Callable[[Path], None]]:
         result[spec.name] = partial(make_model, spec)
     others = {"tokenizers": make_tokenizers, "templates": make_templates, "processed_templates": make_processed_templates}
     others |= {"tool_templates": make_tool_templates, "template_places": make_template_places}
-    others |= {"onnx": make_onnx, "quantized": make_quantized, "merge": make_merges, "combined": make_combined}
+    others |= {"jinja_features": make_jinja_features, "combined": make_combined}
+    others |= {"onnx": make_onnx, "quantized": make_quantized, "merge": make_merges}
     return result | others
 
 

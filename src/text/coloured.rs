@@ -10,18 +10,22 @@ use minijinja::{Environment, Error, Output, State, Value};
 use super::methods::{method, print};
 use super::special::Colours;
 
-/// Filters that write a text character by character.
+/// Filters and methods that write a text character by character.
 const MAPPING: [&str; 4] = ["lower", "upper", "title", "capitalize"];
+/// Methods that do, and are no filters.
+const MAPPING_METHODS: [&str; 2] = ["casefold", "swapcase"];
 /// Filters that write something else in place of a character.
 const SPELLING: [&str; 4] = ["e", "escape", "tojson", "string"];
 /// Filters that cut, and the methods that do the same.
 const CUTTING: [(&str, &str); 3] = [("trim", "strip"), ("split", "split"), ("replace", "replace")];
 /// Methods with an answer that has no characters of the text.
-const ASKING: [&str; 14] = [
+const ASKING: [&str; 19] = [
     "startswith",
     "endswith",
     "find",
     "rfind",
+    "index",
+    "rindex",
     "count",
     "isalnum",
     "isalpha",
@@ -32,6 +36,9 @@ const ASKING: [&str; 14] = [
     "isupper",
     "isspace",
     "isdecimal",
+    "isidentifier",
+    "isprintable",
+    "istitle",
 ];
 
 /// An environment whose filters and methods see through colours. `plain` is the one without.
@@ -139,7 +146,7 @@ impl Painted {
         if !is_text || !self.has_colours(value) && !args.iter().any(|arg| self.has_colours(arg)) {
             return method(state, value, name, args);
         }
-        if MAPPING.contains(&name) {
+        if MAPPING.contains(&name) || MAPPING_METHODS.contains(&name) {
             return self.map(value, |value| self.plain_method(value, name, args));
         }
         if ASKING.contains(&name) {
@@ -148,7 +155,7 @@ impl Painted {
         }
         match name {
             "strip" | "lstrip" | "rstrip" | "removeprefix" | "removesuffix" | "split" | "rsplit"
-            | "splitlines" | "replace" => self.cut(state, value, name, args),
+            | "splitlines" | "partition" | "rpartition" | "replace" => self.cut(state, value, name, args),
             _ => method(state, value, name, args),
         }
     }
@@ -194,7 +201,9 @@ impl Painted {
             let range = start..start + piece.len();
             return Ok(self.slices(whole, std::slice::from_ref(&range)).concat().into());
         }
-        let separator = sought.first().and_then(Value::as_str).map_or(0, str::len);
+        // The parts of a partition are the whole text.
+        let is_partition = name.ends_with("partition");
+        let separator = sought.first().and_then(Value::as_str).filter(|_| !is_partition).map_or(0, str::len);
         let mut ranges = Vec::new();
         let mut at = 0;
         for piece in result.try_iter()? {

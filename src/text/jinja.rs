@@ -6,18 +6,19 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, ValueKind};
+use minijinja::value::{Kwargs, Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, Value};
 use serde_json::Value as Json;
 
 use super::calendar::strftime;
 use super::coloured::coloured_environment;
 use super::error::TextError;
+use super::filters::add_filters;
 use super::methods::{method, print};
 use super::prompt::{MAX_PROMPT_BYTES, Prompt};
-use super::python::{to_json, to_python};
+use super::remainder;
 use super::render::{RenderOptions, Rendered, Turn};
-use super::scan::{Literal, literals, rewrite};
+use super::scan::{Literal, literals, rewrite, tags};
 use super::source::TemplateVariables;
 use super::special::{Colours, SpecialTokens};
 
@@ -39,7 +40,7 @@ const PROBE: &str = "jetspool-probe-3f1c";
 pub(super) struct JinjaTemplate {
     environment: Environment<'static>,
     variables: TemplateVariables,
-    /// Plain Jinja.
+    /// Plain Jinja, with calls for the operator `%`.
     source: String,
     literals: Vec<Literal>,
 }
@@ -67,6 +68,7 @@ impl JinjaTemplate {
     pub fn compile(source: &str, variables: TemplateVariables) -> Result<Self, TextError> {
         let wrong = |why: String| TextError::TemplateSource { why };
         let source = plain_syntax(source);
+        let source = remainder::rewrite(&source, &tags(&source).map_err(wrong)?);
         let literals = literals(&source).map_err(wrong)?;
         let environment = with_stack(wrong, || {
             let mut environment = environment()?;
@@ -327,17 +329,21 @@ fn environment() -> Result<Environment<'static>, TextError> {
     environment.set_fuel(Some(FUEL));
     environment.set_formatter(print);
     environment.set_unknown_method_callback(method);
-    environment.add_filter("tojson", |value: &Value, options: Kwargs| to_json(value, options));
-    environment.add_filter("string", to_python);
-    environment.add_filter("wordcount", |text: &str| text.split_whitespace().count());
-    environment.add_filter("e", escape);
-    environment.add_filter("escape", escape);
-    environment.add_filter("urlencode", urlencode);
-    // In Jinja2 whatever has a length and elements.
+    add_filters(&mut environment);
+    environment
+        .add_function(remainder::NAME, |left: &Value, right: &Value| remainder::remainder(left, right));
+    // In Jinja2 whatever has a length and elements; the undefined value has both.
     environment.add_test("sequence", |value: &Value| {
-        matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map)
+        matches!(value.kind(), ValueKind::Undefined | ValueKind::String | ValueKind::Seq | ValueKind::Map)
     });
-    environment.add_function("cycler", minijinja_contrib::globals::cycler);
+    environment.add_test("iterable", |value: &Value| {
+        value.kind() != ValueKind::None && (value.is_undefined() || value.try_iter().is_ok())
+    });
+    environment.add_function("cycler", |items: Rest<Value>| minijinja_contrib::globals::cycler(items.0));
+    environment.add_function("dict", dict);
+    environment.add_function("namespace", |pairs: Option<Value>, named: Kwargs| {
+        minijinja::functions::namespace(Some(ValueOrKwargs::from(dict(pairs, named)?)))
+    });
     environment.add_function("joiner", minijinja_contrib::globals::joiner);
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
@@ -345,26 +351,26 @@ fn environment() -> Result<Environment<'static>, TextError> {
     Ok(environment)
 }
 
-/// The text in an address: letters, digits and `_.-~/` stay.
-fn urlencode(value: &Value) -> Result<String, Error> {
-    let text = to_python(value)?;
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-' | b'~' | b'/' => {
-                encoded.push(char::from(byte));
+/// A map of pairs or of another map, with names.
+fn dict(pairs: Option<Value>, named: Kwargs) -> Result<Value, Error> {
+    let mut all: Vec<(Value, Value)> = Vec::new();
+    match pairs {
+        Some(map) if map.kind() == ValueKind::Map => {
+            for key in map.try_iter()? {
+                all.push((key.clone(), map.get_item(&key)?));
             }
-            _ => encoded.push_str(&format!("%{byte:02X}")),
         }
+        Some(pairs) => {
+            for pair in pairs.try_iter()? {
+                all.push((pair.get_item_by_index(0)?, pair.get_item_by_index(1)?));
+            }
+        }
+        None => {}
     }
-    Ok(encoded)
-}
-
-/// HTML escapes as markupsafe writes them.
-fn escape(value: &Value) -> Result<String, Error> {
-    let text = to_python(value)?;
-    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    Ok(text.replace('\'', "&#39;").replace('"', "&#34;"))
+    for name in named.args() {
+        all.push((name.into(), named.get(name)?));
+    }
+    Ok(Value::from_pairs(all))
 }
 
 /// The source as plain Jinja: line ends become `\n`, as Jinja reads them, and the tags of a `generation` block,
@@ -446,8 +452,21 @@ mod tests {
 
     #[test]
     fn the_deepest_templates_have_a_stack() {
-        let chains =
-            ["~x", "|e", ".x", "[0]", " if x else x", " and x", "**x", "()", "+x", " == x", " is odd", ":x"];
+        let chains = [
+            "~x",
+            "%x",
+            "|e",
+            ".x",
+            "[0]",
+            " if x else x",
+            " and x",
+            "**x",
+            "()",
+            "+x",
+            " == x",
+            " is odd",
+            ":x",
+        ];
         let nests = ["-", "not ", "(", "[", "{1:", "x if ", "f("];
         for part in chains {
             for n in [100, 400, 900, 1900] {
@@ -486,6 +505,10 @@ mod tests {
         let named_format = "{{ '{a:>099999999}'.format(a=1) }}";
         let nested_format = "{{ '{:{}}'.format(1, 99999999) }}";
         let padded = "{{ 'x' | indent(99999999, true) }}";
+        let percent = "{{ '%999999999d' % 1 }}";
+        let star = "{{ '%*d' % (999999999, 1) }}";
+        let digits = "{{ '%.999999999f' % 1 }}";
+        let tabs = "{{ ('\t' * 99999).expandtabs(1000) }}";
         let batch = "{{ [1] | batch(99999999, 'x') | list }}";
         let slice = "{{ [1] | slice(99999999) | list }}";
         let replace = "{% set x = 'x' * 99999 %}{{ x.replace('x', x) }}";
@@ -505,6 +528,10 @@ mod tests {
             named_format,
             nested_format,
             padded,
+            percent,
+            star,
+            digits,
+            tabs,
             &shared_json,
             &shared_text,
             batch,

@@ -1,21 +1,58 @@
 //! How templates print values and which methods values have: Python's.
 
-use minijinja::value::{ValueKind, from_args};
+use minijinja::value::{Kwargs, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, Output, State, Value, escape_formatter};
 
 use super::python::to_python;
+use super::text_methods::{MAX_WIDTH, text_method};
 
-/// Widest field of `'{:20}'.format(…)`.
-const MAX_FORMAT_WIDTH: u64 = 1_000;
-
-/// Prints as Python does: None, True, ['a'].
+/// Prints as Python does: None, True, ['a'], 1e+16.
 pub(super) fn print(output: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
     match value.kind() {
-        ValueKind::None | ValueKind::Bool | ValueKind::Seq | ValueKind::Map => {
+        ValueKind::None | ValueKind::Bool | ValueKind::Number | ValueKind::Seq | ValueKind::Map => {
             Ok(output.write_str(&to_python(value)?)?)
         }
         _ => escape_formatter(output, state, value),
     }
+}
+
+/// Python's methods: those of minijinja's Python set, and those that it lacks.
+pub(super) fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    let own = match (value.as_str(), value.kind()) {
+        (Some(text), _) => {
+            format_method(state, text, name, args).or_else(|| text_method(state, text, name, args))
+        }
+        (None, ValueKind::Map) => map_method(value, name, args),
+        (None, ValueKind::Seq) => sequence_method(value, name, args),
+        _ => None,
+    };
+    own.unwrap_or_else(|| minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args))
+}
+
+/// `format` and its sibling: values are written as Python writes them, in fields that are not too wide.
+fn format_method(state: &mut State, text: &str, name: &str, args: &[Value]) -> Option<Result<Value, Error>> {
+    let named: Vec<Value>;
+    let args = match name {
+        "format" => args,
+        "format_map" => match from_args(args) {
+            Ok((map,)) => {
+                let map: Value = map;
+                let keys = map.try_iter().into_iter().flatten();
+                let pair = |key: Value| Some((key.as_str()?.to_owned(), map.get_item(&key).ok()?));
+                named = vec![keys.filter_map(pair).collect::<Kwargs>().into()];
+                &named
+            }
+            Err(error) => return Some(Err(error)),
+        },
+        _ => return None,
+    };
+    if has_number_over(text, MAX_WIDTH as u64) {
+        return Some(Err(Error::new(
+            ErrorKind::InvalidOperation,
+            format!("a format wider than {MAX_WIDTH}"),
+        )));
+    }
+    Some(minijinja_contrib::pycompat::unknown_method_callback(state, &text.into(), "format", args))
 }
 
 /// Whether a format string could ask for a field of more than `limit` characters, which the method would write before
@@ -26,145 +63,33 @@ fn has_number_over(text: &str, limit: u64) -> bool {
     digits.into_iter().any(|digits| digits.parse::<u64>().map_or(true, |number| number > limit))
 }
 
-/// Python's methods: those of minijinja's Python set, and the few that it lacks.
-pub(super) fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
-    match (value.as_str(), name) {
-        (Some(text), "rsplit") => {
-            let (separator, n_splits): (&str, Option<usize>) = from_args(args)?;
-            if separator.is_empty() {
-                return Err(Error::new(ErrorKind::InvalidOperation, "rsplit needs a separator"));
-            }
-            let mut pieces: Vec<&str> = match n_splits {
-                Some(n_splits) => text.rsplitn(n_splits.saturating_add(1), separator).collect(),
-                None => text.rsplit(separator).collect(),
-            };
-            pieces.reverse();
-            Ok(pieces.into_iter().map(Value::from).collect())
-        }
-        (Some(text), "format") if has_number_over(text, MAX_FORMAT_WIDTH) => {
-            Err(Error::new(ErrorKind::InvalidOperation, format!("a format wider than {MAX_FORMAT_WIDTH}")))
-        }
-        (Some(text), "removeprefix") => {
-            let (prefix,): (&str,) = from_args(args)?;
-            Ok(text.strip_prefix(prefix).unwrap_or(text).into())
-        }
-        (Some(text), "removesuffix") => {
-            let (suffix,): (&str,) = from_args(args)?;
-            Ok(text.strip_suffix(suffix).unwrap_or(text).into())
-        }
-        (
-            Some(text),
-            "casefold" | "swapcase" | "partition" | "rpartition" | "zfill" | "center" | "ljust" | "rjust",
-        ) => text_method(text, name, args),
-        _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args),
-    }
-}
-
-/// Methods of `str` that minijinja's Python set lacks.
-fn text_method(text: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
-    let padded = |left: bool, right: bool| -> Result<Value, Error> {
-        let (width, fill): (usize, Option<&str>) = from_args(args)?;
-        let fill = match fill.unwrap_or(" ") {
-            fill if fill.chars().count() == 1 => fill,
-            _ => {
-                return Err(Error::new(
-                    ErrorKind::InvalidOperation,
-                    format!("{name} fills with one character"),
-                ));
-            }
-        };
-        if width as u64 > MAX_FORMAT_WIDTH {
-            return Err(Error::new(ErrorKind::InvalidOperation, format!("wider than {MAX_FORMAT_WIDTH}")));
-        }
-        let missing = width.saturating_sub(text.chars().count());
-        // As Python's: the left side of an odd rest is larger where the width is odd.
-        let before = match (left, right) {
-            (true, true) => missing / 2 + (missing & width & 1),
-            (true, false) => missing,
-            _ => 0,
-        };
-        Ok(format!("{}{text}{}", fill.repeat(before), fill.repeat(missing - before)).into())
-    };
-    let parts = |found: Option<(&str, &str)>, separator: &str, is_last: bool| -> Value {
-        let parts = match found {
-            Some((before, after)) => [before, separator, after],
-            None if is_last => ["", "", text],
-            None => [text, "", ""],
-        };
-        parts.into_iter().map(Value::from).collect()
-    };
+fn map_method(value: &Value, name: &str, args: &[Value]) -> Option<Result<Value, Error>> {
     match name {
-        "casefold" => {
-            let () = from_args(args)?;
-            Ok(text.to_lowercase().replace('ß', "ss").into())
-        }
-        "swapcase" => {
-            let () = from_args(args)?;
-            let swapped = text.chars().map(|c| match c.is_uppercase() {
-                true => c.to_lowercase().collect::<String>(),
-                false => c.to_uppercase().collect(),
-            });
-            Ok(swapped.collect::<String>().into())
-        }
-        "zfill" => {
-            let (width,): (usize,) = from_args(args)?;
-            if width as u64 > MAX_FORMAT_WIDTH {
-                return Err(Error::new(
-                    ErrorKind::InvalidOperation,
-                    format!("wider than {MAX_FORMAT_WIDTH}"),
-                ));
-            }
-            let digits = text.trim_start_matches(['+', '-']);
-            let (sign, digits) = match text.len() - digits.len() {
-                0 => ("", text),
-                _ => text.split_at(1),
-            };
-            let zeros = "0".repeat(width.saturating_sub(text.chars().count()));
-            Ok(format!("{sign}{zeros}{digits}").into())
-        }
-        "center" => padded(true, true),
-        "rjust" => padded(true, false),
-        "ljust" => padded(false, true),
-        _ => {
-            let (separator,): (&str,) = from_args(args)?;
-            if separator.is_empty() {
-                return Err(Error::new(ErrorKind::InvalidOperation, format!("{name} needs a separator")));
-            }
-            match name {
-                "rpartition" => Ok(parts(text.rsplit_once(separator), separator, true)),
-                _ => Ok(parts(text.split_once(separator), separator, false)),
-            }
-        }
+        "copy" => Some(from_args::<()>(args).map(|()| value.clone())),
+        "fromkeys" => Some(from_args(args).and_then(|(keys, put): (Value, Option<Value>)| {
+            let put = put.unwrap_or_else(|| Value::from(()));
+            Ok(Value::from_pairs(keys.try_iter()?.map(|key| (key, put.clone()))))
+        })),
+        _ => None,
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn methods_do_what_pythons_do() {
-        let call = |text: &str, name: &str, args: &[Value]| {
-            text_method(text, name, args).map(|value| value.to_string())
-        };
-        let cases: [(&str, &str, &[Value], &str); 12] = [
-            ("a=b=c", "partition", &["=".into()], "['a', '=', 'b=c']"),
-            ("a=b=c", "rpartition", &["=".into()], "['a=b', '=', 'c']"),
-            ("abc", "partition", &["=".into()], "['abc', '', '']"),
-            ("abc", "rpartition", &["=".into()], "['', '', 'abc']"),
-            ("-42", "zfill", &[5.into()], "-0042"),
-            ("42", "zfill", &[1.into()], "42"),
-            ("ab", "center", &[5.into(), "*".into()], "**ab*"),
-            ("abc", "center", &[6.into(), "*".into()], "*abc**"),
-            ("ab", "ljust", &[4.into()], "ab  "),
-            ("ab", "rjust", &[4.into(), ".".into()], "..ab"),
-            ("Straße", "casefold", &[], "strasse"),
-            ("aBc", "swapcase", &[], "AbC"),
-        ];
-        for (text, name, args, wanted) in cases {
-            assert_eq!(call(text, name, args).unwrap(), wanted, "{text} {name}");
-        }
-        assert!(call("a", "center", &[2_000_000_000.into()]).is_err());
-        assert!(call("a", "partition", &["".into()]).is_err());
+/// Of lists and tuples.
+fn sequence_method(value: &Value, name: &str, args: &[Value]) -> Option<Result<Value, Error>> {
+    match name {
+        "copy" if !value.is_tuple() => Some(from_args::<()>(args).map(|()| value.clone())),
+        "index" => Some(index(value, args)),
+        _ => None,
     }
+}
+
+fn index(value: &Value, args: &[Value]) -> Result<Value, Error> {
+    let (what, start, end): (Value, Option<i64>, Option<i64>) = from_args(args)?;
+    let n = value.len().unwrap_or(0) as i64;
+    let place = |at: i64| if at < 0 { (n + at).max(0) } else { at };
+    let (start, end) = (place(start.unwrap_or(0)), place(end.unwrap_or(n)));
+    let mut items = value.try_iter()?.enumerate();
+    let found = items.find(|(idx, item)| (start..end).contains(&(*idx as i64)) && *item == what);
+    let missing = || Error::new(ErrorKind::InvalidOperation, "index: the value is not there");
+    found.map(|(idx, _)| Value::from(idx)).ok_or_else(missing)
 }

@@ -5,6 +5,8 @@ use std::fmt::Write;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 
+use super::text_methods::is_printable;
+
 /// Values nested deeper are refused: writing them recurses.
 const MAX_DEPTH: usize = 64;
 /// Longest text of a value: one that holds another many times could be written without end.
@@ -45,7 +47,7 @@ impl JsonStyle {
         match value.kind() {
             ValueKind::None => json.push_str("null"),
             ValueKind::Bool => json.push_str(if value.is_true() { "true" } else { "false" }),
-            ValueKind::Number => json.push_str(&value.to_string()),
+            ValueKind::Number => json.push_str(&json_number(value)),
             ValueKind::String => self.write_string(json, value.as_str().unwrap_or_default()),
             ValueKind::Seq | ValueKind::Iterable => {
                 let items: Vec<Value> = value.try_iter()?.collect();
@@ -59,7 +61,7 @@ impl JsonStyle {
                     keys.sort();
                 }
                 self.write_items(json, ['{', '}'], depth, &keys, |json, key| {
-                    self.write_string(json, &key.to_string());
+                    self.write_string(json, &json_key(key));
                     json.push_str(&self.key_separator);
                     self.write(json, &value.get_item(key)?, depth + 1)
                 })?;
@@ -120,19 +122,73 @@ pub(super) fn to_python(value: &Value) -> Result<String, Error> {
     Ok(text)
 }
 
+/// `repr(value)`.
+pub(super) fn to_repr(value: &Value) -> Result<String, Error> {
+    let mut text = String::new();
+    write_python(&mut text, value, 1)?;
+    Ok(text)
+}
+
+/// `repr` of a number: the shortest digits that say it, with an exponent from 1e16 and below 1e-4.
+fn number(value: &Value) -> String {
+    if value.is_integer() {
+        return value.to_string();
+    }
+    match f64::try_from(value.clone()) {
+        Ok(float) if float.is_nan() => "nan".to_owned(),
+        Ok(float) if float.is_infinite() => if float < 0.0 { "-inf" } else { "inf" }.to_owned(),
+        Ok(float) if float != 0.0 && !(1e-4..1e16).contains(&float.abs()) => {
+            with_exponent(&format!("{float:e}"))
+        }
+        Ok(float) => format!("{float:?}"),
+        Err(_) => value.to_string(),
+    }
+}
+
+/// Rust's `1.5e16` as C writes it.
+pub(super) fn with_exponent(text: &str) -> String {
+    let Some((digits, exponent)) = text.split_once('e') else { return text.to_owned() };
+    let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |exponent| ('-', exponent));
+    format!("{digits}e{sign}{exponent:0>2}")
+}
+
+fn json_number(value: &Value) -> String {
+    match number(value).as_str() {
+        "nan" => "NaN".to_owned(),
+        "inf" => "Infinity".to_owned(),
+        "-inf" => "-Infinity".to_owned(),
+        text => text.to_owned(),
+    }
+}
+
+/// Keys of JSON are strings: those that are not are written as values are.
+fn json_key(key: &Value) -> String {
+    match key.kind() {
+        ValueKind::None => "null".to_owned(),
+        ValueKind::Bool => if key.is_true() { "true" } else { "false" }.to_owned(),
+        ValueKind::Number => json_number(key),
+        _ => key.to_string(),
+    }
+}
+
 fn write_python(text: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
     check_limits(text, depth)?;
     match value.kind() {
         ValueKind::None => text.push_str("None"),
         ValueKind::Bool => text.push_str(if value.is_true() { "True" } else { "False" }),
         ValueKind::String if depth > 0 => write_quoted(text, value.as_str().unwrap_or_default()),
+        ValueKind::Number => text.push_str(&number(value)),
+        ValueKind::Undefined if depth > 0 => text.push_str("Undefined"),
         ValueKind::Seq => {
-            text.push('[');
+            let is_tuple = value.is_tuple();
+            let [open, close] = if is_tuple { ["(", ")"] } else { ["[", "]"] };
+            text.push_str(open);
             for (item_idx, item) in value.try_iter()?.enumerate() {
                 text.push_str(if item_idx > 0 { ", " } else { "" });
                 write_python(text, &item, depth + 1)?;
             }
-            text.push(']');
+            text.push_str(if is_tuple && value.len() == Some(1) { "," } else { "" });
+            text.push_str(close);
         }
         ValueKind::Map => {
             text.push('{');
@@ -160,10 +216,14 @@ fn write_quoted(text: &mut String, content: &str) {
             '\r' => text.push_str("\\r"),
             '\t' => text.push_str("\\t"),
             _ if character == quote => text.extend(['\\', character]),
-            _ if character.is_ascii_control() => {
-                let _ = write!(text, "\\x{:02x}", u32::from(character));
+            _ if is_printable(character) => text.push(character),
+            _ => {
+                let _ = match u32::from(character) {
+                    code @ ..0x100 => write!(text, "\\x{code:02x}"),
+                    code @ ..0x1_0000 => write!(text, "\\u{code:04x}"),
+                    code => write!(text, "\\U{code:08x}"),
+                };
             }
-            _ => text.push(character),
         }
     }
     text.push(quote);

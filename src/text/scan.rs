@@ -24,11 +24,15 @@ pub(super) struct Literal {
 /// # Errors
 /// Why the template is not even given to a parser.
 pub(super) fn literals(source: &str) -> Result<Vec<Literal>, String> {
-    let mut scan = Scan { source, at: 0, literals: Vec::new(), blocks: Vec::new() };
-    while scan.at < source.len() {
-        scan.step()?;
-    }
-    Ok(scan.literals)
+    Scan::whole(source).map(|scan| scan.literals)
+}
+
+/// Where the tokens of each tag stand, marks for white space among them.
+///
+/// # Errors
+/// As [`literals`].
+pub(super) fn tags(source: &str) -> Result<Vec<Vec<Range<usize>>>, String> {
+    Scan::whole(source).map(|scan| scan.tags)
 }
 
 /// The source with some of its literals changed, by their number: characters are replaced one by one.
@@ -62,19 +66,27 @@ struct Scan<'a> {
     source: &'a str,
     at: usize,
     literals: Vec<Literal>,
+    tags: Vec<Vec<Range<usize>>>,
     /// For each open block, the branches that it has.
     blocks: Vec<usize>,
 }
 
-/// What a tag begins with, and its tokens but the literals.
+/// What a tag begins with, and whether it sets something.
 #[derive(Default)]
 struct Tag<'a> {
     first_word: &'a str,
-    n_tokens: usize,
     has_assignment: bool,
 }
 
 impl<'a> Scan<'a> {
+    fn whole(source: &'a str) -> Result<Self, String> {
+        let mut scan = Self { source, at: 0, literals: Vec::new(), tags: Vec::new(), blocks: Vec::new() };
+        while scan.at < source.len() {
+            scan.step()?;
+        }
+        Ok(scan)
+    }
+
     /// Goes behind the next tag.
     fn step(&mut self) -> Result<(), String> {
         let rest = &self.source[self.at..];
@@ -105,6 +117,7 @@ impl<'a> Scan<'a> {
     fn tag(&mut self, end: &str) -> Result<Tag<'a>, String> {
         let source = self.source;
         let mut tag = Tag::default();
+        let mut tokens = Vec::new();
         let (mut depth, mut waiting) = (0_usize, None);
         self.at += 1;
         loop {
@@ -125,8 +138,8 @@ impl<'a> Scan<'a> {
             if first.is_whitespace() {
                 continue;
             }
-            tag.n_tokens += 1;
-            if tag.n_tokens > MAX_TOKENS {
+            tokens.push(start..self.at);
+            if tokens.len() > MAX_TOKENS {
                 return Err(format!("a tag has more than {MAX_TOKENS} words and marks"));
             }
             match first {
@@ -145,6 +158,7 @@ impl<'a> Scan<'a> {
                 literal.is_sought = token == "in";
             }
         }
+        self.tags.push(tokens);
         Ok(tag)
     }
 

@@ -11,6 +11,7 @@ mod demo;
 mod families;
 mod gpu_decoder;
 mod invariance;
+mod jinja;
 mod kernels;
 mod merge;
 mod not_finite;
