@@ -12,7 +12,7 @@
 //! model    a decoder over a device. Never JSON or paths    device   operations of a decoder; open alone chooses
 //! kernels  arithmetic on slices; scalar.rs is its meaning  store    live files: map, atomic writer, catalog
 //! format   bytes to typed views. Never a path or thread    numbers  kinds of weights, words of the architecture
-//! cuda     the driver of GPUs, loaded when asked for
+//! cuda     the driver of GPUs, loaded when asked for       progress how far long work is, on a terminal
 //! ```
 //!
 //! Arrows (who may use whom), held by tests/library/architecture.rs:
@@ -21,16 +21,16 @@
 //! main    -> cli answer compress config daemon doctor operator probe tools
 //! cli     -> answer compress config daemon doctor operator probe tools format numbers (options, reports, errors only)
 //! daemon  -> answer spool config infer (its counts)
-//! answer  -> spool (its wire) config store text infer model device format numbers
+//! answer  -> spool (its wire) config store text infer model device format numbers progress
 //! operator -> spool store
 //! doctor  -> answer spool store config format cuda
-//! probe   -> store infer (its sampler) model device kernels format numbers
-//! compress -> tools store text model device format numbers
-//! tools   -> store text kernels format numbers device, cuda (kernels and their compiler only)
+//! probe   -> store infer (its sampler) model device kernels format numbers progress
+//! compress -> tools store text model device format numbers progress
+//! tools   -> store text kernels format numbers progress device, cuda (kernels and their compiler only)
 //! infer   -> model device (its trait) format
 //! model   -> device format numbers     device -> kernels format numbers cuda
 //! kernels -> numbers                   store  -> format            format -> numbers
-//! config  -> numbers                   spool, text, numbers, cuda -> nothing of ours
+//! config  -> numbers                   spool, text, numbers, cuda, progress -> nothing of ours
 //! ```
 //!
 //! Life of `x.json`: renamed into new/ -> the scout sees it, the spool's writer claims it -> wire reads it under
@@ -60,6 +60,7 @@ pub mod model;
 pub mod numbers;
 pub mod operator;
 pub mod probe;
+pub mod progress;
 pub mod spool;
 pub mod store;
 pub mod text;

@@ -16,6 +16,7 @@ fn main() -> ExitCode {
 
 fn work(invocation: Invocation) -> Result<(), Stop> {
     cli::start_logging(LogSettings::from_environment()?, &invocation);
+    let _interruption = tools::Interruption::watch(invocation.command.output().as_deref());
     match &invocation.command {
         Command::Serve(args) => Ok(daemon::serve(&args.config, Config::read(&args.config)?)?),
         Command::Run(args) => Ok(answer::run(&args.options())?),

@@ -56,6 +56,12 @@ pub enum AnswerError {
     Output(std::io::Error),
     #[error("interrupted")]
     Stopped,
+    #[error(
+        "cannot go on with {}: it {why}; give the request file and the flags of the run that wrote it, or leave out \
+         --resume to begin anew",
+        output.display()
+    )]
+    Resume { output: PathBuf, why: String },
     #[error("{value} is no value for --{flag}; wanted {wanted}")]
     Flag { flag: &'static str, value: String, wanted: &'static str },
 }
@@ -73,7 +79,7 @@ impl AnswerError {
             Self::Engine { .. } | Self::Text { .. } | Self::TextRefused { .. } | Self::NoTokenizer { .. } => {
                 65
             }
-            Self::Rejected { .. } | Self::SomeFailed { .. } => 65,
+            Self::Rejected { .. } | Self::SomeFailed { .. } | Self::Resume { .. } => 65,
             Self::SelfTest { .. } => 70,
             // As with a wrong configuration; but what other programs hold may be free later.
             Self::Memory { source, .. } if source.is_lasting() => 78,

@@ -1,28 +1,28 @@
 //! One request file without a spool: the workflow's llm_inference.
 
 use std::fs::File;
-use std::io::{BufWriter, ErrorKind, IsTerminal, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::adapters::AdapterPlaces;
 use super::engine::{EngineOptions, TextEngine};
 use super::error::AnswerError;
 use super::executor::{Executor, Ticket};
+use super::outcome::{Outcome, print_answers, write_answers};
 use super::profile::Profile;
 use super::ready::Ready;
 use super::refused::refused;
+use super::resume::{Kept, Wanted, kept_answers};
 use crate::infer::PrefixCache;
 use crate::numbers::{DeviceChoice, KvCacheDtype};
+use crate::progress::{Bar, Progress};
 use crate::spool::is_of_lines;
-use crate::spool::wire::{
-    Answer, AnswerFile, BadRequest, Fault, FaultCode, Form, Request, RequestFile, Stamp,
-};
+use crate::spool::wire::{BadRequest, Fault, FaultCode, Form, Request, RequestFile, Stamp};
 use crate::store::{AllowedRoots, AtomicFile, StoreError, read_small};
 
 /// The flags of `run`.
@@ -31,6 +31,8 @@ pub struct RunOptions {
     pub engine_dir: PathBuf,
     pub input_file: PathBuf,
     pub output_file: PathBuf,
+    /// Keeps the whole answers of an output file that an interrupted run wrote.
+    pub resume: bool,
     /// Replaces the file's `batch_size`.
     pub batch_size: Option<usize>,
     /// Replaces the file's `max_generate_length`.
@@ -66,6 +68,7 @@ pub struct RunOptions {
 pub fn run(options: &RunOptions) -> Result<(), AnswerError> {
     check_paths(options)?;
     let file = Arc::new(read_requests(options)?);
+    let kept = read_kept(&file, options)?;
     let engine_options = EngineOptions {
         directory: options.engine_dir.clone(),
         n_threads: options.threads,
@@ -89,11 +92,12 @@ pub fn run(options: &RunOptions) -> Result<(), AnswerError> {
     let mut executor = Executor::new(engine, places);
     let mut profile = Profile::default();
     let is_interrupted = interruption().map_err(AnswerError::system("watch signals"))?;
-    let answers = answer_all(&mut executor, &file, options, (&mut profile, &is_interrupted));
+    let answers = answer_all(&mut executor, (&file, kept), options, (&mut profile, &is_interrupted));
     // The profile comes first, as in the original: whoever waits for the answers finds both. But what was
     // computed is written whatever else fails.
     let profile_written = write_profile(options, &profile);
-    write_answers(options, &file, &answers)?;
+    let input_file = options.input_file.to_string_lossy();
+    write_answers(&options.output_file, &input_file, (&file, &answers))?;
     profile_written?;
     if options.dump_output {
         match print_answers(&answers) {
@@ -103,9 +107,9 @@ pub fn run(options: &RunOptions) -> Result<(), AnswerError> {
             _ => {}
         }
     }
-    let n_failed = answers.iter().filter(|answer| answer.error.is_some()).count();
+    let n_failed = answers.iter().filter(|answer| answer.has_failed()).count();
     if is_interrupted.load(Ordering::Relaxed) {
-        let n_cancelled = answers.iter().filter(|answer| is_cancelled(answer)).count();
+        let n_cancelled = answers.iter().filter(|answer| answer.is_cancelled()).count();
         let (n_answered, n_requests) = (answers.len() - n_cancelled, answers.len());
         return Err(AnswerError::Interrupted { n_answered, n_requests, output: options.output_file.clone() });
     }
@@ -129,8 +133,20 @@ fn interruption() -> std::io::Result<Arc<AtomicBool>> {
     Ok(flag)
 }
 
-fn is_cancelled(answer: &Answer) -> bool {
-    answer.error.as_ref().is_some_and(|fault| fault.code == FaultCode::Cancelled)
+/// For each request the answer that is there already, if the run goes on with an earlier one's.
+fn read_kept(file: &RequestFile, options: &RunOptions) -> Result<Vec<Option<Kept>>, AnswerError> {
+    let n_requests = file.n_requests();
+    if !options.resume {
+        return Ok((0..n_requests).map(|_| None).collect());
+    }
+    let request = |index: usize| read_request(file, index, options);
+    let wanted = Wanted {
+        n_requests,
+        batch_size: file.batch_size,
+        is_of_lines: matches!(file.form(), Form::Lines(_)),
+        request: &request,
+    };
+    kept_answers(&options.output_file, &wanted)
 }
 
 /// No file is written over another one of the same run.
@@ -186,17 +202,22 @@ fn read_request(file: &RequestFile, index: usize, options: &RunOptions) -> Resul
 
 fn answer_all(
     executor: &mut Executor,
-    file: &Arc<RequestFile>,
+    (file, kept): (&Arc<RequestFile>, Vec<Option<Kept>>),
     options: &RunOptions,
     (profile, is_interrupted): (&mut Profile, &AtomicBool),
-) -> Vec<Answer> {
+) -> Vec<Outcome> {
     let n_requests = file.n_requests();
-    let mut answers: Vec<Option<Answer>> = (0..n_requests).map(|_| None).collect();
-    let progress = progress_bar(n_requests);
+    let mut answers: Vec<Option<Outcome>> = kept.into_iter().map(|kept| kept.map(Outcome::Kept)).collect();
+    let progress = Bar::of(Progress::Bar, n_requests as u64, "requests");
+    progress.add(answers.iter().flatten().count() as u64);
     let unix_time = unix_time();
     let mut next = 0;
     while next < n_requests || executor.n_active() > 0 {
         while next < n_requests && executor.has_room() {
+            if answers[next].is_some() {
+                next += 1;
+                continue;
+            }
             let ticket = Ticket { job: 0, request_idx: next };
             let request = read_request(file, next, options);
             let ready = Ready::new(request, (file, next), unix_time, executor.engine().guides(), |prompt| {
@@ -207,17 +228,17 @@ fn answer_all(
                 Ready::Answered(answer) => Some(*answer),
             };
             if let Some(answer) = answer {
-                answers[next] = Some(answer);
-                progress.inc(1);
+                answers[next] = Some(Outcome::Computed(Box::new(answer)));
+                progress.add(1);
             }
             next += 1;
         }
         let start = Instant::now();
         let finished = executor.step();
         profile.add(executor.last_step(), start.elapsed());
-        progress.inc(finished.len() as u64);
+        progress.add(finished.len() as u64);
         for (ticket, answer) in finished {
-            answers[ticket.request_idx] = Some(answer);
+            answers[ticket.request_idx] = Some(Outcome::Computed(Box::new(answer)));
         }
         let interruption = || {
             let why = "the run was interrupted before the answer was whole";
@@ -230,62 +251,19 @@ fn answer_all(
             {
                 let fault = fault.clone();
                 let request = read_request(file, request_idx, options);
-                *answer = Some(refused(request_idx, file.batch_size, request, fault));
+                let refused = refused(request_idx, file.batch_size, request, fault);
+                *answer = Some(Outcome::Computed(Box::new(refused)));
             }
             break;
         }
         let (n_read, n_generated, _) = profile.totals();
-        progress.set_message(format!("{n_read} tokens read, {n_generated} generated"));
+        progress.say(format!("{n_read} tokens read, {n_generated} generated"));
     }
-    progress.finish_and_clear();
     answers.into_iter().flatten().collect()
 }
 
 fn unix_time() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
-}
-
-fn progress_bar(n_requests: usize) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} requests, {msg}, {elapsed} (eta {eta})")
-        .expect("the template is a constant");
-    let progress = ProgressBar::new(n_requests as u64).with_style(style);
-    progress.enable_steady_tick(Duration::from_millis(200));
-    progress
-}
-
-fn print_answers(answers: &[Answer]) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    for answer in answers {
-        let names: Vec<&str> = answer.lora_names().collect();
-        let adapter = if names.is_empty() { "no adapter".to_owned() } else { names.join(" + ") };
-        writeln!(out, "[{} {adapter}] {}", answer.request_idx, answer.output_text)?;
-    }
-    Ok(())
-}
-
-fn write_answers(options: &RunOptions, file: &RequestFile, answers: &[Answer]) -> Result<(), AnswerError> {
-    let path = &options.output_file;
-    let failed = |source| StoreError::Io { path: path.clone(), action: "write", source };
-    let output = AtomicFile::create(path)?;
-    if matches!(file.form(), Form::Lines(_)) {
-        let mut out = BufWriter::new(output);
-        for answer in answers {
-            answer.write_json(&mut out).and_then(|()| out.write_all(b"\n")).map_err(failed)?;
-        }
-        let output = out.into_inner().map_err(|error| failed(error.into_error()))?;
-        return Ok(output.commit()?);
-    }
-    let input_file = options.input_file.to_string_lossy();
-    let mut writer = AnswerFile::begin(BufWriter::new(output), &input_file).map_err(failed)?;
-    for answer in answers {
-        writer.entry(|out| answer.write_json(out)).map_err(failed)?;
-    }
-    let writer = writer.finish(&file.warnings).map_err(failed)?;
-    let output = writer.into_inner().map_err(|error| failed(error.into_error()))?;
-    Ok(output.commit()?)
 }
 
 fn write_profile(options: &RunOptions, profile: &Profile) -> Result<(), AnswerError> {

@@ -3,8 +3,8 @@
 
 use llguidance::toktrie::SimpleVob;
 
-/// Bytes of a run: a line's end, and an indentation that is deep.
-const MAX_RUN: usize = 64;
+/// Bytes of a run: a line's end, and a deep indentation.
+const MAX_RUN: usize = 32;
 
 /// Where an answer stands that is JSON.
 #[derive(Debug, Clone, Default)]

@@ -1,5 +1,7 @@
 //! The commands, as the help lists them.
 
+use std::path::PathBuf;
+
 use clap::{Parser, Subcommand};
 
 use super::ask::AskArgs;
@@ -23,7 +25,8 @@ use super::spool::{ErrorsArgs, StatusArgs, SubmitArgs};
 pub const EXIT_CODES: &str = "\
 Exit codes: 0 done; 64 wrong usage; 65 wrong data in a file, or some requests failed; 66 no such input; \
 69 not available; 70 fault of the program; 71 the system refused; 73 cannot create the output; 74 cannot \
-read or write; 75 try again later; 77 not allowed; 78 wrong configuration.
+read or write; 75 try again later; 77 not allowed; 78 wrong configuration; \
+130 or 143 interrupted by Ctrl-C or SIGTERM.
 JETSPOOL_LOG=error|warn|info|debug|trace sets how much is logged to stderr.";
 
 /// Answer files of LLM requests, each with its LoRA adapter, on the machine itself.
@@ -88,6 +91,21 @@ pub enum Command {
     /// The daemon's own helper; no command for people.
     #[command(skip)]
     TextWorker,
+}
+
+impl Command {
+    /// The directory that a tool writes to, and must not leave half written.
+    pub fn output(&self) -> Option<PathBuf> {
+        match self {
+            Self::Build(args) => Some(args.options().engine_dir),
+            Self::ProcessLora(args) => Some(args.options().output_dir),
+            Self::QuantizeLlm(args) => Some(args.options().output_dir),
+            Self::MergeLora(args) => Some(args.options().output_dir),
+            Self::ExportLlm(args) => Some(args.options().output_dir),
+            Self::InsertLora(args) => Some(args.options().onnx_dir),
+            _ => None,
+        }
+    }
 }
 
 /// A command line that was understood.

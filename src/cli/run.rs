@@ -17,6 +17,11 @@ A file that ends in .jsonl is a batch file as OpenAI's Batch API and vllm run-ba
 answer a line. Its `model` is the name of the engine's directory, one of --servedModelName, or an adapter of \
 --loraModules.
 
+Ctrl-C or SIGTERM: the answers that are whole are written, the others get the error `cancelled`, and the exit code \
+is 130. The same command with --resume goes on from there: it keeps the whole answers byte for byte and computes the \
+others, so that the file is the one that an undisturbed run writes (but for `usage.cached_tokens`). An output that \
+answers other requests is refused.
+
 Examples:
   jetspool run --engineDir engine --inputFile input.json --outputFile output.json
   jetspool run --engineDir engine --inputFile input.json --outputFile output.json \\
@@ -37,6 +42,9 @@ pub struct RunArgs {
     /// Answer file to write.
     #[arg(long = "outputFile", value_name = "FILE")]
     output_file: PathBuf,
+    /// Go on with the output file of a run that was interrupted; one that is not there is begun.
+    #[arg(long)]
+    resume: bool,
     /// Instead of the file's batch_size.
     #[arg(long = "batchSize", value_name = "N", value_parser = count(1, 16))]
     batch_size: Option<usize>,
@@ -92,6 +100,7 @@ impl RunArgs {
             engine_dir: self.engine_dir.clone(),
             input_file: self.input_file.clone(),
             output_file: self.output_file.clone(),
+            resume: self.resume,
             batch_size: self.batch_size,
             max_generate_length: self.max_generate_length,
             num_logprobs: self.num_logprobs,

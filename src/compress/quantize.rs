@@ -5,7 +5,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use safetensors::Dtype;
 
 use super::awq::{Member, choose, errors_and_sizes, sample_rows};
@@ -22,10 +21,10 @@ use super::texts::{Reader, Sequence, Texts, first_token};
 use crate::device::{self, Cpu};
 use crate::format::engine::HEAD;
 use crate::format::{FormatError, TensorFile};
+use crate::progress::Bar;
 use crate::store::engine::TOKENIZER_FILE;
 use crate::store::{Checkpoint, StoreError, map_file, read_small_optional};
 use crate::text::Tokenizer;
-use crate::tools::build::Progress;
 use crate::tools::staging::Staging;
 use crate::tools::weights::source::{RowSource, decoder};
 use crate::tools::{ToolError, WriteError};
@@ -130,14 +129,13 @@ pub fn observe(
 ) -> Result<Observations, ToolError> {
     let no_room =
         |source| StoreError::Io { path: options.model_dir.clone(), action: "hold a cache for", source };
-    let bar = bar(options, "calibration", n_tokens(&texts.calibration));
+    let bar = bar(options, "calibration", n_tokens(&texts.calibration), "tokens");
     if options.head.is_some() {
         // The head sees activations only where logits are asked for.
-        reading.perplexity(&texts.calibration, &|n| bar.inc(n)).map_err(no_room)?;
+        reading.perplexity(&texts.calibration, &|n| bar.add(n)).map_err(no_room)?;
     } else {
-        reading.read(&texts.calibration, &|n| bar.inc(n)).map_err(no_room)?;
+        reading.read(&texts.calibration, &|n| bar.add(n)).map_err(no_room)?;
     }
-    bar.finish_and_clear();
     Ok(reading.observations())
 }
 
@@ -151,11 +149,10 @@ fn judge(
     texts: &Texts,
     what: &'static str,
 ) -> Result<f64, ToolError> {
-    let bar = bar(options, what, n_tokens(&texts.held));
+    let bar = bar(options, what, n_tokens(&texts.held), "tokens");
     let no_room =
         |source| StoreError::Io { path: options.model_dir.clone(), action: "hold a cache for", source };
-    let perplexity = reading.perplexity(&texts.held, &|n| bar.inc(n)).map_err(no_room)?;
-    bar.finish_and_clear();
+    let perplexity = reading.perplexity(&texts.held, &|n| bar.add(n)).map_err(no_room)?;
     Ok(perplexity)
 }
 
@@ -179,7 +176,7 @@ impl Groups {
         for linear in linears.iter().filter(|linear| linear.method.is_some()) {
             by_input.entry(input_of(&linear.name)).or_default().push(linear);
         }
-        let bar = bar(options, "scales", by_input.len() as u64);
+        let bar = bar(options, "scales", by_input.len() as u64, "inputs");
         let mut groups = Self { coders: BTreeMap::new(), watched: BTreeMap::new() };
         let mut n_unseen = 0;
         for linears in by_input.into_values() {
@@ -193,9 +190,9 @@ impl Groups {
                 groups.coders.insert(linear.name.clone(), coder.clone());
                 groups.watched.insert(linear.name.clone(), watched.clone());
             }
-            bar.inc(1);
+            bar.add(1);
         }
-        bar.finish_and_clear();
+        drop(bar);
         if n_unseen > 0 {
             warnings
                 .push(format!("{n_unseen} inputs were never used by the text: their scales are plain ones"));
@@ -246,7 +243,7 @@ fn write_weights(
     }
     let plan = Plan::new(entries);
     let mut matrices = BTreeMap::new();
-    let bar = bar(options, "writing", names.len() as u64);
+    let bar = bar(options, "writing", names.len() as u64, "tensors");
     let mut fill = |file: &fs::File| -> Result<(), WriteError> {
         let writer = Writer::start(file, &plan, cpu.n_threads())?;
         for (name, scale) in &cache_scales {
@@ -263,7 +260,7 @@ fn write_weights(
                 (None, Some(tensor)) => writer.copy(name, &tensor)?,
                 (None, None) => {}
             }
-            bar.inc(1);
+            bar.add(1);
         }
         Ok(())
     };
@@ -272,7 +269,6 @@ fn write_weights(
             .map_err(|error| error.at(&options.model_dir, &options.output_dir, plan.n_bytes()))?;
         Ok(out)
     })?;
-    bar.finish_and_clear();
     Ok(Written { n_bytes: plan.n_bytes(), matrices: matrices.into_values().collect() })
 }
 
@@ -358,11 +354,8 @@ fn dequantized(
     }))
 }
 
-fn bar(options: &QuantizeOptions, what: &'static str, n: u64) -> ProgressBar {
-    if options.progress == Progress::Quiet {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{msg:18} {bar:30} {pos}/{len} {eta}");
-    let bar = ProgressBar::new(n).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.with_message(what)
+fn bar(options: &QuantizeOptions, words: &'static str, n: u64, what: &str) -> Bar {
+    let bar = Bar::of(options.progress, n, what);
+    bar.say(words);
+    bar
 }

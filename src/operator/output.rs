@@ -12,3 +12,8 @@ pub fn print(text: &str) -> Result<bool, OperatorError> {
         Err(error) => Err(OperatorError::System { action: "print", source: error }),
     }
 }
+
+/// Says something for people on stderr, so that what is printed stays as programs read it.
+pub fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

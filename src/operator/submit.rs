@@ -10,7 +10,7 @@ use serde::de::IgnoredAny;
 
 use super::client::ask_within;
 use super::error::OperatorError;
-use super::output::print;
+use super::output::{note, print};
 use crate::spool::control::{JobName, Order, Reply};
 use crate::spool::submit::{submit as drop_in, wait_for_answer};
 use crate::spool::wire::{RequestFile, Stamp};
@@ -30,7 +30,8 @@ pub struct SubmitOptions {
     pub timeout: Duration,
 }
 
-/// Drops a request file into the spool under its own name and prints the name, or the answer's path.
+/// Drops a request file into the spool under its own name and prints the name, or the answer's path once it is there;
+/// which name it waits for is said on stderr.
 ///
 /// # Errors
 /// [`OperatorError::Rejected`] for a file that no daemon would take.
@@ -48,6 +49,7 @@ pub fn submit(options: &SubmitOptions) -> Result<(), OperatorError> {
     if !options.wait {
         return print(&printable(&name).to_string()).map(drop);
     }
+    note(&format!("waiting for the answer to {}", printable(&name)));
     let answer = wait(options, name, inode)?;
     print(&printable(&answer).to_string())?;
     check_answer(answer)

@@ -18,6 +18,7 @@ use crate::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
 use crate::numbers::Precision;
 use crate::numbers::precision::scale_name;
 use crate::numbers::{DeviceChoice, KvCacheDtype};
+use crate::progress::{Bar, Progress};
 use crate::store::{Engine, map_file};
 
 /// The flags of `bench`.
@@ -63,9 +64,14 @@ pub fn bench(options: &BenchOptions) -> Result<BenchReport, ProbeError> {
     };
     let mut logits = Vec::new();
     let mut reports = Vec::new();
+    // With one more of each, which is not counted.
+    let n_steps: usize = cases.iter().map(|case| case.iterations.saturating_add(1)).sum();
+    let bar = Bar::of(Progress::Bar, n_steps as u64, "steps");
     for case in cases {
-        reports.push(bench.time(case, &mut logits)?);
+        bar.say(case.words());
+        reports.push(bench.time(case, &bar, &mut logits)?);
     }
+    bar.say("reading memory");
     let device = bench.decoder.device().name();
     let n_threads = device.n_threads;
     Ok(BenchReport {
@@ -154,7 +160,7 @@ impl Bench {
     }
 
     /// Times a case; leaves a row of its logits.
-    fn time(&self, case: Case, logits: &mut Vec<f32>) -> Result<CaseReport, ProbeError> {
+    fn time(&self, case: Case, bar: &Bar, logits: &mut Vec<f32>) -> Result<CaseReport, ProbeError> {
         self.check(case)?;
         let (n_tokens, start) = case.tokens_and_start();
         let vocab_size = self.decoder.architecture().vocab_size;
@@ -187,6 +193,7 @@ impl Bench {
             let begin = Instant::now();
             self.decoder.forward(&segments, &mut cache, &mut workspace)?;
             times_ms.push(begin.elapsed().as_secs_f64() * 1e3);
+            bar.add(1);
         }
         logits.clear();
         logits.extend_from_slice(self.decoder.logits(&workspace, 0));

@@ -22,6 +22,15 @@ pub struct Case {
 }
 
 impl Case {
+    /// In a few words.
+    pub fn words(self) -> String {
+        let Self { batch_size, len, .. } = self;
+        match self.mode {
+            BenchMode::Prefill => format!("prefill, {batch_size} x {len}"),
+            BenchMode::Decode => format!("decode, {batch_size} x {len}"),
+        }
+    }
+
     /// Tokens of each sequence in a step, and where they begin.
     pub fn tokens_and_start(self) -> (usize, usize) {
         match self.mode {

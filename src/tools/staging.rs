@@ -29,7 +29,7 @@ impl Staging {
         fs::create_dir_all(parent).map_err(StoreError::io(parent, "create"))?;
         remove_leftovers(&target);
         let mut name = target.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".tmp-{}", std::process::id()));
+        name.push(temporary_end());
         let temporary = target.with_file_name(name);
         fs::create_dir(&temporary).map_err(StoreError::io(&temporary, "create"))?;
         Ok(Self { target, temporary, names: Vec::new(), losses: Losses::now() })
@@ -109,8 +109,13 @@ impl Drop for Staging {
     }
 }
 
+/// How the names of temporary files and directories of this process end; those of files go on with a number.
+pub(super) fn temporary_end() -> String {
+    format!(".tmp-{}", std::process::id())
+}
+
 /// A path with a last component to put a suffix on.
-fn real_target(target: &Path) -> Result<PathBuf, ToolError> {
+pub(super) fn real_target(target: &Path) -> Result<PathBuf, ToolError> {
     // Through a link, the files belong where it leads.
     match fs::canonicalize(target) {
         Ok(real) => Ok(real),
@@ -119,7 +124,7 @@ fn real_target(target: &Path) -> Result<PathBuf, ToolError> {
     }
 }
 
-fn parent_of(path: &Path) -> &Path {
+pub(super) fn parent_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 /// Room and what it may use of ours.
-const ARROWS: [(&str, &[&str]); 20] = [
+const ARROWS: [(&str, &[&str]); 21] = [
     ("main", &["answer", "cli", "compress", "config", "daemon", "doctor", "operator", "probe", "tools"]),
     (
         "cli",
@@ -18,16 +18,19 @@ const ARROWS: [(&str, &[&str]); 20] = [
             "tools",
         ],
     ),
-    ("compress", &["device", "format", "model", "numbers", "store", "text", "tools"]),
+    ("compress", &["device", "format", "model", "numbers", "progress", "store", "text", "tools"]),
     ("daemon", &["answer", "config", "infer", "spool"]),
     // Of the spool only the wire.
-    ("answer", &["config", "device", "format", "infer", "model", "numbers", "spool", "store", "text"]),
+    (
+        "answer",
+        &["config", "device", "format", "infer", "model", "numbers", "progress", "spool", "store", "text"],
+    ),
     ("operator", &["spool", "store"]),
     ("doctor", &["answer", "config", "cuda", "format", "spool", "store"]),
     ("cuda", &[]),
     // Of infer only the sampler.
-    ("probe", &["device", "format", "infer", "kernels", "model", "numbers", "store"]),
-    ("tools", &["cuda", "device", "format", "kernels", "numbers", "store", "text"]),
+    ("probe", &["device", "format", "infer", "kernels", "model", "numbers", "progress", "store"]),
+    ("tools", &["cuda", "device", "format", "kernels", "numbers", "progress", "store", "text"]),
     // Of the device only the trait, as a bound on the model.
     ("infer", &["device", "format", "model"]),
     ("model", &["device", "format", "numbers"]),
@@ -39,6 +42,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
     ("config", &["numbers"]),
     ("format", &["numbers"]),
     ("numbers", &[]),
+    ("progress", &[]),
 ];
 
 const MAX_FILE_LINES: usize = 600;

@@ -13,6 +13,7 @@ mod faults_files;
 mod faults_flood;
 mod gpu;
 mod guided;
+mod interruption;
 mod list;
 mod memory;
 mod operate;

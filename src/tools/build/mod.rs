@@ -6,6 +6,7 @@ mod onnx;
 pub(crate) mod precision;
 pub(crate) mod run;
 
+pub use crate::progress::Progress;
 pub use kernels::GpuTarget;
 pub use onnx::build_onnx;
-pub use run::{BuildOptions, BuildReport, Progress, Spreads, build, build_spread, find_sources};
+pub use run::{BuildOptions, BuildReport, Spreads, build, build_spread, find_sources};

@@ -5,7 +5,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::statvfs::statvfs;
 use sha2::{Digest, Sha256};
 
@@ -21,6 +20,7 @@ use crate::numbers::family::Family;
 use crate::numbers::int4::Spread;
 use crate::numbers::kind::kinds_text;
 use crate::numbers::{Kind, Precision};
+use crate::progress::{Bar, Progress};
 use crate::store::digest::{Sha256Writer, sha256};
 use crate::store::engine::{
     CHAT_TEMPLATE_FILE, CONFIG_FILE, PROCESSED_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE,
@@ -46,13 +46,6 @@ const TEXT_FILES: [&str; 6] = [
 ];
 /// Room for the text files and the file system's own needs.
 const SPARE_BYTES: u64 = 32 << 20;
-
-/// Whether a bar is drawn; on anything but a terminal it never is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    Bar,
-    Quiet,
-}
 
 /// How rounding errors spread over the inputs of matrices, by the names of their weights.
 pub type Spreads = BTreeMap<String, Arc<Spread>>;
@@ -461,25 +454,15 @@ fn write_weights<W: Write>(
     (sources, spreads): (&Sources, &Spreads),
     options: &BuildOptions,
 ) -> Result<W, ToolError> {
-    let bar = progress_bar(options.progress, plan.n_bytes());
-    let written = |n_bytes: u64| bar.inc(n_bytes);
+    let bar = Bar::of_bytes(options.progress, plan.n_bytes());
+    let written = |n_bytes: u64| bar.add(n_bytes);
     let write = || -> Result<W, WriteError> {
         let mut writer = EngineWriter::start(out, plan, options.n_threads, &written)?;
         for (item, source) in plan.items.iter().zip(sources) {
-            bar.set_message(item.name().to_owned());
+            bar.say(item.name().to_owned());
             writer.add(item, source, spreads.get(item.name()).map(|spread| &**spread))?;
         }
         Ok(writer.finish(plan))
     };
-    let result = write();
-    bar.finish_and_clear();
-    result.map_err(|error| error.at(&options.model_dir, &options.engine_dir, plan.n_bytes()))
-}
-
-pub(crate) fn progress_bar(progress: Progress, n_bytes: u64) -> ProgressBar {
-    if progress == Progress::Quiet {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {eta} {msg}");
-    ProgressBar::new(n_bytes).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    write().map_err(|error| error.at(&options.model_dir, &options.engine_dir, plan.n_bytes()))
 }

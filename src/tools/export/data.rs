@@ -124,11 +124,11 @@ impl ExportPlan {
         Ok(Self { tensors, embedding, quantized, n_data_bytes: position })
     }
 
-    /// Writes [`DATA_FILE`].
+    /// Writes [`DATA_FILE`]; `written` gets the bytes of each tensor.
     ///
     /// # Errors
     /// [`WriteError`].
-    pub fn write_data<W: Write>(&self, mut out: W) -> Result<W, WriteError> {
+    pub fn write_data<W: Write>(&self, mut out: W, written: &dyn Fn(u64)) -> Result<W, WriteError> {
         let mut position = 0_u64;
         for tensor in &self.tensors {
             let Place::Data(offset) = tensor.place else { continue };
@@ -136,6 +136,7 @@ impl ExportPlan {
             out.write_all(&[0; PAGE][..gap])?;
             tensor.write(&mut out)?;
             position = offset + tensor.n_bytes() as u64;
+            written(tensor.n_bytes() as u64);
         }
         Ok(out)
     }
@@ -254,7 +255,7 @@ impl ExportTensor {
     }
 
     /// Size in the exported files.
-    fn n_bytes(&self) -> usize {
+    pub fn n_bytes(&self) -> usize {
         (self.dims.iter().product::<usize>() * self.element.n_bits().unwrap_or(0)).div_ceil(8)
     }
 

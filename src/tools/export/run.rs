@@ -10,6 +10,7 @@ use crate::format::json::sorted_text;
 use crate::format::onnx::ElementType;
 use crate::format::onnx::config::onnx_config_json;
 use crate::numbers::Precision;
+use crate::progress::{Bar, Progress};
 use crate::store::engine::CHAT_TEMPLATE_FILE;
 use crate::store::{Checkpoint, read_small_optional};
 use crate::tools::build::precision::{has_quantized_head, quantization_notes, resolve_precision};
@@ -81,8 +82,11 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ToolError> {
     warnings.extend(template.note());
     let mut staging = Staging::create(&options.output_dir)?;
     let failed = |error: WriteError| error.at(&options.model_dir, &options.output_dir, plan.n_data_bytes);
-    staging.write(DATA_FILE, |out| plan.write_data(out).map_err(failed))?;
+    let n_embedding_bytes = plan.embedding.n_bytes() as u64;
+    let bar = Bar::of_bytes(Progress::Bar, plan.n_data_bytes + n_embedding_bytes);
+    staging.write(DATA_FILE, |out| plan.write_data(out, &|n_bytes| bar.add(n_bytes)).map_err(failed))?;
     staging.write(EMBEDDING_FILE, |out| plan.write_embedding(out).map_err(failed))?;
+    bar.add(n_embedding_bytes);
     for name in TEXT_FILES {
         let bytes = match name {
             // Whichever place it stood in.

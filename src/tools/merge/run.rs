@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use indicatif::ProgressBar;
 use serde_json::{Map, Value};
 
 use super::adapter::AdapterTensors;
@@ -16,11 +15,11 @@ use super::write::{file_size, write_file};
 use crate::format::ShardIndex;
 use crate::format::json::parse_object;
 use crate::kernels::Kernels;
+use crate::progress::{Bar, Progress};
 use crate::store::weight_files::INDEX_FILE;
 use crate::store::{StoreError, WeightFiles, read_small};
 use crate::tools::ToolError;
-use crate::tools::build::Progress;
-use crate::tools::build::run::{check_space, progress_bar};
+use crate::tools::build::run::check_space;
 use crate::tools::companions::Companions;
 use crate::tools::staging::Staging;
 
@@ -168,10 +167,10 @@ fn write_weights(
     shards: &BTreeMap<String, Vec<OutTensor>>,
     n_bytes: u64,
 ) -> Result<(), ToolError> {
-    let bar: ProgressBar = progress_bar(options.progress, n_bytes);
+    let bar = Bar::of_bytes(options.progress, n_bytes);
     let progress = |name: &str, n_bytes: u64| {
-        bar.set_message(name.to_owned());
-        bar.inc(n_bytes);
+        bar.say(name.to_owned());
+        bar.add(n_bytes);
     };
     let arithmetic = Arithmetic { kernels: Kernels::detect(), element };
     let mut result = Ok(());
@@ -184,7 +183,6 @@ fn write_weights(
             break;
         }
     }
-    bar.finish_and_clear();
     result
 }
 
