@@ -26,7 +26,7 @@ TOOLS = [{"type": "function", "function": {"name": "older", "description": "Adds
 
 def chat(content: str, **more: Any) -> CompletionCreateParamsNonStreaming:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": content}]
-    return {"model": "demo", "messages": messages, "max_completion_tokens": 60, **more}
+    return {"model": "demo", "messages": messages, "max_completion_tokens": 200, **more}
 
 
 BODIES: list[tuple[str, dict[str, Any]]] = [
