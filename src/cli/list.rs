@@ -1,6 +1,7 @@
 //! `list`: the engines and adapters at hand.
 
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 
@@ -8,14 +9,14 @@ use super::show::show;
 use super::stop::Stop;
 use super::table::{Align, Table, cut};
 use crate::config::{Config, DEFAULT_FILE};
-use crate::operator::{OperatorError, Serving};
+use crate::operator::{LastUse, OperatorError, Serving};
 use crate::tools::{AdapterEntry, Daemon, EngineEntry, ListOptions, Listing};
 
 const HELP: &str = "\
 Engines: that of the configuration, those beside it, and those that are named. Adapters: those of the adapters \
 directory, each with the name that requests give it, and with the engines of this list that it fits. Nothing of it is \
-read but what says this. `in use` counts the requests under way of the daemon that the configuration is for; when an \
-adapter was last used is not recorded. `jetspool inspect PATH` shows one of them in depth.
+read but what says this. `in use` counts the requests under way of the daemon that the configuration is for, `last use` \
+is when it has answered the last one that names the adapter. `jetspool inspect PATH` shows one of them in depth.
 
 Examples:
   jetspool list
@@ -75,7 +76,10 @@ impl ListArgs {
     ///
     /// # Errors
     /// [`Stop`] with what is wrong with an engine that was named, or with the adapters directory.
-    pub fn show(&self, listing: Listing) -> Result<(), Stop> {
+    pub fn show(&self, mut listing: Listing, last_use: &LastUse) -> Result<(), Stop> {
+        for adapter in &mut listing.adapters {
+            adapter.last_use = last_use.of(&adapter.name);
+        }
         if self.json {
             // Plain data: it cannot fail.
             show(&serde_json::to_string_pretty(&listing).unwrap_or_default())?;
@@ -132,6 +136,7 @@ fn adapters(entries: &[AdapterEntry]) -> String {
         ("size", Align::Right),
         ("rank", Align::Right),
         ("in use", Align::Right),
+        ("last use", Align::Right),
         ("projections", Align::Left),
     ]);
     for entry in entries {
@@ -150,7 +155,8 @@ fn adapters(entries: &[AdapterEntry]) -> String {
             notes.extend(why_not.map(|why| cut(&format!("not {}: {}", clean(&fit.engine), clean(why)))));
         }
         notes.extend(entry.error.as_ref().map(|error| cut(&clean(error))));
-        table.row(vec![clean(&entry.name), size(entry.n_bytes), rank, n_requests, targets], notes);
+        let last_use = entry.last_use.map_or("-".to_owned(), ago);
+        table.row(vec![clean(&entry.name), size(entry.n_bytes), rank, n_requests, last_use, targets], notes);
     }
     if entries.is_empty() { "none\n".to_owned() } else { table.text() }
 }
@@ -158,6 +164,18 @@ fn adapters(entries: &[AdapterEntry]) -> String {
 /// A name of a file without what a terminal would obey.
 fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// How long ago a time is, in its largest unit.
+fn ago(time: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let seconds = now.saturating_sub(time);
+    match seconds {
+        ..60 => "just now".to_owned(),
+        ..3_600 => format!("{} min ago", seconds / 60),
+        ..86_400 => format!("{} h ago", seconds / 3_600),
+        _ => format!("{} d ago", seconds / 86_400),
+    }
 }
 
 fn size(n_bytes: u64) -> String {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::event::ComputeState;
 use crate::answer::Usage;
 use crate::infer::StepCounts;
+use crate::spool::LastUse;
 use crate::spool::report::{
     AdapterReport, EngineReport, ErrorReport, GpuMemoryReport, JobReport, MemoryReport, QueueReport,
     REPORT_VERSION, Report, Speed, State, Totals,
@@ -25,6 +26,7 @@ pub struct Activity {
     totals: Totals,
     samples: VecDeque<(Instant, Totals)>,
     errors: VecDeque<ErrorReport>,
+    last_use: LastUse,
     usage: Usage,
     measured: Option<Instant>,
 }
@@ -44,13 +46,14 @@ pub struct Situation<'a> {
 }
 
 impl Activity {
-    /// Goes on from the totals of the start before.
-    pub fn new(totals: Totals) -> Self {
+    /// Goes on from what the start before has counted.
+    pub fn new(totals: Totals, last_use: LastUse) -> Self {
         Self {
             started: now(),
             totals,
             samples: VecDeque::new(),
             errors: VecDeque::new(),
+            last_use,
             usage: Usage::default(),
             measured: None,
         }
@@ -62,6 +65,16 @@ impl Activity {
             true => self.totals.requests_failed += 1,
             false => self.totals.requests_answered += 1,
         }
+    }
+
+    /// A request is answered that names an adapter.
+    pub fn note_use(&mut self, adapter: &str) {
+        self.last_use.note(adapter, now() as u64);
+    }
+
+    /// When each adapter was asked for last.
+    pub fn last_use(&self) -> &LastUse {
+        &self.last_use
     }
 
     /// A file's answer is out.

@@ -33,7 +33,7 @@ use crate::answer::{EngineFacts, Usage, mib};
 use crate::config::{Config, PressureSettings};
 use crate::spool::control::Reply;
 use crate::spool::report::{EngineReport, Report};
-use crate::spool::{Order, Recovery, SpoolError, Watch};
+use crate::spool::{LastUse, Order, Recovery, SpoolError, Watch};
 
 /// Changes are told no more often than this: small jobs come and go by the thousand.
 const TELL_AT_MOST_EVERY: Duration = Duration::from_millis(200);
@@ -136,7 +136,7 @@ impl MainLoop {
         Self {
             config_path,
             lanes,
-            activity: Activity::new(totals::read(&config.spool)),
+            activity: Activity::new(totals::read(&config.spool), LastUse::read(&config.spool)),
             jobs: Jobs::new(recovery.unfinished, max_crashes),
             config,
             threads,
@@ -325,7 +325,8 @@ impl MainLoop {
 
     fn save(&mut self, report: &Report) {
         self.saved = Instant::now();
-        let save = Save::new(report, self.config.metrics_file.as_deref(), &self.config.spool);
+        let last_use = self.activity.last_use();
+        let save = Save::new(report, last_use, self.config.metrics_file.as_deref(), &self.config.spool);
         self.threads.writer.send(Write::Save(Box::new(save)));
     }
 

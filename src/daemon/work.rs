@@ -215,6 +215,7 @@ impl MainLoop {
         if !is_wanted {
             return;
         }
+        answer.lora_names().filter(|_| !is_failed).for_each(|name| self.activity.note_use(name));
         self.tell_request(job, &answer);
         self.threads.writer.send(Write::Commit(Order::Record {
             job,

@@ -10,7 +10,7 @@ mod submit;
 
 pub use error::OperatorError;
 pub use operate::{OperateOptions, flush, operate};
-pub use screen::{ErrorsOptions, Serving, StatusOptions, errors, serving, status};
+pub use screen::{ErrorsOptions, Serving, StatusOptions, errors, last_use, serving, status};
 pub use submit::{SubmitOptions, submit};
 
-pub use crate::spool::Action;
+pub use crate::spool::{Action, LastUse};

@@ -15,7 +15,7 @@ use super::page::Page;
 use crate::spool::control::{JobName, Order, Reply};
 use crate::spool::report::Report;
 use crate::spool::status::{Snapshot, snapshot};
-use crate::spool::{Place, SpoolError, meant};
+use crate::spool::{LastUse, Place, SpoolError, meant};
 
 /// The flags of `status`.
 #[derive(Debug, Clone)]
@@ -149,6 +149,11 @@ pub fn serving(spool: &Path) -> Result<Option<Serving>, OperatorError> {
         engine: report.engine.directory,
         adapters: report.adapters.into_iter().map(|adapter| (adapter.name, adapter.n_requests)).collect(),
     }))
+}
+
+/// When each adapter was asked for last; the daemon need not run.
+pub fn last_use(spool: &Path) -> LastUse {
+    LastUse::read(spool)
 }
 
 /// What the daemon says; none if none runs.

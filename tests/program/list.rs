@@ -40,7 +40,17 @@ fn engines_and_adapters_are_listed_with_what_fits() {
     let lines = format!("adapters = {:?}\n", path("adapters"));
     let mut service = Service::start(folder.path(), &folder.path().join("engine"), &lines);
     let config = path("jetspool.toml");
+    let request = |name: &str| json!({ "messages": [{ "role": "user", "content": "x" }], "lora_name": name });
+    service.ask("x.json", &[request("german"), request("nobody")]);
+    // It is written down a moment after the answer.
+    let used = service.wait_for("last use", |_| {
+        let listed = list(&["--config", &config]);
+        listed["adapters"][2]["last_use"].as_u64()
+    });
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    assert!(used <= now && now - used < 600, "{used}, {now}");
     let listed = list(&["--config", &config]);
+    assert_eq!(listed["adapters"][1]["last_use"], Value::Null);
     let engine = |index: usize| &listed["engines"][index];
     // The configuration of an engine says the same.
     for (index, directory) in ["engine", "engines/small"].into_iter().enumerate() {

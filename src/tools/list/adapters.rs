@@ -31,6 +31,8 @@ pub struct AdapterEntry {
     pub engines: Vec<Fit>,
     /// Requests that name it and are not answered yet; none if that is not known.
     pub n_requests: Option<usize>,
+    /// When a request that names it was answered last, in seconds since 1970; none if that is not known.
+    pub last_use: Option<u64>,
     pub error: Option<String>,
 }
 
@@ -85,6 +87,7 @@ fn entry(name: &str, file: &Path, engines: &[Listed], daemon: &Daemon) -> Adapte
         targets: Vec::new(),
         engines: Vec::new(),
         n_requests: daemon.n_requests(name),
+        last_use: None,
         error: None,
     };
     if file.is_dir() {
