@@ -55,7 +55,7 @@ impl Staging {
         fill: impl FnOnce(BufWriter<File>) -> Result<BufWriter<File>, ToolError>,
     ) -> Result<(), ToolError> {
         let path = self.temporary.join(name);
-        make_parent(&path)?;
+        make_folder(&self.temporary, name)?;
         let file = File::create(&path).map_err(StoreError::io(&path, "create"))?;
         let written = fill(BufWriter::with_capacity(1 << 20, file))?;
         let file =
@@ -91,7 +91,7 @@ impl Staging {
             }
             for name in std::mem::take(&mut self.names) {
                 let path = self.target.join(&name);
-                make_parent(&path)?;
+                make_folder(&self.target, &name)?;
                 fs::rename(self.temporary.join(&name), &path).map_err(StoreError::io(&path, "rename to"))?;
             }
             sync_directory(&self.target)?;
@@ -131,10 +131,16 @@ pub(super) fn parent_of(path: &Path) -> &Path {
     }
 }
 
-/// Names may lie in a directory of the directory.
-fn make_parent(path: &Path) -> Result<(), StoreError> {
-    let parent = parent_of(path);
-    fs::create_dir_all(parent).map_err(StoreError::io(parent, "create"))
+/// Names may lie in a directory of the directory, which itself is never made again: it may have been removed on purpose.
+fn make_folder(directory: &Path, name: &str) -> Result<(), StoreError> {
+    let Some((folder, _)) = name.split_once('/') else { return Ok(()) };
+    let folder = directory.join(folder);
+    match fs::create_dir(&folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(StoreError::io(&folder, "create")(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Removes `TARGET.tmp-PID` directories of processes that are gone.
