@@ -109,10 +109,18 @@ fn remove_ours(directory: &Path) -> usize {
         if entry.file_name().to_str().is_some_and(is_ours) {
             n_found += 1;
             let path = entry.path();
-            let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            let _ = if path.is_dir() { remove_directory(&path) } else { fs::remove_file(&path) };
         }
     }
     n_found
+}
+
+/// Takes the directory away at once, and empties it then: the tool could give it the output's name in between.
+fn remove_directory(path: &Path) -> std::io::Result<()> {
+    let mut away = path.as_os_str().to_owned();
+    away.push("-0");
+    fs::rename(path, &away)?;
+    fs::remove_dir_all(away)
 }
 
 #[cfg(test)]
