@@ -159,7 +159,7 @@ TESTS: dict[str, list[str]] = {
 }
 
 GLOBALS: dict[str, list[str]] = {
-    "cycler": ["{% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.current }}{{ c.next() }}{{ c.next() }}", "{% set c = cycler('a', 'b') %}{{ c.next() }}{% set _ = c.reset() %}{{ c.next() }}"],
+    "cycler": ["{% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.next() }}{{ c.next() }}", "{% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.current }}", "{% set c = cycler('a', 'b') %}{{ c.next() }}{% set _ = c.reset() %}{{ c.next() }}"],
     "dict": ["{{ dict(a=1, b='x') }} {{ dict({'k': 1}, z=2) }} {{ dict([('a', 1)]) }}"],
     "joiner": ["{% set j = joiner('; ') %}{{ j() }}a{{ j() }}b{{ j() }}"],
     "lipsum": ["{{ lipsum(1, false, 3, 4) }}"],
