@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::executor::Ticket;
+use super::ticket::Ticket;
 use crate::spool::wire::Answer;
 
 /// One of the answers.

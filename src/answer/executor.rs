@@ -11,6 +11,7 @@ use super::engine::TextEngine;
 use super::prompter::Prepared;
 use super::ready::Runnable;
 use super::refused::{begun, failed};
+use super::ticket::Ticket;
 use super::usage::give_back_heap;
 use crate::device::{DeviceMemory, Opened};
 use crate::infer::{
@@ -25,13 +26,6 @@ use crate::text::{AnswerDecoder, StopStrings, Tokenizer};
 
 /// Seed of requests that name none. Fixed, so that a run can be repeated.
 const DEFAULT_SEED: u64 = 42;
-
-/// Which job's which request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Ticket {
-    pub job: u64,
-    pub request_idx: usize,
-}
 
 /// The engine, its adapters and the requests under way.
 pub struct Executor {

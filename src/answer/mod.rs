@@ -25,6 +25,7 @@ mod run;
 mod settings;
 mod text_files;
 mod text_process;
+mod ticket;
 mod usage;
 mod white_space;
 
@@ -36,7 +37,7 @@ pub use budget::{Need, TooLittle};
 pub use engine::{EngineFacts, EngineOptions, TextEngine};
 pub use engines::Engines;
 pub use error::AnswerError;
-pub use executor::{Executor, Ticket};
+pub use executor::Executor;
 pub use guides::Guides;
 pub use limits::{Bound, Covers};
 pub use opening::{check_source, open_engine};
@@ -47,4 +48,5 @@ pub use text_files::TextFiles;
 pub use text_process::{
     Canceller, Launch, NotPrepared, TextLimits, TextProcess, TextProcessOptions, text_worker,
 };
+pub use ticket::Ticket;
 pub use usage::{Usage, give_back_heap, mib};

@@ -13,8 +13,9 @@ use crate::answer::adapters::AdapterPlaces;
 use crate::answer::breakdown::Breakdown;
 use crate::answer::engine::TextEngine;
 use crate::answer::error::AnswerError;
-use crate::answer::executor::{Executor, Ticket};
+use crate::answer::executor::Executor;
 use crate::answer::ready::Ready;
+use crate::answer::ticket::Ticket;
 use crate::spool::wire::{Answer, Fault, FaultCode, FinishReason, Request, RequestFile, Usage};
 use crate::store::{AllowedRoots, StoreError};
 

@@ -7,33 +7,14 @@ use serde::Serialize;
 
 use super::echo::Echo;
 use super::fault::Fault;
+use super::finish::{FinishReason, Usage};
 use super::limits;
 use super::logprobs::Logprobs;
 use super::loras::LoraUse;
 use super::message::Message;
 use super::openai::line::Line;
-use super::openai::response::write_response;
+use super::openai::response::{Response, Said, write_response};
 use super::request::BadRequest;
-
-/// Why generation ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum FinishReason {
-    EndOfSequence,
-    MaxLength,
-    StopWords,
-    Cancelled,
-    Error,
-    NotFinished,
-}
-
-/// Tokens read and written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-pub struct Usage {
-    pub cached_tokens: usize,
-    pub generated_tokens: usize,
-    pub prompt_tokens: usize,
-}
 
 /// The answer to one request.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -126,8 +107,27 @@ impl Answer {
     /// The writer's; a number that is not finite becomes null.
     pub fn write_json(&self, out: impl Write) -> io::Result<()> {
         match &self.line {
-            Some(line) => write_response(self, line, out),
+            Some(line) => write_response(&self.response(line), out),
             None => Ok(serde_json::to_writer(out, self)?),
+        }
+    }
+
+    fn response<'a>(&'a self, line: &'a Line) -> Response<'a> {
+        Response {
+            line,
+            error: self.error.as_ref(),
+            answers: std::iter::once(self).chain(&self.choices).map(Self::said).collect(),
+            warnings: &self.warnings,
+        }
+    }
+
+    fn said(&self) -> Said<'_> {
+        Said {
+            text: &self.output_text,
+            finish_reason: self.finish_reason,
+            n_tokens: self.token_ids.len(),
+            logprobs: self.logprobs.as_ref(),
+            usage: self.usage,
         }
     }
 

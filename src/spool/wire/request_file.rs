@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
-use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,10 +15,12 @@ use super::guide::{Guide, read_guide};
 use super::json::Value;
 use super::limits;
 use super::object::{At, Field, Object};
-use super::openai::line::{Line, Stamp, read_line};
+use super::openai::line::{Line, Stamp};
 use super::openai::lines::{Lines, read_lines};
+use super::openai::reading::read_line;
 use super::request::{BadRequest, ChatOptions, Defaults, Request};
 use super::sampling::{SAMPLING_FIELDS, Sampling};
+use super::span::Span;
 
 /// `context_cache_lookup_policy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -77,25 +78,6 @@ enum Text {
     Memory(Vec<u8>),
     /// Read again, and checked against the checksum of each request.
     File(File),
-}
-
-/// A request's place in the text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span {
-    start: u32,
-    n_bytes: u32,
-    crc: u32,
-}
-
-impl Span {
-    /// The place of `bytes`, which begin at `start`.
-    pub fn of(start: u32, bytes: &[u8]) -> Self {
-        Self { start, n_bytes: bytes.len() as u32, crc: crc32fast::hash(bytes) }
-    }
-
-    pub fn range(&self) -> Range<usize> {
-        self.start as usize..self.start as usize + self.n_bytes as usize
-    }
 }
 
 /// Texts up to this length are kept in memory, and cost no open file.
@@ -307,9 +289,9 @@ impl RequestFile {
                     Fault::new(FaultCode::BadFile, message)
                 };
                 let mut bytes = vec![0; span.range().len()];
-                file.read_exact_at(&mut bytes, u64::from(span.start))
+                file.read_exact_at(&mut bytes, span.range().start as u64)
                     .map_err(|e| changed(&format_args!(": {e}")))?;
-                if crc32fast::hash(&bytes) != span.crc {
+                if !span.holds(&bytes) {
                     return Err(changed(&""));
                 }
                 String::from_utf8(bytes).map(Cow::Owned).map_err(|error| not_text(&error))

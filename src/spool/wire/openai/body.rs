@@ -7,7 +7,6 @@ use super::line::{Endpoint, Line};
 use super::tools::{Tools, read_tools};
 use crate::spool::wire::fault::Fault;
 use crate::spool::wire::guide::{Guide, MODES, read_guide, read_mode};
-use crate::spool::wire::json::Value;
 use crate::spool::wire::limits;
 use crate::spool::wire::message::{ContentPart, Dialect, Message, Role, read_messages};
 use crate::spool::wire::object::{At, Field, Object};
@@ -303,9 +302,4 @@ fn read_seed(field: Field) -> Result<u64, Fault> {
         true => field.integer(i64::MIN, i64::MAX).map(|seed| seed as u64),
         false => field.unsigned(),
     }
-}
-
-/// Whether a value is written as JSON of an object.
-pub(super) fn is_object(text: &str) -> bool {
-    Value::parse(text).is_ok_and(Value::is_object)
 }

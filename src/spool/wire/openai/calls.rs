@@ -9,9 +9,17 @@
 //! Words that are special tokens are missing in the text. What is not wholly a call of a function that was offered stays
 //! a text: nothing is guessed.
 
-use super::body::is_object;
-use super::tools::Calls;
 use crate::spool::wire::json::Value;
+
+/// How calls are read from an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Calls {
+    /// Functions that may be called.
+    pub names: Vec<String>,
+    pub form: Form,
+    /// Only the first call counts.
+    pub is_single: bool,
+}
 
 /// Where the calls stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,6 +121,10 @@ fn call_of(value: Value) -> Option<Call> {
     let arguments = get("arguments").or_else(|| get("parameters"))?;
     let arguments = if arguments.is_string() { arguments.string()? } else { arguments.text().into() };
     is_object(&arguments).then(|| Call { name, arguments: arguments.into_owned() })
+}
+
+fn is_object(text: &str) -> bool {
+    Value::parse(text).is_ok_and(Value::is_object)
 }
 
 #[cfg(test)]

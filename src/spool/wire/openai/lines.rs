@@ -9,7 +9,7 @@ use std::io::{self, BufRead};
 use crate::spool::wire::fault::{Fault, FaultCode};
 use crate::spool::wire::json::Value;
 use crate::spool::wire::limits;
-use crate::spool::wire::request_file::Span;
+use crate::spool::wire::span::Span;
 
 /// Where the lines stand that are not empty.
 pub struct Lines {

@@ -4,5 +4,6 @@ pub mod body;
 pub mod calls;
 pub mod line;
 pub mod lines;
+pub mod reading;
 pub mod response;
 pub mod tools;

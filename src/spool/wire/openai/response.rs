@@ -7,26 +7,47 @@ use sha2::{Digest, Sha256};
 
 use super::calls::{Call, read_calls};
 use super::line::{Endpoint, Line, Stamp};
-use crate::spool::wire::answer::{Answer, FinishReason};
 use crate::spool::wire::echo::Echo;
 use crate::spool::wire::fault::{Fault, FaultCode};
+use crate::spool::wire::finish::{FinishReason, Usage};
 use crate::spool::wire::logprobs::{Logprobs, NamedLogprob};
+
+/// The answer to a line.
+pub struct Response<'a> {
+    pub line: &'a Line,
+    pub error: Option<&'a Fault>,
+    /// By choice; at least one.
+    pub answers: Vec<Said<'a>>,
+    pub warnings: &'a [String],
+}
+
+/// What the model said in one choice.
+pub struct Said<'a> {
+    pub text: &'a str,
+    pub finish_reason: FinishReason,
+    /// The token that ends it included.
+    pub n_tokens: usize,
+    /// By token: the drawn one, then the likeliest.
+    pub logprobs: Option<&'a Logprobs>,
+    pub usage: Usage,
+}
 
 /// Writes the answer to a line, without a line feed.
 ///
 /// # Errors
 /// The writer's.
-pub fn write_response(answer: &Answer, line: &Line, out: impl Write) -> io::Result<()> {
-    let error = answer.error.as_ref().map(|fault| ErrorBody::of(fault));
-    let status_code = answer.error.as_ref().map_or(200, |fault| status_code(fault.code));
+pub fn write_response(response: &Response, out: impl Write) -> io::Result<()> {
+    let Response { line, error, .. } = *response;
+    let status_code = error.map_or(200, |fault| status_code(fault.code));
+    let error = error.map(ErrorBody::of);
     let body = match &error {
         Some(error) => Body::Error { error },
-        None => Body::Answer(Completion::of(answer, line)),
+        None => Body::Answer(Completion::of(response)),
     };
     let output = Output {
         id: format!("batch_req_{}", line.id),
         custom_id: line.custom_id.as_ref(),
-        response: Some(Response { status_code, request_id: format!("req_{}", line.id), body }),
+        response: Some(HttpResponse { status_code, request_id: format!("req_{}", line.id), body }),
         error: error.as_ref(),
     };
     Ok(serde_json::to_writer(out, &output)?)
@@ -55,12 +76,12 @@ fn status_code(code: FaultCode) -> u16 {
 struct Output<'a> {
     id: String,
     custom_id: Option<&'a Echo>,
-    response: Option<Response<'a>>,
+    response: Option<HttpResponse<'a>>,
     error: Option<&'a ErrorBody<'a>>,
 }
 
 #[derive(Serialize)]
-struct Response<'a> {
+struct HttpResponse<'a> {
     status_code: u16,
     request_id: String,
     body: Body<'a>,
@@ -90,7 +111,7 @@ struct Completion<'a> {
     created: u64,
     model: &'a str,
     choices: Vec<Choice<'a>>,
-    usage: Usage,
+    usage: TokenCounts,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     warnings: &'a [String],
 }
@@ -158,7 +179,7 @@ struct TextLogprobs {
 }
 
 #[derive(Serialize)]
-struct Usage {
+struct TokenCounts {
     prompt_tokens: usize,
     completion_tokens: usize,
     total_tokens: usize,
@@ -188,45 +209,46 @@ impl<'a> ErrorBody<'a> {
 }
 
 impl<'a> Completion<'a> {
-    fn of(answer: &'a Answer, line: &'a Line) -> Self {
+    fn of(response: &Response<'a>) -> Self {
+        let Response { line, answers, warnings, .. } = response;
         let (prefix, object) = match line.endpoint {
             Endpoint::Chat => ("chatcmpl", "chat.completion"),
             Endpoint::Completions => ("cmpl", "text_completion"),
         };
-        let answers = || std::iter::once(answer).chain(&answer.choices);
-        let choice = |(index, answer)| match line.endpoint {
-            Endpoint::Chat => chat_choice(index, answer, line),
-            Endpoint::Completions => text_choice(index, answer, line),
+        let choice = |(index, said)| match line.endpoint {
+            Endpoint::Chat => chat_choice(index, said, line),
+            Endpoint::Completions => text_choice(index, said, line),
         };
-        let prompt_tokens = answer.usage.prompt_tokens;
-        let completion_tokens = answers().map(|answer| answer.usage.generated_tokens).sum();
+        // All choices have the same prompt.
+        let first = answers.first().map(|said| said.usage).unwrap_or_default();
+        let completion_tokens = answers.iter().map(|said| said.usage.generated_tokens).sum();
         Self {
             id: format!("{prefix}-{}", line.id),
             object,
             created: line.created,
             model: &line.model,
-            choices: answers().enumerate().map(choice).collect(),
-            usage: Usage {
-                prompt_tokens,
+            choices: answers.iter().enumerate().map(choice).collect(),
+            usage: TokenCounts {
+                prompt_tokens: first.prompt_tokens,
                 completion_tokens,
-                total_tokens: prompt_tokens + completion_tokens,
-                prompt_tokens_details: PromptTokens { cached_tokens: answer.usage.cached_tokens },
+                total_tokens: first.prompt_tokens + completion_tokens,
+                prompt_tokens_details: PromptTokens { cached_tokens: first.cached_tokens },
             },
-            warnings: &answer.warnings,
+            warnings,
         }
     }
 }
 
-fn chat_choice<'a>(index: usize, answer: &'a Answer, line: &'a Line) -> Choice<'a> {
-    let text = answer.output_text.as_str();
+fn chat_choice<'a>(index: usize, said: &Said<'a>, line: &'a Line) -> Choice<'a> {
+    let text = said.text;
     // What was cut is no call, though it may look like one.
-    let is_whole = answer.finish_reason != FinishReason::MaxLength;
+    let is_whole = said.finish_reason != FinishReason::MaxLength;
     let read = line.calls.as_ref().filter(|_| is_whole).and_then(|wanted| read_calls(text, wanted));
     let (content, calls) = match read {
         Some((content, calls)) => (Some(content).filter(|content| !content.is_empty()), calls),
         None => (Some(text), Vec::new()),
     };
-    let finish_reason = if calls.is_empty() { finish_reason(answer) } else { "tool_calls" };
+    let finish_reason = if calls.is_empty() { finish_reason(said) } else { "tool_calls" };
     let tool_call = |(idx, Call { name, arguments })| ToolCall {
         id: call_id(&line.id, index, idx),
         kind: "function",
@@ -238,8 +260,8 @@ fn chat_choice<'a>(index: usize, answer: &'a Answer, line: &'a Line) -> Choice<'
         refusal: None,
         tool_calls: calls.into_iter().enumerate().map(tool_call).collect(),
     };
-    let logprobs = answer.logprobs.as_ref().map(|logprobs| ChatLogprobs {
-        content: steps(answer, logprobs)
+    let logprobs = said.logprobs.map(|logprobs| ChatLogprobs {
+        content: steps(said, logprobs)
             .map(|mut step| TokenEntry {
                 drawn: step.next().unwrap_or_default(),
                 top_logprobs: step.take(line.n_alternatives.unwrap_or(0)).collect(),
@@ -250,12 +272,12 @@ fn chat_choice<'a>(index: usize, answer: &'a Answer, line: &'a Line) -> Choice<'
     Choice::Chat { index, message, logprobs, finish_reason }
 }
 
-fn text_choice<'a>(index: usize, answer: &'a Answer, line: &Line) -> Choice<'a> {
-    let logprobs = answer.logprobs.as_ref().map(|logprobs| {
+fn text_choice<'a>(index: usize, said: &Said<'a>, line: &Line) -> Choice<'a> {
+    let logprobs = said.logprobs.map(|logprobs| {
         let (mut tokens, mut token_logprobs, mut top_logprobs, mut text_offset) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut offset = 0;
-        for mut step in steps(answer, logprobs) {
+        for mut step in steps(said, logprobs) {
             let drawn = step.next().unwrap_or_default();
             text_offset.push(offset);
             token_logprobs.push(drawn.logprob);
@@ -267,21 +289,21 @@ fn text_choice<'a>(index: usize, answer: &'a Answer, line: &Line) -> Choice<'a> 
         }
         TextLogprobs { tokens, token_logprobs, top_logprobs, text_offset }
     });
-    Choice::Text { index, text: &answer.output_text, logprobs, finish_reason: finish_reason(answer) }
+    Choice::Text { index, text: said.text, logprobs, finish_reason: finish_reason(said) }
 }
 
 /// The tokens of the text: each step has the drawn one first, then the likeliest. The token that ends the answer is none
 /// of the text's.
 fn steps<'a>(
-    answer: &Answer,
+    said: &Said,
     logprobs: &'a Logprobs,
 ) -> impl Iterator<Item = impl Iterator<Item = NamedLogprob<'a>>> {
-    let n_ends = usize::from(answer.finish_reason == FinishReason::EndOfSequence);
-    logprobs.steps().take(answer.token_ids.len() - n_ends.min(answer.token_ids.len()))
+    let n_ends = usize::from(said.finish_reason == FinishReason::EndOfSequence);
+    logprobs.steps().take(said.n_tokens.saturating_sub(n_ends))
 }
 
-fn finish_reason(answer: &Answer) -> &'static str {
-    match answer.finish_reason {
+fn finish_reason(said: &Said) -> &'static str {
+    match said.finish_reason {
         FinishReason::MaxLength => "length",
         _ => "stop",
     }

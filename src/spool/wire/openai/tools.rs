@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use super::calls::Form;
+use super::calls::{Calls, Form};
 use crate::spool::wire::fault::Fault;
 use crate::spool::wire::guide::Guide;
 use crate::spool::wire::json::Value;
@@ -19,16 +19,6 @@ pub struct Tools {
     pub json: Option<String>,
     pub calls: Option<Calls>,
     pub guide: Option<Guide>,
-}
-
-/// How calls are read from an answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Calls {
-    /// Functions that may be called.
-    pub names: Vec<String>,
-    pub form: Form,
-    /// Only the first call counts.
-    pub is_single: bool,
 }
 
 struct Function {
