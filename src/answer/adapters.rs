@@ -10,10 +10,10 @@ use std::sync::Arc;
 use super::contents::Contents;
 
 use crate::device::{Opened, OpenedLora};
-use crate::format::{Adapter, AdapterError, Bytes, FiniteCheck, FormatError, TensorFile};
+use crate::format::{Adapter, AdapterError, Bytes, FiniteCheck, FormatError, TensorFile, check_origin};
 use crate::model::Decoder;
 use crate::spool::wire::{AdapterName, Fault, FaultCode, RequestFile};
-use crate::store::{AllowedRoots, Catalog, FileMap, Sealed, StoreError};
+use crate::store::{AllowedRoots, Catalog, FileMap, Sealed, StoreError, config_beside};
 
 /// The file that process-lora writes.
 pub const PROCESSED_FILE: &str = "processed_adapter_model.safetensors";
@@ -125,6 +125,9 @@ impl Adapters {
     /// Binds the tensors, and reads all of them once.
     fn load(&self, decoder: &Decoder<Opened>, map: &Arc<FileMap>) -> Result<LoadedAdapter, LoadError> {
         let tensors = TensorFile::parse(Arc::clone(map) as Bytes)?;
+        if let Some(config) = config_beside(map.path()) {
+            check_origin(&config, &tensors)?;
+        }
         let adapter = Adapter::bind(tensors.clone(), decoder.architecture(), self.max_rank)?;
         let check = FiniteCheck::new(&tensors);
         let look = |offset: usize, piece: &[u8]| match check.look(offset, piece) {

@@ -13,7 +13,7 @@ mod rope;
 pub mod tensors;
 mod workflow;
 
-pub use adapter::{Adapter, AdapterError, LoraPair, LoraPart, PeftConfig, PeftName};
+pub use adapter::{Adapter, AdapterError, LoraPair, LoraPart, PeftConfig, PeftName, check_origin};
 pub use checkpoint::{Algorithm, CheckpointConfig, Quantization, ShardIndex, parse_checkpoint_config};
 pub use engine::{EngineConfig, Limits, StoredMatrix, Target};
 pub use error::FormatError;

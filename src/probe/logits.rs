@@ -9,10 +9,10 @@ use safetensors::Dtype;
 use super::error::ProbeError;
 use crate::device::{self, Device, Opened};
 use crate::format::header::Header;
-use crate::format::{Adapter, AdapterError, FiniteCheck, TensorFile};
+use crate::format::{Adapter, AdapterError, FiniteCheck, TensorFile, check_origin};
 use crate::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
 use crate::numbers::{DeviceChoice, KvCacheDtype};
-use crate::store::{AtomicFile, Engine, Losses, StoreError, map_file};
+use crate::store::{AtomicFile, Engine, Losses, StoreError, config_beside, map_file};
 
 /// Tokens of one forward pass; bounds the memory of the logits held at once.
 const CHUNK: usize = 32;
@@ -111,6 +111,9 @@ pub fn open_lora<D: Device>(
 ) -> Result<Arc<D::Lora>, ProbeError> {
     let wrong = |source: AdapterError| ProbeError::Adapter { path: path.to_owned(), source };
     let tensors = TensorFile::parse(map_file(path)?).map_err(|error| wrong(error.into()))?;
+    if let Some(config) = config_beside(path) {
+        check_origin(&config, &tensors).map_err(wrong)?;
+    }
     let max_rank = engine.config.limits.max_lora_rank;
     let adapter = Adapter::bind(tensors.clone(), decoder.architecture(), max_rank).map_err(wrong)?;
     FiniteCheck::new(&tensors).look(0, tensors.as_bytes()).map_err(|error| wrong(error.into()))?;

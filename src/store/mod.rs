@@ -2,6 +2,7 @@
 //! loaded.
 
 pub mod atomic_file;
+pub mod beside;
 pub mod catalog;
 pub mod checkpoint;
 pub mod damage;
@@ -14,6 +15,7 @@ pub mod sealed;
 pub mod weight_files;
 
 pub use atomic_file::AtomicFile;
+pub use beside::config_beside;
 pub use catalog::Catalog;
 pub use checkpoint::Checkpoint;
 pub use damage::{Damage, Losses};

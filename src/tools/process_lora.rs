@@ -12,7 +12,7 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
-use crate::format::adapter::listed;
+use crate::format::adapter::{Mark, listed};
 use crate::format::{FormatError, LoraPart, PeftConfig, PeftName, Tensor, TensorFile};
 use crate::store::{AtomicFile, Losses, StoreError, map_file, read_small, read_small_optional};
 use crate::tools::ToolError;
@@ -23,6 +23,7 @@ const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 const PICKLE_FILE: &str = "adapter_model.bin";
 const OUTPUT_WEIGHTS_FILE: &str = "processed_adapter_model.safetensors";
 const OUTPUT_CONFIG_FILE: &str = "config.json";
+const PRODUCER: &str = concat!("jetspool ", env!("CARGO_PKG_VERSION"), " process-lora");
 const MERGE: &str = "merge it into the checkpoint with merge-lora";
 
 /// What to process.
@@ -76,7 +77,8 @@ pub fn process_lora(options: &ProcessOptions) -> Result<ProcessReport, ToolError
     let bytes = serialize(&processed).map_err(format_error)?;
     losses.check()?;
     drop(processed);
-    write_output(&options.output_dir, &bytes, &config_json)?;
+    let mark = Mark { producer: PRODUCER, dropped: &[] };
+    write_output(&options.output_dir, &bytes, &mark.put_into(&config, &config_json))?;
     let path = options.output_dir.join(OUTPUT_WEIGHTS_FILE);
     Ok(ProcessReport { path, n_pairs: pairs.len(), max_rank })
 }

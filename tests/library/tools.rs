@@ -76,8 +76,11 @@ fn process(model: &str, adapter: &str, output: &Path) -> Result<Vec<u8>, String>
     let report =
         process_lora(&ProcessOptions { input_dir: input_dir.clone(), output_dir: output.to_owned() })
             .map_err(|error| error.to_string())?;
-    let config = fs::read(output.join("config.json")).unwrap();
-    assert_eq!(config, fs::read(input_dir.join("adapter_config.json")).unwrap());
+    let [mut config, source] = [output.join("config.json"), input_dir.join("adapter_config.json")]
+        .map(|path| serde_json::from_slice::<Value>(&fs::read(path).unwrap()).unwrap());
+    let mark = config.as_object_mut().unwrap().remove("jetspool").unwrap();
+    assert!(mark["producer"].as_str().unwrap().ends_with("process-lora"), "{mark}");
+    assert_eq!(config, source);
     Ok(fs::read(report.path).unwrap())
 }
 

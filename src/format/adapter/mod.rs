@@ -1,9 +1,11 @@
 //! An adapter: PEFT's configuration and names, and the file that `process-lora` makes of it.
 
+mod origin;
 pub mod peft_config;
 pub mod peft_names;
 mod processed;
 
+pub use origin::{Mark, check_origin};
 pub use peft_config::PeftConfig;
 pub use peft_names::{LoraPart, PeftName};
 pub use processed::{Adapter, AdapterError, LoraPair};

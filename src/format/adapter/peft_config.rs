@@ -115,6 +115,14 @@ impl PeftConfig {
         Ok(config)
     }
 
+    pub fn has_rank_pattern(&self) -> bool {
+        !self.ranks.is_empty()
+    }
+
+    pub fn has_alpha_pattern(&self) -> bool {
+        !self.alphas.is_empty()
+    }
+
     /// The rank of a module, by its path in the base model (`model.layers.0.self_attn.q_proj`).
     pub fn rank_of(&self, module: &str) -> usize {
         first_match(&self.ranks, module).unwrap_or(self.rank)
@@ -218,11 +226,6 @@ fn obstacles(top: Object) -> Result<Vec<Obstacle>, FormatError> {
             add(key, value);
         }
     }
-    if let Some(bias) = top.optional_text("bias")?
-        && bias != "none"
-    {
-        add("bias", &top.map["bias"]);
-    }
     // These change the base weights when the adapter is loaded.
     if let Some(Value::String(init)) = top.get("init_lora_weights") {
         let init = init.to_lowercase();
@@ -317,7 +320,6 @@ mod tests {
         let cases = [
             (r#""use_dora": true"#, "use_dora"),
             (r#""modules_to_save": ["lm_head"]"#, "lm_head"),
-            (r#""bias": "lora_only""#, "bias"),
             (r#""init_lora_weights": "pissa_niter_4""#, "init_lora_weights"),
             (r#""alora_invocation_tokens": [1]"#, "alora_invocation_tokens"),
         ];
@@ -326,7 +328,7 @@ mod tests {
             let named = config.obstacles.iter().any(|obstacle| obstacle.to_string().contains(name));
             assert!(named, "{text}: {:?}", config.obstacles);
         }
-        let harmless = r#", "use_dora": false, "modules_to_save": null, "bias": "none", "loftq_config": {},
+        let harmless = r#", "use_dora": false, "modules_to_save": null, "bias": "lora_only", "loftq_config": {},
             "init_lora_weights": true, "layer_replication": [], "rank_pattern": null"#;
         assert!(parse(harmless).unwrap().obstacles.is_empty());
         for bad in

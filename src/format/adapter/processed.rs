@@ -23,6 +23,13 @@ pub enum AdapterError {
     /// PEFT's own file.
     #[error("tensor {name} is as PEFT saves it ({why}); run process-lora first")]
     Unprocessed { name: String, why: String },
+    /// The numbers of some adapters cannot be trusted then.
+    #[error(
+        "config.json beside it has no mark of this program's process-lora, and {why}: other programs, and older \
+         releases of this one, may have written other numbers; run jetspool process-lora on the adapter as PEFT \
+         saved it"
+    )]
+    Foreign { why: String },
     /// Tensors that no projection of the engine takes; without this check they would do nothing, silently.
     #[error("{count} tensors match no projection of the engine: {names}")]
     Unmatched { count: usize, names: String },

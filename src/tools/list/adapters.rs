@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use super::daemon::Daemon;
 use super::engines::Listed;
-use crate::format::{Adapter, AdapterError, FormatError, TensorFile};
+use crate::format::{Adapter, AdapterError, FormatError, TensorFile, check_origin};
 use crate::store::engine::DirectoryKind;
-use crate::store::{StoreError, map_file};
+use crate::store::{StoreError, config_beside, map_file};
 use crate::tools::ToolError;
 use crate::tools::adapter_facts::AdapterFacts;
 
@@ -104,6 +104,10 @@ fn entry(name: &str, file: &Path, engines: &[Listed], daemon: &Daemon) -> Adapte
             let facts = AdapterFacts::of(&tensors);
             entry.rank = facts.ranks.last().copied().unwrap_or(0);
             entry.targets = facts.target_names();
+            if let Some(Err(error)) = config_beside(file).map(|config| check_origin(&config, &tensors)) {
+                entry.error = Some(error.to_string());
+                return entry;
+            }
             entry.engines = engines.iter().filter_map(|engine| fit(&tensors, engine)).collect();
         }
         Err(error) => entry.error = Some(error.to_string()),
