@@ -22,6 +22,7 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import numpy as np
 import torch
 from transformers.utils import logging
 
@@ -34,7 +35,7 @@ from references.jinja_features import make_jinja_features
 from references.logits import make_logits
 from references.merge import make_merges
 from references.onnx_layouts import make_onnx
-from references.process import processed_adapter
+from references.process import processed_adapter, scaled_once
 from references.processed_chat import make_processed_templates
 from references.quantized import make_quantized
 from references.template_places import make_template_places
@@ -55,8 +56,13 @@ def make_model(spec: Checkpoint, root: Path) -> None:
         target = folder / "adapters" / adapter.name
         make_adapter(load_checkpoint(folder), spec.name, adapter, target)
         if adapter.refused is None:
-            processed[adapter.name] = processed_adapter(target)
-            write_tensors(root / "process" / spec.name / f"{adapter.name}.safetensors", processed[adapter.name])
+            tensors = processed_adapter(target)
+            write_tensors(root / "process" / spec.name / f"{adapter.name}.safetensors", tensors)
+            once = processed_adapter(target, scaled_once)
+            if any(not np.array_equal(once[name], tensors[name]) for name in tensors):
+                write_tensors(root / "process" / spec.name / f"{adapter.name}.once.safetensors", once)
+            if adapter.has_logits:
+                processed[adapter.name] = tensors
     make_logits(spec, root, processed)
 
 
@@ -64,7 +70,10 @@ def write_index(root: Path) -> None:
     """index.json: every model, every adapter, good or to be refused."""
     models = {}
     for spec in CHECKPOINTS:
-        adapters = {a.name: {"about": a.about, "refused": a.refused} for a in ADAPTERS[spec.name]}
+        adapters = {
+            a.name: {"about": a.about, "refused": a.refused} | ({} if a.has_logits else {"logits": False})
+            for a in ADAPTERS[spec.name]
+        }
         models[spec.name] = {"about": spec.about, "adapters": adapters}
     write_json(root / "index.json", {"models": models})
 

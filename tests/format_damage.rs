@@ -173,8 +173,7 @@ fn peft_adapters() {
     fs::copy(source.join("adapter_config.json"), scratch.path().join("adapter_config.json")).unwrap();
     let good = fs::read(source.join("adapter_model.safetensors")).unwrap();
     let focus = header_len(&good);
-    let options =
-        ProcessOptions { input_dir: scratch.path().to_owned(), output_dir: scratch.path().join("out") };
+    let options = ProcessOptions::new(scratch.path().to_owned(), scratch.path().join("out"));
     torture("PEFT adapter", &good, focus, |bytes| {
         fs::write(scratch.path().join("adapter_model.safetensors"), bytes).unwrap();
         process_lora(&options).is_ok()

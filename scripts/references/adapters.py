@@ -33,6 +33,7 @@ class Adapter:
     edit: dict[str, Any] = field(default_factory=dict)
     tiny_b: bool = False
     kind: type[PeftConfig] = LoraConfig
+    has_logits: bool = True
 
 
 def lora(r: int, alpha: float, targets: list[str] | str = "all-linear", **more: Any) -> dict[str, Any]:
@@ -110,7 +111,10 @@ QWEN2 = [
     Adapter("tiny_values", "scaled lora_B lies in f16's subnormal range, lora_A is large", lora(8, 24, ATTENTION), tiny_b=True),
     dora(), embedding(),
     refused("bias_all", "bias", lora(4, 8, ["q_proj", "k_proj", "v_proj"], bias="all")),
-    refused("bias_lora_only", "bias", lora(4, 8, ["q_proj", "k_proj", "v_proj"], bias="lora_only")),
+    Adapter(
+        "bias_lora_only", "bias says lora_only, no biases in the file: as without",
+        lora(4, 8, ["q_proj", "k_proj", "v_proj"], bias="lora_only"), has_logits=False,
+    ),
     refused("lora_bias", "lora_bias", lora(4, 8, ["q_proj"], lora_bias=True)),
     refused("lm_head_tied", "lm_head", lora(4, 8, ["q_proj", "lm_head"])),
     refused("trainable_tokens", "trainable_token_indices", lora(4, 8, ["q_proj"], trainable_token_indices=[3, 5])),

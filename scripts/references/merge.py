@@ -151,7 +151,7 @@ def make_merges(root: Path) -> None:
                 continue
             path = folder / "adapters" / adapter.name
             add_case(tensors, folder, adapter, path, STRIDE)
-            if adapter.refused:
+            if adapter.refused or not adapter.has_logits:
                 tensors[f"logits/{adapter.name}"] = unmerged_logits(spec, folder, path)
         tokens = torch.randint(0, spec.config.vocab_size, (1, 7), generator=seeded("merge", spec.name))
         tensors["tokens"] = tokens[0].numpy().astype(np.int32)

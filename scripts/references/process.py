@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +51,19 @@ def scaled(tensor: torch.Tensor, scale: float) -> np.ndarray:
     return product
 
 
-def processed_adapter(folder: Path) -> dict[str, np.ndarray]:
-    """Name -> f16 tensor: lora_A [k, r], lora_B [r, n] times the scale."""
+def scaled_once(tensor: torch.Tensor, scale: float) -> np.ndarray:
+    """tensor * scale in f32."""
+    return tensor.float().numpy() * np.float32(scale)
+
+
+def processed_adapter(folder: Path, product: Callable[[torch.Tensor, float], np.ndarray] = scaled) -> dict[str, np.ndarray]:
+    """Name -> f16 tensor: lora_A [k, r], lora_B [r, n] times the scale. With `scaled` as the workflow's own tool computes."""
     config = json.loads((folder / "adapter_config.json").read_text())
     result = {}
     for key, tensor in load_file(folder / "adapter_model.safetensors").items():
         name = key.removeprefix("base_model.model.")
         name = name if name.startswith("model.") else f"model.{name}"
         module, part = name.rsplit(".lora_", 1)
-        values = scaled(tensor, scale_of(config, module)) if part == "B.weight" else tensor.float().numpy()
+        values = product(tensor, scale_of(config, module)) if part == "B.weight" else tensor.float().numpy()
         result[name] = np.ascontiguousarray(values.T.astype(np.float16))
     return result

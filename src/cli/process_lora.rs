@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::tools::ProcessOptions;
+use crate::tools::{Dropping, ProcessOptions};
 
 const HELP: &str = "\
 In: adapter_config.json and adapter_model.safetensors. Out: processed_adapter_model.safetensors and \
@@ -24,11 +24,16 @@ pub struct ProcessLoraArgs {
     /// Directory to write to.
     #[arg(long = "output_dir", value_name = "DIR")]
     output_dir: PathBuf,
+    /// Leave out tensors of norms, the head and value heads, and list them. The workflow's own tool leaves out norms
+    /// and the head without a word; the answers are then not quite the trained ones.
+    #[arg(long = "drop-unsupported")]
+    drop_unsupported: bool,
 }
 
 impl ProcessLoraArgs {
     /// The flags as the tool takes them.
     pub fn options(&self) -> ProcessOptions {
-        ProcessOptions { input_dir: self.input_dir.clone(), output_dir: self.output_dir.clone() }
+        let dropping = if self.drop_unsupported { Dropping::Unsupported } else { Dropping::Nothing };
+        ProcessOptions { input_dir: self.input_dir.clone(), output_dir: self.output_dir.clone(), dropping }
     }
 }

@@ -48,7 +48,7 @@ pub struct QuantizeArgs {
     kv_cache_quantization: Option<String>,
     /// Text to calibrate with; cnn_dailymail, the workflow's default, cannot be downloaded here and stands
     /// for the text that comes with this program.
-    #[arg(long = "dataset_dir", value_name = "FILE|DIR", aliases = ["dataset", "calib"])]
+    #[arg(long = "dataset_dir", value_name = "FILE|DIR", visible_alias = "calib", alias = "dataset")]
     dataset_dir: Option<PathBuf>,
     /// Text for the perplexity; without it, a fifth of the text to calibrate with.
     #[arg(long, value_name = "FILE|DIR")]
@@ -68,11 +68,20 @@ pub struct QuantizeArgs {
     dtype: String,
     /// Where the forward pass runs.
     #[arg(long, value_name = "DEVICE", default_value = "cpu",
-        value_parser = PossibleValuesParser::new([PossibleValue::new("cpu").alias("cuda")]))]
+        value_parser = device)]
     device: String,
     /// Threads that compute; 0 is one per processor. The bytes written do not depend on it.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = count(0, MAX_THREADS))]
     threads: usize,
+}
+
+/// `cpu`, or what the workflow's commands say: `cuda`, `cuda:0`.
+fn device(text: &str) -> Result<String, String> {
+    let number = text.strip_prefix("cuda:").map(|number| number.parse::<u8>().is_ok());
+    match text == "cpu" || text == "cuda" || number == Some(true) {
+        true => Ok(text.to_owned()),
+        false => Err("wanted cpu, cuda or cuda:N, of which each means the CPU here".to_owned()),
+    }
 }
 
 impl QuantizeArgs {
@@ -84,8 +93,8 @@ impl QuantizeArgs {
                 "{DATA_SET} is a data set to download; the text that comes with this program is used"
             );
         }
-        if self.device == "cuda" {
-            tracing::warn!("--device cuda: the forward pass runs on the CPU");
+        if self.device != "cpu" {
+            tracing::warn!("--device {}: the forward pass runs on the CPU", self.device);
         }
         QuantizeOptions {
             model_dir: self.model_dir.clone(),

@@ -45,7 +45,13 @@ pub fn show_build(report: &BuildReport) -> Result<(), Stop> {
 /// # Errors
 /// As [`show`].
 pub fn show_process(report: &ProcessReport) -> Result<(), Stop> {
-    let ProcessReport { path, n_pairs, max_rank } = report;
+    let ProcessReport { path, n_pairs, max_rank, dropped, notes } = report;
+    for note in notes {
+        tracing::warn!("{note}");
+    }
+    for name in dropped {
+        tracing::warn!("left out: {name}");
+    }
     show(&format_args!("{}: {n_pairs} adapted projections, rank up to {max_rank}", path.display()))
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 /// A header as it grows: tensors follow each other without a gap.
 pub struct Header {
+    /// Entries, each with a comma behind it.
     json: String,
     n_data_bytes: usize,
 }
@@ -15,7 +16,12 @@ pub struct Header {
 impl Header {
     /// With `metadata`, an object of strings.
     pub fn new(metadata: &Value) -> Self {
-        Self { json: format!("{{\"__metadata__\":{metadata}"), n_data_bytes: 0 }
+        Self { json: format!("{{\"__metadata__\":{metadata},"), n_data_bytes: 0 }
+    }
+
+    /// Without metadata.
+    pub fn bare() -> Self {
+        Self { json: "{".to_owned(), n_data_bytes: 0 }
     }
 
     /// Places a tensor behind the last; where it lies in the data section.
@@ -25,7 +31,7 @@ impl Header {
         self.n_data_bytes = range.end;
         let dtype = format!("{dtype:?}");
         let info = json!({ "dtype": dtype, "shape": shape, "data_offsets": [range.start, range.end] });
-        self.json.push_str(&format!(",{}:{info}", json!(name)));
+        self.json.push_str(&format!("{}:{info},", json!(name)));
         range
     }
 
@@ -37,6 +43,9 @@ impl Header {
     /// What stands before the data section: the length and the header, filled up with spaces so that the data
     /// section starts at a multiple of `align` bytes.
     pub fn finish(mut self, align: usize) -> Vec<u8> {
+        if self.json.ends_with(',') {
+            self.json.pop();
+        }
         self.json.push('}');
         let padded = (self.json.len() + 8).next_multiple_of(align) - 8;
         let mut bytes = (padded as u64).to_le_bytes().to_vec();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::digest::sha256;
-use super::map::{FileMap, Generation, read_small, read_small_optional};
+use super::map::{FileMap, Generation, check_absent, read_small, read_small_optional};
 use super::{Checkpoint, StoreError};
 use crate::format::{Bytes, EngineConfig, TensorFile};
 
@@ -132,7 +132,7 @@ impl Engine {
 fn map_optional(path: &Path) -> Result<Option<Arc<FileMap>>, StoreError> {
     match FileMap::open(path) {
         Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) if error.is_not_found() => check_absent(path).map(|()| None),
         Err(error) => Err(error),
     }
 }

@@ -12,6 +12,9 @@ pub enum StoreError {
     /// The system refused.
     #[error("{}: cannot {action}: {source}", path.display())]
     Io { path: PathBuf, action: &'static str, source: io::Error },
+    /// A link whose file is gone, where a file that is not there at all would be fine.
+    #[error("{} is a link to a file that is not there; mend or remove it", path.display())]
+    Dangling { path: PathBuf },
     /// A directory, a pipe, a device.
     #[error("{} is {found}, wanted a regular file", path.display())]
     NotRegular { path: PathBuf, found: &'static str },
@@ -60,7 +63,7 @@ impl StoreError {
                 io::ErrorKind::PermissionDenied => 77,
                 _ => 74,
             },
-            Self::NoWeights { .. } | Self::MissingShards { .. } => 66,
+            Self::NoWeights { .. } | Self::MissingShards { .. } | Self::Dangling { .. } => 66,
             Self::OutsideRoots { .. } => 77,
             Self::Damaged(_) => 74,
             _ => 65,

@@ -197,8 +197,19 @@ pub fn read_small(path: &Path) -> Result<Vec<u8>, StoreError> {
 pub fn read_small_optional(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     match read_small(path) {
         Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) if error.is_not_found() => check_absent(path).map(|()| None),
         Err(error) => Err(error),
+    }
+}
+
+/// That a file which could not be found is not there at all.
+///
+/// # Errors
+/// [`StoreError::Dangling`]: somebody meant a file to be there.
+pub(super) fn check_absent(path: &Path) -> Result<(), StoreError> {
+    match std::fs::symlink_metadata(path) {
+        Ok(_) => Err(StoreError::Dangling { path: path.to_owned() }),
+        Err(_) => Ok(()),
     }
 }
 

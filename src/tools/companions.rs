@@ -49,12 +49,15 @@ impl Companions {
     /// [`StoreError::Io`].
     pub fn list(model_dir: &Path, is_ours: impl Fn(&str) -> bool) -> Result<Self, ToolError> {
         let mut found = Self::default();
-        let (mut left, mut folders) = (Vec::new(), Vec::new());
+        let (mut left, mut folders, mut dangling) = (Vec::new(), Vec::new(), Vec::new());
         for entry in fs::read_dir(model_dir).map_err(StoreError::io(model_dir, "list"))? {
             let entry = entry.map_err(StoreError::io(model_dir, "list"))?;
             let Ok(name) = entry.file_name().into_string() else { continue };
             // Through links: caches of downloads are full of them.
-            let Ok(metadata) = fs::metadata(entry.path()) else { continue };
+            let Ok(metadata) = fs::metadata(entry.path()) else {
+                dangling.push(name);
+                continue;
+            };
             if is_ours(&name) || name.starts_with('.') {
                 continue;
             }
@@ -74,10 +77,11 @@ impl Companions {
         found.names.sort();
         left.sort();
         folders.sort();
-        for (what, names) in [("files", left), ("directories", folders)] {
+        dangling.sort();
+        for (what, names) in [("files", left), ("directories", folders), ("links to nothing", dangling)] {
             if !names.is_empty() {
                 let names = listed(&names.iter().map(String::as_str).collect::<Vec<_>>());
-                found.notes.push(format!("{what} of the checkpoint that do not come along: {names}"));
+                found.notes.push(format!("{what} of the checkpoint do not come along: {names}"));
             }
         }
         Ok(found)

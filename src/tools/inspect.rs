@@ -20,6 +20,7 @@ use crate::store::{Checkpoint, Engine, StoreError, map_file, read_small};
 use crate::text::{ChatTemplate, SpecialTokens, TemplateFiles, Tokenizer, template_source};
 use crate::tools::ToolError;
 use crate::tools::adapter_facts::AdapterFacts;
+use crate::tools::ways_out::instead_of_merging;
 
 /// Longest line, in characters.
 const MAX_LINE: usize = 118;
@@ -205,10 +206,15 @@ fn inspect_peft(path: &Path, page: &mut Page) -> Result<(), ToolError> {
     describe_ranks(ranks.collect(), page);
     describe_tensors([&file], page);
     for obstacle in &config.obstacles {
-        page.line("warning", format!("{obstacle}: process-lora refuses it; use merge-lora"));
+        let way = instead_of_merging(obstacle).unwrap_or("use merge-lora");
+        page.line("warning", format!("{obstacle}: process-lora refuses it; {way}"));
     }
-    let tool = if config.obstacles.is_empty() { "process-lora --input_dir" } else { "merge-lora --lora_dir" };
-    page.line("next", format!("{tool} DIR --output_dir DIR"));
+    let is_merged = config.obstacles.iter().all(|obstacle| instead_of_merging(obstacle).is_none());
+    match (config.obstacles.is_empty(), is_merged) {
+        (true, _) => page.line("next", "process-lora --input_dir DIR --output_dir DIR"),
+        (false, true) => page.line("next", "merge-lora --lora_dir DIR --output_dir DIR"),
+        (false, false) => {}
+    }
     Ok(())
 }
 

@@ -11,9 +11,10 @@ pub mod interruption;
 mod list;
 pub mod merge;
 pub mod place;
-pub mod process_lora;
+pub mod process;
 pub mod staging;
 pub mod templates;
+mod ways_out;
 pub mod weights;
 
 pub use build::{BuildOptions, BuildReport, build, build_onnx};
@@ -24,4 +25,4 @@ pub use inspect::inspect;
 pub use interruption::Interruption;
 pub use list::{AdapterEntry, Daemon, EngineEntry, ListOptions, Listing, list};
 pub use merge::{MergeOptions, MergeReport, MergeType, merge_lora};
-pub use process_lora::{ProcessOptions, ProcessReport, process_lora};
+pub use process::{Dropping, ProcessOptions, ProcessReport, process_lora};

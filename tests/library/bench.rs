@@ -24,7 +24,7 @@ impl Demo {
         let process = |name: &str| {
             let input_dir = data(&format!("demo/adapters/{name}"));
             let output_dir = folder.path().join(name);
-            process_lora(&ProcessOptions { input_dir, output_dir: output_dir.clone() }).unwrap();
+            process_lora(&ProcessOptions::new(input_dir, output_dir.clone())).unwrap();
             output_dir.join("processed_adapter_model.safetensors")
         };
         let loras = vec![process("french"), process("german")];

@@ -40,7 +40,7 @@ fn logits<D: Device>(device: D, case: &Case<'_>) -> Vec<u32> {
     let decoder = Decoder::new(device, &engine.config, &engine.tensors).unwrap().with_kv_cache(case.kv_cache);
     let lora = |input_dir: &&Path| {
         let output_dir = case.folder.join(input_dir.file_name().unwrap());
-        let options = ProcessOptions { input_dir: input_dir.to_path_buf(), output_dir: output_dir.clone() };
+        let options = ProcessOptions::new(input_dir.to_path_buf(), output_dir.clone());
         process_lora(&options).unwrap();
         let file = tensors(&output_dir.join("processed_adapter_model.safetensors"));
         let adapter = Adapter::bind(file, decoder.architecture(), limits().max_lora_rank).unwrap();
@@ -189,7 +189,7 @@ fn a_step_that_decodes_is_two_calls_of_the_driver() {
     let decoder = Decoder::new(gpu(), &engine.config, &engine.tensors).unwrap();
     let output_dir = folder.path().join("adapter");
     let input_dir = checkpoint.join("adapters/all_r8");
-    process_lora(&ProcessOptions { input_dir, output_dir: output_dir.clone() }).unwrap();
+    process_lora(&ProcessOptions::new(input_dir, output_dir.clone())).unwrap();
     let file = tensors(&output_dir.join("processed_adapter_model.safetensors"));
     let adapter = Adapter::bind(file, decoder.architecture(), limits().max_lora_rank).unwrap();
     let loras = [(); 3].map(|()| Arc::new(decoder.lora(&adapter).unwrap()));

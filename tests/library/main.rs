@@ -29,3 +29,4 @@ mod template_places;
 mod text;
 mod token_table;
 mod tools;
+mod ways_out;

@@ -464,7 +464,7 @@ fn what_cannot_be_right_is_refused_by_name() {
                     all.push(("base_model.model.model.norm.lora_A".to_owned(), filled(1.0, &[64])));
                 });
             },
-            said: &["1 tensors match nothing", "base_model.model.model.norm.lora_A"],
+            said: &["1 tensors are not merged by adding", "base_model.model.model.norm.lora_A"],
         },
         Case {
             change: |_, lora| {
@@ -508,7 +508,7 @@ fn what_cannot_be_right_is_refused_by_name() {
         },
         Case {
             change: |_, lora| edit(&lora.join("adapter_config.json"), "lora_alpha", json!(1e9)),
-            said: &["model.layers.0.", "float16 cannot hold"],
+            said: &["adapter_model.safetensors: ", "model.layers.0.", "float16 cannot hold"],
         },
         Case {
             change: |_, lora| {
@@ -598,12 +598,74 @@ fn tied_tables_that_are_both_replaced_stay_tied() {
     assert!(merged.tensor("lm_head.weight").is_none());
     assert!(floats(&merged.tensor("model.embed_tokens.weight").unwrap()).iter().all(|value| *value == 0.5));
     assert_eq!(crate::support::json(&output.join("config.json"))["tie_word_embeddings"], true);
-    // One alone is trained: the other stays what it was.
+    // Loaded into the base, where both are one: PEFT changes both by either.
     rewrite(&lora.join("adapter_model.safetensors"), |all| all.retain(|(name, _)| !name.contains("embed")));
+    let head_alone = fs::read(lora.join("adapter_model.safetensors")).unwrap();
+    let of_both = fs::read(output.join("model.safetensors")).unwrap();
+    merge(model.path(), &lora, &output).unwrap();
+    assert!(fs::read(output.join("model.safetensors")).unwrap() == of_both);
+    rewrite(&lora.join("adapter_model.safetensors"), |all| {
+        all.retain(|(name, _)| !name.contains("lm_head"));
+        all.push(("base_model.model.model.embed_tokens.weight".to_owned(), filled(0.5, &[608, 64])));
+    });
+    merge(model.path(), &lora, &output).unwrap();
+    assert!(fs::read(output.join("model.safetensors")).unwrap() == of_both);
+    // One alone is trained, as a copy: the other stays what it was.
+    fs::write(lora.join("adapter_model.safetensors"), head_alone).unwrap();
+    edit(&lora.join("adapter_config.json"), "modules_to_save", json!(["lm_head"]));
     merge(model.path(), &lora, &output).unwrap();
     let merged = WeightFiles::open(&output).unwrap();
     let table = floats(&merged.tensor("model.embed_tokens.weight").unwrap());
     assert!(table.iter().any(|value| *value != 0.5));
     assert!(floats(&merged.tensor("lm_head.weight").unwrap()).iter().all(|value| *value == 0.5));
     assert_eq!(crate::support::json(&output.join("config.json"))["tie_word_embeddings"], false);
+}
+
+/// What PEFT saves beside an adapter of the embedding (`save_embedding_layers`) is most often the base's own table.
+#[test]
+fn a_table_that_is_the_base_s_leaves_the_head_tied() {
+    let model = copy(&reference("models/qwen2"));
+    let lora = model.path().join("adapters/all_r8");
+    let [plain, output] = ["plain", "merged"].map(|name| model.path().join(name));
+    merge(model.path(), &lora, &plain).unwrap();
+    let base = WeightFiles::open(model.path()).unwrap();
+    let table = base.tensor("model.embed_tokens.weight").unwrap();
+    rewrite(&lora.join("adapter_model.safetensors"), |all| {
+        all.push(("base_model.model.model.embed_tokens.weight".to_owned(), table.clone()));
+    });
+    for modules in [json!(null), json!(["embed_tokens"])] {
+        edit(&lora.join("adapter_config.json"), "modules_to_save", modules);
+        merge(model.path(), &lora, &output).unwrap();
+        let read = |directory: &Path| fs::read(directory.join("model.safetensors")).unwrap();
+        assert!(read(&output) == read(&plain));
+    }
+}
+
+#[test]
+fn tensors_without_a_place_are_told_in_one_short_list() {
+    let model = copy(&reference("models/qwen2"));
+    let lora = model.path().join("adapters/all_r8");
+    rewrite(&lora.join("adapter_model.safetensors"), |all| {
+        for (name, _) in all.iter_mut() {
+            *name = name.replace("model.layers", "model.strata");
+        }
+    });
+    let message = merge(model.path(), &lora, &model.path().join("merged")).unwrap_err().to_string();
+    assert_eq!(message.matches("match nothing in the checkpoint").count(), 1, "{message}");
+    assert!(message.contains("28 tensors") && message.contains("and 8 more"), "{message}");
+}
+
+#[test]
+fn links_to_nothing_are_told() {
+    let model = copy(&reference("models/qwen2"));
+    std::os::unix::fs::symlink("gone", model.path().join("tokenizer_config.json")).unwrap();
+    let output = model.path().join("merged");
+    let report = merge(model.path(), &model.path().join("adapters/all_r8"), &output).unwrap();
+    let notes = report.warnings.join("\n");
+    assert!(notes.contains("links to nothing") && notes.contains("tokenizer_config.json"), "{notes}");
+    let error =
+        jetspool::store::read_small_optional(&model.path().join("tokenizer_config.json")).unwrap_err();
+    assert_eq!(error.exit_code(), 66);
+    assert!(error.to_string().contains("link to a file that is not there"), "{error}");
+    assert!(jetspool::store::read_small_optional(&model.path().join("none")).unwrap().is_none());
 }

@@ -35,7 +35,7 @@ fn logits(kernels: Kernels, directory: &std::path::Path, adapter: &str, kv_cache
     let lora = (!adapter.is_empty()).then(|| {
         let output_dir = directory.join("adapter");
         let input_dir = reference(adapter);
-        process_lora(&ProcessOptions { input_dir, output_dir: output_dir.clone() }).unwrap();
+        process_lora(&ProcessOptions::new(input_dir, output_dir.clone())).unwrap();
         let file = tensors(&output_dir.join("processed_adapter_model.safetensors"));
         let adapter = Adapter::bind(file, decoder.architecture(), limits().max_lora_rank).unwrap();
         Arc::new(decoder.lora(&adapter).unwrap())

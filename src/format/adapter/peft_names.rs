@@ -1,8 +1,15 @@
 //! What the name of a tensor in a PEFT adapter says: which module, which part of its change.
 //!
-//! Source: peft 0.18, `get_peft_model_state_dict` and the attributes of `LoraLayer`.
+//! Names that torch's wrappers for training put around a module (`_orig_mod.` of torch.compile, `module.` of
+//! DistributedDataParallel, ...) are taken out first. Source: peft 0.18, `get_peft_model_state_dict` and the attributes of `LoraLayer`.
+
+use std::borrow::Cow;
 
 const PREFIX: &str = "base_model.model.";
+/// Parts of a path that wrappers of torch add, wherever they stand: compile, FSDP, checkpointed activations.
+const WRAPPERS: [&str; 3] = ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
+/// What data parallelism adds: in front only, for models have modules of that name.
+const FIRST_WRAPPER: &str = "module.";
 
 /// Which part of a module's change a tensor is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +79,30 @@ impl<'a> PeftName<'a> {
     }
 }
 
+/// A tensor's name as it was before the model was wrapped for training.
+pub fn without_wrappers_of_training(name: &str) -> Cow<'_, str> {
+    let is_wrapper = |part: &str| WRAPPERS.contains(&part);
+    let is_plain = |name: &str| !name.starts_with(FIRST_WRAPPER) && !name.split('.').any(is_wrapper);
+    let inner = name.strip_prefix(PREFIX);
+    if is_plain(name) && inner.is_none_or(is_plain) {
+        return Cow::Borrowed(name);
+    }
+    let parts: Vec<&str> = name.split('.').filter(|part| !is_wrapper(part)).collect();
+    let joined = parts.join(".");
+    let strip = |text: &str| {
+        let mut rest = text;
+        while let Some(inner) = rest.strip_prefix(FIRST_WRAPPER) {
+            rest = inner;
+        }
+        rest.to_owned()
+    };
+    let outer = strip(&joined);
+    Cow::Owned(match outer.strip_prefix(PREFIX) {
+        Some(inner) => format!("{PREFIX}{}", strip(inner)),
+        None => outer,
+    })
+}
+
 /// `x.base_layer.bias` and `x.modules_to_save.NAME.bias` are `x.bias`.
 fn without_wrappers(inner: &str) -> String {
     let mut words = Vec::new();
@@ -90,6 +121,24 @@ fn without_wrappers(inner: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn wrappers_of_training_are_taken_out() {
+        let plain = "base_model.model.model.layers.0.q.lora_A.weight";
+        for name in [
+            plain,
+            "_orig_mod.base_model.model.model.layers.0.q.lora_A.weight",
+            "base_model.model._orig_mod.model.layers.0._orig_mod.q.lora_A.weight",
+            "module.base_model.model.model.layers.0.q.lora_A.weight",
+            "module._orig_mod.module.base_model.model.module.model.layers.0.q.lora_A.weight",
+            "_fsdp_wrapped_module.base_model.model.model.layers.0._checkpoint_wrapped_module.q.lora_A.weight",
+        ] {
+            assert_eq!(without_wrappers_of_training(name), plain, "{name}");
+        }
+        for name in ["base_model.model.x.module.q.lora_A.weight", "modules.q.lora_A.weight", ""] {
+            assert_eq!(without_wrappers_of_training(name), name);
+        }
+    }
 
     #[test]
     fn names_are_taken_apart() {

@@ -3,33 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::format::adapter::listed;
+use crate::format::adapter::{listed, without_wrappers_of_training};
 use crate::format::{FormatError, LoraPart, PeftConfig, PeftName, Tensor, TensorFile, first_not_finite};
 use crate::store::{StoreError, WeightFiles, map_file, read_small};
 use crate::tools::ToolError;
+use crate::tools::ways_out::{Refusals, WITH_PEFT, instead_of_merging, is_of_other_method, is_value_head};
 
 const CONFIG_FILE: &str = "adapter_config.json";
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 const PICKLE_FILE: &str = "adapter_model.bin";
-
-const WITH_PEFT: &str = "load it in PEFT and save what merge_and_unload() gives, where PEFT can";
-/// What cannot be merged by adding a low-rank product, and what to do instead.
-const REFUSED: [(&str, &str); 7] = [
-    (
-        "layer_replication",
-        "save the model with its replicated layers as a checkpoint, and merge into that one",
-    ),
-    ("alora_invocation_tokens", "it acts on some tokens only, so no merged weights equal it; run it in PEFT"),
-    ("trainable_token_indices", WITH_PEFT),
-    ("target_parameters", WITH_PEFT),
-    ("arrow_config", "it mixes several adapters at run time; merge one of them"),
-    ("use_qalora", WITH_PEFT),
-    (
-        "init_lora_weights",
-        "it changes the base weights too; save it again as plain LoRA: \
-         save_pretrained(DIR, path_initial_model_for_weight_conversion=...)",
-    ),
-];
 
 /// A tensor with its name in the file.
 #[derive(Clone)]
@@ -97,6 +79,7 @@ impl AdapterTensors {
         for named in tensors {
             adapter.take(named, chosen.as_deref())?;
         }
+        adapter.check_methods()?;
         if adapter.modules.is_empty() && adapter.whole.is_empty() {
             return Err(adapter.refused("holds no tensors".to_owned(), "check that training saved them"));
         }
@@ -106,20 +89,20 @@ impl AdapterTensors {
 
     /// The adapter's name to look for, where the tensors have names of adapters.
     fn choose(&mut self, lora_dir: &Path, tensors: &[Named]) -> Result<Option<String>, ToolError> {
-        let names: BTreeSet<&str> = tensors
+        let names: BTreeSet<String> = tensors
             .iter()
-            .filter_map(|named| match PeftName::parse(&named.name) {
-                PeftName::Lora { adapter, .. } => adapter,
+            .filter_map(|named| match PeftName::parse(&without_wrappers_of_training(&named.name)) {
+                PeftName::Lora { adapter, .. } => adapter.map(str::to_owned),
                 PeftName::Whole { .. } => None,
             })
             .collect();
         let folder = adapter_of_folder(lora_dir);
-        match (names.len(), names.iter().find(|name| Some(**name) == folder.as_deref())) {
+        match (names.len(), names.iter().find(|name| Some(*name) == folder.as_ref())) {
             (0, _) => Ok(None),
-            (1, _) => Ok(names.first().map(|name| (*name).to_owned())),
-            (_, Some(name)) => Ok(Some((*name).to_owned())),
+            (1, _) => Ok(names.first().cloned()),
+            (_, Some(name)) => Ok(Some(name.clone())),
             _ => {
-                let names = names.into_iter().collect::<Vec<_>>();
+                let names = names.iter().map(String::as_str).collect::<Vec<_>>();
                 let what = format!("it holds several adapters: {}", listed(&names));
                 let advice = "name the folder of one of them: --lora_dir DIR/NAME-lora";
                 Err(self.refused(what, advice))
@@ -129,7 +112,8 @@ impl AdapterTensors {
 
     /// Puts a tensor in its place; those of other adapters are left.
     fn take(&mut self, named: Named, chosen: Option<&str>) -> Result<(), ToolError> {
-        let (module, part) = match PeftName::parse(&named.name) {
+        let plain = without_wrappers_of_training(&named.name).into_owned();
+        let (module, part) = match PeftName::parse(&plain) {
             PeftName::Lora { adapter: Some(adapter), .. } if Some(adapter) != chosen => return Ok(()),
             PeftName::Lora { module, part, .. } => (module.to_owned(), part),
             PeftName::Whole { tensor } => {
@@ -158,6 +142,29 @@ impl AdapterTensors {
         self.refused(format!("tensors {first} and {second} mean the same"), "keep one adapter per file")
     }
 
+    /// Refuses tensors of other methods; value heads, which write no text, are left out, as PEFT leaves them out.
+    fn check_methods(&mut self) -> Result<(), ToolError> {
+        let names_of = |whole: &BTreeMap<String, Named>, is_one: fn(&str) -> bool| -> Vec<String> {
+            whole.iter().filter(|(tensor, _)| is_one(tensor)).map(|(_, named)| named.name.clone()).collect()
+        };
+        let others = names_of(&self.whole, is_of_other_method);
+        if !others.is_empty() {
+            let tokens =
+                self.config.obstacles.iter().find(|obstacle| obstacle.key == "trainable_token_indices");
+            let why = tokens.map_or_else(String::new, |obstacle| format!(" ({obstacle})"));
+            let names = listed(&others.iter().map(String::as_str).collect::<Vec<_>>());
+            let what = format!("{} tensors are not merged by adding a product{why}: {names}", others.len());
+            return Err(self.refused(what, WITH_PEFT));
+        }
+        let heads = names_of(&self.whole, is_value_head);
+        if !heads.is_empty() {
+            let names = listed(&heads.iter().map(String::as_str).collect::<Vec<_>>());
+            self.notes.push(format!("a value head writes no text and is left out: {names}"));
+            self.whole.retain(|tensor, _| !is_value_head(tensor));
+        }
+        Ok(())
+    }
+
     /// What the configuration promises and the tensors do not hold.
     fn note_silence(&mut self) {
         let bias = &self.config.bias;
@@ -173,16 +180,16 @@ impl AdapterTensors {
     }
 }
 
+/// Refuses what cannot be merged by adding a low-rank product. Rows of single tokens are known by their tensors.
 fn check_config(config: &PeftConfig, path: &Path) -> Result<(), ToolError> {
-    let refused = |key: &str| REFUSED.iter().find(|(refused, _)| *refused == key);
-    let found: Vec<_> = config
-        .obstacles
-        .iter()
-        .filter_map(|obstacle| refused(obstacle.key).map(|(_, advice)| (obstacle.to_string(), *advice)))
-        .collect();
-    let Some((_, advice)) = found.first() else { return Ok(()) };
-    let whats: Vec<&str> = found.iter().map(|(what, _)| what.as_str()).collect();
-    let what = format!("this adapter cannot be merged: {}", whats.join("; "));
+    let mut refusals = Refusals::default();
+    for obstacle in config.obstacles.iter().filter(|obstacle| obstacle.key != "trainable_token_indices") {
+        if let Some(way) = instead_of_merging(obstacle) {
+            refusals.add(obstacle.to_string(), way);
+        }
+    }
+    let Some((what, advice)) = refusals.sum_up() else { return Ok(()) };
+    let what = format!("this adapter cannot be merged: {what}");
     Err(ToolError::Refused { path: path.to_owned(), what, advice })
 }
 

@@ -4,7 +4,7 @@
 //! that is tied to the embedding is written on its own when only one of the two is changed, as PEFT runs it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, Weak};
 
 use safetensors::Dtype;
@@ -12,7 +12,8 @@ use safetensors::Dtype;
 use super::adapter::{AdapterTensors, ModuleParts, Named};
 use super::element::Element;
 use super::rows::{Delta, Dora, Factor, Floats, MergedMatrix};
-use crate::format::{FormatError, PeftName, Tensor};
+use crate::format::adapter::listed;
+use crate::format::{FormatError, PeftConfig, PeftName, Tensor};
 use crate::store::WeightFiles;
 use crate::tools::ToolError;
 use crate::tools::weights::source::decoder;
@@ -30,6 +31,9 @@ const SAME_PREFIXES: [&[&str]; 4] = [
 /// Models whose layers of these names are stored `[in, out]` (transformers' Conv1D).
 const TRANSPOSED_MODELS: [&str; 4] = ["gpt2", "openai-gpt", "imagegpt", "decision_transformer"];
 const TRANSPOSED_MODULES: [&str; 4] = ["c_attn", "q_attn", "c_proj", "c_fc"];
+
+const RESIZE: &str = "the vocabulary was resized before the training: do the same to the checkpoint, with \
+    resize_token_embeddings(ROWS) and save_pretrained in transformers, and merge into that";
 
 /// How the tensor that is written comes about.
 pub enum Content {
@@ -52,6 +56,8 @@ pub struct OutTensor {
     pub dtype: Dtype,
     pub shape: Vec<usize>,
     pub content: Content,
+    /// Whether the adapter has a part in it.
+    pub is_changed: bool,
 }
 
 impl OutTensor {
@@ -71,6 +77,8 @@ pub struct Plan {
     /// Whether the head is no longer the embedding.
     pub is_untied: bool,
     pub notes: Vec<String>,
+    /// Of the adapter's tensors.
+    pub adapter_path: PathBuf,
 }
 
 /// What `config.json` says that matters here.
@@ -123,6 +131,7 @@ pub fn plan(
     let AdapterTensors { path, config, modules, whole, notes } = adapter;
     let adapter = AdapterTensors { path, config, modules: BTreeMap::new(), whole: BTreeMap::new(), notes };
     let mut changes = find_places(&base, &adapter, modules, whole)?;
+    base.share(&mut changes, &adapter.config);
     let is_untied = base.untie(&mut changes, &adapter);
     let builder = Builder { base: &base, facts, adapter: &adapter, element };
     let n_merged = changes.values().filter(|change| change.low_rank.is_some()).count();
@@ -142,7 +151,7 @@ pub fn plan(
             base.head
         ));
     }
-    Ok(Plan { shards, n_merged, n_replaced, is_untied, notes })
+    Ok(Plan { shards, n_merged, n_replaced, is_untied, notes, adapter_path: adapter.path })
 }
 
 impl<'a> Base<'a> {
@@ -197,8 +206,30 @@ impl<'a> Base<'a> {
         self.find(name).or_else(|| (self.is_tied && is_head()).then_some(&self.head)).map(str::to_owned)
     }
 
+    fn is_table(&self, plain: &str) -> bool {
+        plain == self.head || self.embedding.as_deref() == Some(plain)
+    }
+
     fn tensor(&self, plain: &str) -> Option<Tensor> {
         self.weights.tensor(self.names.get(plain)?)
+    }
+
+    /// A table that is not of `modules_to_save` is loaded into the base model itself, where a tied head and the
+    /// embedding are one: what one of them gets, the other has too, and of two the head's, which is loaded last.
+    /// Source: peft 0.18, `set_peft_model_state_dict`; transformers' tied parameters.
+    fn share(&self, changes: &mut Changes, config: &PeftConfig) {
+        let Some(embedding) = self.embedding.as_deref().filter(|_| self.is_tied) else { return };
+        let is_copy = |table: &str| {
+            let module = table.strip_suffix(".weight").unwrap_or(table);
+            config.modules_to_save.iter().any(|name| module.ends_with(name.as_str()))
+        };
+        let tables = [self.head.as_str(), embedding];
+        let mut loaded = tables.iter().filter(|table| !is_copy(table));
+        let shared = loaded.find_map(|table| changes.get(*table)?.replacement.clone());
+        let Some(shared) = shared else { return };
+        for table in tables.iter().filter(|table| !is_copy(table)) {
+            changes.entry((*table).to_owned()).or_default().replacement = Some(shared.clone());
+        }
     }
 
     /// Whether the tied head gets weights of its own. Where not, nothing is left to be done to the head alone.
@@ -206,7 +237,11 @@ impl<'a> Base<'a> {
         let Some(embedding) = self.embedding.as_deref().filter(|_| self.is_tied) else { return false };
         let stays = match (changes.get(embedding), changes.get(&self.head)) {
             (None, None) => true,
-            (Some(table), None) => adapter.config.ensure_weight_tying && table.is_replacement_only(),
+            (Some(table), None) if table.is_replacement_only() => {
+                let own = self.tensor(embedding).map(|tensor| Named { name: String::new(), tensor });
+                adapter.config.ensure_weight_tying || is_same(table.replacement.as_ref(), own.as_ref())
+            }
+            (Some(_), None) => false,
             (Some(table), Some(head)) => {
                 let both = table.is_replacement_only() && head.is_replacement_only();
                 both && is_same(table.replacement.as_ref(), head.replacement.as_ref())
@@ -225,6 +260,10 @@ impl<'a> Base<'a> {
         }
         !stays
     }
+}
+
+fn listed_owned(names: &[String]) -> String {
+    listed(&names.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 fn is_same(first: Option<&Named>, second: Option<&Named>) -> bool {
@@ -267,13 +306,14 @@ fn find_places(
         changes.entry(place).or_default().low_rank = Some((module, parts));
     }
     if !unmatched.is_empty() {
-        let names = unmatched.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-        let what = format!("{} tensors match nothing in the checkpoint: {names}", unmatched.len());
+        let n_unmatched = unmatched.len();
+        let names = listed_owned(&unmatched.into_iter().collect::<Vec<_>>());
+        let what = format!("{n_unmatched} tensors match nothing in the checkpoint: {names}");
         return Err(adapter.refused(what, "give the checkpoint that the adapter was trained on"));
     }
     if !without_bias.is_empty() {
         let what =
-            format!("these add to biases that the checkpoint does not have: {}", without_bias.join(", "));
+            format!("these add to biases that the checkpoint does not have: {}", listed_owned(&without_bias));
         return Err(adapter.refused(what, "PEFT cannot merge them either; run the adapter in PEFT"));
     }
     Ok(changes)
@@ -333,13 +373,20 @@ impl Builder<'_> {
         let is_changed = replacement.is_some() || low_rank.is_some() || bias.is_some();
         if !is_changed && is_whole_numbers(base.dtype()) {
             let (dtype, shape) = (base.dtype(), base.shape().to_vec());
-            return Ok(OutTensor { name, dtype, shape, content: Content::Copied(base) });
+            return Ok(OutTensor { name, dtype, shape, content: Content::Copied(base), is_changed });
         }
         let shape = base.shape().to_vec();
         let base = match replacement {
             None => floats(plain, base).map_err(wrong_base)?,
             Some(named) => {
                 let wrong = ToolError::format(&self.adapter.path);
+                if let (&[found, width], &[wanted, wanted_width]) = (named.tensor.shape(), &shape[..])
+                    && self.base.is_table(plain)
+                    && (width == wanted_width && found != wanted)
+                {
+                    let what = format!("{} has {found} rows, the checkpoint's {wanted}", named.name);
+                    return Err(self.adapter.refused(what, RESIZE));
+                }
                 if named.tensor.shape() != shape {
                     let found = named.tensor.shape().to_vec();
                     return Err(wrong(FormatError::Shape { name: named.name, wanted: shape, found }));
@@ -358,7 +405,7 @@ impl Builder<'_> {
             }
             (None, None) => Content::Cast(base),
         };
-        Ok(OutTensor { name, dtype: self.element.dtype(), shape, content })
+        Ok(OutTensor { name, dtype: self.element.dtype(), shape, content, is_changed })
     }
 
     /// The change of a module whose weight has that shape.

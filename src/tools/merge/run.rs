@@ -18,10 +18,10 @@ use crate::kernels::Kernels;
 use crate::progress::{Bar, Progress};
 use crate::store::weight_files::INDEX_FILE;
 use crate::store::{StoreError, WeightFiles, read_small};
-use crate::tools::ToolError;
 use crate::tools::build::run::check_space;
 use crate::tools::companions::Companions;
 use crate::tools::staging::Staging;
+use crate::tools::{ToolError, WriteError};
 
 /// The type of the merged weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,7 +137,7 @@ fn write_output(
     check_space(staging.target(), n_bytes + companions.n_bytes)?;
     let record = record_json(&options.lora_dir, element, plan.n_merged, &files);
     staging.write_bytes(RECORD_FILE, record.as_bytes())?;
-    write_weights(&mut staging, options, element, &plan.shards, n_bytes)?;
+    write_weights(&mut staging, options, element, &plan, n_bytes)?;
     if is_sharded {
         staging.write_bytes(INDEX_FILE, index_json(&plan.shards).as_bytes())?;
     }
@@ -164,7 +164,7 @@ fn write_weights(
     staging: &mut Staging,
     options: &MergeOptions,
     element: Element,
-    shards: &BTreeMap<String, Vec<OutTensor>>,
+    plan: &Plan,
     n_bytes: u64,
 ) -> Result<(), ToolError> {
     let bar = Bar::of_bytes(options.progress, n_bytes);
@@ -174,10 +174,16 @@ fn write_weights(
     };
     let arithmetic = Arithmetic { kernels: Kernels::detect(), element };
     let mut result = Ok(());
-    for (name, tensors) in shards {
+    for (name, tensors) in &plan.shards {
+        let failed = |error: WriteError| {
+            // Of a sum that is too large nobody knows whose fault it is, but the base alone is the base's.
+            let is_changed = matches!(&error, WriteError::Range { name, .. }
+                if tensors.iter().any(|tensor| tensor.name == *name && tensor.is_changed));
+            let source = if is_changed { &plan.adapter_path } else { &options.model_dir };
+            error.at(source, &options.output_dir, n_bytes)
+        };
         result = staging.write(name, |out| {
-            write_file(out, tensors, &arithmetic, options.n_threads, &progress)
-                .map_err(|error| error.at(&options.model_dir, &options.output_dir, n_bytes))
+            write_file(out, tensors, &arithmetic, options.n_threads, &progress).map_err(failed)
         });
         if result.is_err() {
             break;
