@@ -11,6 +11,7 @@ mod doctor;
 mod faults;
 mod faults_files;
 mod faults_flood;
+mod foreign;
 mod gpu;
 mod guided;
 mod interruption;
