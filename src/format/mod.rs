@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod engine;
 pub mod error;
 pub mod finite;
+pub mod gguf;
 pub mod header;
 pub(crate) mod json;
 pub mod onnx;

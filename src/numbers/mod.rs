@@ -5,6 +5,7 @@ pub mod architecture;
 mod device;
 pub mod family;
 pub mod feedback;
+pub mod gguf;
 pub mod int4;
 pub mod int8;
 pub mod kind;

@@ -1,0 +1,76 @@
+//! Plain numbers, and blocks of 32 with one scale: `w = d * q`, or `w = d * q + m`.
+//!
+//! Codes of four bits lie as halves of a byte, the first 16 of a block in the low ones. Codes of five have their
+//! highest bits in a word of their own. Source: `dequantize_row_q*` of ggml; `gguf.quants` of the Python package.
+
+use half::{bf16, f16};
+
+const HALF: usize = 16;
+
+pub(super) fn f32(bytes: &[u8], out: &mut [f32]) {
+    for (value, four) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        *value = f32::from_le_bytes(*four);
+    }
+}
+
+pub(super) fn f16(bytes: &[u8], out: &mut [f32]) {
+    for (value, two) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+        *value = f16::from_le_bytes(*two).to_f32();
+    }
+}
+
+pub(super) fn bf16(bytes: &[u8], out: &mut [f32]) {
+    for (value, two) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+        *value = bf16::from_le_bytes(*two).to_f32();
+    }
+}
+
+/// `d`, 32 signed bytes.
+pub(super) fn q8_0(block: &[u8], out: &mut [f32]) {
+    let d = half_at(block, 0);
+    for (value, code) in out.iter_mut().zip(&block[2..]) {
+        *value = d * f32::from(code.cast_signed());
+    }
+}
+
+/// `d`, 16 bytes; codes count from -8.
+pub(super) fn q4_0(block: &[u8], out: &mut [f32]) {
+    let d = half_at(block, 0);
+    nibbles(&block[2..], out, |_, code| d * (f32::from(code) - 8.0));
+}
+
+/// `d`, `m`, 16 bytes.
+pub(super) fn q4_1(block: &[u8], out: &mut [f32]) {
+    let (d, m) = (half_at(block, 0), half_at(block, 2));
+    nibbles(&block[4..], out, |_, code| d * f32::from(code) + m);
+}
+
+/// `d`, 32 highest bits, 16 bytes; codes count from -16.
+pub(super) fn q5_0(block: &[u8], out: &mut [f32]) {
+    let d = half_at(block, 0);
+    nibbles(&block[6..], out, |at, code| d * (f32::from(fifth_bit(&block[2..6], at) | code) - 16.0));
+}
+
+/// `d`, `m`, 32 highest bits, 16 bytes.
+pub(super) fn q5_1(block: &[u8], out: &mut [f32]) {
+    let (d, m) = (half_at(block, 0), half_at(block, 2));
+    nibbles(&block[8..], out, |at, code| d * f32::from(fifth_bit(&block[4..8], at) | code) + m);
+}
+
+/// The f16 at a byte of a block.
+pub(super) fn half_at(block: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+}
+
+/// Gives `value` each element's place in the block and its four bits.
+fn nibbles(codes: &[u8], out: &mut [f32], value: impl Fn(usize, u8) -> f32) {
+    for (at, code) in codes.iter().enumerate() {
+        out[at] = value(at, code & 15);
+        out[at + HALF] = value(at + HALF, code >> 4);
+    }
+}
+
+/// The bit of an element, at the place of the fifth.
+fn fifth_bit(bits: &[u8], at: usize) -> u8 {
+    (bits[at / 8] >> (at % 8) & 1) << 4
+}

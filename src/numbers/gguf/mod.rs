@@ -1,0 +1,7 @@
+//! The kinds of weights in GGUF files, and how their blocks become f32: the bits that ggml's own code gives.
+
+mod blocks;
+mod kind;
+mod super_blocks;
+
+pub use kind::BlockKind;
