@@ -5,6 +5,7 @@
 
 mod added;
 mod answer;
+mod assemble;
 mod bound;
 mod bpe;
 mod calendar;
@@ -17,6 +18,7 @@ mod filters;
 mod jinja;
 mod message;
 mod methods;
+mod pre_tokenizers;
 mod printf;
 mod processed;
 mod prompt;
@@ -36,6 +38,7 @@ mod vocabulary;
 mod wire;
 
 pub use answer::AnswerDecoder;
+pub use assemble::{TokenizerFiles, VocabularyParts, assemble_tokenizer};
 pub use complete::{BesideTokenizer, with_tokens_beside};
 pub use error::TextError;
 pub use message::{ChatMessage, Content};
