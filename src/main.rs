@@ -28,6 +28,7 @@ fn work(invocation: Invocation) -> Result<(), Stop> {
             cli::show_build(&match args.calibration() {
                 Some(calibration) => compress::build_calibrated(&options, &calibration)?,
                 None if args.is_onnx() => tools::build_onnx(&options)?,
+                None if args.is_gguf() => tools::build_gguf(&options)?,
                 None => tools::build(&options)?,
             })
         }

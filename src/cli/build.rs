@@ -24,6 +24,10 @@ mixed), AutoAWQ (gemm, 4 bits) and GPTQ (4 bits). Without --precision their weig
 own scales and zeros; what is not quantized is f16, and the embedding and an own head are int8. --precision f16 or \
 f32 makes numbers of them. Scales of activations and of the cache are not applied.
 
+A GGUF file is what llama.cpp and Ollama use: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K and Q6_K weights \
+of the architectures llama, qwen2, qwen3 and phi3, with tokenizer and chat template. Its weights become numbers, stored \
+at --precision (f16 where that is left out): int8 for files of eight bits, int4 for those of four is near their size.
+
 An engine for GPUs is one for the processor with kernels beside it: --target cuda:sm_87 adds those for Orin, and the \
 answers are the same on both.
 
@@ -31,9 +35,10 @@ Examples:
   jetspool build --modelDir Qwen2.5-0.5B-Instruct --engineDir engine \\
     --precision int4 --maxLoraRank 16
   jetspool build --modelDir checkpoint --engineDir engine --maxBatchSize 8
-  jetspool build --onnxDir onnx --engineDir engine --maxLoraRank 16";
+  jetspool build --onnxDir onnx --engineDir engine --maxLoraRank 16
+  jetspool build --ggufFile model-Q4_K_M.gguf --engineDir engine --precision int4";
 
-/// Build an engine from a Hugging Face checkpoint or an ONNX directory.
+/// Build an engine from a Hugging Face checkpoint, an ONNX directory or a GGUF file.
 #[derive(Debug, Args)]
 #[command(after_help = HELP, group = ArgGroup::new("source").required(true))]
 pub struct BuildArgs {
@@ -43,6 +48,9 @@ pub struct BuildArgs {
     /// ONNX directory.
     #[arg(long = "onnxDir", value_name = "DIR", group = "source")]
     onnx_dir: Option<PathBuf>,
+    /// GGUF file.
+    #[arg(long = "ggufFile", value_name = "FILE", group = "source")]
+    gguf_file: Option<PathBuf>,
     /// Engine directory to write.
     #[arg(long = "engineDir", value_name = "DIR")]
     engine_dir: PathBuf,
@@ -75,7 +83,7 @@ pub struct BuildArgs {
     head: Option<Precision>,
     /// Text to calibrate int4 with, like that of your requests: a text file, a .jsonl file, or a directory of them. The
     /// model reads it first; then weights that meet the same inputs make up for each other's rounding.
-    #[arg(long, value_name = "FILE|DIR", conflicts_with = "onnx_dir")]
+    #[arg(long, value_name = "FILE|DIR", conflicts_with_all = ["onnx_dir", "gguf_file"])]
     calib: Option<PathBuf>,
     /// Sequences to calibrate with, at most.
     #[arg(long = "calib_size", value_name = "N", default_value_t = 128, value_parser = count(1, 1 << 16))]
@@ -122,6 +130,11 @@ impl BuildArgs {
         self.onnx_dir.is_some()
     }
 
+    /// Whether the source is a GGUF file.
+    pub fn is_gguf(&self) -> bool {
+        self.gguf_file.is_some()
+    }
+
     /// The text to calibrate with, if there is one.
     pub fn calibration(&self) -> Option<CalibrationOptions> {
         let text = self.calib.clone()?;
@@ -130,9 +143,10 @@ impl BuildArgs {
 
     /// The flags as the tool takes them.
     pub fn options(&self) -> BuildOptions {
+        let source = self.onnx_dir.as_ref().or(self.gguf_file.as_ref()).or(self.model_dir.as_ref());
         let n_processors = || std::thread::available_parallelism().map_or(1, |number| number.get());
         BuildOptions {
-            model_dir: self.onnx_dir.as_ref().or(self.model_dir.as_ref()).cloned().unwrap_or_default(),
+            model_dir: source.cloned().unwrap_or_default(),
             engine_dir: self.engine_dir.clone(),
             limits: Limits {
                 max_batch_size: self.max_batch_size,

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use clap::Args;
 
 const HELP: &str = "\
-The path is a directory (engine, checkpoint, PEFT adapter) or a safetensors file.
+The path is a directory (engine, checkpoint, PEFT adapter), a safetensors file or a GGUF file.
 
 Examples:
   jetspool inspect engine
-  jetspool inspect processed/french/processed_adapter_model.safetensors";
+  jetspool inspect processed/french/processed_adapter_model.safetensors
+  jetspool inspect model-Q4_K_M.gguf";
 
 /// Show on one screen what an engine, adapter or checkpoint holds.
 #[derive(Debug, Args)]

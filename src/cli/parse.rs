@@ -146,6 +146,11 @@ mod tests {
         let line = "llm_build --onnxDir o --engineDir e";
         let Command::Build(args) = parse_words(line).expect(line).command else { panic!("{line}") };
         assert!(args.is_onnx() && args.options().model_dir == Path::new("o"));
+        for flag in ["--ggufFile", "--gguf-file", "--gguf_file"] {
+            let line = format!("jetspool build {flag} m.gguf --engineDir e");
+            let Command::Build(args) = parse_words(&line).expect(&line).command else { panic!("{line}") };
+            assert!(args.is_gguf() && !args.is_onnx() && args.options().model_dir == Path::new("m.gguf"));
+        }
     }
 
     #[test]
@@ -262,6 +267,15 @@ mod tests {
                 said: "from 1 to",
             },
             Case { line: "llm_build --onnxDir o --modelDir m --engineDir e", said: "cannot be used with" },
+            Case {
+                line: "jetspool build --ggufFile g --modelDir m --engineDir e",
+                said: "cannot be used with",
+            },
+            Case {
+                line: "jetspool build --ggufFile g --onnxDir o --engineDir e",
+                said: "cannot be used with",
+            },
+            Case { line: "jetspool build --ggufFile g --engineDir e --calib t", said: "cannot be used with" },
             Case {
                 line: "tensorrt-edgellm-export-llm --model_dir m --output_dir o --dtype int4",
                 said: "f16, f32",

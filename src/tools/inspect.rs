@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::format::adapter::parse_name;
 use crate::format::checkpoint::naming::{Beside, beside};
 use crate::format::engine::{Item, PAD_PREFIX, items};
+use crate::format::gguf::{GgufFile, read_decoder, read_vocabulary};
 use crate::format::{PeftConfig, StoredMatrix, TensorFile};
 use crate::numbers::Kind;
 use crate::numbers::architecture::{Architecture, RopeScaling};
@@ -25,14 +26,19 @@ use crate::tools::ways_out::instead_of_merging;
 /// Longest line, in characters.
 const MAX_LINE: usize = 118;
 
-/// Describes a directory or a safetensors file.
+/// Describes a directory, a safetensors file or a GGUF file.
 ///
 /// # Errors
 /// [`ToolError`] when the path is none of these or cannot be read.
 pub fn inspect(path: &Path) -> Result<String, ToolError> {
     let mut page = Page::default();
     if !path.is_dir() {
-        inspect_file(path, &mut page)?;
+        let bytes = map_file(path)?;
+        if (*bytes).as_ref().starts_with(b"GGUF") {
+            inspect_gguf(path, (*bytes).as_ref(), &mut page)?;
+        } else {
+            inspect_file(path, &mut page)?;
+        }
         return Ok(page.text);
     }
     match DirectoryKind::of(path) {
@@ -235,6 +241,33 @@ fn inspect_file(path: &Path, page: &mut Page) -> Result<(), ToolError> {
     Ok(())
 }
 
+fn inspect_gguf(path: &Path, bytes: &[u8], page: &mut Page) -> Result<(), ToolError> {
+    let file = GgufFile::parse(bytes).map_err(ToolError::format(path))?;
+    page.line("GGUF", format!("{}, version {}", path.display(), file.version));
+    for key in ["general.name", "general.license"] {
+        if let Some(text) = file.metadata.get(key) {
+            page.line("", format!("{key} = {text}"));
+        }
+    }
+    let decoder = read_decoder(&file, bytes).map_err(ToolError::format(path))?;
+    describe_architecture(&decoder.architecture, page);
+    let vocabulary = read_vocabulary(&file.metadata, decoder.architecture.vocab_size);
+    if let Some(vocabulary) = vocabulary.map_err(ToolError::format(path))? {
+        describe_ids(&vocabulary.ends, vocabulary.bos, page);
+        let template = if vocabulary.chat_template.is_some() { "with" } else { "without" };
+        let pre_tokenizer = vocabulary.pre_tokenizer.unwrap_or("default");
+        page.line("text", format!("{}, {pre_tokenizer}, {template} chat template", vocabulary.model));
+    }
+    let kinds = file.tensors().map(|(_, tensor)| (tensor.kind.name().to_owned(), tensor.bytes.len()));
+    describe_kinds(kinds.collect(), 0, page);
+    if !decoder.unused.is_empty() {
+        let names: Vec<&str> = decoder.unused.iter().map(String::as_str).collect();
+        page.line("warning", format!("not of this decoder: {}", crate::format::adapter::listed(&names)));
+    }
+    page.line("next", "build --ggufFile FILE --engineDir DIR");
+    Ok(())
+}
+
 fn describe_processed(path: &Path, file: &TensorFile, page: &mut Page) {
     page.line("adapter", format!("{} (processed)", path.display()));
     let facts = AdapterFacts::of(file);
@@ -308,20 +341,29 @@ fn describe_ids(eos: &[u32], bos: Option<u32>, page: &mut Page) {
 
 /// Counts and bytes by element type; fillers count as such.
 fn describe_tensors<'a>(files: impl IntoIterator<Item = &'a TensorFile>, page: &mut Page) {
-    let mut kinds: BTreeMap<String, (usize, usize)> = BTreeMap::new();
-    let (mut n_tensors, mut n_bytes) = (0, 0);
+    let (mut found, mut n_filled) = (Vec::new(), 0);
     for file in files {
         for name in file.names() {
             let Some(tensor) = file.get(name) else { continue };
             let len = tensor.data().len();
-            n_bytes += len;
             if name.starts_with(PAD_PREFIX) {
-                continue;
+                n_filled += len;
+            } else {
+                found.push((format!("{:?}", tensor.dtype()), len));
             }
-            n_tensors += 1;
-            let kind = kinds.entry(format!("{:?}", tensor.dtype())).or_default();
-            *kind = (kind.0 + 1, kind.1 + len);
         }
+    }
+    describe_kinds(found, n_filled, page);
+}
+
+/// Counts and bytes by kind; `n_filled` bytes count as such.
+fn describe_kinds(found: Vec<(String, usize)>, n_filled: usize, page: &mut Page) {
+    let mut kinds: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    let n_tensors = found.len();
+    let n_bytes = n_filled + found.iter().map(|(_, len)| len).sum::<usize>();
+    for (kind, len) in found {
+        let entry = kinds.entry(kind).or_default();
+        *entry = (entry.0 + 1, entry.1 + len);
     }
     page.line("tensors", format!("{n_tensors}, {}", bytes_text(n_bytes)));
     for (kind, (count, len)) in kinds {

@@ -17,7 +17,7 @@ pub mod templates;
 mod ways_out;
 pub mod weights;
 
-pub use build::{BuildOptions, BuildReport, build, build_onnx};
+pub use build::{BuildOptions, BuildReport, build, build_gguf, build_onnx};
 pub use error::{ToolError, WriteError};
 pub use export::{ExportOptions, ExportReport, export};
 pub use insert::{InsertOptions, InsertReport, insert_lora};

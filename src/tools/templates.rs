@@ -42,13 +42,26 @@ impl CheckpointTemplate {
         Ok(Self { source, processed: read(PROCESSED_TEMPLATE_FILE)?, directory: directory.to_owned() })
     }
 
+    /// That of one file that holds all, whose tokenizer_config.json was made.
+    ///
+    /// # Errors
+    /// [`ToolError::Tokenizer`].
+    pub fn of_config(source: &Path, tokenizer_config: Option<&[u8]>) -> Result<Self, ToolError> {
+        let files = TemplateFiles { tokenizer_config, jinja: None, named: &[], processor: None };
+        let found = template_source(&files);
+        let found = found.map_err(|error| ToolError::Tokenizer { path: source.to_owned(), source: error })?;
+        Ok(Self { source: found, processed: None, directory: source.to_owned() })
+    }
+
     /// A template that cannot be used is found here, and not by the first request.
     ///
     /// # Errors
     /// [`ToolError::Tokenizer`].
     pub fn check(&self) -> Result<(), ToolError> {
         let wrong = |name: &str| {
-            let path = self.directory.join(name);
+            // A file that holds all has none below it.
+            let is_file = self.directory.is_file();
+            let path = if is_file { self.directory.clone() } else { self.directory.join(name) };
             |source| ToolError::Tokenizer { path, source }
         };
         let no_specials = || SpecialTokens::new([]);

@@ -1,12 +1,15 @@
-//! Engines, from checkpoints and from ONNX directories.
+//! Engines, from checkpoints, from ONNX directories and from GGUF files.
 
 mod engine_file;
+mod gguf;
 mod kernels;
 mod onnx;
 pub(crate) mod precision;
 pub(crate) mod run;
+mod text_files;
 
 pub use crate::progress::Progress;
+pub use gguf::build_gguf;
 pub use kernels::GpuTarget;
 pub use onnx::build_onnx;
 pub use run::{BuildOptions, BuildReport, Spreads, build, build_spread, find_sources};

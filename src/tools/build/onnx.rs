@@ -9,6 +9,7 @@ use super::run::{
     BuildOptions, BuildReport, Prepared, Spreads, check_output, engine_config, limit_warnings, set_head,
     write_engine,
 };
+use super::text_files::TextFiles;
 use crate::format::engine::{EMBEDDING, FINAL_NORM, HEAD, Item, items, projection_bias, projection_weight};
 use crate::format::onnx::{Linear, Model, Norm, OnnxConfig, OnnxDecoder, OnnxLayer};
 use crate::format::{Bytes, FormatError, TensorFile};
@@ -73,6 +74,7 @@ pub fn build_onnx(options: &BuildOptions) -> Result<BuildReport, ToolError> {
     }
     set_head(&mut items, options.head);
     let warnings = limit_warnings(&engine_config);
+    let texts = TextFiles::read(directory)?;
     let digest = || {
         let external = files.external();
         let parts = [&config_json[..], (*bytes).as_ref(), (*embedding).as_ref()];
@@ -81,6 +83,7 @@ pub fn build_onnx(options: &BuildOptions) -> Result<BuildReport, ToolError> {
     write_engine(
         options,
         Prepared { config: engine_config, items, sources, spreads: Spreads::new(), warnings },
+        texts,
         digest,
     )
 }

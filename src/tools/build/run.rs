@@ -1,4 +1,4 @@
-//! `build`: a Hugging Face checkpoint directory to an engine directory.
+//! `build`: a Hugging Face checkpoint directory to an engine directory, and what every source of an engine shares.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::engine_file::{EnginePlan, EngineWriter};
 use super::kernels::{GpuTarget, cubins};
 use super::precision::{has_quantized_head, is_quantization_part, quantization_notes, resolve_precision};
+use super::text_files::{TEXT_FILES, TextFiles};
 use crate::format::adapter::listed;
 use crate::format::checkpoint::naming::{Beside, beside, places};
 use crate::format::engine::{EMBEDDING, FORMAT_VERSION, HEAD, Item, checkpoint_names, items};
@@ -23,27 +24,15 @@ use crate::numbers::{Kind, Precision};
 use crate::progress::{Bar, Progress};
 use crate::store::digest::{Sha256Writer, sha256};
 use crate::store::engine::{
-    CHAT_TEMPLATE_FILE, CONFIG_FILE, PROCESSED_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE,
-    TOKENIZER_TABLE_FILE, WEIGHTS_FILE, cubin_file, cubin_files,
+    CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_TABLE_FILE, WEIGHTS_FILE, cubin_file, cubin_files,
 };
 use crate::store::{Checkpoint, read_small_optional};
-use crate::text::{BesideTokenizer, Tokenizer, with_tokens_beside};
 use crate::tools::place;
 use crate::tools::staging::Staging;
-use crate::tools::templates::CheckpointTemplate;
 use crate::tools::weights::quantized_source::quantized_rows;
 use crate::tools::weights::source::RowSource;
 use crate::tools::{ToolError, WriteError};
 
-/// Files that come along where the checkpoint has them.
-const TEXT_FILES: [&str; 6] = [
-    TOKENIZER_FILE,
-    TOKENIZER_CONFIG_FILE,
-    CHAT_TEMPLATE_FILE,
-    PROCESSED_TEMPLATE_FILE,
-    "generation_config.json",
-    "special_tokens_map.json",
-];
 /// Room for the text files and the file system's own needs.
 const SPARE_BYTES: u64 = 32 << 20;
 
@@ -53,7 +42,7 @@ pub type Spreads = BTreeMap<String, Arc<Spread>>;
 /// What to build.
 #[derive(Debug, Clone)]
 pub struct BuildOptions {
-    /// The checkpoint, or the ONNX directory.
+    /// The checkpoint, the ONNX directory, or the GGUF file.
     pub model_dir: PathBuf,
     pub engine_dir: PathBuf,
     pub limits: Limits,
@@ -106,9 +95,9 @@ pub fn build_spread(options: &BuildOptions, spreads: Spreads) -> Result<BuildRep
     set_head(&mut items, options.head);
     let mut warnings = warnings(&checkpoint, &config, &items);
     warnings.extend(quantization_notes(&checkpoint));
-    write_engine(options, Prepared { config, items, sources, spreads, warnings }, || {
-        source_digest(&checkpoint)
-    })
+    let texts = TextFiles::read(&options.model_dir)?;
+    let prepared = Prepared { config, items, sources, spreads, warnings };
+    write_engine(options, prepared, texts, || source_digest(&checkpoint))
 }
 
 /// Stores the embedding table, and the head of a model that has one, as wanted.
@@ -155,19 +144,17 @@ pub(crate) struct Prepared {
     pub warnings: Vec<String>,
 }
 
-/// Writes the directory: weights, the text files of the source directory, configuration.
+/// Writes the directory: weights, the text files, configuration.
 pub(crate) fn write_engine(
     options: &BuildOptions,
     prepared: Prepared,
+    texts: TextFiles,
     source_digest: impl FnOnce() -> String,
 ) -> Result<BuildReport, ToolError> {
     let Prepared { mut config, items, sources, spreads, mut warnings } = prepared;
-    let tokenizer_json = whole_tokenizer(&options.model_dir)?;
-    let compile = |json: &Vec<u8>| compile_tokenizer(&options.model_dir, json);
-    let token_table = tokenizer_json.as_ref().map(compile).transpose()?;
-    let template = CheckpointTemplate::read(&options.model_dir)?;
-    template.check()?;
-    warnings.extend(template.note());
+    let token_table = texts.compile_tokenizer()?;
+    texts.check_template()?;
+    warnings.extend(texts.note());
     let kernels = options.gpu.as_ref().map(cubins).transpose()?.unwrap_or_default();
     config.source_digest = source_digest();
     let plan = EnginePlan::new(items, options.precision, &config.source_digest);
@@ -186,14 +173,8 @@ pub(crate) fn write_engine(
         staging.write_bytes(name, bytes)
     };
     for name in TEXT_FILES {
-        let bytes = match name {
-            TOKENIZER_FILE => tokenizer_json.clone(),
-            // Whichever place it stood in.
-            CHAT_TEMPLATE_FILE => template.source.jinja.clone().map(String::into_bytes),
-            _ => read_small_optional(&options.model_dir.join(name))?,
-        };
-        match bytes {
-            Some(bytes) => write_beside(&mut staging, name, &bytes)?,
+        match texts.get(name) {
+            Some(bytes) => write_beside(&mut staging, name, bytes)?,
             None if name == TOKENIZER_FILE => {
                 warnings
                     .push(format!("{TOKENIZER_FILE} is missing: this engine knows token ids, but no text"));
@@ -217,30 +198,6 @@ pub(crate) fn write_engine(
     let kinds = kinds_text(plan.items.iter().filter_map(Item::kind));
     let (n_bytes, n_tensors) = (plan.n_bytes(), sources.len());
     Ok(BuildReport { engine_dir, config, n_bytes, n_tensors, kinds, warnings })
-}
-
-/// tokenizer.json, with the tokens that the checkpoint has beside it.
-fn whole_tokenizer(model_dir: &Path) -> Result<Option<Vec<u8>>, ToolError> {
-    let path = model_dir.join(TOKENIZER_FILE);
-    let Some(tokenizer_json) = read_small_optional(&path)? else { return Ok(None) };
-    let read = |name: &str| read_small_optional(&model_dir.join(name));
-    let [config, added_tokens, special_tokens_map] =
-        ["tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"].map(read);
-    let (config, added_tokens, special_tokens_map) = (config?, added_tokens?, special_tokens_map?);
-    let beside = BesideTokenizer {
-        config: config.as_deref(),
-        added_tokens: added_tokens.as_deref(),
-        special_tokens_map: special_tokens_map.as_deref(),
-    };
-    let whole = with_tokens_beside(&tokenizer_json, beside);
-    let whole = whole.map_err(|source| ToolError::Tokenizer { path, source })?;
-    Ok(Some(whole.unwrap_or(tokenizer_json)))
-}
-
-/// The bytes of `tokenizer.table`.
-fn compile_tokenizer(model_dir: &Path, tokenizer_json: &[u8]) -> Result<Arc<Vec<u8>>, ToolError> {
-    let path = model_dir.join(TOKENIZER_FILE);
-    Tokenizer::compile(tokenizer_json).map_err(|source| ToolError::Tokenizer { path, source })
 }
 
 /// The output must not be the input, nor a directory with somebody else's `config.json`.

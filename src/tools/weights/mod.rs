@@ -1,5 +1,6 @@
 //! Weights as rows, however a checkpoint or a graph stores them.
 
+pub(crate) mod gguf;
 pub(crate) mod onnx;
 pub(crate) mod onnx_files;
 mod onnx_scaled;
