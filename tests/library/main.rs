@@ -9,6 +9,7 @@ mod combined;
 mod cuda;
 mod demo;
 mod families;
+mod gguf;
 mod gpu_decoder;
 mod invariance;
 mod jinja;

@@ -1,0 +1,199 @@
+#!/usr/bin/env python3
+"""Writes the fixtures under tests/data/gguf with the package gguf, which is ggml's own.
+
+blocks/KIND.bin: a few blocks of random bytes with sane scales; blocks/KIND.f32: what gguf.quants makes of them.
+MODEL.gguf: the first layers of reference models as llama.cpp's converter writes them, in the types of their
+checkpoints; MODEL.json: the config.json that says the same. TOKENIZER.vocabulary.gguf: metadata without tensors.
+
+    python -m venv /tmp/v && /tmp/v/bin/pip install -r scripts/requirements-bench.txt
+    /tmp/v/bin/python scripts/make_gguf_fixtures.py
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import gguf
+import numpy as np
+from checkpoints import gguf_name, interleaved
+from gguf.quants import dequantize
+
+DATA = Path(__file__).resolve().parent.parent / "tests" / "data"
+OUT = DATA / "gguf"
+MODELS = DATA / "references" / "models"
+KINDS = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"]
+# Where the f16 numbers of a block stand.
+HALVES = {"Q8_0": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208]}
+LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3_ROPE["original_max_position_embeddings"] = 64
+# Model, its architecture, its tokenizer, what its configuration says otherwise.
+GGUFS = [
+    ("llama_gqa", "llama", None, {"num_hidden_layers": 1}),
+    ("llama_bias", "llama", None, {"rope_scaling": LLAMA3_ROPE, "num_hidden_layers": 1}),
+    ("qwen2", "qwen2", "qwen2", {"num_hidden_layers": 1}),
+    ("qwen3", "qwen3", None, {"num_hidden_layers": 1}),
+    ("phi3", "phi3", None, {}),
+    ("phi3_short", "phi3", None, {}),
+]
+# tokenizer.ggml.pre of tokenizers.
+PRE = {"llama3": "llama-bpe", "qwen2": "qwen2"}
+
+
+def make_blocks() -> None:
+    (OUT / "blocks").mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(15)
+    for name in KINDS:
+        kind = gguf.GGMLQuantizationType[name]
+        block_len, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+        n_blocks = 6 if block_len == 256 else 12 if block_len == 32 else 96
+        if name == "F32":
+            raw = rng.normal(size=(1, n_blocks)).astype("<f4").view(np.uint8)
+        elif name in ("F16", "BF16"):
+            numbers = rng.normal(size=(1, n_blocks)).astype("<f4")
+            raw = numbers.astype("<f2").view(np.uint8) if name == "F16" else np.ascontiguousarray(numbers.view("<u2")[:, 1::2]).view(np.uint8)
+        else:
+            raw = rng.integers(0, 256, size=(n_blocks, block_bytes), dtype=np.uint8)
+            for at in HALVES[name]:
+                raw[:, at : at + 2] = rng.normal(scale=0.02, size=(n_blocks, 1)).astype("<f2").view(np.uint8)
+            raw = raw.reshape(1, -1)
+        (OUT / "blocks" / f"{name}.bin").write_bytes(raw.tobytes())
+        (OUT / "blocks" / f"{name}.f32").write_bytes(dequantize(raw, kind).astype("<f4").tobytes())
+
+
+def read_checkpoint(folder: Path) -> dict[str, np.ndarray]:
+    """Tensors by name; bf16 as the u16 that it is."""
+    types = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+    tensors = {}
+    for path in sorted(folder.glob("model*.safetensors")):
+        data = path.read_bytes()
+        start = 8 + struct.unpack("<Q", data[:8])[0]
+        for name, info in json.loads(data[8:start]).items():
+            if name != "__metadata__":
+                first, last = info["data_offsets"]
+                array = np.frombuffer(data[start + first : start + last], dtype=types[info["dtype"]])
+                tensors[name] = array.reshape(info["shape"])
+    return tensors
+
+
+FUSED = {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"}
+
+
+def name_in_gguf(name: str) -> str:
+    for module, theirs in FUSED.items():
+        if f".{module}." in name:
+            return f"blk.{name.split('.')[2]}.{theirs}.weight"
+    return "output.weight" if name == "lm_head.weight" else gguf_name(name)
+
+
+def add_config(writer: gguf.GGUFWriter, config: dict) -> None:
+    n_heads, hidden = config["num_attention_heads"], config["hidden_size"]
+    head_dim = config.get("head_dim") or hidden // n_heads
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(hidden)
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(n_heads)
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(config["rope_theta"])
+    writer.add_rope_dimension_count(int(head_dim * config.get("partial_rotary_factor", 1)))
+    if config.get("head_dim"):
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
+    if config["model_type"] == "phi3":
+        writer.add_rope_scaling_orig_ctx_len(config["original_max_position_embeddings"])
+        writer.add_sliding_window(config["sliding_window"] or 0)
+    add_scaling(writer, config, head_dim)
+
+
+def add_scaling(writer: gguf.GGUFWriter, config: dict, head_dim: int) -> None:
+    scaling = config.get("rope_scaling") or {}
+    kind = scaling.get("rope_type", scaling.get("type"))
+    if kind == "llama3":
+        factors = []
+        old = scaling["original_max_position_embeddings"]
+        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+        for i in range(0, head_dim, 2):
+            wavelength = 2 * np.pi * config["rope_theta"] ** (i / head_dim)
+            smooth = min(max((old / wavelength - low) / (high - low), 0), 1)
+            factors.append(1 / ((1 - smooth) / scaling["factor"] + smooth))
+        writer.add_tensor("rope_freqs.weight", np.array(factors, dtype=np.float32))
+    if kind in ("longrope", "su"):
+        old = config["original_max_position_embeddings"]
+        scale = config["max_position_embeddings"] / old
+        writer.add_rope_scaling_attn_factors(float(np.sqrt(1 + np.log(scale) / np.log(old))) if scale > 1 else 1.0)
+        for name in ("long", "short"):
+            writer.add_tensor(f"rope_factors_{name}.weight", np.array(scaling[f"{name}_factor"], dtype=np.float32))
+
+
+def add_vocabulary(writer: gguf.GGUFWriter, tokenizer: str, config: dict) -> None:
+    folder = DATA / "references" / "tokenizers" / tokenizer
+    parts = json.loads((folder / "tokenizer.json").read_text())
+    by_id = {id: (token, gguf.TokenType.NORMAL) for token, id in parts["model"]["vocab"].items()}
+    for token in parts["added_tokens"]:
+        kind = gguf.TokenType.CONTROL if token["special"] else gguf.TokenType.USER_DEFINED
+        by_id[token["id"]] = (token["content"], kind)
+    unused = ((f"[PAD{i}]", gguf.TokenType.UNUSED) for i in range(config["vocab_size"]))
+    rows = [by_id.get(i, pad) for i, pad in enumerate(unused)]
+    merges = parts["model"]["merges"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(PRE[tokenizer])
+    writer.add_token_list([token for token, _ in rows])
+    writer.add_token_types([kind for _, kind in rows])
+    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
+    ends = config["eos_token_id"]
+    writer.add_eos_token_id(ends[0] if isinstance(ends, list) else ends)
+    writer.add_bos_token_id(config["bos_token_id"])
+    writer.add_chat_template((folder / "chat_template.jinja").read_text())
+
+
+def make_model(name: str, architecture: str, tokenizer: str | None, changes: dict) -> None:
+    config = json.loads((MODELS / name / "config.json").read_text()) | changes
+    (OUT / f"{name}.json").write_text(json.dumps(config, indent=1) + "\n")
+    writer = gguf.GGUFWriter(OUT / f"{name}.gguf", architecture)
+    add_config(writer, config)
+    if tokenizer:
+        add_vocabulary(writer, tokenizer, config)
+    tensors = read_checkpoint(MODELS / name)
+    for tensor, values in tensors.items():
+        if tensor.startswith("model.layers.") and int(tensor.split(".")[2]) >= config["num_hidden_layers"]:
+            continue
+        counts = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+        n_heads = next((n for module, n in counts.items() if f".{module}." in tensor), 0)
+        if architecture == "llama" and n_heads:
+            values = interleaved(values, n_heads)
+        raw = gguf.GGMLQuantizationType.BF16 if values.dtype == np.dtype("<u2") else None
+        if values.ndim == 1 and raw is not None:
+            values, raw = (values.astype("<u4") << 16).view("<f4"), None
+        elif values.ndim == 1:
+            values = values.astype("<f4")
+        writer.add_tensor(name_in_gguf(tensor), values.view(np.uint8) if raw is not None else values, raw_dtype=raw)
+    finish(writer)
+
+
+def make_vocabulary(tokenizer: str) -> None:
+    config = json.loads((MODELS / tokenizer / "config.json").read_text())
+    writer = gguf.GGUFWriter(OUT / f"{tokenizer}.vocabulary.gguf", "llama")
+    add_vocabulary(writer, tokenizer, config)
+    finish(writer)
+
+
+def finish(writer: gguf.GGUFWriter) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def main() -> None:
+    make_blocks()
+    for row in GGUFS:
+        make_model(*row)
+    for tokenizer in PRE:
+        make_vocabulary(tokenizer)
+
+
+if __name__ == "__main__":
+    main()
