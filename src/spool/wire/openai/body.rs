@@ -166,12 +166,12 @@ pub fn read_body(field: Field, line: &mut Line, mut warnings: Vec<String>) -> Re
 fn check_neutral(object: &Object) -> Result<(), Fault> {
     for (name, values) in NEUTRAL {
         let Some(field) = object.get(name) else { continue };
-        let is_neutral = |value: &&str| {
+        let is_neutral = |value: &str| {
             let number = |text: &str| text.parse::<f64>().ok();
             let text: String = field.value.text().split_ascii_whitespace().collect();
-            text == **value || (number(&text).is_some() && number(&text) == number(value))
+            text == *value || (number(&text).is_some() && number(&text) == number(value))
         };
-        if !values.iter().any(|value| is_neutral(&value)) {
+        if !values.iter().any(|value| is_neutral(value)) {
             let but = values.first().map_or_else(String::new, |value| format!(" other than {value}"));
             return Err(Fault::bad(format!(
                 "{}: no value{but} is supported, found {}; leave it out",
