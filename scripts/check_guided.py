@@ -13,7 +13,7 @@ import jsonschema
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 N_SCHEMAS, N_REGEXES, N_GRAMMARS = 500, 200, 50
-MAX_TOKENS = 256
+MAX_TOKENS = 480
 WORDS = ["red", "blue", "on", "off", "pump", "valve", "a b", "\u00e9t\u00e9", 'quote "x"', "back\\slash"]
 
 
