@@ -18,6 +18,8 @@ use super::staging::{parent_of, real_target, temporary_end};
 
 /// Looks for half-written files; the tool may be making one more while the first are removed.
 const MAX_LOOKS: usize = 20;
+/// Looks in a row that must find nothing.
+const N_EMPTY: usize = 2;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 
 /// While it lives, a signal removes what the tool has half written and ends the program.
@@ -55,18 +57,13 @@ impl Drop for Interruption {
 }
 
 fn start(place: Place, is_ending: Arc<AtomicBool>) -> std::io::Result<()> {
-    // Comes first: between two registrations a signal would be lost.
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    // The second signal does not wait.
-    for signal in [SIGINT, SIGTERM] {
-        let second = Arc::clone(&is_ending);
-        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, second)?;
-    }
     let end = move || {
         let Some(signal) = signals.forever().next() else { return };
         is_ending.store(true, Ordering::Release);
+        let _ = writeln!(stderr(), "\njetspool: interrupted; what is half written is removed");
+        // The end follows at once: the tool goes on working until then.
         place.clean();
-        let _ = writeln!(stderr(), "\njetspool: interrupted; what was half written is removed");
         signal_hook::low_level::exit(128 + signal);
     };
     thread::Builder::new().name("interruption".to_owned()).spawn(end).map(drop)
@@ -81,9 +78,11 @@ impl Place {
     }
 
     fn clean(&self) {
+        let mut n_empty = 0;
         for _ in 0..MAX_LOOKS {
             let n_found = remove_ours(parent_of(&self.output)) + remove_ours(&self.output);
-            if n_found == 0 {
+            n_empty = if n_found == 0 { n_empty + 1 } else { 0 };
+            if n_empty == N_EMPTY {
                 break;
             }
             thread::sleep(BETWEEN_LOOKS);
