@@ -174,10 +174,16 @@ fn refusals(config: &PeftConfig, outside: &[&str], heads: &[&str], others: &[&st
         }
         _ => true,
     };
+    let is_whole =
+        |name: &str| matches!(PeftName::parse(&without_wrappers_of_training(name)), PeftName::Whole { .. });
+    // Beside those that may be left out.
+    let has_other_modules = others.iter().any(|name| is_whole(name));
     for obstacle in config.obstacles.iter().filter(|obstacle| is_told(obstacle.key)) {
         let has_magnitudes = others.iter().any(|name| name.contains("lora_magnitude_vector"));
         if obstacle.key == "use_dora" && !has_magnitudes {
             refusals.add_damaged(format!("{obstacle}, but no lora_magnitude_vector was saved"));
+        } else if obstacle.key == "modules_to_save" && !has_other_modules {
+            refusals.add_outside(obstacle.to_string());
         } else {
             refusals.add_obstacle(obstacle);
         }
