@@ -3,16 +3,18 @@
 
 use llguidance::toktrie::SimpleVob;
 
-/// Bytes of a run: a line's end, and a deep indentation.
+/// How much a run may weigh: a line's end and a deep indentation, which are all that well set JSON has.
 const MAX_RUN: usize = 32;
+/// What the end of a line weighs; other white space weighs one a byte.
+const LINE_END: usize = 12;
 
 /// Where an answer stands that is JSON.
 #[derive(Debug, Clone, Default)]
 pub struct WhiteSpace {
     in_string: bool,
     is_escaped: bool,
-    /// White space since the last part.
-    n_bytes: usize,
+    /// What the white space weighs since the last part.
+    run: usize,
 }
 
 impl WhiteSpace {
@@ -21,7 +23,7 @@ impl WhiteSpace {
         for byte in bytes {
             match byte {
                 b' ' | b'\t' | b'\n' | b'\r' if !self.in_string => {
-                    self.n_bytes += 1;
+                    self.run += if *byte == b'\n' { LINE_END } else { 1 };
                     continue;
                 }
                 _ if self.is_escaped => self.is_escaped = false,
@@ -29,13 +31,13 @@ impl WhiteSpace {
                 b'"' => self.in_string = !self.in_string,
                 _ => {}
             }
-            self.n_bytes = 0;
+            self.run = 0;
         }
     }
 
     /// Takes the tokens that begin with white space out of those that may come, where there was enough of it.
     pub fn limit(&self, allowed: &mut SimpleVob, spaces: &SimpleVob) {
-        if self.n_bytes < MAX_RUN {
+        if self.run < MAX_RUN {
             return;
         }
         let mut rest = allowed.clone();
@@ -78,7 +80,10 @@ mod tests {
             (&format!("{{\"a\\\"{run}"), false),
             (&format!("{{\"a\\\\\":{run}"), true),
             (&format!("{{\"a\": 1{run},"), false),
-            (&format!("{{\"a\": 1,\n{}\t", &run[2..]), true),
+            (&format!("{{\"a\": 1,\n{}", &run[LINE_END..]), true),
+            (&format!("{{\"a\": 1,\n{}", &run[LINE_END + 1..]), false),
+            ("{\n\n\n", true),
+            ("{\n\n", false),
         ] {
             assert_eq!(limited(text), wanted, "{text:?}");
         }

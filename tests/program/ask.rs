@@ -201,6 +201,7 @@ fn what_is_wrong_is_said_with_its_exit_code() {
     let mut words: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
     assert!(words.as_object_mut().unwrap().remove("chat_template").is_some());
     fs::write(config, words.to_string()).unwrap();
+    fs::remove_file(Path::new(&silent).join("chat_template.jinja")).unwrap();
     let raw = data("demo/adapters/french");
     let (french, raw) = (adapter("french"), raw.to_str().unwrap());
     let (engine, nowhere, long) = (engine(), path("nowhere"), "Hello ".repeat(100));

@@ -43,13 +43,16 @@ fn lines() -> Vec<Value> {
             "call",
             chat(
                 "Older!",
-                json!({ "tools": tools, "max_completion_tokens": 60,
+                json!({ "tools": tools, "max_completion_tokens": 300,
             "tool_choice": { "type": "function", "function": { "name": "older" } } }),
             ),
         ),
         line(
             "any",
-            chat("Older!", json!({ "tools": tools, "tool_choice": "required", "max_completion_tokens": 90 })),
+            chat(
+                "Older!",
+                json!({ "tools": tools, "tool_choice": "required", "max_completion_tokens": 400 }),
+            ),
         ),
         line(
             "text",
