@@ -26,7 +26,7 @@ TOOLS = [{"type": "function", "function": {"name": "older", "description": "Adds
 
 def chat(content: str, **more: Any) -> CompletionCreateParamsNonStreaming:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": content}]
-    return {"model": "demo", "messages": messages, "max_completion_tokens": 200, **more}
+    return {"model": "demo", "messages": messages, "max_completion_tokens": 600, **more}
 
 
 BODIES: list[tuple[str, dict[str, Any]]] = [
@@ -35,7 +35,7 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
     ("chat", chat("Hello", logprobs=True, top_logprobs=3, n=2)),
     ("chat", chat("Hello", logprobs=True, max_completion_tokens=1)),
     ("chat", chat("Who?", response_format={"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON, "strict": True}})),
-    ("chat", chat("Older!", tools=TOOLS, tool_choice="required")),
+    ("chat", chat("Older!", tools=TOOLS, tool_choice="required", parallel_tool_calls=False)),
     ("chat", chat("Older!", tools=TOOLS, tool_choice={"type": "function", "function": {"name": "older"}})),
     ("chat", chat("Older!", tools=TOOLS, tool_choice="auto", stop=["."])),
     ("text", {"model": "demo", "prompt": "Hello", "max_tokens": 5, "n": 2}),
