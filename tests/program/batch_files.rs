@@ -51,7 +51,7 @@ fn lines() -> Vec<Value> {
             "any",
             chat(
                 "Older!",
-                json!({ "tools": tools, "tool_choice": "required", "max_completion_tokens": 400 }),
+                json!({ "tools": tools, "tool_choice": "required", "parallel_tool_calls": false, "max_completion_tokens": 400 }),
             ),
         ),
         line(
