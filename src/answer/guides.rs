@@ -1,6 +1,7 @@
 //! Guides of answers: what a request wants its answer to look like, as a parser that says which tokens may come next
 //! (llguidance). The vocabulary is made into a tree with the first of them, and let go when nobody has one.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use llguidance::api::TopLevelGrammar;
@@ -16,6 +17,8 @@ use crate::text::Tokenizer;
 
 /// Names of tokens that are no text, so that no text is taken for them.
 const MARKER: u8 = TokTrie::SPECIAL_TOKEN_MARKER;
+/// Compiled guides that are kept for other requests.
+const MAX_COMPILED: usize = 16;
 const THINKING: &str = "<think>";
 const THOUGHT: &str = "</think>";
 
@@ -34,6 +37,26 @@ struct Vocabulary {
     /// Tokens that begin with white space.
     spaces: SimpleVob,
     tokenizer: Arc<Tokenizer>,
+    /// The guides that were compiled last, the latest first, as they are before any token.
+    compiled: Mutex<VecDeque<(wire::Guide, Matcher)>>,
+}
+
+impl Vocabulary {
+    /// The requests of a file often have one guide: it is compiled once.
+    fn matcher(&self, guide: &wire::Guide) -> Result<Matcher, String> {
+        let compiled = || self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, matcher)) = compiled().iter().find(|(known, _)| known == guide) {
+            return Ok(matcher.deep_clone());
+        }
+        let matcher = Matcher::new(self.factory.create_parser(grammar(guide)?));
+        if let Some(why) = matcher.get_error() {
+            return Err(first_line(&why).to_owned());
+        }
+        let mut compiled = compiled();
+        compiled.push_front((guide.clone(), matcher.deep_clone()));
+        compiled.truncate(MAX_COMPILED);
+        Ok(matcher)
+    }
 }
 
 impl Guides {
@@ -52,12 +75,8 @@ impl Guides {
         enable_thinking: bool,
     ) -> Result<Box<dyn Guide>, Fault> {
         let refused = |why: &dyn std::fmt::Display| Fault::new(FaultCode::Guide, format!("the guide: {why}"));
-        let grammar = grammar(guide).map_err(|why| refused(&why))?;
         let vocabulary = self.vocabulary().map_err(|why| refused(&why))?;
-        let matcher = Matcher::new(vocabulary.factory.create_parser(grammar));
-        if let Some(why) = matcher.get_error() {
-            return Err(refused(&first_line(&why)));
-        }
+        let matcher = vocabulary.matcher(guide).map_err(|why| refused(&why))?;
         let thought = self.tokenizer.token_id(THOUGHT).filter(|_| thinks(prompt_text, enable_thinking));
         let is_json = matches!(guide, wire::Guide::JsonObject | wire::Guide::JsonSchema(_));
         let white_space = is_json.then(WhiteSpace::default);
@@ -91,7 +110,12 @@ impl Guides {
         let mut spaces = SimpleVob::alloc(self.vocab_size);
         let begins = (0..size).filter(|token| begins_with_space(&words[*token as usize]));
         begins.for_each(|token| spaces.allow_token(token));
-        let vocabulary = Arc::new(Vocabulary { factory, spaces, tokenizer: Arc::clone(&self.tokenizer) });
+        let vocabulary = Arc::new(Vocabulary {
+            factory,
+            spaces,
+            tokenizer: Arc::clone(&self.tokenizer),
+            compiled: Mutex::default(),
+        });
         *known = Arc::downgrade(&vocabulary);
         Ok(vocabulary)
     }
