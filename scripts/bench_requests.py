@@ -21,17 +21,20 @@ from typing import Any
 N_TOKENS, N_ROUNDS = 96, 5
 TEXT = {"type": "string", "minLength": 4000}
 SCHEMA = {"type": "object", "properties": {"text": TEXT}, "required": ["text"], "additionalProperties": False}
+ITEM = {"type": "object", "properties": {"id": {"type": "integer"}, "name": {"type": "string"}}, "required": ["id", "name"]}
+LIST = {"type": "array", "minItems": 500, "items": ITEM | {"additionalProperties": False}}
 GUIDES: dict[str, dict[str, Any]] = {
     "free": {},
     "regex: any text": {"guided_decoding": {"regex": "(?s:.){4000}"}},
     "regex: words": {"guided_decoding": {"regex": "([a-z]{1,9} ){900}"}},
     "json_schema: a long string": {"guided_decoding": {"json_schema": SCHEMA}},
-    "json_object": {"guided_decoding": {"json_object": True}},
+    "json_schema: a list of objects": {"guided_decoding": {"json_schema": LIST}},
 }
 
 
 def time_per_token(jetspool: str, engine: str, fields: dict[str, Any], adapters: dict[str, str], batch_size: int) -> float:
     """Milliseconds of a step, per token of one answer."""
+    # Free answers do not end by themselves either.
     bias = {"logit_bias": {str(token): -100 for token in range(151643, 151646)}}
     requests = [{"messages": [{"role": "user", "content": f"Tell me {index}"}], **fields} for index in range(batch_size)]
     content = {"temperature": 1.0, "max_generate_length": N_TOKENS, "available_lora_weights": adapters, "requests": requests, **bias}
@@ -43,9 +46,9 @@ def time_per_token(jetspool: str, engine: str, fields: dict[str, Any], adapters:
         if done.returncode not in (0, 65):
             sys.exit(done.stderr)
         answers = json.loads(target.read_text())["responses"]
-        wrong = [answer["error"] for answer in answers if answer.get("error")]
+        wrong = [answer.get("error") or answer["usage"] for answer in answers if answer["finish_reason"] != "max-length"]
         if wrong:
-            sys.exit(str(wrong[0]))
+            sys.exit(f"not {N_TOKENS} tokens: {wrong[0]}")
         generation = json.loads(profile.read_text())["generation"]
     return 1000 / generation["tokens_per_second"] * batch_size
 
@@ -59,7 +62,7 @@ def compare(jetspool: str, engine: str, cases: dict[str, dict[str, Any]], adapte
         medians = {case: statistics.median(found) for case, found in times.items()}
         base = next(iter(medians.values()))
         for case, median in medians.items():
-            print(f"batch {batch_size}  {case:28} {median:8.2f} ms a step  {median / base:6.3f}")
+            print(f"batch {batch_size}  {case:32} {median:8.2f} ms a step  {median / base:6.3f}")
 
 
 def main() -> None:
