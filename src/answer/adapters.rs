@@ -13,10 +13,8 @@ use crate::device::{Opened, OpenedLora};
 use crate::format::{Adapter, AdapterError, Bytes, FiniteCheck, FormatError, TensorFile, check_origin};
 use crate::model::Decoder;
 use crate::spool::wire::{AdapterName, Fault, FaultCode, RequestFile};
+use crate::store::adapter_files::PROCESSED_WEIGHTS_FILE;
 use crate::store::{AllowedRoots, Catalog, FileMap, Sealed, StoreError, config_beside};
-
-/// The file that process-lora writes.
-pub const PROCESSED_FILE: &str = "processed_adapter_model.safetensors";
 
 /// Where adapters may come from.
 #[derive(Debug, Clone)]
@@ -179,13 +177,13 @@ impl Adapters {
 
     /// A directory as process-lora writes it stands for the file in it.
     fn resolve_file(&self, directory: &Path) -> Result<PathBuf, StoreError> {
-        self.places.roots.resolve(&directory.join(PROCESSED_FILE))
+        self.places.roots.resolve(&directory.join(PROCESSED_WEIGHTS_FILE))
     }
 }
 
 /// The files that a plain name in the adapters directory may mean; the first that is there is it.
 pub fn candidates(directory: &Path, plain: &str) -> [PathBuf; 2] {
-    [directory.join(format!("{plain}.safetensors")), directory.join(plain).join(PROCESSED_FILE)]
+    [directory.join(format!("{plain}.safetensors")), directory.join(plain).join(PROCESSED_WEIGHTS_FILE)]
 }
 
 fn changed(name: &str, what: &impl std::fmt::Display) -> Fault {

@@ -12,12 +12,11 @@ use crate::answer::{
 use crate::config::Config;
 use crate::format::EngineConfig;
 use crate::spool::status::{Daemon, daemon};
+use crate::store::adapter_files::{PEFT_WEIGHTS_FILE, PROCESSED_WEIGHTS_FILE};
 use crate::store::digest::sha256_of_file;
 use crate::store::engine::{CONFIG_FILE, WEIGHTS_FILE};
 use crate::store::{StoreError, read_small};
 
-const PROCESSED_FILE: &str = "processed_adapter_model.safetensors";
-const RAW_FILE: &str = "adapter_model.safetensors";
 /// Hexadecimal digits of a digest that are shown: enough to compare two machines by eye.
 const SHOWN_DIGITS: usize = 32;
 /// Recommended above the least that an engine needs: room for more than one sequence.
@@ -192,14 +191,14 @@ fn adapters(config: &Config, engines: &Engines, progress: &mut dyn FnMut(&Path))
 
 /// An adapter's name and file, or what is wrong with it; none for what is no adapter at all.
 fn adapter(path: &Path, engines: &Engines) -> Option<Result<(String, PathBuf), Finding>> {
-    let file = if path.is_dir() { path.join(PROCESSED_FILE) } else { path.to_owned() };
+    let file = if path.is_dir() { path.join(PROCESSED_WEIGHTS_FILE) } else { path.to_owned() };
     if std::fs::read_dir(path).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) {
         return Some(Err(closed("adapters", path, "read")));
     }
     if path.is_dir() && !file.exists() {
         let what = format!("{} is not processed", path.display());
         let command = format!("jetspool process-lora --input_dir {0} --output_dir {0}", word(path));
-        let is_raw = path.join(RAW_FILE).exists();
+        let is_raw = path.join(PEFT_WEIGHTS_FILE).exists();
         return is_raw.then(|| Err(Finding::problem("adapters", what).command(command)));
     }
     let is_file = path.extension().is_some_and(|extension| extension == "safetensors");

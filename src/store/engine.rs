@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::adapter_files::{PEFT_CONFIG_FILE, PEFT_WEIGHTS_FILE, PROCESSED_WEIGHTS_FILE};
 use super::digest::sha256;
 use super::map::{FileMap, Generation, check_absent, read_small, read_small_optional};
 use super::{Checkpoint, StoreError};
@@ -152,8 +153,8 @@ impl DirectoryKind {
         let has = |name: &str| directory.join(name).is_file();
         match () {
             () if has(WEIGHTS_FILE) => Self::Engine,
-            () if has("processed_adapter_model.safetensors") => Self::ProcessedAdapter,
-            () if has("adapter_model.safetensors") || has("adapter_config.json") => Self::PeftAdapter,
+            () if has(PROCESSED_WEIGHTS_FILE) => Self::ProcessedAdapter,
+            () if has(PEFT_WEIGHTS_FILE) || has(PEFT_CONFIG_FILE) => Self::PeftAdapter,
             () if Checkpoint::is_at(directory) => Self::Checkpoint,
             () => Self::Unknown,
         }

@@ -1,8 +1,8 @@
 //! Live files: the one map and what may break it, the one atomic writer, and the catalog that shares what was
 //! loaded.
 
+pub mod adapter_files;
 pub mod atomic_file;
-pub mod beside;
 pub mod catalog;
 pub mod checkpoint;
 pub mod damage;
@@ -14,8 +14,8 @@ pub mod roots;
 pub mod sealed;
 pub mod weight_files;
 
+pub use adapter_files::config_beside;
 pub use atomic_file::AtomicFile;
-pub use beside::config_beside;
 pub use catalog::Catalog;
 pub use checkpoint::Checkpoint;
 pub use damage::{Damage, Losses};

@@ -16,6 +16,7 @@ use crate::numbers::Kind;
 use crate::numbers::architecture::{Architecture, RopeScaling};
 use crate::numbers::family::{Activation, Norms};
 use crate::numbers::kind::kinds_text;
+use crate::store::adapter_files::{PEFT_CONFIG_FILE, PEFT_WEIGHTS_FILE, PROCESSED_WEIGHTS_FILE};
 use crate::store::engine::{DirectoryKind, TOKENIZER_TABLE_FILE};
 use crate::store::{Checkpoint, Engine, StoreError, map_file, read_small};
 use crate::text::{ChatTemplate, SpecialTokens, TemplateFiles, Tokenizer, template_source};
@@ -46,7 +47,7 @@ pub fn inspect(path: &Path) -> Result<String, ToolError> {
         DirectoryKind::Checkpoint => inspect_checkpoint(path, &mut page)?,
         DirectoryKind::PeftAdapter => inspect_peft(path, &mut page)?,
         DirectoryKind::ProcessedAdapter => {
-            inspect_file(&path.join("processed_adapter_model.safetensors"), &mut page)?;
+            inspect_file(&path.join(PROCESSED_WEIGHTS_FILE), &mut page)?;
         }
         DirectoryKind::Unknown => {
             let what = "neither an engine, a checkpoint nor an adapter".to_owned();
@@ -196,14 +197,14 @@ fn describe_beside(checkpoint: &Checkpoint, page: &mut Page) {
 }
 
 fn inspect_peft(path: &Path, page: &mut Page) -> Result<(), ToolError> {
-    let config_path = path.join("adapter_config.json");
+    let config_path = path.join(PEFT_CONFIG_FILE);
     let config = PeftConfig::parse(&read_small(&config_path)?).map_err(ToolError::format(&config_path))?;
     page.line("adapter", format!("{} (as PEFT saves it)", path.display()));
     page.line("type", &config.peft_type);
     let scale = if config.use_rslora { "alpha / sqrt(rank)" } else { "alpha / rank" };
     page.line("scale", format!("{scale}: rank {}, alpha {}", config.rank, config.alpha));
     page.line("targets", config.target_modules.join(" "));
-    let weights_path = path.join("adapter_model.safetensors");
+    let weights_path = path.join(PEFT_WEIGHTS_FILE);
     let file = open_tensors(&weights_path)?;
     let ranks = file.names().filter(|name| name.contains(".lora_A.")).filter_map(|name| {
         // [rank, in_features]

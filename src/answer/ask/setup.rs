@@ -5,16 +5,15 @@
 use std::path::{Path, PathBuf};
 
 use super::options::AskOptions;
-use crate::answer::adapters::{PROCESSED_FILE, candidates};
+use crate::answer::adapters::candidates;
 use crate::answer::engine::EngineOptions;
 use crate::answer::error::AnswerError;
 use crate::config::Config;
 use crate::infer::PrefixCache;
 use crate::numbers::{DeviceChoice, KvCacheDtype};
 use crate::spool::wire::{ChatOptions, Request, Sampling};
+use crate::store::adapter_files::{PEFT_WEIGHTS_FILE, PROCESSED_WEIGHTS_FILE};
 
-/// The file that PEFT writes.
-const RAW_FILE: &str = "adapter_model.safetensors";
 /// As many as `run` computes in one step.
 const MAX_STEP_ROWS: usize = 128;
 
@@ -111,15 +110,16 @@ fn find_adapter(lora: &Path, directory: Option<&Path>) -> Result<(String, PathBu
     if !lora.is_dir() {
         return Ok((name, lora.to_owned()));
     }
-    let file = lora.join(PROCESSED_FILE);
+    let file = lora.join(PROCESSED_WEIGHTS_FILE);
     match file.exists() {
         true => Ok((name, file)),
-        false if lora.join(RAW_FILE).exists() => {
+        false if lora.join(PEFT_WEIGHTS_FILE).exists() => {
             let advice = format!("first jetspool process-lora --input_dir {name} --output_dir DIR");
             Err(missing("as PEFT saves it".to_owned(), advice))
         }
         false => {
-            let advice = format!("it has no {PROCESSED_FILE}; give the directory that process-lora wrote");
+            let advice =
+                format!("it has no {PROCESSED_WEIGHTS_FILE}; give the directory that process-lora wrote");
             Err(missing("another directory".to_owned(), advice))
         }
     }

@@ -9,13 +9,11 @@ use serde::Serialize;
 use super::daemon::Daemon;
 use super::engines::Listed;
 use crate::format::{Adapter, AdapterError, FormatError, TensorFile, check_origin};
+use crate::store::adapter_files::{PEFT_WEIGHTS_FILE, PROCESSED_WEIGHTS_FILE};
 use crate::store::engine::DirectoryKind;
 use crate::store::{StoreError, config_beside, map_file};
 use crate::tools::ToolError;
 use crate::tools::adapter_facts::AdapterFacts;
-
-/// The file that process-lora writes.
-const PROCESSED_FILE: &str = "processed_adapter_model.safetensors";
 
 /// An adapter, or what is wrong with it.
 #[derive(Debug, Clone, Serialize)]
@@ -51,7 +49,12 @@ pub struct Fit {
 ///
 /// # Errors
 /// [`ToolError::Store`] when the directory cannot be read.
-pub fn read(directory: &Path, engines: &[Listed], daemon: &Daemon) -> Result<Vec<AdapterEntry>, ToolError> {
+pub fn read(
+    directory: &Path,
+    engines: &[Listed],
+    daemon: &Daemon,
+    last_use: &BTreeMap<String, u64>,
+) -> Result<Vec<AdapterEntry>, ToolError> {
     let entries = fs::read_dir(directory).map_err(StoreError::io(directory, "read"))?;
     let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
     for path in entries.flatten().map(|entry| entry.path()) {
@@ -61,7 +64,12 @@ pub fn read(directory: &Path, engines: &[Listed], daemon: &Daemon) -> Result<Vec
             files.insert(name, file);
         }
     }
-    Ok(files.iter().map(|(name, file)| entry(name, file, engines, daemon)).collect())
+    let known = |(name, file): (&String, &PathBuf)| AdapterEntry {
+        n_requests: daemon.n_requests(name),
+        last_use: last_use.get(name).copied(),
+        ..entry(name, file, engines)
+    };
+    Ok(files.iter().map(known).collect())
 }
 
 /// None for what is no adapter. One that is not processed has PEFT's file.
@@ -69,7 +77,9 @@ fn name_and_file(path: &Path) -> Option<(String, PathBuf)> {
     let name = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
     if path.is_dir() {
         return match DirectoryKind::of(path) {
-            DirectoryKind::ProcessedAdapter => Some((name(path.file_name()), path.join(PROCESSED_FILE))),
+            DirectoryKind::ProcessedAdapter => {
+                Some((name(path.file_name()), path.join(PROCESSED_WEIGHTS_FILE)))
+            }
             DirectoryKind::PeftAdapter => Some((name(path.file_name()), path.to_owned())),
             _ => None,
         };
@@ -78,7 +88,8 @@ fn name_and_file(path: &Path) -> Option<(String, PathBuf)> {
     is_adapter.then(|| (name(path.file_stem()), path.to_owned()))
 }
 
-fn entry(name: &str, file: &Path, engines: &[Listed], daemon: &Daemon) -> AdapterEntry {
+/// What its file says.
+fn entry(name: &str, file: &Path, engines: &[Listed]) -> AdapterEntry {
     let mut entry = AdapterEntry {
         name: name.to_owned(),
         path: file.to_string_lossy().into_owned(),
@@ -86,12 +97,12 @@ fn entry(name: &str, file: &Path, engines: &[Listed], daemon: &Daemon) -> Adapte
         rank: 0,
         targets: Vec::new(),
         engines: Vec::new(),
-        n_requests: daemon.n_requests(name),
+        n_requests: None,
         last_use: None,
         error: None,
     };
     if file.is_dir() {
-        entry.n_bytes = fs::metadata(file.join("adapter_model.safetensors")).map_or(0, |file| file.len());
+        entry.n_bytes = fs::metadata(file.join(PEFT_WEIGHTS_FILE)).map_or(0, |file| file.len());
         entry.error = Some(format!(
             "it is as PEFT saves it; jetspool process-lora --input_dir {0} --output_dir {0}",
             file.display()

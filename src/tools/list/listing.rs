@@ -1,5 +1,6 @@
 //! All that was found. What is broken is listed with what is wrong with it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -19,6 +20,8 @@ pub struct ListOptions {
     /// The adapters directory.
     pub adapters: Option<PathBuf>,
     pub daemon: Daemon,
+    /// When requests that name an adapter were answered last, in seconds since 1970, by its name.
+    pub last_use: BTreeMap<String, u64>,
 }
 
 /// Engines and adapters by name.
@@ -45,7 +48,7 @@ pub fn list(options: &ListOptions) -> Listing {
     }
     let mut adapters = Vec::new();
     if let Some(directory) = &options.adapters {
-        match adapters::read(directory, &engines, &options.daemon) {
+        match adapters::read(directory, &engines, &options.daemon, &options.last_use) {
             Ok(found) => adapters = found,
             Err(error) => fault = fault.or(Some(error)),
         }

@@ -5,13 +5,10 @@ use std::path::{Path, PathBuf};
 
 use crate::format::adapter::{listed, without_wrappers_of_training};
 use crate::format::{FormatError, LoraPart, PeftConfig, PeftName, Tensor, TensorFile, first_not_finite};
+use crate::store::adapter_files::{PEFT_CONFIG_FILE, PEFT_PICKLE_FILE, PEFT_WEIGHTS_FILE};
 use crate::store::{StoreError, WeightFiles, map_file, read_small};
 use crate::tools::ToolError;
 use crate::tools::ways_out::{Refusals, WITH_PEFT, instead_of_merging, is_of_other_method, is_value_head};
-
-const CONFIG_FILE: &str = "adapter_config.json";
-const WEIGHTS_FILE: &str = "adapter_model.safetensors";
-const PICKLE_FILE: &str = "adapter_model.bin";
 
 /// A tensor with its name in the file.
 #[derive(Clone)]
@@ -68,7 +65,7 @@ impl AdapterTensors {
     /// # Errors
     /// [`ToolError`]; what cannot be merged is refused by name.
     pub fn open(lora_dir: &Path, weights: &WeightFiles) -> Result<Self, ToolError> {
-        let config_path = lora_dir.join(CONFIG_FILE);
+        let config_path = lora_dir.join(PEFT_CONFIG_FILE);
         let config =
             PeftConfig::parse(&read_small(&config_path)?).map_err(ToolError::format(&config_path))?;
         check_config(&config, &config_path)?;
@@ -170,7 +167,7 @@ impl AdapterTensors {
         let bias = &self.config.bias;
         if bias != "none" && !self.whole.keys().any(|name| name.ends_with(".bias")) {
             self.notes.push(format!(
-                "bias is {bias:?} by {CONFIG_FILE}, but no biases were saved: the checkpoint's stay as they are"
+                "bias is {bias:?} by {PEFT_CONFIG_FILE}, but no biases were saved: the checkpoint's stay as they are"
             ));
         }
     }
@@ -195,7 +192,7 @@ fn check_config(config: &PeftConfig, path: &Path) -> Result<(), ToolError> {
 
 /// The file's tensors, or those that lie beside the base weights in the checkpoint itself.
 fn read_tensors(lora_dir: &Path, weights: &WeightFiles) -> Result<(PathBuf, Vec<Named>), ToolError> {
-    let path = lora_dir.join(WEIGHTS_FILE);
+    let path = lora_dir.join(PEFT_WEIGHTS_FILE);
     if path.exists() {
         let file = TensorFile::parse(map_file(&path)?).map_err(ToolError::format(&path))?;
         let mut tensors = Vec::new();
@@ -213,12 +210,12 @@ fn read_tensors(lora_dir: &Path, weights: &WeightFiles) -> Result<(PathBuf, Vec<
     if !inside.is_empty() {
         return Ok((weights.directory().to_owned(), inside));
     }
-    let pickle = lora_dir.join(PICKLE_FILE);
+    let pickle = lora_dir.join(PEFT_PICKLE_FILE);
     if pickle.exists() {
         let advice = "save the adapter as safetensors first: save_pretrained(DIR, safe_serialization=True)";
         return Err(StoreError::WrongWeights { path: pickle, advice }.into());
     }
-    let what = format!("there is no {WEIGHTS_FILE}, and the checkpoint holds no adapters of its own");
+    let what = format!("there is no {PEFT_WEIGHTS_FILE}, and the checkpoint holds no adapters of its own");
     let advice = "give the directory that save_pretrained of the adapter wrote";
     Err(ToolError::Refused { path: lora_dir.to_owned(), what, advice })
 }

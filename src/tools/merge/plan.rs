@@ -15,6 +15,7 @@ use super::rows::{Delta, Dora, Factor, Floats, MergedMatrix};
 use crate::format::adapter::listed;
 use crate::format::{FormatError, PeftConfig, PeftName, Tensor};
 use crate::store::WeightFiles;
+use crate::store::adapter_files::PEFT_CONFIG_FILE;
 use crate::tools::ToolError;
 use crate::tools::weights::source::decoder;
 
@@ -425,7 +426,7 @@ impl Builder<'_> {
         };
         let wrong_shape = |named: &Named, wanted: [usize; 2]| {
             let rank = config.rank_of(module);
-            let name = format!("{} (rank {rank} by adapter_config.json)", named.name);
+            let name = format!("{} (rank {rank} by {PEFT_CONFIG_FILE})", named.name);
             let found = named.tensor.shape().to_vec();
             ToolError::format(&self.adapter.path)(FormatError::Shape { name, wanted: wanted.to_vec(), found })
         };

@@ -7,10 +7,9 @@ use std::path::Path;
 use super::matrix::Source;
 use crate::format::adapter::{listed, without_wrappers_of_training};
 use crate::format::{FormatError, LoraPart, PeftConfig, PeftName, Tensor, TensorFile};
+use crate::store::adapter_files::PEFT_CONFIG_FILE;
 use crate::tools::ToolError;
 use crate::tools::ways_out::{Refusals, is_of_other_method, is_value_head, way_of_tensor};
-
-const CONFIG_FILE: &str = "adapter_config.json";
 
 /// What happens to tensors of norms, the head and value heads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +60,7 @@ impl Pair {
 
 fn wrong_rank(source: &Source, rank: usize, wanted: [usize; 2]) -> FormatError {
     FormatError::Shape {
-        name: format!("{} (rank {rank} by {CONFIG_FILE})", source.name),
+        name: format!("{} (rank {rank} by {PEFT_CONFIG_FILE})", source.name),
         wanted: wanted.to_vec(),
         found: source.shape().to_vec(),
     }

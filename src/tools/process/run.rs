@@ -16,14 +16,12 @@ use super::pairs::{Sorted, sort_tensors};
 use crate::format::adapter::Mark;
 use crate::format::header::Header;
 use crate::format::{PeftConfig, TensorFile};
+use crate::store::adapter_files::{
+    PEFT_CONFIG_FILE, PEFT_PICKLE_FILE, PEFT_WEIGHTS_FILE, PROCESSED_CONFIG_FILE, PROCESSED_WEIGHTS_FILE,
+};
 use crate::store::{AtomicFile, Losses, StoreError, map_file, read_small, read_small_optional};
 use crate::tools::ToolError;
 
-const CONFIG_FILE: &str = "adapter_config.json";
-const WEIGHTS_FILE: &str = "adapter_model.safetensors";
-const PICKLE_FILE: &str = "adapter_model.bin";
-const OUTPUT_WEIGHTS_FILE: &str = "processed_adapter_model.safetensors";
-const OUTPUT_CONFIG_FILE: &str = "config.json";
 const PRODUCER: &str = concat!("jetspool ", env!("CARGO_PKG_VERSION"), " process-lora");
 
 /// What to process.
@@ -64,7 +62,7 @@ type Planned = (Source, Option<f64>);
 /// [`ToolError`]; the output files are then as they were.
 pub fn process_lora(options: &ProcessOptions) -> Result<ProcessReport, ToolError> {
     let losses = Losses::now();
-    let config_path = options.input_dir.join(CONFIG_FILE);
+    let config_path = options.input_dir.join(PEFT_CONFIG_FILE);
     let config_json = read_small(&config_path)?;
     let config = PeftConfig::parse(&config_json).map_err(ToolError::format(&config_path))?;
     let weights_path = weights_path(&options.input_dir)?;
@@ -87,7 +85,7 @@ pub fn process_lora(options: &ProcessOptions) -> Result<ProcessReport, ToolError
     let marked = mark.put_into(&config, &config_json);
     check_place(&options.output_dir, &config_json)?;
     write_output(&options.output_dir, &weights_path, &planned, &marked, &losses)?;
-    let path = options.output_dir.join(OUTPUT_WEIGHTS_FILE);
+    let path = options.output_dir.join(PROCESSED_WEIGHTS_FILE);
     Ok(ProcessReport { path, n_pairs: pairs.len(), max_rank, dropped, notes: notes(&config) })
 }
 
@@ -102,8 +100,8 @@ fn notes(config: &PeftConfig) -> Vec<String> {
 }
 
 fn weights_path(input_dir: &Path) -> Result<PathBuf, ToolError> {
-    let path = input_dir.join(WEIGHTS_FILE);
-    let pickle = input_dir.join(PICKLE_FILE);
+    let path = input_dir.join(PEFT_WEIGHTS_FILE);
+    let pickle = input_dir.join(PEFT_PICKLE_FILE);
     if !path.exists() && pickle.exists() {
         let advice = "save the adapter as safetensors first: save_pretrained(DIR, safe_serialization=True)";
         return Err(StoreError::WrongWeights { path: pickle, advice }.into());
@@ -113,7 +111,7 @@ fn weights_path(input_dir: &Path) -> Result<PathBuf, ToolError> {
 
 /// Refuses a directory whose config.json is something else's.
 fn check_place(output_dir: &Path, config_json: &[u8]) -> Result<(), ToolError> {
-    let Some(there) = read_small_optional(&output_dir.join(OUTPUT_CONFIG_FILE))? else { return Ok(()) };
+    let Some(there) = read_small_optional(&output_dir.join(PROCESSED_CONFIG_FILE))? else { return Ok(()) };
     let value: serde_json::Value = serde_json::from_slice(&there).unwrap_or_default();
     if there != config_json && value.get("peft_type").is_none() && value.get("lora_alpha").is_none() {
         let why = "holds a config.json that is not an adapter's".to_owned();
@@ -132,8 +130,8 @@ fn write_output(
 ) -> Result<(), ToolError> {
     let is_new = !output_dir.exists();
     fs::create_dir_all(output_dir).map_err(StoreError::io(output_dir, "create"))?;
-    let written = write_weights(&output_dir.join(OUTPUT_WEIGHTS_FILE), weights_path, planned, losses)
-        .and_then(|()| Ok(AtomicFile::write(&output_dir.join(OUTPUT_CONFIG_FILE), config_json)?));
+    let written = write_weights(&output_dir.join(PROCESSED_WEIGHTS_FILE), weights_path, planned, losses)
+        .and_then(|()| Ok(AtomicFile::write(&output_dir.join(PROCESSED_CONFIG_FILE), config_json)?));
     if written.is_err() && is_new {
         // Fails where something lies in it by now.
         let _ = fs::remove_dir(output_dir);
