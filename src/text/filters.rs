@@ -6,7 +6,8 @@ use minijinja::{Environment, Error, ErrorKind, State, Value, filters};
 
 use super::printf::percent;
 use super::python::{to_json, to_python, to_repr};
-use super::text_methods::{MAX_WIDTH, centred, is_space};
+use super::refusal::{MAX_WIDTH, refused};
+use super::text_methods::{centred, is_space};
 
 /// `pprint` breaks longer texts into lines.
 const MAX_PRINTED: usize = 79;
@@ -300,8 +301,4 @@ fn escape(value: &Value) -> Result<String, Error> {
     let text = to_python(value)?;
     let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     Ok(text.replace('\'', "&#39;").replace('"', "&#34;"))
-}
-
-fn refused(why: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, why.into())
 }

@@ -1,10 +1,11 @@
 //! How templates print values and which methods values have: Python's.
 
 use minijinja::value::{Kwargs, ValueKind, from_args};
-use minijinja::{Error, ErrorKind, Output, State, Value, escape_formatter};
+use minijinja::{Error, Output, State, Value, escape_formatter};
 
 use super::python::to_python;
-use super::text_methods::{MAX_WIDTH, text_method};
+use super::refusal::{MAX_WIDTH, refused};
+use super::text_methods::text_method;
 
 /// Prints as Python does: None, True, ['a'], 1e+16.
 pub(super) fn print(output: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
@@ -47,10 +48,7 @@ fn format_method(state: &mut State, text: &str, name: &str, args: &[Value]) -> O
         _ => return None,
     };
     if has_number_over(text, MAX_WIDTH as u64) {
-        return Some(Err(Error::new(
-            ErrorKind::InvalidOperation,
-            format!("a format wider than {MAX_WIDTH}"),
-        )));
+        return Some(Err(refused(format!("a format wider than {MAX_WIDTH}"))));
     }
     Some(minijinja_contrib::pycompat::unknown_method_callback(state, &text.into(), "format", args))
 }
@@ -90,6 +88,6 @@ fn index(value: &Value, args: &[Value]) -> Result<Value, Error> {
     let (start, end) = (place(start.unwrap_or(0)), place(end.unwrap_or(n)));
     let mut items = value.try_iter()?.enumerate();
     let found = items.find(|(idx, item)| (start..end).contains(&(*idx as i64)) && *item == what);
-    let missing = || Error::new(ErrorKind::InvalidOperation, "index: the value is not there");
+    let missing = || refused("index: the value is not there");
     found.map(|(idx, _)| Value::from(idx)).ok_or_else(missing)
 }

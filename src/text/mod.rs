@@ -23,6 +23,7 @@ mod printf;
 mod processed;
 mod prompt;
 mod python;
+mod refusal;
 mod remainder;
 mod render;
 mod scan;

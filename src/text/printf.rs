@@ -1,12 +1,10 @@
 //! Python's `format % values` for strings, with the numbers as C writes them.
 
 use minijinja::value::{Tuple, ValueKind};
-use minijinja::{Error, ErrorKind, Value};
+use minijinja::{Error, Value};
 
 use super::python::{to_python, to_repr, with_exponent};
-
-/// Widest field and most digits: what is written must stay in proportion to the template.
-const MAX_WIDTH: usize = 1_000;
+use super::refusal::{MAX_WIDTH, refused};
 
 /// `format % operand`: a tuple has the values, a map those that are named, anything else is the one value.
 ///
@@ -274,8 +272,4 @@ fn character(value: &Value) -> Result<String, Error> {
     let number = integer(value)?;
     let character = u32::try_from(number).ok().and_then(char::from_u32);
     character.map(String::from).ok_or_else(|| refused("%c wants one character"))
-}
-
-fn refused(why: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, why.into())
 }

@@ -3,8 +3,9 @@
 use std::fmt::Write;
 
 use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{Error, ErrorKind, Value};
+use minijinja::{Error, Value};
 
+use super::refusal::refused;
 use super::text_methods::is_printable;
 
 /// Values nested deeper are refused: writing them recurses.
@@ -237,8 +238,4 @@ fn check_limits(text: &str, depth: usize) -> Result<(), Error> {
         return Err(refused(format!("a value has more than {MAX_BYTES} bytes of text")));
     }
     Ok(())
-}
-
-fn refused(why: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, why.into())
 }

@@ -8,9 +8,10 @@
 use std::ops::Range;
 
 use minijinja::value::ValueKind;
-use minijinja::{Error, ErrorKind, Value};
+use minijinja::{Error, Value};
 
 use super::printf::percent;
+use super::refusal::refused;
 
 /// The name of the function.
 pub(super) const NAME: &str = "__mod__";
@@ -26,7 +27,6 @@ pub(super) fn remainder(left: &Value, right: &Value) -> Result<Value, Error> {
     if let Some(format) = left.as_str() {
         return percent(format, right).map(Value::from);
     }
-    let refused = |why: String| Error::new(ErrorKind::InvalidOperation, why);
     let is_number = |value: &Value| matches!(value.kind(), ValueKind::Number | ValueKind::Bool);
     if !is_number(left) || !is_number(right) {
         let (left, right) = (left.kind(), right.kind());
@@ -39,10 +39,10 @@ pub(super) fn remainder(left: &Value, right: &Value) -> Result<Value, Error> {
         // The remainder has the sign of what is divided by.
         let rest = if rest != 0.0 && (rest < 0.0) != (right < 0.0) { rest + right } else { rest };
         let rest = if rest == 0.0 { 0.0_f64.copysign(right) } else { rest };
-        return if right == 0.0 { Err(refused("% by zero".to_owned())) } else { Ok(rest.into()) };
+        return if right == 0.0 { Err(refused("% by zero")) } else { Ok(rest.into()) };
     }
     let (left, right) = (i128::try_from(left.clone())?, i128::try_from(right.clone())?);
-    let rest = left.checked_rem(right).ok_or_else(|| refused("% by zero".to_owned()))?;
+    let rest = left.checked_rem(right).ok_or_else(|| refused("% by zero"))?;
     let rest = if rest != 0 && (rest < 0) != (right < 0) { rest + right } else { rest };
     Ok(i64::try_from(rest).map_or_else(|_| Value::from(rest), Value::from))
 }

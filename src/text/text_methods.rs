@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 
 use minijinja::value::{Kwargs, from_args};
-use minijinja::{Error, ErrorKind, State, Value};
+use minijinja::{Error, State, Value};
 
-/// Widest text that padding makes, and widest field of `'{:20}'.format(…)`.
-pub(super) const MAX_WIDTH: usize = 1_000;
+use super::refusal::{MAX_WIDTH, refused};
+
 /// The zeros of the scripts that have digits; the others of each follow.
 #[rustfmt::skip]
 const ZEROS: [u32; 66] = [
@@ -359,8 +359,4 @@ fn expanded(state: &State, text: &str, args: &[Value]) -> Result<Value, Error> {
         }
     }
     Ok(out.into())
-}
-
-fn refused(why: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, why.into())
 }
