@@ -133,28 +133,39 @@ impl Executor {
             request.lora_name = Some(line.model.clone());
         }
         let n_choices = request.line.as_ref().map_or(1, |line| line.n_choices);
-        let mut guide = guide;
-        for choice_idx in 0..n_choices {
-            let mut answer = begun(ticket.request_idx, file.batch_size, &request);
-            let names = || Arc::clone(&self.engine.tokenizer) as Arc<dyn TokenBytes>;
-            answer.logprobs = (request.sampling.num_logprobs > 0).then(|| Logprobs::new(names()));
-            let own_guide = match choice_idx + 1 == n_choices {
-                true => guide.take(),
-                false => guide.as_ref().map(|guide| guide.fork()),
-            };
-            match self.start(&request, choice_idx, (prepared.clone(), own_guide), &file, &mut answer) {
-                Ok((id, adapters)) => {
-                    let decoder = AnswerDecoder::new(&self.engine.tokenizer);
-                    let stops = StopStrings::new(request.stop.clone());
-                    self.active.insert(id, Active { ticket, choice_idx, answer, adapters, decoder, stops });
-                }
-                Err(fault) => {
-                    self.drop_choices(ticket);
-                    return Some(failed(answer, fault));
-                }
+        for choice_idx in 1..n_choices {
+            let own = (prepared.clone(), guide.as_ref().map(|guide| guide.fork()));
+            if let Some(refused) = self.add_choice(ticket, choice_idx, &request, own, &file) {
+                return Some(refused);
             }
         }
-        None
+        self.add_choice(ticket, 0, &request, (prepared, guide), &file)
+    }
+
+    /// Starts one of the answers to a request. Where it cannot run, none of them does.
+    fn add_choice(
+        &mut self,
+        ticket: Ticket,
+        choice_idx: usize,
+        request: &Request,
+        prepared: (Prepared, Option<Box<dyn Guide>>),
+        file: &RequestFile,
+    ) -> Option<Answer> {
+        let mut answer = begun(ticket.request_idx, file.batch_size, request);
+        let names = || Arc::clone(&self.engine.tokenizer) as Arc<dyn TokenBytes>;
+        answer.logprobs = (request.sampling.num_logprobs > 0).then(|| Logprobs::new(names()));
+        match self.start(request, choice_idx, prepared, file, &mut answer) {
+            Ok((id, adapters)) => {
+                let decoder = AnswerDecoder::new(&self.engine.tokenizer);
+                let stops = StopStrings::new(request.stop.clone());
+                self.active.insert(id, Active { ticket, choice_idx, answer, adapters, decoder, stops });
+                None
+            }
+            Err(fault) => {
+                self.drop_choices(ticket);
+                Some(failed(answer, fault))
+            }
+        }
     }
 
     /// Drops what is under way of one request.

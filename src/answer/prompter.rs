@@ -4,6 +4,7 @@
 //! its own (text_process/), which has limits.
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
@@ -57,6 +58,11 @@ fn message(said: &Message) -> ChatMessage {
 /// A text that was checked when the request was read.
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_default()
+}
+
+/// Now, in seconds since 1970.
+pub fn unix_time() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
 }
 
 /// A time as this machine's zone has it, which templates print in transformers too.

@@ -124,8 +124,8 @@ fn kept_line(index: usize, json: Box<RawValue>, wanted: &Wanted<'_>) -> Result<O
 
 fn kept(index: usize, json: Box<RawValue>, wanted: &Wanted<'_>) -> Result<Option<Kept>, String> {
     let broken = |error: serde_json::Error| format!("has something else as answer {index} ({error})");
-    let entry: Entry = serde_json::from_str(json.get()).map_err(broken)?;
     let found: Value = serde_json::from_str(json.get()).map_err(broken)?;
+    let entry = Entry::deserialize(&found).map_err(broken)?;
     let fault = Fault::new(FaultCode::Cancelled, "");
     let expected = refused(index, wanted.batch_size, (wanted.request)(index), fault);
     let expected: Value = serde_json::from_str(&expected.to_json()).map_err(broken)?;

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -15,6 +15,7 @@ use super::error::AnswerError;
 use super::executor::Executor;
 use super::outcome::{Outcome, print_answers, write_answers};
 use super::profile::Profile;
+use super::prompter::unix_time;
 use super::ready::Ready;
 use super::refused::refused;
 use super::resume::{Kept, Wanted, kept_answers};
@@ -22,8 +23,8 @@ use super::ticket::Ticket;
 use crate::infer::PrefixCache;
 use crate::numbers::{DeviceChoice, KvCacheDtype};
 use crate::progress::{Bar, Progress};
-use crate::spool::is_of_lines;
-use crate::spool::wire::{BadRequest, Fault, FaultCode, Form, Request, RequestFile, Stamp};
+use crate::spool::form;
+use crate::spool::wire::{BadRequest, Fault, FaultCode, Request, RequestFile, Stamp};
 use crate::store::{AllowedRoots, AtomicFile, StoreError, read_small};
 
 /// The flags of `run`.
@@ -144,7 +145,7 @@ fn read_kept(file: &RequestFile, options: &RunOptions) -> Result<Vec<Option<Kept
     let wanted = Wanted {
         n_requests,
         batch_size: file.batch_size,
-        is_of_lines: matches!(file.form(), Form::Lines(_)),
+        is_of_lines: file.form().is_of_lines(),
         request: &request,
     };
     kept_answers(&options.output_file, &wanted)
@@ -170,14 +171,14 @@ fn check_paths(options: &RunOptions) -> Result<(), AnswerError> {
 fn read_requests(options: &RunOptions) -> Result<RequestFile, AnswerError> {
     let path = &options.input_file;
     let rejected = |fault| AnswerError::Rejected { path: path.clone(), fault };
-    let mut file = if is_of_lines(path.as_os_str()) {
+    let created = unix_time().unsigned_abs();
+    let form = form(path.as_os_str(), || Stamp { name: format!("{created:x}"), created });
+    let mut file = if form.is_of_lines() {
         let unreadable =
             |source| AnswerError::from(StoreError::Io { path: path.clone(), action: "read", source });
         let file = File::open(path).map_err(unreadable)?;
         let size = file.metadata().map_err(unreadable)?.len();
-        let created = unix_time().unsigned_abs();
-        let stamp = Stamp { name: format!("{created:x}"), created };
-        let (parsed, _) = RequestFile::read(file, size, Form::Lines(stamp)).map_err(unreadable)?;
+        let (parsed, _) = RequestFile::read(file, size, form).map_err(unreadable)?;
         parsed.map_err(rejected)?
     } else {
         RequestFile::parse(read_small(path)?).map_err(rejected)?
@@ -261,10 +262,6 @@ fn answer_all(
         progress.say(format!("{n_read} tokens read, {n_generated} generated"));
     }
     answers.into_iter().flatten().collect()
-}
-
-fn unix_time() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
 }
 
 fn write_profile(options: &RunOptions, profile: &Profile) -> Result<(), AnswerError> {

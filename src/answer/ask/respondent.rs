@@ -3,7 +3,7 @@
 
 use std::io::ErrorKind;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use super::conversation::Conversation;
 use super::interruption::Interruption;
@@ -14,6 +14,7 @@ use crate::answer::breakdown::Breakdown;
 use crate::answer::engine::TextEngine;
 use crate::answer::error::AnswerError;
 use crate::answer::executor::Executor;
+use crate::answer::prompter::unix_time;
 use crate::answer::ready::Ready;
 use crate::answer::ticket::Ticket;
 use crate::spool::wire::{Answer, Fault, FaultCode, FinishReason, Request, RequestFile, Usage};
@@ -131,9 +132,7 @@ impl Respondent {
     fn begin(&mut self, conversation: &Conversation, question: &str) -> Result<(), Fault> {
         let engine = self.executor.engine();
         let request = Request { messages: conversation.messages(question), ..self.request.clone() };
-        let unix_time =
-            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
-        let ready = Ready::new(Ok(request), (&self.file, 0), unix_time, engine.guides(), |prompt| {
+        let ready = Ready::new(Ok(request), (&self.file, 0), unix_time(), engine.guides(), |prompt| {
             engine.prepare(prompt)
         });
         let runnable = match ready {
