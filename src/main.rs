@@ -48,8 +48,12 @@ fn work(invocation: Invocation) -> Result<(), Stop> {
         Command::Doctor(args) => args.show(&doctor::examine(&args.options(), cli::reading)),
         Command::List(args) => {
             let config = Config::find(args.config())?;
-            let last_use = config.as_ref().map(|config| operator::last_use(&config.spool));
-            args.show(tools::list(&args.options(config, operator::serving)?), &last_use.unwrap_or_default())
+            let last_use =
+                config.as_ref().map(|config| operator::last_use(&config.spool)).unwrap_or_default();
+            args.show(tools::list(&tools::ListOptions {
+                last_use,
+                ..args.options(config, operator::serving)?
+            }))
         }
         Command::Inspect(args) => cli::show(&tools::inspect(&args.path)?),
         Command::Logits(args) => Ok(probe::logits(&args.options())?),

@@ -9,7 +9,7 @@ use super::show::show;
 use super::stop::Stop;
 use super::table::{Align, Table, cut};
 use crate::config::{Config, DEFAULT_FILE};
-use crate::operator::{LastUse, OperatorError, Serving};
+use crate::operator::{OperatorError, Serving};
 use crate::tools::{AdapterEntry, Daemon, EngineEntry, ListOptions, Listing};
 
 const HELP: &str = "\
@@ -69,17 +69,15 @@ impl ListArgs {
         let (configured, adapters) =
             config.map_or((None, None), |config| (Some(config.engine), config.adapters));
         let adapters = self.lora_dir.clone().or(adapters);
-        Ok(ListOptions { named: self.engine_dirs.clone(), configured, adapters, daemon })
+        let named = self.engine_dirs.clone();
+        Ok(ListOptions { named, configured, adapters, daemon, ..ListOptions::default() })
     }
 
     /// Prints what was found.
     ///
     /// # Errors
     /// [`Stop`] with what is wrong with an engine that was named, or with the adapters directory.
-    pub fn show(&self, mut listing: Listing, last_use: &LastUse) -> Result<(), Stop> {
-        for adapter in &mut listing.adapters {
-            adapter.last_use = last_use.of(&adapter.name);
-        }
+    pub fn show(&self, listing: Listing) -> Result<(), Stop> {
         if self.json {
             // Plain data: it cannot fail.
             show(&serde_json::to_string_pretty(&listing).unwrap_or_default())?;

@@ -27,6 +27,8 @@ pub struct Activity {
     samples: VecDeque<(Instant, Totals)>,
     errors: VecDeque<ErrorReport>,
     last_use: LastUse,
+    /// Since it was written.
+    is_last_use_new: bool,
     usage: Usage,
     measured: Option<Instant>,
 }
@@ -54,6 +56,7 @@ impl Activity {
             samples: VecDeque::new(),
             errors: VecDeque::new(),
             last_use,
+            is_last_use_new: false,
             usage: Usage::default(),
             measured: None,
         }
@@ -70,11 +73,12 @@ impl Activity {
     /// A request is answered that names an adapter.
     pub fn note_use(&mut self, adapter: &str) {
         self.last_use.note(adapter, now() as u64);
+        self.is_last_use_new = true;
     }
 
-    /// When each adapter was asked for last.
-    pub fn last_use(&self) -> &LastUse {
-        &self.last_use
+    /// When each adapter was asked for last, if that is to be written anew.
+    pub fn take_last_use(&mut self) -> Option<Vec<u8>> {
+        std::mem::take(&mut self.is_last_use_new).then(|| self.last_use.to_json())
     }
 
     /// A file's answer is out.

@@ -325,7 +325,7 @@ impl MainLoop {
 
     fn save(&mut self, report: &Report) {
         self.saved = Instant::now();
-        let last_use = self.activity.last_use();
+        let last_use = self.activity.take_last_use();
         let save = Save::new(report, last_use, self.config.metrics_file.as_deref(), &self.config.spool);
         self.threads.writer.send(Write::Save(Box::new(save)));
     }

@@ -14,8 +14,8 @@ use super::jobs::{How, Start};
 use crate::answer::{
     Guides, Launch, NotPrepared, Prepared, PromptRequest, Ready, TextLimits, TextProcess, TextProcessOptions,
 };
-use crate::spool::wire::{Fault, FaultCode, Form, RequestFile, Stamp};
-use crate::spool::{JobId, OpenJob, is_of_lines};
+use crate::spool::wire::{Fault, FaultCode, RequestFile};
+use crate::spool::{JobId, OpenJob, form};
 
 /// Larger files are read one at a time: each is in memory as a whole meanwhile.
 const LARGE: u64 = 1 << 20;
@@ -82,10 +82,7 @@ impl Lanes {
 
     /// Reads the file of a job that was dropped as `name`, and sends it.
     pub fn read(&self, job: JobId, name: &OsStr, opened: OpenJob) {
-        let form = match is_of_lines(name) {
-            true => Form::Lines(Stamp { name: job.to_string(), created: job.unix_time() as u64 }),
-            false => Form::Object,
-        };
+        let form = form(name, || job.stamp());
         let lanes = self.clone();
         tokio::spawn(async move {
             let OpenJob { input, size, .. } = opened;

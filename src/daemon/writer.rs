@@ -19,7 +19,7 @@ use crate::spool::last_use::LAST_USE_FILE;
 use crate::spool::operate::Chosen;
 use crate::spool::report::Report;
 use crate::spool::{
-    Action, Candidate, Claimed, Fate, Found, JobId, LastUse, Now, Order, Outcome, Place, Spool, SpoolConfig,
+    Action, Candidate, Claimed, Fate, Found, JobId, Now, Order, Outcome, Place, Spool, SpoolConfig,
     SpoolError,
 };
 
@@ -57,17 +57,23 @@ pub struct Act {
 /// Files that other programs look at.
 pub struct Save {
     totals: Vec<u8>,
-    last_use: Vec<u8>,
+    /// None where it is as it was.
+    last_use: Option<Vec<u8>>,
     metrics: Option<(PathBuf, String)>,
 }
 
 impl Save {
     /// The totals of a report, and its metrics if there is a file for them.
-    pub fn new(report: &Report, last_use: &LastUse, metrics_file: Option<&Path>, spool: &Path) -> Self {
+    pub fn new(
+        report: &Report,
+        last_use: Option<Vec<u8>>,
+        metrics_file: Option<&Path>,
+        spool: &Path,
+    ) -> Self {
         let metrics =
             metrics_file.map(|path| (path.to_owned(), metrics::text(report, &spool.to_string_lossy())));
         let totals = serde_json::to_vec(&report.totals).unwrap_or_default();
-        Self { totals, last_use: last_use.to_json(), metrics }
+        Self { totals, last_use, metrics }
     }
 }
 
@@ -247,7 +253,7 @@ impl Writer {
     fn save(&mut self, save: Save) {
         let root = self.spool.root().to_owned();
         let written = replace(&root.join(TOTALS_FILE), &save.totals)
-            .and_then(|()| replace(&root.join(LAST_USE_FILE), &save.last_use))
+            .and_then(|()| save.last_use.map_or(Ok(()), |text| replace(&root.join(LAST_USE_FILE), &text)))
             .and_then(|()| save.metrics.map_or(Ok(()), |(path, text)| replace(&path, text.as_bytes())));
         match written {
             Err(error) if !self.has_complained => {

@@ -13,4 +13,4 @@ pub use operate::{OperateOptions, flush, operate};
 pub use screen::{ErrorsOptions, Serving, StatusOptions, errors, last_use, serving, status};
 pub use submit::{SubmitOptions, submit};
 
-pub use crate::spool::{Action, LastUse};
+pub use crate::spool::Action;

@@ -1,5 +1,6 @@
 //! `status` and `errors`: the spool and its daemon on one screen, or as JSON.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -151,9 +152,9 @@ pub fn serving(spool: &Path) -> Result<Option<Serving>, OperatorError> {
     }))
 }
 
-/// When each adapter was asked for last; the daemon need not run.
-pub fn last_use(spool: &Path) -> LastUse {
-    LastUse::read(spool)
+/// When each adapter was asked for last, in seconds since 1970, by name; the daemon need not run.
+pub fn last_use(spool: &Path) -> BTreeMap<String, u64> {
+    LastUse::read(spool).into_times()
 }
 
 /// What the daemon says; none if none runs.

@@ -14,7 +14,7 @@ use super::output::{note, print};
 use crate::spool::control::{JobName, Order, Reply};
 use crate::spool::submit::{submit as drop_in, wait_for_answer};
 use crate::spool::wire::{RequestFile, Stamp};
-use crate::spool::{Place, SpoolError, is_of_lines, printable};
+use crate::spool::{Place, SpoolError, form, is_of_lines, printable};
 use crate::store::read_small;
 
 /// While no daemon runs, it is asked for so often.
@@ -38,12 +38,10 @@ pub struct SubmitOptions {
 pub fn submit(options: &SubmitOptions) -> Result<(), OperatorError> {
     let path = &options.file;
     let bytes = read_small(path)?;
-    let parsed = match is_of_lines(path.as_os_str()) {
-        // What is wrong with a line is that line's answer.
-        true => RequestFile::parse_lines(bytes.clone(), Stamp { name: String::new(), created: 0 }),
-        false => RequestFile::parse(bytes.clone()),
-    };
-    parsed.map_err(|fault| OperatorError::Rejected { path: path.clone(), fault })?;
+    // Nothing is answered here.
+    let form = form(path.as_os_str(), || Stamp { name: String::new(), created: 0 });
+    RequestFile::parse_as(bytes.clone(), form)
+        .map_err(|fault| OperatorError::Rejected { path: path.clone(), fault })?;
     let name = path.file_name().unwrap_or(path.as_os_str());
     let (name, inode) = drop_in(&options.spool, name, &bytes)?;
     if !options.wait {

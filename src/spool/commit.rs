@@ -29,7 +29,7 @@ use super::place::Place;
 use super::root::Spool;
 use super::wire::answer_file::write_rejection;
 use super::wire::openai::response::write_refusal;
-use super::wire::{Answer, AnswerFile, Stamp};
+use super::wire::{Answer, AnswerFile};
 
 /// One job's part of a batch.
 struct Share {
@@ -312,8 +312,7 @@ fn write_part(
             write_answers(&mut out, job, &input_file, *n_requests, warnings, records)
         }
         Order::Reject { fault, .. } if is_of_lines(&job.name) => {
-            let stamp = Stamp { name: id.to_string(), created: id.unix_time() as u64 };
-            write_refusal(fault, &stamp, &mut out).and_then(|()| out.write_all(b"\n"))
+            write_refusal(fault, &id.stamp(), &mut out).and_then(|()| out.write_all(b"\n"))
         }
         Order::Reject { fault, .. } => write_rejection(&mut out, &input_file, fault),
         _ => Ok(()),

@@ -7,6 +7,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::wire::Stamp;
+
 /// Characters of an id.
 pub const ID_LEN: usize = 11;
 
@@ -50,6 +52,11 @@ impl JobId {
     /// Seconds since 1970 at the claim, as the clock was then.
     pub fn unix_time(self) -> f64 {
         self.0 as f64 / 1e6
+    }
+
+    /// What the answers to a batch file of this job begin with.
+    pub fn stamp(self) -> Stamp {
+        Stamp { name: self.to_string(), created: self.unix_time() as u64 }
     }
 
     /// None for anything but an id.

@@ -33,8 +33,9 @@ impl LastUse {
         }
     }
 
-    pub fn of(&self, name: &str) -> Option<u64> {
-        self.0.get(name).copied()
+    /// By name.
+    pub fn into_times(self) -> BTreeMap<String, u64> {
+        self.0
     }
 }
 
@@ -47,7 +48,7 @@ mod tests {
         let mut last_use = LastUse::default();
         (0..MAX_NAMES as u64 + 2).for_each(|time| last_use.note(&format!("adapter {time}"), time));
         last_use.note("adapter 5", 9_999);
-        let times = [0, 1, 2, 5].map(|number| last_use.of(&format!("adapter {number}")));
+        let times = [0, 1, 2, 5].map(|number| last_use.0.get(&format!("adapter {number}")).copied());
         assert_eq!(times, [None, None, Some(2), Some(9_999)]);
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(LastUse::read(folder.path()), LastUse::default());

@@ -50,7 +50,7 @@ pub use id::JobId;
 pub use inbox::{Candidate, Inbox, InboxConfig};
 pub use job::{Claimed, OpenJob, Opened};
 pub use last_use::LastUse;
-pub use name::{is_of_lines, meant, printable, split_suffix};
+pub use name::{form, is_of_lines, meant, printable, split_suffix};
 pub use new_dir::NewDir;
 pub use operate::{Action, Found};
 pub use order::{Order, Outcome, Progress};

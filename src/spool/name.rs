@@ -18,6 +18,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::destination::Destination;
 use super::id::{ID_LEN, JobId};
+use super::wire::{Form, Stamp};
 
 /// The ends of names that are a job's: request files, and batch files with one request a line.
 const SUFFIXES: [&str; 2] = [SUFFIX, LINES_SUFFIX];
@@ -122,6 +123,11 @@ pub fn split_suffix(name: &OsStr) -> Option<(&OsStr, &'static str)> {
 /// Whether a job's file has one request a line.
 pub fn is_of_lines(name: &OsStr) -> bool {
     split_suffix(name).is_some_and(|(_, suffix)| suffix == LINES_SUFFIX)
+}
+
+/// How the requests of a job's file stand in it; `stamp` is for the answers to a batch file.
+pub fn form(name: &OsStr, stamp: impl FnOnce() -> Stamp) -> Form {
+    if is_of_lines(name) { Form::Lines(stamp()) } else { Form::Object }
 }
 
 /// STEM, id and suffix.

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use super::fault::Fault;
 use super::indent::Indent;
+use super::json::Value;
 
 /// A file of answers that is being written.
 pub struct AnswerFile<W: Write> {
@@ -15,7 +16,7 @@ pub struct AnswerFile<W: Write> {
 impl<W: Write> AnswerFile<W> {
     /// Starts a file of answers to the request file `input_file`.
     pub fn begin(mut out: W, input_file: &str) -> io::Result<Self> {
-        write!(out, "{{\n    \"input_file\": {},\n    \"responses\": [", quoted(input_file))?;
+        write!(out, "{{\n    \"input_file\": {},\n    \"responses\": [", Value::quoted(input_file))?;
         Ok(Self { out, n_written: 0 })
     }
 
@@ -45,9 +46,5 @@ impl<W: Write> AnswerFile<W> {
 pub fn write_rejection(out: &mut impl Write, input_file: &str, fault: &Fault) -> io::Result<()> {
     out.write_all(b"{\n    \"error\": ")?;
     serde_json::to_writer(Indent::new(&mut *out, 1), fault)?;
-    write!(out, ",\n    \"input_file\": {},\n    \"responses\": []\n}}\n", quoted(input_file))
-}
-
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+    write!(out, ",\n    \"input_file\": {},\n    \"responses\": []\n}}\n", Value::quoted(input_file))
 }

@@ -93,6 +93,12 @@ impl<'a> Value<'a> {
         Entries { rest }
     }
 
+    /// The value of a key of an object; of equal keys the last one counts.
+    pub fn get(self, name: &str) -> Option<Value<'a>> {
+        let is_it = |key: Value| key.string().is_some_and(|key| key == name);
+        self.entries().filter(|(key, _)| is_it(*key)).last().map(|(_, value)| value)
+    }
+
     /// What a person would call it, for "found …".
     pub fn describe(self) -> String {
         match self.text.as_bytes().first() {

@@ -72,6 +72,12 @@ pub enum Form {
     Lines(Stamp),
 }
 
+impl Form {
+    pub fn is_of_lines(&self) -> bool {
+        matches!(self, Form::Lines(_))
+    }
+}
+
 /// Where the text is when a request is asked for.
 #[derive(Debug)]
 enum Text {
@@ -108,6 +114,17 @@ impl RequestFile {
             Fault::bad(format!("not JSON: byte {at} is not UTF-8")).of_file()
         })?;
         Self::parse_text(text).map_err(Fault::of_file)
+    }
+
+    /// Reads a file of a form.
+    ///
+    /// # Errors
+    /// As [`RequestFile::parse`].
+    pub fn parse_as(bytes: Vec<u8>, form: Form) -> Result<Self, Fault> {
+        match form {
+            Form::Object => Self::parse(bytes),
+            Form::Lines(stamp) => Self::parse_lines(bytes, stamp),
+        }
     }
 
     /// The same of a batch file. What is wrong with a line is that line's fault.
@@ -150,10 +167,7 @@ impl RequestFile {
         bytes.try_reserve_exact(usize::try_from(size).unwrap_or(usize::MAX)).map_err(io::Error::other)?;
         (&mut file).take(size).read_to_end(&mut bytes)?;
         let crc = crc32fast::hash(&bytes);
-        let mut parsed = match form {
-            Form::Object => Self::parse(bytes),
-            Form::Lines(stamp) => Self::parse_lines(bytes, stamp),
-        };
+        let mut parsed = Self::parse_as(bytes, form);
         if let Ok(parsed) = &mut parsed
             && matches!(&parsed.text, Text::Memory(text) if text.len() > KEPT_BYTES)
         {
@@ -273,7 +287,7 @@ impl RequestFile {
         };
         let missing = || Fault::bad(format!("{place}: missing, the file has {}", self.spans.len()));
         let span = self.spans.get(index).ok_or_else(missing)?;
-        if matches!(self.form, Form::Lines(_)) && span.range().len() > limits::LINE_BYTES {
+        if self.form.is_of_lines() && span.range().len() > limits::LINE_BYTES {
             let message = format!("the line is over the limit of {} bytes", limits::LINE_BYTES);
             return Err(Fault::new(FaultCode::TooLarge, message));
         }

@@ -113,12 +113,8 @@ fn array(text: &str) -> Option<Vec<Call>> {
 
 /// `{"name": …, "arguments" or "parameters": {…}}`; the arguments may be a text of JSON.
 fn call_of(value: Value) -> Option<Call> {
-    let get = |wanted: &str| {
-        let is_it = |key: Value| key.string().is_some_and(|key| key == wanted);
-        value.entries().filter(|(key, _)| is_it(*key)).last().map(|(_, value)| value)
-    };
-    let name = get("name")?.string()?.into_owned();
-    let arguments = get("arguments").or_else(|| get("parameters"))?;
+    let name = value.get("name")?.string()?.into_owned();
+    let arguments = value.get("arguments").or_else(|| value.get("parameters"))?;
     let arguments = if arguments.is_string() { arguments.string()? } else { arguments.text().into() };
     is_object(&arguments).then(|| Call { name, arguments: arguments.into_owned() })
 }

@@ -109,10 +109,7 @@ impl Reading {
 }
 
 fn custom_id(line: &[u8]) -> Option<u64> {
-    let root = Value::parse(std::str::from_utf8(line).ok()?).ok()?;
-    let is_id = |key: &Value| key.string().is_some_and(|key| key == "custom_id");
-    // Of equal keys the last one counts.
-    let (_, id) = root.entries().filter(|(key, _)| is_id(key)).last()?;
+    let id = Value::parse(std::str::from_utf8(line).ok()?).ok()?.get("custom_id")?;
     let mut hasher = DefaultHasher::new();
     id.string()?.hash(&mut hasher);
     Some(hasher.finish())
