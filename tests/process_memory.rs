@@ -1,34 +1,15 @@
 //! process-lora holds one tensor of its output at a time, whatever the adapter's size.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+#[path = "support/counting.rs"]
+mod counting;
+
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use counting::peak_of;
 use jetspool::tools::{ProcessOptions, process_lora};
 use serde_json::{Map, Value, json};
-
-struct Counting;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is passed on to the system's allocator as it came; the counters are atomic.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        PEAK.fetch_max(NOW.fetch_add(layout.size(), Relaxed) + layout.size(), Relaxed);
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Relaxed);
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const N_LAYERS: usize = 20;
 const RANK: usize = 8;
@@ -60,10 +41,9 @@ fn one_tensor_is_in_memory_at_a_time() {
     let scratch = tempfile::tempdir().unwrap();
     write_adapter(scratch.path());
     let options = ProcessOptions::new(scratch.path().to_owned(), scratch.path().join("out"));
-    let before = NOW.load(Relaxed);
-    PEAK.store(before, Relaxed);
-    let report = process_lora(&options).unwrap();
-    let peak = PEAK.load(Relaxed) - before;
+    let mut report = None;
+    let peak = peak_of(|| report = Some(process_lora(&options).unwrap()));
+    let report = report.unwrap();
     assert_eq!(report.n_pairs, N_LAYERS);
     let written = fs::metadata(&report.path).unwrap().len() as usize;
     assert!(written > N_LAYERS * TENSOR_BYTES);

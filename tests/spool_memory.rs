@@ -1,41 +1,22 @@
 //! A request file never costs much more memory than its own text, whatever it holds.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+#[path = "support/counting.rs"]
+mod counting;
 
+use counting::peak_of;
 use jetspool::spool::wire::RequestFile;
-
-struct Counting;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is passed on to the system's allocator as it came; the counters are atomic.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        PEAK.fetch_max(NOW.fetch_add(layout.size(), Relaxed) + layout.size(), Relaxed);
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Relaxed);
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Bytes at the peak of parsing and of reading each request, the text itself included.
 fn peak(text: String) -> usize {
-    let before = NOW.load(Relaxed) - text.capacity();
-    PEAK.store(NOW.load(Relaxed), Relaxed);
-    if let Ok(file) = RequestFile::parse(text.into_bytes()) {
-        for request in file.requests() {
-            drop(request);
-        }
-    }
-    PEAK.load(Relaxed) - before
+    let n_bytes = text.capacity();
+    n_bytes
+        + peak_of(|| {
+            if let Ok(file) = RequestFile::parse(text.into_bytes()) {
+                for request in file.requests() {
+                    drop(request);
+                }
+            }
+        })
 }
 
 #[test]

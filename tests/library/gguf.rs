@@ -1,21 +1,18 @@
 //! GGUF files against the package gguf and against the checkpoints they are made from (scripts/make_gguf_fixtures.py).
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use jetspool::format::Limits;
 use jetspool::format::gguf::{GgufFile, Value, read_decoder, read_vocabulary};
 use jetspool::numbers::Precision;
 use jetspool::numbers::architecture::RopeScaling;
 use jetspool::numbers::gguf::BlockKind;
 use jetspool::store::Engine;
 use jetspool::text::{Prompt, TextError, Tokenizer, VocabularyParts, assemble_tokenizer};
-use jetspool::tools::build::Progress;
 use jetspool::tools::{BuildOptions, ToolError, build, build_gguf, inspect};
 
 use crate::support::random::Random;
-use crate::support::{Built, data, json, reference};
+use crate::support::{Built, build_options, contents, data, json, reference};
 
 const MODELS: [&str; 6] = ["llama_gqa", "llama_bias", "qwen2", "qwen3", "phi3", "phi3_short"];
 
@@ -24,21 +21,7 @@ fn gguf(name: &str) -> PathBuf {
 }
 
 fn options(source: &Path, engine_dir: &Path, precision: Precision) -> BuildOptions {
-    BuildOptions {
-        model_dir: source.to_owned(),
-        engine_dir: engine_dir.to_owned(),
-        limits: Limits {
-            max_kv_cache_capacity: 512,
-            max_input_len: 256,
-            max_lora_rank: 8,
-            ..Limits::default()
-        },
-        precision,
-        head: None,
-        gpu: None,
-        n_threads: 2,
-        progress: Progress::Quiet,
-    }
+    build_options(source, engine_dir, precision, 8)
 }
 
 /// The weights of a reference model with the configuration that its GGUF file stands for.
@@ -48,13 +31,6 @@ fn checkpoint(name: &str) -> tempfile::TempDir {
     let weights = reference(&format!("models/{name}/model.safetensors"));
     fs::copy(weights, folder.path().join("model.safetensors")).unwrap();
     folder
-}
-
-/// An engine's tensors, fillers left out.
-fn contents(engine_dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let engine = Engine::open(engine_dir).unwrap();
-    let names = engine.tensors.names().filter(|name| !name.starts_with("pad."));
-    names.map(|name| (name.to_owned(), engine.tensors.get(name).unwrap().data().to_vec())).collect()
 }
 
 #[test]

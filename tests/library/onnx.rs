@@ -3,38 +3,23 @@
 //! onnx.checker and onnxruntime look at the same files in scripts/check-onnx; directories under
 //! tests/data/references/onnx are made with the onnx package.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::support::{Built, ids, json, models, reference, tensors};
+use crate::support::{Built, build_options, contents, ids, json, models, reference, tensors};
 use jetspool::device::Cpu;
+use jetspool::format::Adapter;
 use jetspool::format::onnx::Model;
-use jetspool::format::{Adapter, Limits};
 use jetspool::kernels::Kernels;
 use jetspool::model::Decoder;
 use jetspool::numbers::Precision;
 use jetspool::numbers::architecture::Projection;
 use jetspool::store::{Checkpoint, Engine};
-use jetspool::tools::build::Progress;
 use jetspool::tools::{
-    BuildOptions, BuildReport, ExportOptions, InsertOptions, ToolError, build, build_onnx, export,
-    insert_lora,
+    BuildReport, ExportOptions, InsertOptions, ToolError, build, build_onnx, export, insert_lora,
 };
-
-fn options(source: &Path, engine_dir: &Path, precision: Precision, max_lora_rank: usize) -> BuildOptions {
-    BuildOptions {
-        model_dir: source.to_owned(),
-        engine_dir: engine_dir.to_owned(),
-        limits: Limits { max_kv_cache_capacity: 512, max_input_len: 256, max_lora_rank, ..Limits::default() },
-        precision,
-        head: None,
-        gpu: None,
-        n_threads: 2,
-        progress: Progress::Quiet,
-    }
-}
 
 /// A copy of a directory of the fixtures.
 fn layout(name: &str) -> tempfile::TempDir {
@@ -55,23 +40,17 @@ fn insert(directory: &Path) -> PathBuf {
     report.path
 }
 
-/// An engine's tensors, fillers left out.
-fn contents(engine_dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let engine = Engine::open(engine_dir).unwrap();
-    let names = engine.tensors.names().filter(|name| !name.starts_with("pad."));
-    names.map(|name| (name.to_owned(), engine.tensors.get(name).unwrap().data().to_vec())).collect()
-}
-
 /// Names of tensors that are not the same bytes; both engines have the same ones and the same configuration.
 fn differences(checkpoint: &Path, onnx: &Path, precision: Precision) -> Vec<String> {
     let scratch = tempfile::tempdir().unwrap();
     let wanted_dir = scratch.path().join("wanted");
-    let wanted_config = build(&options(checkpoint, &wanted_dir, precision, 0)).unwrap().config;
+    let wanted_config = build(&build_options(checkpoint, &wanted_dir, precision, 0)).unwrap().config;
     let wanted = contents(&wanted_dir);
     let mut different = Vec::new();
     for max_lora_rank in [0, 16] {
         let found_dir = scratch.path().join(format!("found-{max_lora_rank}"));
-        let found_config = build_onnx(&options(onnx, &found_dir, precision, max_lora_rank)).unwrap().config;
+        let found_config =
+            build_onnx(&build_options(onnx, &found_dir, precision, max_lora_rank)).unwrap().config;
         assert_eq!(found_config.architecture, wanted_config.architecture, "{}", onnx.display());
         let found = contents(&found_dir);
         assert!(found.keys().eq(wanted.keys()), "{}", onnx.display());
@@ -152,7 +131,7 @@ fn quantized_layouts_give_the_logits_of_transformers() {
         for (precision, bound) in [(Precision::F32, 1e-4), (Precision::Stored, 0.5)] {
             let folder = tempfile::tempdir().unwrap();
             let engine_dir = folder.path().join("engine");
-            let report = build_onnx(&options(directory.path(), &engine_dir, precision, 16)).unwrap();
+            let report = build_onnx(&build_options(directory.path(), &engine_dir, precision, 16)).unwrap();
             if precision == Precision::Stored {
                 let kind = name.split_once('_').unwrap().1;
                 // Tables are rows of int8.
@@ -267,7 +246,7 @@ fn build_changed(
     change(directory.path());
     let scratch = tempfile::tempdir().unwrap();
     let engine_dir = scratch.path().join("engine");
-    let result = build_onnx(&options(directory.path(), &engine_dir, Precision::F16, max_lora_rank));
+    let result = build_onnx(&build_options(directory.path(), &engine_dir, Precision::F16, max_lora_rank));
     if result.is_err() {
         assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0, "files are left");
     }
@@ -385,7 +364,7 @@ fn rotations_must_agree() {
     let changed = config.replace("\"partial_rotary_factor\": 1.0", "\"partial_rotary_factor\": 0.5");
     assert_ne!(changed, config);
     fs::write(directory.join("config.json"), changed).unwrap();
-    let options = options(&directory, &scratch.path().join("engine"), Precision::F32, 0);
+    let options = build_options(&directory, &scratch.path().join("engine"), Precision::F32, 0);
     let message = build_onnx(&options).unwrap_err().to_string();
     for name in ["config.json", "partial_rotary_factor is 0.5", "16 elements of a head"] {
         assert!(message.contains(name), "{message} does not name {name}");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use half::f16;
 use jetspool::format::engine::{EMBEDDING, HEAD, Item, checkpoint_names, items};
-use jetspool::format::{Adapter, Limits, StoredMatrix, TensorFile};
+use jetspool::format::{Adapter, StoredMatrix, TensorFile};
 use jetspool::numbers::architecture::{Architecture, Projection};
 use jetspool::numbers::family::Family;
 use jetspool::numbers::kind::row_scale_name;
@@ -14,10 +14,11 @@ use jetspool::numbers::precision::{ROW_ALIGN, row_stride, scale_name};
 use jetspool::numbers::{Kind, MatrixShape, Precision};
 use jetspool::store::{Checkpoint, Engine, map_file};
 use jetspool::text::Tokenizer;
-use jetspool::tools::build::Progress;
 use jetspool::tools::{BuildOptions, ExportOptions, ProcessOptions, build, export, inspect, process_lora};
 use safetensors::Dtype;
 use serde_json::Value;
+
+use crate::support::build_options;
 
 fn references() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/references")
@@ -54,21 +55,7 @@ fn model_dir(model: &str) -> PathBuf {
 }
 
 fn options(model: &str, engine_dir: &Path, precision: Precision) -> BuildOptions {
-    BuildOptions {
-        model_dir: model_dir(model),
-        engine_dir: engine_dir.to_owned(),
-        limits: Limits {
-            max_kv_cache_capacity: 512,
-            max_input_len: 256,
-            max_lora_rank: 64,
-            ..Limits::default()
-        },
-        precision,
-        head: None,
-        gpu: None,
-        n_threads: 2,
-        progress: Progress::Quiet,
-    }
+    build_options(&model_dir(model), engine_dir, precision, 64)
 }
 
 fn process(model: &str, adapter: &str, output: &Path) -> Result<Vec<u8>, String> {

@@ -20,6 +20,7 @@ use jetspool::kernels::Kernels;
 use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
 use jetspool::numbers::{KvCacheDtype, Precision};
 use jetspool::store::{Engine, map_file};
+use jetspool::tools::build::Progress;
 use jetspool::tools::{BuildOptions, ProcessOptions, build, process_lora};
 
 /// A path below tests/data.
@@ -61,6 +62,32 @@ pub fn limits() -> Limits {
     Limits { max_batch_size: 8, max_input_len: 512, max_kv_cache_capacity: 1024, max_lora_rank: 64 }
 }
 
+/// Options for a small engine of what lies at `source`.
+pub fn build_options(
+    source: &Path,
+    engine_dir: &Path,
+    precision: Precision,
+    max_lora_rank: usize,
+) -> BuildOptions {
+    BuildOptions {
+        model_dir: source.to_owned(),
+        engine_dir: engine_dir.to_owned(),
+        limits: Limits { max_kv_cache_capacity: 512, max_input_len: 256, max_lora_rank, ..Limits::default() },
+        precision,
+        head: None,
+        gpu: None,
+        n_threads: 2,
+        progress: Progress::Quiet,
+    }
+}
+
+/// An engine's tensors, fillers left out.
+pub fn contents(engine_dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let engine = Engine::open(engine_dir).unwrap();
+    let names = engine.tensors.names().filter(|name| !name.starts_with("pad."));
+    names.map(|name| (name.to_owned(), engine.tensors.get(name).unwrap().data().to_vec())).collect()
+}
+
 /// Builds an engine of a checkpoint into `directory`.
 pub fn build_engine(checkpoint: &Path, directory: &Path, precision: Precision) {
     build_engine_with(checkpoint, directory, precision, None);
@@ -68,17 +95,9 @@ pub fn build_engine(checkpoint: &Path, directory: &Path, precision: Precision) {
 
 /// The same with the tables as wanted.
 fn build_engine_with(checkpoint: &Path, directory: &Path, precision: Precision, head: Option<Precision>) {
-    build(&BuildOptions {
-        model_dir: checkpoint.to_owned(),
-        engine_dir: directory.to_owned(),
-        limits: limits(),
-        precision,
-        head,
-        gpu: None,
-        n_threads: 2,
-        progress: jetspool::tools::build::Progress::Quiet,
-    })
-    .unwrap_or_else(|error| panic!("{}: {error}", checkpoint.display()));
+    let options = build_options(checkpoint, directory, precision, limits().max_lora_rank);
+    build(&BuildOptions { limits: limits(), head, ..options })
+        .unwrap_or_else(|error| panic!("{}: {error}", checkpoint.display()));
 }
 
 /// What the workflow's process-lora makes of an adapter of the references, where it is not what ours makes.
