@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, ProcessorMixin
 from .common import write_json
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
+TOOLS = [{"type": "function", "function": {"name": "now", "description": "The time.", "parameters": {}}}]
 CONFIG = "tokenizer_config.json"
 JINJA = "chat_template.jinja"
 NAMED = "additional_chat_templates"
@@ -72,7 +73,7 @@ def write_case(case: dict[str, Any], folder: Path) -> dict[str, str]:
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """{"rendered"}, {"names"} of an error that lists them, or {"none"}.
+    """{"rendered", "with_tools"}, {"names"} of an error that lists them, or {"none"}.
 
     The processor's file is asked where the tokenizer has no template, as who runs such a model with transformers does.
     """
@@ -83,8 +84,11 @@ def outcome(folder: Path) -> dict[str, Any]:
         source = ProcessorMixin.get_processor_dict(folder)[0].get("chat_template")
         if source is None:
             return {"none": True}
+    def rendered(**tools: Any) -> str:
+        return tokenizer.apply_chat_template(MESSAGES, chat_template=source, tokenize=False, **tools)
+
     try:
-        return {"rendered": tokenizer.apply_chat_template(MESSAGES, chat_template=source, tokenize=False)}
+        return {"rendered": rendered(), "with_tools": rendered(tools=TOOLS)}
     except ValueError as error:
         assert "no default specified" in str(error)
         return {"names": sorted(tokenizer.chat_template)}
@@ -97,4 +101,4 @@ def make_template_places(root: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             files = write_case(case, Path(folder))
             cases.append({"name": name, "files": files} | outcome(Path(folder)))
-    write_json(root / "template_places.json", {"messages": MESSAGES, "cases": cases})
+    write_json(root / "template_places.json", {"messages": MESSAGES, "tools": TOOLS, "cases": cases})

@@ -295,5 +295,6 @@ fn text_files(directory: &Path, engine: &store::Engine) -> TextFiles {
         tokenizer_config: engine.tokenizer_config.clone(),
         chat_template: template.map(|text| Arc::new(text.into_bytes()) as Bytes),
         processed_chat_template: engine.processed_chat_template.clone(),
+        tool_template: engine.tool_template.clone(),
     }
 }

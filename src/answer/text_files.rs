@@ -7,6 +7,7 @@ use super::error::AnswerError;
 use crate::format::Bytes;
 use crate::store::engine::{
     CHAT_TEMPLATE_FILE, PROCESSED_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_TABLE_FILE,
+    TOOL_TEMPLATE_FILE,
 };
 use crate::store::{FileMap, StoreError, read_small_optional};
 use crate::text::{ChatTemplate, SpecialTokens, TemplateFiles, TemplateSource, Tokenizer, template_source};
@@ -21,15 +22,17 @@ pub struct TextFiles {
     pub tokenizer_config: Option<Bytes>,
     pub chat_template: Option<Bytes>,
     pub processed_chat_template: Option<Bytes>,
+    pub tool_template: Option<Bytes>,
 }
 
 /// Names of the files, in the order of the fields.
-pub const TEXT_FILES: [&str; 5] = [
+pub const TEXT_FILES: [&str; 6] = [
     TOKENIZER_FILE,
     TOKENIZER_TABLE_FILE,
     TOKENIZER_CONFIG_FILE,
     CHAT_TEMPLATE_FILE,
     PROCESSED_TEMPLATE_FILE,
+    TOOL_TEMPLATE_FILE,
 ];
 
 impl TextFiles {
@@ -45,8 +48,11 @@ impl TextFiles {
     ///
     /// # Errors
     /// [`AnswerError::Store`].
-    pub fn read_paths(directory: &Path, paths: [Option<PathBuf>; 5]) -> Result<Self, AnswerError> {
-        let [json, table, config, template, processed] = paths;
+    pub fn read_paths(
+        directory: &Path,
+        paths: [Option<PathBuf>; TEXT_FILES.len()],
+    ) -> Result<Self, AnswerError> {
+        let [json, table, config, template, processed, tool_template] = paths;
         let small = |path: Option<PathBuf>| -> Result<Option<Bytes>, StoreError> {
             let Some(path) = path else { return Ok(None) };
             Ok(read_small_optional(&path)?.map(|bytes| Arc::new(bytes) as Bytes))
@@ -58,6 +64,7 @@ impl TextFiles {
             tokenizer_config: small(config)?,
             chat_template: small(template)?,
             processed_chat_template: small(processed)?,
+            tool_template: small(tool_template)?,
         })
     }
 
@@ -89,16 +96,23 @@ impl TextFiles {
     /// # Errors
     /// [`AnswerError::Text`], [`AnswerError::Store`].
     pub fn source(&self) -> Result<TemplateSource, AnswerError> {
-        let jinja = self.chat_template.as_ref().map(|bytes| std::str::from_utf8((**bytes).as_ref()));
-        let path = self.directory.join(CHAT_TEMPLATE_FILE);
-        let jinja = jinja.transpose().map_err(|_| StoreError::NotText { path })?;
+        let text = |bytes: &Option<Bytes>, name: &str| {
+            let text = bytes.as_ref().map(|bytes| String::from_utf8((**bytes).as_ref().to_vec()));
+            text.transpose().map_err(|_| StoreError::NotText { path: self.directory.join(name) })
+        };
+        let jinja = text(&self.chat_template, CHAT_TEMPLATE_FILE)?;
+        let tool_use = text(&self.tool_template, TOOL_TEMPLATE_FILE)?;
+        let named: Vec<(String, String)> =
+            tool_use.map(|text| (TemplateFiles::TOOL_USE.to_owned(), text)).into_iter().collect();
         let path = self.directory.join(TOKENIZER_CONFIG_FILE);
         let tokenizer_config = self.tokenizer_config.as_ref().map(|bytes| (**bytes).as_ref());
-        let files = TemplateFiles { tokenizer_config, jinja, ..TemplateFiles::default() };
+        let jinja = jinja.as_deref();
+        let files = TemplateFiles { tokenizer_config, jinja, named: &named, processor: None };
         template_source(&files).map_err(|source| AnswerError::Text { path, source })
     }
 
-    /// `processed_chat_template.json` where present, else the checkpoint's Jinja.
+    /// `processed_chat_template.json` where present, else the checkpoint's Jinja. Requests with tools have the Jinja in any
+    /// case, and one of their own where there is one.
     ///
     /// # Errors
     /// [`AnswerError::Text`], [`AnswerError::Store`].
@@ -107,16 +121,20 @@ impl TextFiles {
             let path = self.directory.join(name);
             |source| AnswerError::Text { path, source }
         };
-        let source = self.source()?;
-        if let Some(bytes) = &self.processed_chat_template {
-            let template = ChatTemplate::from_processed((**bytes).as_ref(), special.clone())
-                .map_err(wrong(PROCESSED_TEMPLATE_FILE))?;
-            return Ok(Some(template));
-        }
-        let Some(jinja) = source.jinja else { return Ok(None) };
-        let template = ChatTemplate::from_jinja(&jinja, source.variables, special.clone())
-            .map_err(wrong(CHAT_TEMPLATE_FILE))?;
-        Ok(Some(template))
+        let TemplateSource { jinja, tool_use, variables, .. } = self.source()?;
+        let processed = self.processed_chat_template.as_ref().map(|bytes| {
+            ChatTemplate::from_processed((**bytes).as_ref(), special.clone())
+                .map_err(wrong(PROCESSED_TEMPLATE_FILE))
+        });
+        let of_tools = tool_use.or(jinja.clone().filter(|_| processed.is_some()));
+        let template = match (processed, jinja) {
+            (Some(processed), _) => processed?,
+            (None, Some(jinja)) => ChatTemplate::from_jinja(&jinja, variables.clone(), special.clone())
+                .map_err(wrong(CHAT_TEMPLATE_FILE))?,
+            (None, None) => return Ok(None),
+        };
+        let Some(of_tools) = of_tools else { return Ok(Some(template)) };
+        template.with_tool_template(&of_tools, variables).map(Some).map_err(wrong(TOOL_TEMPLATE_FILE))
     }
 
     /// The ids of the model's configuration, and the tokenizer's own end token.
@@ -193,6 +211,7 @@ mod tests {
             tokenizer_config: None,
             chat_template: None,
             processed_chat_template: None,
+            tool_template: None,
         }
     }
 }

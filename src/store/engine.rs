@@ -18,6 +18,8 @@ pub const TOKENIZER_TABLE_FILE: &str = "tokenizer.table";
 pub const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 pub const CHAT_TEMPLATE_FILE: &str = "chat_template.jinja";
 pub const PROCESSED_TEMPLATE_FILE: &str = "processed_chat_template.json";
+/// The template of requests with tools, where the checkpoint has one of its own for them.
+pub const TOOL_TEMPLATE_FILE: &str = "additional_chat_templates/tool_use.jinja";
 
 /// Kernels for the GPUs of one architecture, as compilers name it: `sm_87`.
 pub fn cubin_file(architecture: &str) -> String {
@@ -46,6 +48,7 @@ impl EngineGeneration {
             TOKENIZER_CONFIG_FILE,
             CHAT_TEMPLATE_FILE,
             PROCESSED_TEMPLATE_FILE,
+            TOOL_TEMPLATE_FILE,
         ];
         Self(names.iter().map(|name| Generation::at(&directory.join(name))).collect())
     }
@@ -62,6 +65,7 @@ pub struct Engine {
     pub tokenizer_config: Option<Bytes>,
     pub chat_template: Option<String>,
     pub processed_chat_template: Option<Bytes>,
+    pub tool_template: Option<Bytes>,
     /// What stays mapped: the weights, and the tokenizer's table.
     pub maps: Vec<Arc<FileMap>>,
     directory: PathBuf,
@@ -113,6 +117,7 @@ impl Engine {
             tokenizer_config: optional(TOKENIZER_CONFIG_FILE)?,
             chat_template,
             processed_chat_template: optional(PROCESSED_TEMPLATE_FILE)?,
+            tool_template: optional(TOOL_TEMPLATE_FILE)?,
         })
     }
 

@@ -1,7 +1,8 @@
 //! Where a checkpoint keeps its chat template, and which one counts: as transformers 4.57 has it.
 //!
 //! 1. chat_template.jinja, with named ones in additional_chat_templates/; where any of these is there,
-//! 2. tokenizer_config.json is not asked: a text, or several by name, of which "default" counts;
+//! 2. tokenizer_config.json is not asked: a text, or several by name, of which "default" counts, and with tools
+//!    "tool_use" where it is there;
 //! 3. chat_template.json, which older processors wrote, where the tokenizer has none.
 
 use std::collections::BTreeMap;
@@ -46,10 +47,17 @@ pub struct TemplateFiles<'a> {
     pub processor: Option<&'a [u8]>,
 }
 
+impl TemplateFiles<'_> {
+    /// The name of the template that counts where a request has tools.
+    pub const TOOL_USE: &'static str = "tool_use";
+}
+
 /// A checkpoint's chat template, if it has one, and its variables.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TemplateSource {
     pub jinja: Option<String>,
+    /// That of requests with tools; none: the same.
+    pub tool_use: Option<String>,
     pub variables: TemplateVariables,
     /// The file that the template stands in.
     pub place: Option<&'static str>,
@@ -79,6 +87,7 @@ pub fn template_source(files: &TemplateFiles) -> Result<TemplateSource, TextErro
     let mut source = TemplateSource { variables: TemplateVariables { named_tokens }, ..Default::default() };
     let Some(mut first) = places.next().transpose()? else { return Ok(source) };
     let Some(jinja) = first.templates.remove(DEFAULT) else { return Err(first.without_default()) };
+    source.tool_use = first.templates.remove(TemplateFiles::TOOL_USE);
     source.others.extend(files.jinja.filter(|_| has_named_default(files)).map(|_| JINJA_FILE.to_owned()));
     source.others.extend(first.names());
     let differs = |found: &Found| found.templates.get(DEFAULT) != Some(&jinja) || found.templates.len() > 1;

@@ -15,6 +15,8 @@ use super::special::SpecialTokens;
 #[derive(Debug)]
 pub struct ChatTemplate {
     kind: Kind,
+    /// Of conversations with tools; none: as the others.
+    of_tools: Option<Box<JinjaTemplate>>,
     special: SpecialTokens,
 }
 
@@ -35,7 +37,7 @@ impl ChatTemplate {
         special: SpecialTokens,
     ) -> Result<Self, TextError> {
         let jinja = JinjaTemplate::compile(source, variables)?;
-        Ok(Self { kind: Kind::Jinja(Box::new(jinja)), special })
+        Ok(Self { kind: Kind::Jinja(Box::new(jinja)), of_tools: None, special })
     }
 
     /// The bytes of a processed_chat_template.json.
@@ -43,7 +45,16 @@ impl ChatTemplate {
     /// # Errors
     /// `Damaged`.
     pub fn from_processed(json: &[u8], special: SpecialTokens) -> Result<Self, TextError> {
-        Ok(Self { kind: Kind::Processed(ProcessedTemplate::parse(json)?), special })
+        Ok(Self { kind: Kind::Processed(ProcessedTemplate::parse(json)?), of_tools: None, special })
+    }
+
+    /// The same with another template, in Jinja, for conversations with tools.
+    ///
+    /// # Errors
+    /// `TemplateSource` if it does not compile.
+    pub fn with_tool_template(self, source: &str, variables: TemplateVariables) -> Result<Self, TextError> {
+        let of_tools = JinjaTemplate::compile(source, variables)?;
+        Ok(Self { of_tools: Some(Box::new(of_tools)), ..self })
     }
 
     /// Renders a conversation. The template sees every content as one string, the parts of a content array joined by
@@ -59,9 +70,10 @@ impl ChatTemplate {
         let turns: Vec<Turn> = turns
             .map(|(message, content)| Turn { role: &message.role, content, fields: &message.fields })
             .collect();
-        match &self.kind {
-            Kind::Jinja(template) => template.render(&turns, &self.special, options),
-            Kind::Processed(template) => template.render(&turns, &self.special, options),
+        match (&self.kind, &self.of_tools) {
+            (_, Some(of_tools)) if options.tools.is_some() => of_tools.render(&turns, &self.special, options),
+            (Kind::Jinja(template), _) => template.render(&turns, &self.special, options),
+            (Kind::Processed(template), _) => template.render(&turns, &self.special, options),
         }
     }
 

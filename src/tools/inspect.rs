@@ -17,11 +17,12 @@ use crate::numbers::architecture::{Architecture, RopeScaling};
 use crate::numbers::family::{Activation, Norms};
 use crate::numbers::kind::kinds_text;
 use crate::store::adapter_files::{PEFT_CONFIG_FILE, PEFT_WEIGHTS_FILE, PROCESSED_WEIGHTS_FILE};
-use crate::store::engine::{DirectoryKind, TOKENIZER_TABLE_FILE};
+use crate::store::engine::{DirectoryKind, TOKENIZER_TABLE_FILE, TOOL_TEMPLATE_FILE};
 use crate::store::{Checkpoint, Engine, StoreError, map_file, read_small};
-use crate::text::{ChatTemplate, SpecialTokens, TemplateFiles, Tokenizer, template_source};
+use crate::text::Tokenizer;
 use crate::tools::ToolError;
 use crate::tools::adapter_facts::AdapterFacts;
+use crate::tools::templates::CheckpointTemplate;
 use crate::tools::ways_out::instead_of_merging;
 
 /// Longest line, in characters.
@@ -99,6 +100,7 @@ fn inspect_engine(path: &Path, page: &mut Page) -> Result<(), ToolError> {
         ("tokenizer_config.json", engine.tokenizer_config.is_some()),
         ("chat_template.jinja", engine.chat_template.is_some()),
         ("processed_chat_template.json", engine.processed_chat_template.is_some()),
+        (TOOL_TEMPLATE_FILE, engine.tool_template.is_some()),
     ];
     let there: Vec<&str> = files.iter().filter(|(_, there)| *there).map(|(name, _)| *name).collect();
     page.line("text", if there.is_empty() { "no files".to_owned() } else { there.join(", ") });
@@ -108,7 +110,7 @@ fn inspect_engine(path: &Path, page: &mut Page) -> Result<(), ToolError> {
     if let Some(fault) = table_fault(&engine) {
         page.line("warning", format!("{TOKENIZER_TABLE_FILE} {fault}; build the engine again"));
     }
-    if let Some(fault) = template_fault(&engine) {
+    if let Some(fault) = template_fault(path) {
         page.line("warning", fault);
     }
     if config.eos_token_ids.is_empty() {
@@ -129,18 +131,11 @@ fn stored_kinds(engine: &Engine) -> impl Iterator<Item = Kind> {
 }
 
 /// What is wrong with the source of the chat template; what it does is not tried here.
-fn template_fault(engine: &Engine) -> Option<String> {
-    let files = TemplateFiles {
-        tokenizer_config: engine.tokenizer_config.as_ref().map(|bytes| (**bytes).as_ref()),
-        jinja: engine.chat_template.as_deref(),
-        ..TemplateFiles::default()
-    };
-    let compiled = template_source(&files).and_then(|source| {
-        let compile =
-            |jinja: String| ChatTemplate::from_jinja(&jinja, source.variables, SpecialTokens::default());
-        source.jinja.map(compile).transpose()
-    });
-    compiled.err().map(|error| error.to_string())
+fn template_fault(directory: &Path) -> Option<String> {
+    CheckpointTemplate::read(directory)
+        .and_then(|template| template.check())
+        .err()
+        .map(|error| error.to_string())
 }
 
 /// What is wrong with the compiled tokenizer, all of it read and compared with what it was compiled from.

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::error::ToolError;
-use crate::store::engine::{CHAT_TEMPLATE_FILE, PROCESSED_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE};
+use crate::store::engine::{
+    CHAT_TEMPLATE_FILE, PROCESSED_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, TOOL_TEMPLATE_FILE,
+};
 use crate::store::{StoreError, read_small_optional};
 use crate::text::{ChatTemplate, SpecialTokens, TemplateFiles, TemplateSource, template_source};
 
@@ -53,6 +55,13 @@ impl CheckpointTemplate {
         Ok(Self { source: found, processed: None, directory: source.to_owned() })
     }
 
+    /// The files that carry the templates on: names and contents.
+    pub fn files(&self) -> impl Iterator<Item = (&'static str, Vec<u8>)> {
+        let TemplateSource { jinja, tool_use, .. } = &self.source;
+        let files = [(CHAT_TEMPLATE_FILE, jinja), (TOOL_TEMPLATE_FILE, tool_use)];
+        files.into_iter().filter_map(|(name, text)| Some((name, text.clone()?.into_bytes())))
+    }
+
     /// A template that cannot be used is found here, and not by the first request.
     ///
     /// # Errors
@@ -68,9 +77,11 @@ impl CheckpointTemplate {
         if let Some(processed) = &self.processed {
             ChatTemplate::from_processed(processed, no_specials()).map_err(wrong(PROCESSED_TEMPLATE_FILE))?;
         }
-        if let (Some(jinja), Some(place)) = (&self.source.jinja, self.source.place) {
-            let variables = self.source.variables.clone();
-            ChatTemplate::from_jinja(jinja, variables, no_specials()).map_err(wrong(place))?;
+        let TemplateSource { jinja, tool_use, place: Some(place), variables, .. } = &self.source else {
+            return Ok(());
+        };
+        for template in [jinja, tool_use].into_iter().flatten() {
+            ChatTemplate::from_jinja(template, variables.clone(), no_specials()).map_err(wrong(place))?;
         }
         Ok(())
     }

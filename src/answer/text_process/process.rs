@@ -46,7 +46,7 @@ pub struct TextProcessOptions {
 pub struct TextProcess {
     options: TextProcessOptions,
     /// Opened once: a directory that is replaced meanwhile does not change what is prepared.
-    files: [Option<File>; 5],
+    files: [Option<File>; TEXT_FILES.len()],
     channel: Option<UnixStream>,
     /// /proc/PID/status of the process.
     usage: Option<File>,
@@ -123,8 +123,10 @@ impl TextProcess {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         };
-        let [json, table, config, template, processed] = TEXT_FILES;
-        let files = [open(json)?, open(table)?, open(config)?, open(template)?, open(processed)?];
+        let mut files = [const { None }; TEXT_FILES.len()];
+        for (file, name) in files.iter_mut().zip(TEXT_FILES) {
+            *file = open(name)?;
+        }
         Ok(Self { options, files, channel: None, usage: None, shared: Arc::default() })
     }
 

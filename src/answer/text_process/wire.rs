@@ -4,6 +4,7 @@
 use serde_json::Value;
 
 use crate::answer::prompter::{Prepared, PromptRequest};
+use crate::answer::text_files::TEXT_FILES;
 use crate::spool::wire::{ChatOptions, Fault, FaultCode};
 use crate::text::ChatMessage;
 
@@ -13,7 +14,7 @@ pub struct Opening {
     /// The engine's directory, for errors.
     pub directory: Vec<u8>,
     /// Which of the text files come along.
-    pub has_file: [bool; 5],
+    pub has_file: [bool; TEXT_FILES.len()],
     /// Longest prompt, in tokens.
     pub max_input_len: u64,
     pub time_ms: u64,
@@ -43,7 +44,7 @@ impl Opening {
         let mut reader = Reader(bytes);
         Ok(Self {
             directory: reader.text()?.to_owned(),
-            has_file: reader.array::<5>()?.map(|byte| byte != 0),
+            has_file: reader.array::<{ TEXT_FILES.len() }>()?.map(|byte| byte != 0),
             max_input_len: reader.u64()?,
             time_ms: reader.u64()?,
             memory_bytes: reader.u64()?,
@@ -181,7 +182,7 @@ mod tests {
     fn what_is_said_is_understood() {
         let opening = Opening {
             directory: b"/engine".to_vec(),
-            has_file: [true, false, true, true, false],
+            has_file: [true, false, true, true, false, true],
             max_input_len: 1024,
             time_ms: 10_000,
             memory_bytes: 1 << 40,

@@ -19,7 +19,7 @@ use super::frame::{read_frame, write_frame};
 use super::wire::{self, Opening};
 use crate::answer::error::AnswerError;
 use crate::answer::prompter::Prompter;
-use crate::answer::text_files::TextFiles;
+use crate::answer::text_files::{TEXT_FILES, TextFiles};
 use crate::answer::usage::give_back_heap;
 use crate::spool::wire::{Fault, FaultCode};
 
@@ -91,7 +91,7 @@ fn limit_time(time: Duration) {
 /// The first frame, and the files that come with it.
 fn receive_opening(channel: &UnixStream) -> io::Result<(Opening, Vec<RawFd>)> {
     let mut length = [0; 4];
-    let mut space = nix::cmsg_space!([RawFd; 5]);
+    let mut space = nix::cmsg_space!([RawFd; TEXT_FILES.len()]);
     let mut files = Vec::new();
     {
         let mut slices = [IoSliceMut::new(&mut length)];

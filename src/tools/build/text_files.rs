@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::store::engine::{
-    CHAT_TEMPLATE_FILE, PROCESSED_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE,
+    CHAT_TEMPLATE_FILE, PROCESSED_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, TOOL_TEMPLATE_FILE,
 };
 use crate::store::read_small_optional;
 use crate::text::{BesideTokenizer, TextError, Tokenizer, with_tokens_beside};
@@ -14,11 +14,12 @@ use crate::tools::ToolError;
 use crate::tools::templates::CheckpointTemplate;
 
 /// Files that come along where they are there; tokenizer.json with the tokens that stand beside it.
-pub(super) const TEXT_FILES: [&str; 6] = [
+pub(super) const TEXT_FILES: [&str; 7] = [
     TOKENIZER_FILE,
     TOKENIZER_CONFIG_FILE,
     CHAT_TEMPLATE_FILE,
     PROCESSED_TEMPLATE_FILE,
+    TOOL_TEMPLATE_FILE,
     "generation_config.json",
     "special_tokens_map.json",
 ];
@@ -41,10 +42,9 @@ impl TextFiles {
             }
         }
         let template = CheckpointTemplate::read(directory)?;
-        // Whichever place it stood in.
-        if let Some(jinja) = &template.source.jinja {
-            files.insert(CHAT_TEMPLATE_FILE, jinja.clone().into_bytes());
-        }
+        // Whichever place they stood in.
+        files.remove(TOOL_TEMPLATE_FILE);
+        files.extend(template.files());
         let mut texts = Self { source: directory.to_owned(), template, files };
         texts.complete_tokenizer(read_small_optional(&directory.join("added_tokens.json"))?.as_deref())?;
         Ok(texts)

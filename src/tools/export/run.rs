@@ -11,7 +11,7 @@ use crate::format::onnx::ElementType;
 use crate::format::onnx::config::onnx_config_json;
 use crate::numbers::Precision;
 use crate::progress::{Bar, Progress};
-use crate::store::engine::CHAT_TEMPLATE_FILE;
+use crate::store::engine::{CHAT_TEMPLATE_FILE, TOOL_TEMPLATE_FILE};
 use crate::store::{Checkpoint, read_small_optional};
 use crate::tools::build::precision::{has_quantized_head, quantization_notes, resolve_precision};
 use crate::tools::build::run::beside_warnings;
@@ -27,11 +27,12 @@ pub const LORA_MODEL_FILE: &str = "lora_model.onnx";
 const CONFIG_FILE: &str = "config.json";
 const PROCESSED_FILE: &str = "processed_chat_template.json";
 /// Files that come along where the checkpoint has them.
-const TEXT_FILES: [&str; 7] = [
+const TEXT_FILES: [&str; 8] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     CHAT_TEMPLATE_FILE,
+    TOOL_TEMPLATE_FILE,
     "generation_config.json",
     "added_tokens.json",
     "tokenizer.model",
@@ -89,8 +90,10 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ToolError> {
     bar.add(n_embedding_bytes);
     for name in TEXT_FILES {
         let bytes = match name {
-            // Whichever place it stood in.
-            CHAT_TEMPLATE_FILE => template.source.jinja.clone().map(String::into_bytes),
+            // Whichever place they stood in.
+            CHAT_TEMPLATE_FILE | TOOL_TEMPLATE_FILE => {
+                template.files().find(|(file, _)| *file == name).map(|(_, text)| text)
+            }
             _ => read_small_optional(&options.model_dir.join(name))?,
         };
         if let Some(bytes) = bytes {
