@@ -9,6 +9,7 @@ use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTr
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
+use super::call_grammar::CallForm;
 use super::gbnf::gbnf_to_lark;
 use super::white_space::{WhiteSpace, begins_with_space};
 use crate::infer::{Allowed, Guide};
@@ -38,22 +39,30 @@ struct Vocabulary {
     spaces: SimpleVob,
     tokenizer: Arc<Tokenizer>,
     /// The guides that were compiled last, the latest first, as they are before any token.
-    compiled: Mutex<VecDeque<(wire::Guide, Matcher)>>,
+    compiled: Mutex<VecDeque<(Wanted, Matcher)>>,
+}
+
+/// What a guide is compiled from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Wanted {
+    guide: wire::Guide,
+    /// Of a guide for calls.
+    calls: Option<CallForm>,
 }
 
 impl Vocabulary {
     /// The requests of a file often have one guide: it is compiled once.
-    fn matcher(&self, guide: &wire::Guide) -> Result<Matcher, String> {
+    fn matcher(&self, wanted: &Wanted) -> Result<Matcher, String> {
         let compiled = || self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, matcher)) = compiled().iter().find(|(known, _)| known == guide) {
+        if let Some((_, matcher)) = compiled().iter().find(|(known, _)| known == wanted) {
             return Ok(matcher.deep_clone());
         }
-        let matcher = Matcher::new(self.factory.create_parser(grammar(guide)?));
+        let matcher = Matcher::new(self.factory.create_parser(grammar(wanted)?));
         if let Some(why) = matcher.get_error() {
             return Err(first_line(&why).to_owned());
         }
         let mut compiled = compiled();
-        compiled.push_front((guide.clone(), matcher.deep_clone()));
+        compiled.push_front((wanted.clone(), matcher.deep_clone()));
         compiled.truncate(MAX_COMPILED);
         Ok(matcher)
     }
@@ -76,7 +85,12 @@ impl Guides {
     ) -> Result<Box<dyn Guide>, Fault> {
         let refused = |why: &dyn std::fmt::Display| Fault::new(FaultCode::Guide, format!("the guide: {why}"));
         let vocabulary = self.vocabulary().map_err(|why| refused(&why))?;
-        let matcher = vocabulary.matcher(guide).map_err(|why| refused(&why))?;
+        let calls = matches!(guide, wire::Guide::Calls(_))
+            .then(|| CallForm::find(prompt_text, &self.tokenizer))
+            .transpose()
+            .map_err(|why| refused(&why))?;
+        let wanted = Wanted { guide: guide.clone(), calls };
+        let matcher = vocabulary.matcher(&wanted).map_err(|why| refused(&why))?;
         let thought = self.tokenizer.token_id(THOUGHT).filter(|_| thinks(prompt_text, enable_thinking));
         let is_json = matches!(guide, wire::Guide::JsonObject | wire::Guide::JsonSchema(_));
         let white_space = is_json.then(WhiteSpace::default);
@@ -208,9 +222,9 @@ impl Guide for Parsed {
     }
 }
 
-fn grammar(guide: &wire::Guide) -> Result<TopLevelGrammar, String> {
+fn grammar(wanted: &Wanted) -> Result<TopLevelGrammar, String> {
     let parse = |text: &str| serde_json::from_str::<Value>(text).map_err(|error| error.to_string());
-    match guide {
+    match &wanted.guide {
         wire::Guide::JsonObject => Ok(TopLevelGrammar::from_json_schema(json!({ "type": "object" }))),
         wire::Guide::JsonSchema(text) => parse(text).map(TopLevelGrammar::from_json_schema),
         wire::Guide::Regex(regex) => Ok(TopLevelGrammar::from_regex(regex)),
@@ -218,6 +232,10 @@ fn grammar(guide: &wire::Guide) -> Result<TopLevelGrammar, String> {
         wire::Guide::Choice(choices) => {
             let all: Vec<String> = choices.iter().map(|choice| json!(choice).to_string()).collect();
             Ok(TopLevelGrammar::from_lark(format!("start: {}\n", all.join(" | "))))
+        }
+        wire::Guide::Calls(functions) => {
+            let form = wanted.calls.ok_or("no form of calls is known")?;
+            form.grammar(functions).map(TopLevelGrammar::from_lark)
         }
         wire::Guide::StructuralTag(text) => parse(text).and_then(|tag| structural_tag(&tag)),
     }

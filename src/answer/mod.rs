@@ -5,6 +5,7 @@ mod adapters;
 mod ask;
 mod breakdown;
 mod budget;
+mod call_grammar;
 mod choices;
 mod contents;
 mod engine;

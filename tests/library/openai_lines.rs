@@ -116,6 +116,15 @@ fn tools_are_shown_and_a_forced_call_is_a_guide() {
     let Some(Guide::JsonSchema(schema)) = request.guide else { panic!("no schema") };
     let schema: Value = serde_json::from_str(&schema).unwrap();
     assert_eq!(schema["items"]["anyOf"][0]["properties"]["name"], json!({ "const": "weather" }));
+    // Where the model chooses, a strict function still has arguments that fit.
+    let mut strict = weather();
+    strict[0]["function"]["strict"] = json!(true);
+    let Some(Guide::Calls(functions)) = chat(json!({ "tools": strict })).unwrap().guide else {
+        panic!("no guide")
+    };
+    let [function] = functions.as_slice() else { panic!("{functions:?}") };
+    assert!(function.is_strict && function.name == "weather", "{function:?}");
+    assert!(chat(json!({ "tools": strict, "guided_regex": "a" })).is_err());
     let call = json!({ "id": "1", "type": "function", "function": { "name": "weather", "arguments": "{\"place\": 1.50}" } });
     let messages = json!([
         { "role": "developer", "content": "d" },
@@ -156,7 +165,7 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         (json!({ "tools": weather(), "tool_choice": "always" }), "body.tool_choice"),
         (json!({ "tools": weather(), "tool_choice": { "function": { "name": "x" } } }), "one of the tools"),
         (json!({ "tools": [{ "type": "code_interpreter" }] }), "body.tools[0].type"),
-        (json!({ "tools": weather(), "tool_choice": "required", "guided_regex": "a" }), "another guide"),
+        (json!({ "tools": weather(), "tool_choice": "required", "guided_regex": "a" }), "another one stands beside"),
         (
             json!({ "guided_regex": "a", "response_format": { "type": "json_object" } }),
             "response_format and guided_regex",

@@ -21,6 +21,18 @@ pub enum Guide {
     Choice(Vec<String>),
     /// Free text, and regions of it that are not: JSON text of the `format`.
     StructuralTag(String),
+    /// Free text, or calls of these functions as the model writes them.
+    Calls(Vec<CallableFunction>),
+}
+
+/// A function that an answer may call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallableFunction {
+    pub name: String,
+    /// JSON schema of its arguments.
+    pub parameters: String,
+    /// Its arguments match the schema wherever it is called.
+    pub is_strict: bool,
 }
 
 /// The keys of `guided_decoding`.

@@ -27,7 +27,7 @@ pub use answer_file::AnswerFile;
 pub use echo::Echo;
 pub use fault::{Fault, FaultCode};
 pub use finish::{FinishReason, Usage};
-pub use guide::Guide;
+pub use guide::{CallableFunction, Guide};
 pub use logprobs::{Logprobs, TokenBytes};
 pub use loras::LoraUse;
 pub use message::{ContentPart, Message, Role};

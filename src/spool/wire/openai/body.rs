@@ -135,9 +135,9 @@ pub fn read_body(field: Field, line: &mut Line, mut warnings: Vec<String>) -> Re
     line.calls = calls;
     let guide = match (read_structure(&object)?, of_tools) {
         (Some(_), Some(_)) => {
-            let at = At::Key(&field.at, "tool_choice");
+            let at = At::Key(&field.at, "tools");
             return Err(Fault::bad(format!(
-                "{at}: the call is all of the answer, and another guide stands beside it"
+                "{at}: strict functions and forced calls are a guide, and another one stands beside them"
             )));
         }
         (guide, of_tools) => guide.or(of_tools),

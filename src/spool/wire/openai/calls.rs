@@ -26,6 +26,8 @@ pub struct Calls {
 pub enum Form {
     /// Wherever the model has learned to write them.
     Free,
+    /// The same, in the forms that a guide can bind to a schema.
+    Strict,
     /// The answer is an array of `{"name": …, "parameters": {…}}`.
     Array,
     /// The answer is the arguments of this function.
@@ -50,6 +52,7 @@ pub fn read_calls<'t>(text: &'t str, wanted: &Calls) -> Option<(&'t str, Vec<Cal
             ("", is_object(arguments).then(|| vec![call])?)
         }
         Form::Array => ("", array(text)?),
+        Form::Strict => hermes(text).or_else(|| Some(("", array(text)?))).or_else(|| llama(text))?,
         Form::Free => hermes(text).or_else(|| mistral(text, &wanted.names)).or_else(|| llama(text))?,
     };
     let mut calls = calls.into_iter().map(known).collect::<Option<Vec<Call>>>()?;

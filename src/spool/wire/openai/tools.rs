@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use super::calls::{Calls, Form};
 use crate::spool::wire::fault::Fault;
-use crate::spool::wire::guide::Guide;
+use crate::spool::wire::guide::{CallableFunction, Guide};
 use crate::spool::wire::json::Value;
 use crate::spool::wire::limits;
 use crate::spool::wire::object::{At, Field, Object};
@@ -19,12 +19,6 @@ pub struct Tools {
     pub json: Option<String>,
     pub calls: Option<Calls>,
     pub guide: Option<Guide>,
-}
-
-struct Function {
-    name: String,
-    /// JSON schema of its arguments.
-    parameters: String,
 }
 
 /// What the answer has to do.
@@ -54,6 +48,9 @@ pub fn read_tools(object: &Object) -> Result<Option<Tools>, Fault> {
     let choice = choice.map_or(Ok(Choice::Free), |field| read_choice(field, &functions))?;
     let is_single = !object.get("parallel_tool_calls").map_or(Ok(true), |field| field.truth())?;
     let (form, guide) = match choice {
+        Choice::Free if functions.iter().any(|function| function.is_strict) => {
+            (Form::Strict, Some(Guide::Calls(functions.clone())))
+        }
         Choice::Free => (Form::Free, None),
         Choice::CallAny => (Form::Array, Some(Guide::JsonSchema(schema_of_any(&functions, is_single)))),
         Choice::Call(name) => {
@@ -67,7 +64,7 @@ pub fn read_tools(object: &Object) -> Result<Option<Tools>, Fault> {
     Ok(Some(Tools { json, calls: Some(Calls { names, form, is_single }), guide }))
 }
 
-fn read_functions(tools: Field) -> Result<Vec<Function>, Fault> {
+fn read_functions(tools: Field) -> Result<Vec<CallableFunction>, Fault> {
     if !tools.value.is_array() {
         return Err(tools.wanted("an array of functions"));
     }
@@ -88,24 +85,25 @@ fn read_functions(tools: Field) -> Result<Vec<Function>, Fault> {
     tools.value.elements().enumerate().map(read).collect()
 }
 
-fn read_function(field: Field) -> Result<Function, Fault> {
+fn read_function(field: Field) -> Result<CallableFunction, Fault> {
     let tool = Object::read(field.value, &field.at, &["type", "function"])?;
     let kind = tool.get("type").ok_or_else(|| tool.missing("type", "\"function\""))?;
     if kind.string()? != "function" {
         return Err(kind.wanted("\"function\""));
     }
     let function = tool.get("function").ok_or_else(|| tool.missing("function", "an object with a name"))?;
-    let inner = Object::read(function.value, &function.at, &["name", "parameters"])?;
+    let inner = Object::read(function.value, &function.at, &["name", "parameters", "strict"])?;
     let name = inner.get("name").ok_or_else(|| inner.missing("name", "a string"))?;
     let parameters = match inner.get("parameters") {
         None => r#"{"type":"object","properties":{}}"#.to_owned(),
         Some(schema) if schema.value.is_object() => schema.value.text().to_owned(),
         Some(other) => return Err(other.wanted("a JSON schema")),
     };
-    Ok(Function { name: name.string_within(limits::NAME_BYTES)?.into_owned(), parameters })
+    let is_strict = inner.get("strict").map_or(Ok(false), |field| field.truth())?;
+    Ok(CallableFunction { name: name.string_within(limits::NAME_BYTES)?.into_owned(), parameters, is_strict })
 }
 
-fn read_choice(field: Field, functions: &[Function]) -> Result<Choice, Fault> {
+fn read_choice(field: Field, functions: &[CallableFunction]) -> Result<Choice, Fault> {
     if field.value.is_string() {
         return match &*field.string()? {
             "auto" => Ok(Choice::Free),
@@ -126,7 +124,7 @@ fn read_choice(field: Field, functions: &[Function]) -> Result<Choice, Fault> {
 }
 
 /// An array of calls, as [`Form::Array`] reads it.
-fn schema_of_any(functions: &[Function], is_single: bool) -> String {
+fn schema_of_any(functions: &[CallableFunction], is_single: bool) -> String {
     let mut calls = String::new();
     for function in functions {
         let name = Value::quoted(&function.name);
