@@ -4,21 +4,24 @@
 blocks/KIND.bin: a few blocks of random bytes with sane scales; blocks/KIND.f32: what gguf.quants makes of them.
 MODEL.gguf: the first layers of reference models as llama.cpp's converter writes them, in the types of their
 checkpoints; MODEL.json: the config.json that says the same. TOKENIZER.vocabulary.gguf: metadata without tensors.
+pieces*.vocabulary.gguf: vocabularies that sentencepiece trained; pieces*.json: texts and the ids that it gives them.
 
-    python -m venv /tmp/v && /tmp/v/bin/pip install -r scripts/requirements-bench.txt
+    python -m venv /tmp/v && /tmp/v/bin/pip install -r scripts/requirements-bench.txt sentencepiece==0.2.3
     /tmp/v/bin/python scripts/make_gguf_fixtures.py
 """
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 from pathlib import Path
 
 import gguf
 import numpy as np
+import sentencepiece
 from checkpoints import gguf_name, interleaved
-from gguf.quants import dequantize
+from gguf.quants import dequantize, quantize
 
 DATA = Path(__file__).resolve().parent.parent / "tests" / "data"
 OUT = DATA / "gguf"
@@ -28,6 +31,8 @@ KINDS = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "
 HALVES = {"Q8_0": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208]}
 LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LLAMA3_ROPE["original_max_position_embeddings"] = 64
+# The second layer has no window; queries are scaled as the file's reader has it.
+GEMMA = {"num_hidden_layers": 2, "layer_types": None, "sliding_window_pattern": 2, "query_pre_attn_scalar": 24}
 # Model, its architecture, its tokenizer, what its configuration says otherwise.
 GGUFS = [
     ("llama_gqa", "llama", None, {"num_hidden_layers": 1}),
@@ -36,7 +41,10 @@ GGUFS = [
     ("qwen3", "qwen3", None, {"num_hidden_layers": 1}),
     ("phi3", "phi3", None, {}),
     ("phi3_short", "phi3", None, {}),
+    ("gemma3", "gemma3", None, GEMMA),
 ]
+# The matrices of the layers as blocks of Q4_0.
+QUANTIZED = "llama_q4_0"
 # tokenizer.ggml.pre of tokenizers.
 PRE = {"llama3": "llama-bpe", "qwen2": "qwen2"}
 
@@ -77,10 +85,19 @@ def read_checkpoint(folder: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
+# What Gemma calls otherwise, or has besides.
+GEMMA_NORMS = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
 FUSED = {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"}
 
 
-def name_in_gguf(name: str) -> str:
+def name_in_gguf(name: str, architecture: str) -> str:
+    module = name.split(".")[-2]
+    if architecture == "gemma3" and module in GEMMA_NORMS:
+        return f"blk.{name.split('.')[2]}.{GEMMA_NORMS[module]}.weight"
     for module, theirs in FUSED.items():
         if f".{module}." in name:
             return f"blk.{name.split('.')[2]}.{theirs}.weight"
@@ -102,6 +119,9 @@ def add_config(writer: gguf.GGUFWriter, config: dict) -> None:
     if config.get("head_dim"):
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
+    if config["model_type"] == "gemma3_text":
+        writer.add_sliding_window(config["sliding_window"])
+        writer.add_uint32("gemma3.attention.sliding_window_pattern", config["sliding_window_pattern"])
     if config["model_type"] == "phi3":
         writer.add_rope_scaling_orig_ctx_len(config["original_max_position_embeddings"])
         writer.add_sliding_window(config["sliding_window"] or 0)
@@ -126,6 +146,9 @@ def add_scaling(writer: gguf.GGUFWriter, config: dict, head_dim: int) -> None:
         writer.add_rope_scaling_attn_factors(float(np.sqrt(1 + np.log(scale) / np.log(old))) if scale > 1 else 1.0)
         for name in ("long", "short"):
             writer.add_tensor(f"rope_factors_{name}.weight", np.array(scaling[f"{name}_factor"], dtype=np.float32))
+    if kind == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(scaling["factor"])
 
 
 def add_vocabulary(writer: gguf.GGUFWriter, tokenizer: str, config: dict) -> None:
@@ -149,10 +172,11 @@ def add_vocabulary(writer: gguf.GGUFWriter, tokenizer: str, config: dict) -> Non
     writer.add_chat_template((folder / "chat_template.jinja").read_text())
 
 
-def make_model(name: str, architecture: str, tokenizer: str | None, changes: dict) -> None:
+def make_model(name: str, architecture: str, tokenizer: str | None, changes: dict, quantized: str = "") -> None:
     config = json.loads((MODELS / name / "config.json").read_text()) | changes
-    (OUT / f"{name}.json").write_text(json.dumps(config, indent=1) + "\n")
-    writer = gguf.GGUFWriter(OUT / f"{name}.gguf", architecture)
+    if not quantized:
+        (OUT / f"{name}.json").write_text(json.dumps(config, indent=1) + "\n")
+    writer = gguf.GGUFWriter(OUT / f"{quantized or name}.gguf", architecture)
     add_config(writer, config)
     if tokenizer:
         add_vocabulary(writer, tokenizer, config)
@@ -164,12 +188,18 @@ def make_model(name: str, architecture: str, tokenizer: str | None, changes: dic
         n_heads = next((n for module, n in counts.items() if f".{module}." in tensor), 0)
         if architecture == "llama" and n_heads:
             values = interleaved(values, n_heads)
+        if quantized and tensor.endswith("_proj.weight"):
+            values = quantize(values.astype("<f4"), gguf.GGMLQuantizationType.Q4_0)
+            writer.add_tensor(name_in_gguf(tensor, architecture), values, raw_dtype=gguf.GGMLQuantizationType.Q4_0)
+            continue
+        if architecture == "gemma3" and tensor.endswith("norm.weight"):
+            values = values.astype("<f4") + 1
         raw = gguf.GGMLQuantizationType.BF16 if values.dtype == np.dtype("<u2") else None
         if values.ndim == 1 and raw is not None:
             values, raw = (values.astype("<u4") << 16).view("<f4"), None
         elif values.ndim == 1:
             values = values.astype("<f4")
-        writer.add_tensor(name_in_gguf(tensor), values.view(np.uint8) if raw is not None else values, raw_dtype=raw)
+        writer.add_tensor(name_in_gguf(tensor, architecture), values.view(np.uint8) if raw is not None else values, raw_dtype=raw)
     finish(writer)
 
 
@@ -178,6 +208,61 @@ def make_vocabulary(tokenizer: str) -> None:
     writer = gguf.GGUFWriter(OUT / f"{tokenizer}.vocabulary.gguf", "llama")
     add_vocabulary(writer, tokenizer, config)
     finish(writer)
+
+
+# sentencepiece's kinds of pieces as GGUF has them.
+PIECE_KINDS = [
+    ("is_unknown", gguf.TokenType.UNKNOWN),
+    ("is_control", gguf.TokenType.CONTROL),
+    ("is_unused", gguf.TokenType.UNUSED),
+    ("is_byte", gguf.TokenType.BYTE),
+]
+TEXTS = [
+    "",
+    "Hello",
+    " Hello  world",
+    "The adapter is loaded twice,\nand once more.\n\n\tEnd",
+    "naïve café – 東京 🦀 e\u0301",
+    "    indented   lines    ",
+    "0123456789 3.14159",
+    "▁ under▁score",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+]
+
+
+def make_pieces(name: str, has_prefix: bool) -> None:
+    """As Llama 2 (with a prefix) and Gemma have it: byte pairs, bytes for what is unknown, spaces as they are."""
+    trained = io.BytesIO()
+    text = (Path(__file__).resolve().parent.parent / "data" / "calibration.txt").read_text()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(text.split("\n")),
+        model_writer=trained,
+        model_type="bpe",
+        vocab_size=900,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=has_prefix,
+        character_coverage=1.0,
+        allow_whitespace_only_pieces=True,
+        minloglevel=2,
+        num_threads=1,
+    )
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
+    ids = range(len(pieces))
+    kind = lambda id: next((kind for test, kind in PIECE_KINDS if getattr(pieces, test)(id)), gguf.TokenType.NORMAL)
+    writer = gguf.GGUFWriter(OUT / f"{name}.vocabulary.gguf", "llama")
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([pieces.id_to_piece(id) for id in ids])
+    writer.add_token_scores([pieces.get_score(id) for id in ids])
+    writer.add_token_types([kind(id) for id in ids])
+    writer.add_bos_token_id(pieces.bos_id())
+    writer.add_eos_token_id(pieces.eos_id())
+    writer.add_unk_token_id(pieces.unk_id())
+    writer.add_add_space_prefix(has_prefix)
+    finish(writer)
+    cases = [{"text": text, "ids": pieces.encode(text), "decoded": pieces.decode(pieces.encode(text))} for text in TEXTS]
+    (OUT / f"{name}.json").write_text(json.dumps(cases, indent=1) + "\n")
 
 
 def finish(writer: gguf.GGUFWriter) -> None:
@@ -191,8 +276,11 @@ def main() -> None:
     make_blocks()
     for row in GGUFS:
         make_model(*row)
+    make_model("llama_bias", "llama", None, {"rope_scaling": LLAMA3_ROPE, "num_hidden_layers": 1}, QUANTIZED)
     for tokenizer in PRE:
         make_vocabulary(tokenizer)
+    make_pieces("pieces", has_prefix=True)
+    make_pieces("pieces_plain", has_prefix=False)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ mod refusal;
 mod remainder;
 mod render;
 mod scan;
+mod score_merges;
 mod source;
 mod special;
 mod steps;

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use jetspool::format::StoredMatrix;
+use jetspool::format::engine::{Item, items};
 use jetspool::format::gguf::{GgufFile, Value, read_decoder, read_vocabulary};
 use jetspool::numbers::Precision;
 use jetspool::numbers::architecture::RopeScaling;
@@ -12,9 +14,9 @@ use jetspool::text::{Prompt, TextError, Tokenizer, VocabularyParts, assemble_tok
 use jetspool::tools::{BuildOptions, ToolError, build, build_gguf, inspect};
 
 use crate::support::random::Random;
-use crate::support::{Built, build_options, contents, data, json, reference};
+use crate::support::{Built, build_options, contents, data, json, matrix_numbers, reference};
 
-const MODELS: [&str; 6] = ["llama_gqa", "llama_bias", "qwen2", "qwen3", "phi3", "phi3_short"];
+const MODELS: [&str; 7] = ["llama_gqa", "llama_bias", "qwen2", "qwen3", "phi3", "phi3_short", "gemma3"];
 
 fn gguf(name: &str) -> PathBuf {
     data(&format!("gguf/{name}.gguf"))
@@ -98,6 +100,28 @@ fn logits_are_those_of_the_checkpoints() {
     }
 }
 
+/// Four-bit blocks are those of the file; what the engine cannot hold is rounded as ever.
+#[test]
+fn blocks_that_engines_hold_are_kept() {
+    let engine = |precision| {
+        let scratch = tempfile::tempdir().unwrap();
+        build_gguf(&options(&gguf("llama_q4_0"), scratch.path(), precision)).unwrap();
+        (Engine::open(scratch.path()).unwrap(), scratch)
+    };
+    let ((kept, _kept_dir), (plain, _plain_dir)) = (engine(Precision::Stored), engine(Precision::F32));
+    let mut n_kept = 0;
+    for item in items(&kept.config.architecture, Precision::F32) {
+        let Item::Matrix { name, shape, .. } = &item else { continue };
+        let stored = StoredMatrix::find(&kept.tensors, name, *shape).unwrap();
+        if stored.kind.name() == "int4" {
+            assert_eq!(matrix_numbers(&kept, &item), matrix_numbers(&plain, &item), "{name}");
+            n_kept += 1;
+        }
+    }
+    assert_eq!(n_kept, 7);
+    assert_eq!(kept.config.precision, Precision::Stored);
+}
+
 /// tokenizer.json and tokenizer_config.json of a file.
 fn tokenizer_files(path: &Path) -> Result<(Vec<u8>, Vec<u8>), TextError> {
     let bytes = fs::read(path).unwrap();
@@ -109,6 +133,9 @@ fn tokenizer_files(path: &Path) -> Result<(Vec<u8>, Vec<u8>), TextError> {
         tokens: &vocabulary.tokens,
         kinds: &vocabulary.kinds,
         merges: &vocabulary.merges,
+        scores: &vocabulary.scores,
+        add_space_prefix: vocabulary.add_space_prefix,
+        named_tokens: &[("unk_token", vocabulary.unknown.unwrap_or_default())],
         ..VocabularyParts::default()
     })?;
     Ok((files.tokenizer, files.config))
@@ -128,6 +155,26 @@ fn token_ids_are_the_librarys() {
             assert_eq!(serde_json::json!(found), case["ids"], "{name} {text:.60?}");
         }
     }
+}
+
+#[test]
+fn pieces_are_those_of_sentencepiece() {
+    for name in ["pieces", "pieces_plain"] {
+        let path = data(&format!("gguf/{name}.vocabulary.gguf"));
+        let tokenizer = Tokenizer::parse(&tokenizer_files(&path).unwrap().0).unwrap();
+        let cases = json(&data(&format!("gguf/{name}.json")));
+        for case in cases.as_array().unwrap() {
+            let text = case["text"].as_str().unwrap();
+            let found = tokenizer.encode(&Prompt::trusted(text).unwrap()).unwrap();
+            assert_eq!(serde_json::json!(found), case["ids"], "{name} {text:?}");
+            assert_eq!(tokenizer.decode(&found), case["decoded"].as_str().unwrap(), "{name} {text:?}");
+        }
+    }
+    // As llama.cpp: a text behind a special token begins with a space too.
+    let path = data("gguf/pieces.vocabulary.gguf");
+    let tokenizer = Tokenizer::parse(&tokenizer_files(&path).unwrap().0).unwrap();
+    let ids = |text: &str| tokenizer.encode(&Prompt::trusted(text).unwrap()).unwrap();
+    assert_eq!(ids("<s>Hello"), [vec![1], ids("Hello")].concat());
 }
 
 #[test]
@@ -171,8 +218,11 @@ fn what_is_not_read_is_named() {
         build_gguf(&options(&path, &scratch.path().join("engine"), Precision::F16)).unwrap_err()
     };
     let cases = [
-        (changed("qwen2", "qwen2", "gemma"), "gemma; supported: llama, qwen2, qwen3, phi3"),
-        (changed("qwen2", "gpt2", "bert"), "tokenizer.ggml.model bert is not supported; supported: gpt2"),
+        (changed("qwen2", "qwen2", "gemma"), "gemma; supported: llama, qwen2, qwen3, phi3, gemma3"),
+        (
+            changed("qwen2", "gpt2", "bert"),
+            "tokenizer.ggml.model bert is not supported; supported: gpt2, llama",
+        ),
         (changed("llama_gqa", "attn_q.w", "attn_x.w"), "blk.0.attn_x.weight"),
         (changed("qwen2", "qwen2.block_count", "qwen2.blank_count"), "qwen2.block_count is missing"),
     ];

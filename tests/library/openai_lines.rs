@@ -165,7 +165,10 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         (json!({ "tools": weather(), "tool_choice": "always" }), "body.tool_choice"),
         (json!({ "tools": weather(), "tool_choice": { "function": { "name": "x" } } }), "one of the tools"),
         (json!({ "tools": [{ "type": "code_interpreter" }] }), "body.tools[0].type"),
-        (json!({ "tools": weather(), "tool_choice": "required", "guided_regex": "a" }), "another one stands beside"),
+        (
+            json!({ "tools": weather(), "tool_choice": "required", "guided_regex": "a" }),
+            "another one stands beside",
+        ),
         (
             json!({ "guided_regex": "a", "response_format": { "type": "json_object" } }),
             "response_format and guided_regex",

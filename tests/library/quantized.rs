@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::support::{Built, ids, limits, reference, tensors};
+use crate::support::{Built, ids, limits, matrix_numbers, reference, tensors};
 use half::f16;
 use jetspool::device::Cpu;
-use jetspool::device::cpu::Weights;
-use jetspool::format::engine::{EMBEDDING, HEAD, Item, items};
-use jetspool::format::{StoredMatrix, Tensor, TensorFile};
+use jetspool::format::engine::{EMBEDDING, HEAD, items};
+use jetspool::format::{StoredMatrix, TensorFile};
 use jetspool::kernels::Kernels;
 use jetspool::model::Decoder;
 use jetspool::numbers::Precision;
@@ -103,27 +102,6 @@ fn logits_equal_those_of_the_dequantized_weights() {
     assert!(over.is_empty(), "{over:?}");
 }
 
-/// A matrix's numbers, `[rows, columns]`, each multiplied by the factor of its input.
-fn numbers(engine: &Engine, item: &Item) -> Option<Vec<f32>> {
-    let Item::Matrix { name, shape, .. } = item else { return None };
-    let stored = StoredMatrix::find(&engine.tensors, name, *shape).unwrap();
-    let of_inputs = |tensor: &Option<Tensor>| tensor.as_ref().map(|tensor| tensor.data().to_vec());
-    let (order, factors) = (of_inputs(&stored.input_order), of_inputs(&stored.input_scale));
-    let word = |bytes: &[u8], i: usize| <[u8; 4]>::try_from(&bytes[i * 4..][..4]).unwrap();
-    let weights = Weights::new(name, stored).unwrap();
-    let mut row = vec![0.0; weights.as_matrix().stride()];
-    let mut all = vec![0.0; shape.rows * shape.columns];
-    for (row_idx, out) in all.chunks_exact_mut(shape.columns).enumerate() {
-        weights.as_matrix().read_row(row_idx, &mut row);
-        for (column, value) in row[..shape.columns].iter().enumerate() {
-            let input =
-                order.as_ref().map_or(column, |order| u32::from_le_bytes(word(order, column)) as usize);
-            out[input] = value * factors.as_ref().map_or(1.0, |f| f32::from_le_bytes(word(f, input)));
-        }
-    }
-    Some(all)
-}
-
 /// Codes and scales mean the numbers that the checkpoint means by them.
 #[test]
 fn stored_weights_are_the_dequantized_ones() {
@@ -139,7 +117,8 @@ fn stored_weights_are_the_dequantized_ones() {
             if item.name() == EMBEDDING || item.name() == HEAD {
                 continue;
             }
-            let (Some(found), Some(wanted)) = (numbers(&stored, &item), numbers(&plain, &item)) else {
+            let (Some(found), Some(wanted)) = (matrix_numbers(&stored, &item), matrix_numbers(&plain, &item))
+            else {
                 continue;
             };
             // What is not quantized is f16.

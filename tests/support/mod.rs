@@ -14,8 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jetspool::device::Cpu;
-use jetspool::device::cpu::Lora;
-use jetspool::format::{Adapter, Limits, TensorFile};
+use jetspool::device::cpu::{Lora, Weights};
+use jetspool::format::engine::Item;
+use jetspool::format::{Adapter, Limits, StoredMatrix, Tensor, TensorFile};
 use jetspool::kernels::Kernels;
 use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
 use jetspool::numbers::{KvCacheDtype, Precision};
@@ -205,4 +206,25 @@ pub fn journal_of(spool: &Path, job: &str) -> String {
     let mut ids = names.filter_map(|name| Some(name.strip_suffix(job)?.strip_suffix('.')?.to_owned()));
     let journal = ids.next().map(|id| spool.join(format!("work/{id}.journal")));
     journal.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default()
+}
+
+/// A matrix's numbers, `[rows, columns]`, each multiplied by the factor of its input.
+pub fn matrix_numbers(engine: &Engine, item: &Item) -> Option<Vec<f32>> {
+    let Item::Matrix { name, shape, .. } = item else { return None };
+    let stored = StoredMatrix::find(&engine.tensors, name, *shape).unwrap();
+    let of_inputs = |tensor: &Option<Tensor>| tensor.as_ref().map(|tensor| tensor.data().to_vec());
+    let (order, factors) = (of_inputs(&stored.input_order), of_inputs(&stored.input_scale));
+    let word = |bytes: &[u8], i: usize| <[u8; 4]>::try_from(&bytes[i * 4..][..4]).unwrap();
+    let weights = Weights::new(name, stored).unwrap();
+    let mut row = vec![0.0; weights.as_matrix().stride()];
+    let mut all = vec![0.0; shape.rows * shape.columns];
+    for (row_idx, out) in all.chunks_exact_mut(shape.columns).enumerate() {
+        weights.as_matrix().read_row(row_idx, &mut row);
+        for (column, value) in row[..shape.columns].iter().enumerate() {
+            let input =
+                order.as_ref().map_or(column, |order| u32::from_le_bytes(word(order, column)) as usize);
+            out[input] = value * factors.as_ref().map_or(1.0, |f| f32::from_le_bytes(word(f, input)));
+        }
+    }
+    Some(all)
 }

@@ -15,12 +15,18 @@ use crate::numbers::Precision;
 use crate::numbers::architecture::Architecture;
 
 /// `general.architecture`, and the class of checkpoints that computes the same.
-const CLASSES: [(&str, &str); 4] = [
+const CLASSES: [(&str, &str); 5] = [
     ("llama", "LlamaForCausalLM"),
     ("qwen2", "Qwen2ForCausalLM"),
     ("qwen3", "Qwen3ForCausalLM"),
     ("phi3", "Phi3ForCausalLM"),
+    (GEMMA3, "Gemma3ForCausalLM"),
 ];
+const GEMMA3: &str = "gemma3";
+/// Layers of the 27B model, whose queries are scaled by another rule.
+const GEMMA3_27B_LAYERS: usize = 62;
+/// Every layer of so many has no window, where the file says nothing.
+const GEMMA3_PATTERN: usize = 6;
 
 /// Keys that no code here computes, and what they must be where they are there.
 const REFUSED: [(&str, f64); 12] = [
@@ -160,7 +166,7 @@ impl Reader<'_, '_> {
         let eps = self.optional_number(eps_key)?.ok_or_else(|| missing(&self.key(eps_key)))?;
         #[expect(clippy::cast_precision_loss, reason = "both are below 2^11")]
         let partial = rotary_dim as f64 / head_dim.max(1) as f64;
-        Ok(json!({
+        let mut config = json!({
             "architectures": [class],
             "vocab_size": table.shape[0],
             "hidden_size": hidden_size,
@@ -177,6 +183,16 @@ impl Reader<'_, '_> {
             "max_position_embeddings": self.size("context_length")?,
             "sliding_window": window,
             "tie_word_embeddings": self.file.tensor("output.weight").is_none(),
-        }))
+        });
+        if self.prefix == GEMMA3 {
+            let n_layers = self.size("block_count")?;
+            let scalar = if n_layers == GEMMA3_27B_LAYERS { hidden_size / n_heads.max(1) } else { head_dim };
+            config["query_pre_attn_scalar"] = scalar.into();
+            let pattern = self.optional_size("attention.sliding_window_pattern")?.unwrap_or(GEMMA3_PATTERN);
+            config["sliding_window_pattern"] = pattern.into();
+            let local = self.optional_number("rope.freq_base_swa")?.unwrap_or(10_000.0);
+            config["rope_local_base_freq"] = local.into();
+        }
+        Ok(config)
     }
 }

@@ -130,6 +130,15 @@ impl<'a> Metadata<'a> {
         }
     }
 
+    /// Numbers of four bytes.
+    pub fn floats(&self, key: &str) -> Result<Option<&[f32]>, FormatError> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Floats(numbers)) => Ok(Some(numbers)),
+            Some(other) => Err(wrong(key, other, "a list of numbers of four bytes")),
+        }
+    }
+
     /// A token's id.
     pub fn token_id(&self, key: &str) -> Result<Option<u32>, FormatError> {
         let Some(value) = self.get(key) else { return Ok(None) };

@@ -1,7 +1,7 @@
 //! Where a GGUF file keeps what an engine calls `model.layers.0.self_attn.q_proj.weight`: `blk.0.attn_q.weight`.
 //!
-//! Two things differ from checkpoints besides the names: Phi's layers have fused matrices, and files of the
-//! architecture llama have the rows of q and k in another order. Source: `gguf.tensor_mapping` of the Python package
+//! Three things differ from checkpoints besides the names: Phi's layers have fused matrices, files of the architecture
+//! llama have the rows of q and k in another order, and Gemma's norms have 1 added, as engines do. Source: `gguf.tensor_mapping` of the Python package
 //! and llama.cpp's converter.
 
 use std::ops::Range;
@@ -38,6 +38,12 @@ impl RowOrder {
     }
 }
 
+/// Norms that Gemma has between the others, which therefore have other names.
+const GEMMA_NORMS: [(&str, &str); 3] = [
+    ("post_attention_layernorm", "post_attention_norm"),
+    ("pre_feedforward_layernorm", "ffn_norm"),
+    ("post_feedforward_layernorm", "post_ffw_norm"),
+];
 const MODULES: [(&str, &str); 14] = [
     ("self_attn.q_proj", "attn_q"),
     ("self_attn.k_proj", "attn_k"),
@@ -69,7 +75,8 @@ pub fn gguf_place(architecture: &Architecture, name: &str) -> Option<GgufPlace> 
     let (layer, inner) = name.strip_prefix("model.layers.")?.split_once('.')?;
     let (module, end) = inner.rsplit_once('.')?;
     let tensor = |module: &str| {
-        let (_, short) = MODULES.iter().find(|(known, _)| *known == module)?;
+        let own: &[(&str, &str)] = if architecture.family == Family::Gemma3 { &GEMMA_NORMS } else { &[] };
+        let (_, short) = own.iter().chain(&MODULES).find(|(known, _)| *known == module)?;
         Some(format!("blk.{layer}.{short}.{end}"))
     };
     if architecture.family.row().has_fused_projections {

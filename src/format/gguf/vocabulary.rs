@@ -8,8 +8,15 @@ const TOKENS: &str = "tokenizer.ggml.tokens";
 const CONTROL: i64 = 3;
 /// Control tokens that end an answer whether `eos_token_id` names them or not, as in llama.cpp: Llama's and Phi's
 /// files name only one of theirs.
-const ENDS: [&str; 6] =
-    ["<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|end_of_text|>", "<|endoftext|>"];
+const ENDS: [&str; 7] = [
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|end_of_text|>",
+    "<|endoftext|>",
+    "<end_of_turn>",
+];
 
 /// What the metadata says of text.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,12 +31,16 @@ pub struct GgufVocabulary<'a> {
     pub kinds: Vec<i64>,
     /// `left right` in order of rank.
     pub merges: Vec<&'a str>,
+    /// By id, as many as tokens, where the file has them.
+    pub scores: Vec<f32>,
     pub bos: Option<u32>,
     pub eos: Option<u32>,
     pub unknown: Option<u32>,
     pub padding: Option<u32>,
     pub add_bos: Option<bool>,
     pub add_eos: Option<bool>,
+    /// A text begins as if a space were before it.
+    pub add_space_prefix: Option<bool>,
     pub chat_template: Option<&'a str>,
     /// Ids that end an answer: sorted, each once.
     pub ends: Vec<u32>,
@@ -56,6 +67,11 @@ pub fn read_vocabulary<'a>(
         let (key, wanted) = ("tokenizer.ggml.token_type".to_owned(), format!("{}, as tokens", tokens.len()));
         return Err(FormatError::Key { file: METADATA, key, wanted, found: kinds.len().to_string() });
     }
+    let scores = metadata.floats("tokenizer.ggml.scores")?.unwrap_or_default().to_vec();
+    if !scores.is_empty() && scores.len() != tokens.len() {
+        let (key, wanted) = ("tokenizer.ggml.scores".to_owned(), format!("{}, as tokens", tokens.len()));
+        return Err(FormatError::Key { file: METADATA, key, wanted, found: scores.len().to_string() });
+    }
     let id = |name: &str| {
         let key = format!("tokenizer.ggml.{name}_token_id");
         let id = metadata.token_id(&key)?;
@@ -78,12 +94,14 @@ pub fn read_vocabulary<'a>(
         model,
         pre_tokenizer: metadata.text("tokenizer.ggml.pre")?,
         merges: metadata.texts("tokenizer.ggml.merges")?.unwrap_or_default().to_vec(),
+        scores,
         bos: id("bos")?,
         eos: id("eos")?,
         unknown: id("unknown")?,
         padding: id("padding")?,
         add_bos: metadata.flag("tokenizer.ggml.add_bos_token")?,
         add_eos: metadata.flag("tokenizer.ggml.add_eos_token")?,
+        add_space_prefix: metadata.flag("tokenizer.ggml.add_space_prefix")?,
         chat_template: metadata.text("tokenizer.chat_template")?,
         tokens,
         kinds,

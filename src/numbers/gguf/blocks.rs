@@ -39,6 +39,14 @@ pub(super) fn q4_0(block: &[u8], out: &mut [f32]) {
     nibbles(&block[2..], out, |_, code| d * (f32::from(code) - 8.0));
 }
 
+/// The codes of a [`q4_0`] block, 0..=15, 8 of them zero.
+pub(super) fn q4_0_codes(block: &[u8], out: &mut [u8]) {
+    let (low, high) = out.split_at_mut(HALF);
+    for ((code, low), high) in block[2..].iter().zip(low).zip(high) {
+        (*low, *high) = (code & 15, code >> 4);
+    }
+}
+
 /// `d`, `m`, 16 bytes.
 pub(super) fn q4_1(block: &[u8], out: &mut [f32]) {
     let (d, m) = (half_at(block, 0), half_at(block, 2));

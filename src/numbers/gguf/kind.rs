@@ -129,6 +129,16 @@ impl BlockKind {
         is_whole.then(|| (n_columns / row.block_len).checked_mul(row.block_bytes)).flatten()
     }
 
+    /// The scale of a block of Q4_0, as its two bytes, and its codes: `w = scale * (code - 8)`. None for other kinds.
+    pub fn four_bits<'b>(self, block: &'b [u8], codes: &mut [u8]) -> Option<&'b [u8]> {
+        let is_whole =
+            self == BlockKind::Q4_0 && block.len() == self.block_bytes() && codes.len() == self.block_len();
+        is_whole.then(|| {
+            blocks::q4_0_codes(block, codes);
+            &block[..2]
+        })
+    }
+
     /// Decodes as many whole blocks as `bytes` and `out` both have.
     pub fn decode(self, bytes: &[u8], out: &mut [f32]) {
         let row = self.row();

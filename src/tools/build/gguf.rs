@@ -1,4 +1,5 @@
-//! `build --ggufFile`: a GGUF file to an engine directory. Its weights are decoded and stored at the wanted precision.
+//! `build --ggufFile`: a GGUF file to an engine directory. Its weights are decoded and stored at the wanted precision;
+//! without one, blocks that engines can hold stay as they are.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,10 +13,14 @@ use super::run::{
 use super::text_files::TextFiles;
 use crate::format::adapter::listed;
 use crate::format::engine::{Item, items};
-use crate::format::gguf::{GgufFile, GgufPlace, GgufVocabulary, gguf_place, read_decoder, read_vocabulary};
+use crate::format::gguf::{
+    GgufFile, GgufPlace, GgufTensor, GgufVocabulary, gguf_place, read_decoder, read_vocabulary,
+};
 use crate::format::{Bytes, FormatError};
 use crate::numbers::Precision;
 use crate::numbers::architecture::Architecture;
+use crate::numbers::family::Family;
+use crate::numbers::gguf::BlockKind;
 use crate::store::map_file;
 use crate::text::{VocabularyParts, assemble_tokenizer};
 use crate::tools::ToolError;
@@ -34,18 +39,26 @@ pub fn build_gguf(options: &BuildOptions) -> Result<BuildReport, ToolError> {
     let decoder = read_decoder(&file, all).map_err(ToolError::format(path))?;
     refuse_unused(path, &decoder.unused)?;
     check_output(options)?;
+    let is_kept = |(_, tensor): (&str, &GgufTensor)| tensor.kind == BlockKind::Q4_0;
     let precision = match options.precision {
-        Precision::Stored => Precision::F16,
+        Precision::Stored if !file.tensors().any(is_kept) => Precision::F16,
         wanted => wanted,
     };
     let options = &BuildOptions { precision, ..options.clone() };
     let vocabulary = read_vocabulary(&file.metadata, decoder.architecture.vocab_size);
     let vocabulary = vocabulary.map_err(ToolError::format(path))?;
     let (ends, begin) = vocabulary.as_ref().map_or_else(Default::default, |v| (v.ends.clone(), v.bos));
-    let texts = text_files(path, vocabulary.as_ref())?;
+    let texts = text_files(path, vocabulary.as_ref(), decoder.architecture.family)?;
     let config = engine_config(options, decoder.architecture, ends, begin)?;
     let mut items = items(&config.architecture, precision);
     let sources = find_sources(&file, &bytes, &config.architecture, &items, path)?;
+    for (item, source) in items.iter_mut().zip(&sources) {
+        if let (Item::Matrix { storage, .. }, Precision::Stored, Some(packed)) =
+            (item, precision, source.packed())
+        {
+            *storage = packed.storage();
+        }
+    }
     set_head(&mut items, options.head);
     let warnings = limit_warnings(&config);
     let prepared = Prepared { config, items, sources, spreads: Spreads::new(), warnings };
@@ -91,7 +104,11 @@ fn find_sources(
 }
 
 /// tokenizer.json and tokenizer_config.json, as the file's vocabulary gives them.
-fn text_files(path: &Path, vocabulary: Option<&GgufVocabulary>) -> Result<TextFiles, ToolError> {
+fn text_files(
+    path: &Path,
+    vocabulary: Option<&GgufVocabulary>,
+    family: Family,
+) -> Result<TextFiles, ToolError> {
     let Some(vocabulary) = vocabulary else { return TextFiles::made(path, None) };
     let named_tokens = [
         ("bos_token", vocabulary.bos),
@@ -109,6 +126,9 @@ fn text_files(path: &Path, vocabulary: Option<&GgufVocabulary>) -> Result<TextFi
         tokens: &vocabulary.tokens,
         kinds: &vocabulary.kinds,
         merges: &vocabulary.merges,
+        scores: &vocabulary.scores,
+        add_space_prefix: vocabulary.add_space_prefix,
+        strips_behind: family == Family::Phi3,
         named_tokens: &named_tokens,
         flags: &flags,
         chat_template: vocabulary.chat_template,

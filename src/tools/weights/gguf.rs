@@ -1,9 +1,15 @@
-//! The tensors of a GGUF file as rows: blocks decoded, rows of llama's queries and keys put back in their order.
+//! The tensors of a GGUF file as rows: blocks decoded, rows of llama's queries and keys put back in their order. Blocks of
+//! Q4_0 are also what engines have as int4 in groups of 32.
 
-use super::source::{ReadRow, RowSource};
+use half::f16;
+
+use super::source::{Encoded, PackRow, ReadRow, RowSource};
 use crate::format::gguf::{GgufFile, GgufPlace, RowOrder};
 use crate::format::{Bytes, FormatError};
 use crate::numbers::gguf::BlockKind;
+use crate::numbers::kind::{ScaleType, Zeros};
+use crate::numbers::precision::row_stride;
+use crate::numbers::{Kind, Storage};
 
 /// The rows of an item with the given shape; `bytes` are those of the file.
 ///
@@ -49,11 +55,49 @@ struct Blocks {
     order: RowOrder,
 }
 
+impl Blocks {
+    fn row(&self, row_idx: usize) -> &[u8] {
+        let start = self.start + self.order.stored(row_idx) * self.row_bytes;
+        &(*self.bytes).as_ref()[start..][..self.row_bytes]
+    }
+}
+
 impl ReadRow for Blocks {
     fn read_row(&self, row_idx: usize, out: &mut [f32]) {
-        let start = self.start + self.order.stored(row_idx) * self.row_bytes;
-        let bytes = &(*self.bytes).as_ref()[start..][..self.row_bytes];
-        self.kind.decode(bytes, &mut out[..self.n_columns]);
+        self.kind.decode(self.row(row_idx), &mut out[..self.n_columns]);
+    }
+
+    fn packed(&self) -> Option<&dyn PackRow> {
+        (self.kind == BlockKind::Q4_0).then_some(self)
+    }
+}
+
+impl PackRow for Blocks {
+    fn storage(&self) -> Storage {
+        let group = self.kind.block_len();
+        Kind::Int4 { group, scales: ScaleType::F16, zeros: Zeros::Eight }.into()
+    }
+
+    fn pack_row(&self, row_idx: usize, packed: &mut Encoded) -> Result<(), f32> {
+        let (block_len, stride) = (self.kind.block_len(), row_stride(self.n_columns));
+        let mut codes = vec![8; block_len];
+        for block in self.row(row_idx).chunks_exact(self.kind.block_bytes()) {
+            let scale = self.kind.four_bits(block, &mut codes).unwrap_or_default();
+            let value = f16::from_le_bytes(<[u8; 2]>::try_from(scale).unwrap_or_default());
+            if !value.is_finite() {
+                return Err(value.to_f32());
+            }
+            packed.scales.extend(scale);
+            packed.weights.extend(&codes);
+        }
+        // What fills up a row counts for nothing.
+        packed.weights.extend(std::iter::repeat_n(8, stride - self.n_columns));
+        packed.scales.extend(std::iter::repeat_n(0, (stride - self.n_columns) / block_len * 2));
+        Ok(())
+    }
+
+    fn inputs(&self) -> Vec<Vec<u8>> {
+        Vec::new()
     }
 }
 
