@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import gguf
@@ -45,6 +46,8 @@ GGUFS = [
 ]
 # The matrices of the layers as blocks of Q4_0.
 QUANTIZED = "llama_q4_0"
+# Models whose adapter becomes a file, their architecture, and the adapter.
+LORAS = [("llama_bias", "llama", "all_r8"), ("phi3_short", "phi3", "fused_patterns")]
 # tokenizer.ggml.pre of tokenizers.
 PRE = {"llama3": "llama-bpe", "qwen2": "qwen2"}
 
@@ -70,19 +73,20 @@ def make_blocks() -> None:
         (OUT / "blocks" / f"{name}.f32").write_bytes(dequantize(raw, kind).astype("<f4").tobytes())
 
 
-def read_checkpoint(folder: Path) -> dict[str, np.ndarray]:
+def read_tensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     """Tensors by name; bf16 as the u16 that it is."""
     types = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-    tensors = {}
-    for path in sorted(folder.glob("model*.safetensors")):
-        data = path.read_bytes()
-        start = 8 + struct.unpack("<Q", data[:8])[0]
-        for name, info in json.loads(data[8:start]).items():
-            if name != "__metadata__":
-                first, last = info["data_offsets"]
-                array = np.frombuffer(data[start + first : start + last], dtype=types[info["dtype"]])
-                tensors[name] = array.reshape(info["shape"])
-    return tensors
+    data = path.read_bytes()
+    start = 8 + struct.unpack("<Q", data[:8])[0]
+    for name, info in json.loads(data[8:start]).items():
+        if name != "__metadata__":
+            first, last = info["data_offsets"]
+            array = np.frombuffer(data[start + first : start + last], dtype=types[info["dtype"]])
+            yield name, array.reshape(info["shape"])
+
+
+def read_checkpoint(folder: Path) -> dict[str, np.ndarray]:
+    return {name: values for path in sorted(folder.glob("model*.safetensors")) for name, values in read_tensors(path)}
 
 
 # What Gemma calls otherwise, or has besides.
@@ -203,6 +207,26 @@ def make_model(name: str, architecture: str, tokenizer: str | None, changes: dic
     finish(writer)
 
 
+def make_lora(model: str, architecture: str, adapter: str) -> None:
+    """As llama.cpp's convert_lora_to_gguf.py writes it: one alpha, names of the base's tensors, rows in their order."""
+    config = json.loads((MODELS / model / "config.json").read_text())
+    folder = MODELS / model / "adapters" / adapter
+    writer = gguf.GGUFWriter(OUT / f"{model}.{adapter}.gguf", architecture)
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, json.loads((folder / "adapter_config.json").read_text())["lora_alpha"])
+    counts = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+    for name, values in read_tensors(folder / "adapter_model.safetensors"):
+        module, part = name.removeprefix("base_model.model.").removesuffix(".weight").rsplit(".lora_", 1)
+        if values.dtype == np.dtype("<u2"):
+            values = (values.astype("<u4") << 16).view("<f4")
+        n_heads = counts.get(module.rsplit(".", 1)[1])
+        if architecture == "llama" and part == "B" and n_heads:
+            values = interleaved(values, n_heads)
+        writer.add_tensor(f"{name_in_gguf(module + '.weight', architecture)}.lora_{part.lower()}", values)
+    finish(writer)
+
+
 def make_vocabulary(tokenizer: str) -> None:
     config = json.loads((MODELS / tokenizer / "config.json").read_text())
     writer = gguf.GGUFWriter(OUT / f"{tokenizer}.vocabulary.gguf", "llama")
@@ -277,6 +301,8 @@ def main() -> None:
     for row in GGUFS:
         make_model(*row)
     make_model("llama_bias", "llama", None, {"rope_scaling": LLAMA3_ROPE, "num_hidden_layers": 1}, QUANTIZED)
+    for row in LORAS:
+        make_lora(*row)
     for tokenizer in PRE:
         make_vocabulary(tokenizer)
     make_pieces("pieces", has_prefix=True)

@@ -79,6 +79,7 @@ fn with_program_name(mut argv: impl Iterator<Item = OsString>) -> Vec<OsString> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tools::ProcessInput;
 
     fn parse_words(line: &str) -> Result<Invocation, Stop> {
         parse(line.split(' ').map(OsString::from))
@@ -115,7 +116,8 @@ mod tests {
             "jetspool process-lora --inputDir a --output-dir b",
         ] {
             let Command::ProcessLora(args) = parse_words(line).expect(line).command else { panic!("{line}") };
-            assert_eq!(args.options().input_dir, Path::new("a"));
+            let ProcessInput::Peft(input_dir) = args.options().input else { panic!("{line}") };
+            assert_eq!(input_dir, Path::new("a"));
         }
     }
 

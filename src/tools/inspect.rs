@@ -240,10 +240,16 @@ fn inspect_file(path: &Path, page: &mut Page) -> Result<(), ToolError> {
 fn inspect_gguf(path: &Path, bytes: &[u8], page: &mut Page) -> Result<(), ToolError> {
     let file = GgufFile::parse(bytes).map_err(ToolError::format(path))?;
     page.line("GGUF", format!("{}, version {}", path.display(), file.version));
-    for key in ["general.name", "general.license"] {
+    for key in ["general.name", "general.license", "adapter.type", "adapter.lora.alpha"] {
         if let Some(text) = file.metadata.get(key) {
             page.line("", format!("{key} = {text}"));
         }
+    }
+    let kinds = file.tensors().map(|(_, tensor)| (tensor.kind.name().to_owned(), tensor.bytes.len()));
+    if file.metadata.text("general.type").ok().flatten() == Some("adapter") {
+        describe_kinds(kinds.collect(), 0, page);
+        page.line("next", "process-lora --ggufFile FILE --engineDir DIR --output_dir DIR");
+        return Ok(());
     }
     let decoder = read_decoder(&file, bytes).map_err(ToolError::format(path))?;
     describe_architecture(&decoder.architecture, page);
@@ -254,7 +260,6 @@ fn inspect_gguf(path: &Path, bytes: &[u8], page: &mut Page) -> Result<(), ToolEr
         let pre_tokenizer = vocabulary.pre_tokenizer.unwrap_or("default");
         page.line("text", format!("{}, {pre_tokenizer}, {template} chat template", vocabulary.model));
     }
-    let kinds = file.tensors().map(|(_, tensor)| (tensor.kind.name().to_owned(), tensor.bytes.len()));
     describe_kinds(kinds.collect(), 0, page);
     if !decoder.unused.is_empty() {
         let names: Vec<&str> = decoder.unused.iter().map(String::as_str).collect();

@@ -25,4 +25,4 @@ pub use inspect::inspect;
 pub use interruption::Interruption;
 pub use list::{AdapterEntry, Daemon, EngineEntry, ListOptions, Listing, list};
 pub use merge::{MergeOptions, MergeReport, MergeType, merge_lora};
-pub use process::{Dropping, ProcessOptions, ProcessReport, process_lora};
+pub use process::{Dropping, ProcessInput, ProcessOptions, ProcessReport, process_lora};

@@ -11,7 +11,9 @@ use jetspool::numbers::architecture::RopeScaling;
 use jetspool::numbers::gguf::BlockKind;
 use jetspool::store::Engine;
 use jetspool::text::{Prompt, TextError, Tokenizer, VocabularyParts, assemble_tokenizer};
-use jetspool::tools::{BuildOptions, ToolError, build, build_gguf, inspect};
+use jetspool::tools::{
+    BuildOptions, ProcessInput, ProcessOptions, ToolError, build, build_gguf, inspect, process_lora,
+};
 
 use crate::support::random::Random;
 use crate::support::{Built, build_options, contents, data, json, matrix_numbers, reference};
@@ -120,6 +122,35 @@ fn blocks_that_engines_hold_are_kept() {
     }
     assert_eq!(n_kept, 7);
     assert_eq!(kept.config.precision, Precision::Stored);
+}
+
+/// What is made of an adapter's file are the bytes that are made of PEFT's.
+#[test]
+fn adapters_are_those_of_peft() {
+    for (model, adapter) in [("llama_bias", "all_r8"), ("phi3_short", "fused_patterns")] {
+        let scratch = tempfile::tempdir().unwrap();
+        let [engine_dir, wanted_dir, found_dir] =
+            ["engine", "wanted", "found"].map(|name| scratch.path().join(name));
+        build(&options(&reference(&format!("models/{model}")), &engine_dir, Precision::F16)).unwrap();
+        let peft_dir = reference(&format!("models/{model}/adapters/{adapter}"));
+        let wanted = process_lora(&ProcessOptions::new(peft_dir, wanted_dir.clone())).unwrap();
+        let input =
+            ProcessInput::Gguf { file: gguf(&format!("{model}.{adapter}")), engine_dir: engine_dir.clone() };
+        let from_gguf = ProcessOptions { input, ..ProcessOptions::new(PathBuf::new(), found_dir.clone()) };
+        let found = process_lora(&from_gguf).unwrap();
+        assert_eq!((found.n_pairs, found.max_rank), (wanted.n_pairs, wanted.max_rank), "{model}");
+        let weights = |path: &Path| fs::read(path).unwrap();
+        assert_eq!(weights(&found.path), weights(&wanted.path), "{model}");
+        let page = inspect(&gguf(&format!("{model}.{adapter}"))).unwrap();
+        assert!(page.contains("adapter.type = lora") && page.contains("process-lora --ggufFile"), "{page}");
+        // A model is no adapter, and an adapter no model.
+        let input = ProcessInput::Gguf { file: gguf("qwen3"), engine_dir };
+        let refused = process_lora(&ProcessOptions { input, ..from_gguf }).unwrap_err().to_string();
+        assert!(refused.contains("not of a LoRA adapter"), "{refused}");
+        let built = build_gguf(&options(&gguf(&format!("{model}.{adapter}")), &wanted_dir, Precision::F16));
+        let refused = built.unwrap_err().to_string();
+        assert!(refused.contains("process-lora --ggufFile"), "{refused}");
+    }
 }
 
 /// tokenizer.json and tokenizer_config.json of a file.

@@ -58,7 +58,7 @@ impl Site {
 
     fn process(&self, dropping: Dropping) -> Result<Vec<String>, ToolError> {
         let output_dir = self.scratch.path().join("processed");
-        let options = ProcessOptions { input_dir: self.lora.clone(), output_dir, dropping };
+        let options = ProcessOptions { dropping, ..ProcessOptions::new(self.lora.clone(), output_dir) };
         process_lora(&options).map(|report| report.dropped)
     }
 

@@ -11,5 +11,5 @@ mod vocabulary;
 pub use decoder::{GgufDecoder, read_decoder};
 pub use file::{GgufFile, GgufTensor};
 pub use metadata::{Metadata, Value};
-pub use names::{GgufPlace, RowOrder, gguf_place};
+pub use names::{GgufPlace, RowOrder, gguf_module_place, gguf_place};
 pub use vocabulary::{GgufVocabulary, read_vocabulary};

@@ -89,12 +89,26 @@ pub fn gguf_place(architecture: &Architecture, name: &str) -> Option<GgufPlace> 
             }
         }
     }
-    let is_rotated = [Projection::Q, Projection::K].iter().any(|projection| projection.path() == module);
-    let order = match architecture.family {
+    Some(GgufPlace { tensor: tensor(module)?, fused: None, order: order(architecture, module) })
+}
+
+/// Where the weight of a linear layer of checkpoints is, the fused ones whole.
+pub fn gguf_module_place(architecture: &Architecture, layer: usize, module: Module) -> Option<GgufPlace> {
+    let (_, short) = MODULES.iter().find(|(known, _)| *known == module.path())?;
+    Some(GgufPlace {
+        tensor: format!("blk.{layer}.{short}.weight"),
+        fused: None,
+        order: order(architecture, module.path()),
+    })
+}
+
+/// How the outputs of the module with that path are stored.
+fn order(architecture: &Architecture, path: &str) -> RowOrder {
+    let is_rotated = [Projection::Q, Projection::K].iter().any(|projection| projection.path() == path);
+    match architecture.family {
         Family::Llama | Family::Mistral if is_rotated => {
             RowOrder::Interleaved { head_dim: architecture.head_dim }
         }
         _ => RowOrder::Same,
-    };
-    Some(GgufPlace { tensor: tensor(module)?, fused: None, order })
+    }
 }

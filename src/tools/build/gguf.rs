@@ -36,6 +36,13 @@ pub fn build_gguf(options: &BuildOptions) -> Result<BuildReport, ToolError> {
     let bytes = map_file(path)?;
     let all: &[u8] = (*bytes).as_ref();
     let file = GgufFile::parse(all).map_err(ToolError::format(path))?;
+    if file.metadata.text("general.type").ok().flatten() == Some("adapter") {
+        return Err(ToolError::Refused {
+            path: path.to_owned(),
+            what: "is an adapter, not a model".to_owned(),
+            advice: "give it to jetspool process-lora --ggufFile, with the engine of its model",
+        });
+    }
     let decoder = read_decoder(&file, all).map_err(ToolError::format(path))?;
     refuse_unused(path, &decoder.unused)?;
     check_output(options)?;

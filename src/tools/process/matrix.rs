@@ -6,30 +6,30 @@
 use half::f16;
 
 use crate::format::{FormatError, Tensor};
-use crate::tools::weights::source::{Decoder, decoder};
+use crate::tools::weights::source::RowSource;
 
-/// A matrix of the PEFT file whose type can be read.
+/// A matrix of an adapter's file whose type can be read.
 pub struct Source {
     /// In the file.
     pub name: String,
-    tensor: Tensor,
-    decode: Decoder,
-    n_rows: usize,
-    n_columns: usize,
+    rows: RowSource,
+    shape: [usize; 2],
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {:?}", self.name, self.shape)
+    }
 }
 
 impl Source {
     /// # Errors
     /// [`FormatError`] where the tensor is no matrix of floats.
     pub fn new(name: &str, tensor: &Tensor) -> Result<Self, FormatError> {
-        let decode = decoder(tensor.dtype()).ok_or_else(|| FormatError::Dtype {
-            name: name.to_owned(),
-            wanted: "F32, F16 or BF16",
-            found: format!("{:?}", tensor.dtype()),
-        })?;
         match *tensor.shape() {
             [n_rows, n_columns] if n_rows > 0 && n_columns > 0 => {
-                Ok(Self { name: name.to_owned(), tensor: tensor.clone(), decode, n_rows, n_columns })
+                let shape = [n_rows, n_columns];
+                Ok(Self::of(name.to_owned(), RowSource::new(name, tensor.clone(), &shape)?, shape))
             }
             _ => Err(FormatError::Damaged {
                 what: "adapter",
@@ -38,9 +38,14 @@ impl Source {
         }
     }
 
-    /// As the file has it.
+    /// Rows that are read in another way.
+    pub fn of(name: String, rows: RowSource, shape: [usize; 2]) -> Self {
+        Self { name, rows, shape }
+    }
+
+    /// Rows and columns.
     pub fn shape(&self) -> [usize; 2] {
-        [self.n_rows, self.n_columns]
+        self.shape
     }
 
     /// `[rows, columns]` to the bytes of f16 `[columns, rows]`, first multiplied by `scale`. The error is the first
@@ -48,18 +53,18 @@ impl Source {
     pub fn transposed_f16(&self, scale: Option<f64>) -> Result<Vec<u8>, f32> {
         #[expect(clippy::cast_possible_truncation)]
         let scale = scale.map(|scale| scale as f32);
-        let mut row = vec![0.0_f32; self.n_columns];
-        let mut values = vec![0_u8; self.n_rows * self.n_columns * 2];
-        let rows = self.tensor.data().chunks(self.tensor.data().len() / self.n_rows);
-        for (row_idx, bytes) in rows.enumerate() {
-            (self.decode)(bytes, &mut row);
+        let [n_rows, n_columns] = self.shape;
+        let mut row = vec![0.0_f32; n_columns];
+        let mut values = vec![0_u8; n_rows * n_columns * 2];
+        for row_idx in 0..n_rows {
+            self.rows.read_row(row_idx, &mut row);
             for (column_idx, value) in row.iter().enumerate() {
                 let scaled = scale.map_or(*value, |scale| value * scale);
                 let half = f16::from_f32(scaled);
                 if !half.is_finite() {
                     return Err(scaled);
                 }
-                let at = (column_idx * self.n_rows + row_idx) * 2;
+                let at = (column_idx * n_rows + row_idx) * 2;
                 values[at..at + 2].copy_from_slice(&half.to_le_bytes());
             }
         }

@@ -1,7 +1,8 @@
-//! `process-lora`: a PEFT adapter to the form that it has at run time.
+//! `process-lora`: an adapter to the form that it has at run time.
 
+mod gguf;
 mod matrix;
 mod pairs;
 mod run;
 
-pub use run::{Dropping, ProcessOptions, ProcessReport, process_lora};
+pub use run::{Dropping, ProcessInput, ProcessOptions, ProcessReport, process_lora};

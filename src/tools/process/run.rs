@@ -1,4 +1,4 @@
-//! `process-lora`: a PEFT adapter to the run-time form: f16, `[k, r]` and `[r, n]`, the scale in lora_B.
+//! `process-lora`: an adapter of PEFT's, or in GGUF, to the run-time form: f16, `[k, r]` and `[r, n]`, the scale in lora_B.
 //!
 //! Orientation comes from PEFT's layout, never from the shape. What two matrices per layer cannot say is refused,
 //! with the tensors' names. The file is written tensor after tensor: one of them is in memory at a time.
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 
+use super::gguf::{GgufAdapter, read_gguf_adapter};
 use super::matrix::Source;
 pub use super::pairs::Dropping;
 use super::pairs::{Sorted, sort_tensors};
@@ -27,17 +28,36 @@ const PRODUCER: &str = concat!("jetspool ", env!("CARGO_PKG_VERSION"), " process
 /// What to process.
 #[derive(Debug, Clone)]
 pub struct ProcessOptions {
-    /// Holds `adapter_config.json` and `adapter_model.safetensors`.
-    pub input_dir: PathBuf,
+    pub input: ProcessInput,
     pub output_dir: PathBuf,
     pub dropping: Dropping,
 }
 
+/// Where an adapter comes from.
+#[derive(Debug, Clone)]
+pub enum ProcessInput {
+    /// A directory with `adapter_config.json` and `adapter_model.safetensors`.
+    Peft(PathBuf),
+    /// A file as llama.cpp has it, and an engine of its base model.
+    Gguf { file: PathBuf, engine_dir: PathBuf },
+}
+
 impl ProcessOptions {
-    /// With nothing left out.
+    /// PEFT's, with nothing left out.
     pub fn new(input_dir: PathBuf, output_dir: PathBuf) -> Self {
-        Self { input_dir, output_dir, dropping: Dropping::Nothing }
+        Self { input: ProcessInput::Peft(input_dir), output_dir, dropping: Dropping::Nothing }
     }
+}
+
+/// What is known of an adapter, whatever it comes from.
+struct Found {
+    /// For errors.
+    path: PathBuf,
+    config: PeftConfig,
+    config_json: Vec<u8>,
+    /// A and B by module.
+    pairs: BTreeMap<String, (Source, Source)>,
+    dropped: Vec<String>,
 }
 
 /// What was written.
@@ -62,23 +82,17 @@ type Planned = (Source, Option<f64>);
 /// [`ToolError`]; the output files are then as they were.
 pub fn process_lora(options: &ProcessOptions) -> Result<ProcessReport, ToolError> {
     let losses = Losses::now();
-    let config_path = options.input_dir.join(PEFT_CONFIG_FILE);
-    let config_json = read_small(&config_path)?;
-    let config = PeftConfig::parse(&config_json).map_err(ToolError::format(&config_path))?;
-    let weights_path = weights_path(&options.input_dir)?;
-    let format_error = |source| ToolError::Format { path: weights_path.clone(), source };
-    let file = TensorFile::parse(map_file(&weights_path)?).map_err(format_error)?;
-    let Sorted { pairs, dropped } = sort_tensors(&file, &config, &weights_path, options.dropping)?;
-
+    let Found { path: weights_path, config, config_json, pairs, dropped } = match &options.input {
+        ProcessInput::Peft(input_dir) => read_peft(input_dir, options.dropping)?,
+        ProcessInput::Gguf { file, engine_dir } => read_gguf(file, engine_dir)?,
+    };
     // By the name in the output, which is the order of the file.
     let mut planned: BTreeMap<String, Planned> = BTreeMap::new();
-    let mut max_rank = 0;
-    for (module, pair) in &pairs {
-        let rank = config.rank_of(module);
-        max_rank = max_rank.max(rank);
-        let (a, b) = pair.check(rank).map_err(format_error)?;
-        for (part, source, scale) in [("lora_A", a, None), ("lora_B", b, Some(config.scale_of(module)))] {
-            planned.insert(format!("{}.{part}.weight", output_name(module)), (source, scale));
+    let (n_pairs, mut max_rank) = (pairs.len(), 0);
+    for (module, (a, b)) in pairs {
+        max_rank = max_rank.max(config.rank_of(&module));
+        for (part, source, scale) in [("lora_A", a, None), ("lora_B", b, Some(config.scale_of(&module)))] {
+            planned.insert(format!("{}.{part}.weight", output_name(&module)), (source, scale));
         }
     }
     let mark = Mark { producer: PRODUCER, dropped: &dropped };
@@ -86,7 +100,28 @@ pub fn process_lora(options: &ProcessOptions) -> Result<ProcessReport, ToolError
     check_place(&options.output_dir, &config_json)?;
     write_output(&options.output_dir, &weights_path, &planned, &marked, &losses)?;
     let path = options.output_dir.join(PROCESSED_WEIGHTS_FILE);
-    Ok(ProcessReport { path, n_pairs: pairs.len(), max_rank, dropped, notes: notes(&config) })
+    Ok(ProcessReport { path, n_pairs, max_rank, dropped, notes: notes(&config) })
+}
+
+fn read_peft(input_dir: &Path, dropping: Dropping) -> Result<Found, ToolError> {
+    let config_path = input_dir.join(PEFT_CONFIG_FILE);
+    let config_json = read_small(&config_path)?;
+    let config = PeftConfig::parse(&config_json).map_err(ToolError::format(&config_path))?;
+    let path = weights_path(input_dir)?;
+    let file = TensorFile::parse(map_file(&path)?).map_err(ToolError::format(&path))?;
+    let Sorted { pairs, dropped } = sort_tensors(&file, &config, &path, dropping)?;
+    let checked = pairs.into_iter().map(|(module, pair)| {
+        let sources = pair.check(config.rank_of(&module)).map_err(ToolError::format(&path))?;
+        Ok((module, sources))
+    });
+    let pairs = checked.collect::<Result<_, ToolError>>()?;
+    Ok(Found { path, config, config_json, pairs, dropped })
+}
+
+fn read_gguf(file: &Path, engine_dir: &Path) -> Result<Found, ToolError> {
+    let GgufAdapter { config_json, pairs } = read_gguf_adapter(file, engine_dir)?;
+    let config = PeftConfig::parse(&config_json).map_err(ToolError::format(file))?;
+    Ok(Found { path: file.to_owned(), config, config_json, pairs, dropped: Vec::new() })
 }
 
 /// What the configuration promises and the tensors do not hold.
