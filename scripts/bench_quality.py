@@ -96,8 +96,10 @@ def main() -> None:
     parser.add_argument("--jetspool", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument(
         "--precisions",
-        default="f16,int8,int4,f16:kv=int8,int4:head=f16,int4:head=int4,int4:calib=data/calibration.txt",
-        help="of ours, with what keys and values or the tables are kept as, or a text to calibrate with (%(default)s)",
+        default="f16,f16:from=q4_1,int8,int4,f16:kv=int8,int4:head=f16,int4:head=int4,int4:calib=data/calibration.txt,"
+        "stored:from=q4_0:head=f16",
+        help="of ours, with what keys and values or the tables are kept as, a text to calibrate with, or the GGUF file "
+        "that it is built from (%(default)s)",
     )
     parser.add_argument("--types", default="F16,Q8_0,Q4_K_M,Q4_0", help="of theirs (%(default)s)")
     parser.add_argument("--text", type=Path, default=HERE / "quality.txt", help="what is to be foretold (%(default)s)")
@@ -119,6 +121,16 @@ def main() -> None:
     print(f"   {'':<10} {'':<32} {'perplexity':>10} {'to f16':>8} {'MB':>7}")
     rows = []
 
+    def their_model(kind: str) -> Path:
+        """The source itself is Q4_1."""
+        model = source if kind.upper() == "Q4_1" else work / "models" / f"smollm2-{kind.lower()}.gguf"
+        if not model.exists():
+            part = model.with_suffix(".part")
+            peers.run([peer.bin / "llama-quantize", "--allow-requantize", source, part, kind, options.threads],
+                      work / "quantize.log")  # fmt: skip
+            part.rename(model)
+        return model
+
     def add(program: str, kind: str, perplexity: float, n_bytes: int) -> None:
         base = next((row["perplexity"] for row in rows if row["program"] == program), perplexity)
         change = perplexity / base - 1
@@ -130,18 +142,15 @@ def main() -> None:
         changed = dict(change.split("=") for change in changes)
         flags = [word for key in ("head", "calib") if key in changed for word in (f"--{key}", changed[key])]
         engine = work / "engines" / f"smollm2-{kind}".replace("/", "_")
-        peers.run([options.jetspool, "build", "--modelDir", checkpoint, "--engineDir", engine, "--precision", precision,
+        files = ["--ggufFile", their_model(changed["from"])] if "from" in changed else ["--modelDir", checkpoint]
+        kept = [] if precision == "stored" else ["--precision", precision]
+        peers.run([options.jetspool, "build", *files, "--engineDir", engine, *kept,
                    *flags, "--maxInputLen", WINDOW, "--maxKVCacheCapacity", 2 * WINDOW], work / "build.log")  # fmt: skip
         kv_cache = changed.get("kv", "auto")
         perplexity = our_perplexity(options.jetspool, engine, kv_cache, windows, options.threads, work)
         add("jetspool", kind, perplexity, (engine / "llm.engine").stat().st_size)
     for kind in options.types.split(","):
-        model = work / "models" / f"smollm2-{kind.lower()}.gguf"
-        if not model.exists():
-            part = model.with_suffix(".part")
-            peers.run([peer.bin / "llama-quantize", "--allow-requantize", source, part, kind, options.threads],
-                      work / "quantize.log")  # fmt: skip
-            part.rename(model)
+        model = their_model(kind)
         add("llama.cpp", kind, their_perplexity(peer, model, options.text, options.threads), tensor_bytes(model))
     if options.json:
         options.json.write_text(json.dumps({"windows": len(windows), "scored": n_scored, "rows": rows}, indent=2) + "\n")

@@ -4,30 +4,52 @@
 mod support;
 
 mod architecture;
-mod bench;
 mod combined;
-mod cuda;
-mod demo;
-mod families;
-mod gguf;
-mod gpu_decoder;
 mod invariance;
-mod jinja;
 mod kernels;
-mod merge;
 mod not_finite;
-mod onnx;
-mod openai_lines;
 mod parity;
 mod products;
-mod quantize_llm;
-mod quantized;
 mod same_bits;
+
+// The same on every processor, or not to be emulated: scripts/check leaves them out where it emulates one.
+#[cfg(not(emulated))]
+mod bench;
+#[cfg(not(emulated))]
+mod cuda;
+#[cfg(not(emulated))]
+mod demo;
+#[cfg(not(emulated))]
+mod families;
+#[cfg(not(emulated))]
+mod gguf;
+#[cfg(not(emulated))]
+mod gpu_decoder;
+#[cfg(not(emulated))]
+mod jinja;
+#[cfg(not(emulated))]
+mod merge;
+#[cfg(not(emulated))]
+mod onnx;
+#[cfg(not(emulated))]
+mod openai_lines;
+#[cfg(not(emulated))]
+mod quantize_llm;
+#[cfg(not(emulated))]
+mod quantized;
+#[cfg(not(emulated))]
 mod special_tokens;
+#[cfg(not(emulated))]
 mod spool_files;
+#[cfg(not(emulated))]
 mod spool_wire;
+#[cfg(not(emulated))]
 mod template_places;
+#[cfg(not(emulated))]
 mod text;
+#[cfg(not(emulated))]
 mod token_table;
+#[cfg(not(emulated))]
 mod tools;
+#[cfg(not(emulated))]
 mod ways_out;
