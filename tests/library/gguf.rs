@@ -144,9 +144,14 @@ fn adapters_are_those_of_peft() {
         let page = inspect(&gguf(&format!("{model}.{adapter}"))).unwrap();
         assert!(page.contains("adapter.type = lora") && page.contains("process-lora --ggufFile"), "{page}");
         // A model is no adapter, and an adapter no model.
-        let input = ProcessInput::Gguf { file: gguf("qwen3"), engine_dir };
-        let refused = process_lora(&ProcessOptions { input, ..from_gguf }).unwrap_err().to_string();
+        let input = ProcessInput::Gguf { file: gguf("qwen3"), engine_dir: engine_dir.clone() };
+        let refused = process_lora(&ProcessOptions { input, ..from_gguf.clone() }).unwrap_err().to_string();
         assert!(refused.contains("not of a LoRA adapter"), "{refused}");
+        let file =
+            gguf(if model == "phi3_short" { "llama_bias.all_r8" } else { "phi3_short.fused_patterns" });
+        let input = ProcessInput::Gguf { file, engine_dir: engine_dir.clone() };
+        let refused = process_lora(&ProcessOptions { input, ..from_gguf.clone() }).unwrap_err().to_string();
+        assert!(refused.contains("the engine is of"), "{refused}");
         let built = build_gguf(&options(&gguf(&format!("{model}.{adapter}")), &wanted_dir, Precision::F16));
         let refused = built.unwrap_err().to_string();
         assert!(refused.contains("process-lora --ggufFile"), "{refused}");

@@ -14,6 +14,7 @@ use crate::format::gguf::{GgufFile, GgufPlace, RowOrder, gguf_module_place};
 use crate::format::{Bytes, EngineConfig, FormatError};
 use crate::numbers::Module;
 use crate::numbers::architecture::Architecture;
+use crate::numbers::family::Family;
 use crate::store::engine::CONFIG_FILE;
 use crate::store::{StoreError, map_file, read_small};
 use crate::tools::ToolError;
@@ -48,11 +49,12 @@ pub fn read_gguf_adapter(path: &Path, engine_dir: &Path) -> Result<GgufAdapter, 
             advice: "make an engine of a model with jetspool build --ggufFile",
         });
     }
+    let architecture = &config.architecture;
+    check_architecture(path, text("general.architecture")?, architecture)?;
     let alpha = file.metadata.number("adapter.lora.alpha").map_err(wrong)?.unwrap_or_default();
     let mut unused: BTreeSet<&str> = file.tensors().map(|(name, _)| name).collect();
     let mut pairs = BTreeMap::new();
     let mut ranks = BTreeMap::new();
-    let architecture = &config.architecture;
     for layer in 0..architecture.n_layers {
         for module in Module::of_layer(architecture.family) {
             let Some(place) = gguf_module_place(architecture, layer, module) else { continue };
@@ -75,7 +77,6 @@ pub fn read_gguf_adapter(path: &Path, engine_dir: &Path) -> Result<GgufAdapter, 
             ("has no tensors of linear layers".to_owned(), "check that it was converted whole");
         return Err(ToolError::Refused { path: path.to_owned(), what, advice });
     }
-    check_architecture(path, text("general.architecture")?, architecture)?;
     Ok(GgufAdapter { config_json: adapter_config(&ranks, alpha), pairs })
 }
 
@@ -120,8 +121,12 @@ fn refuse_unused(path: &Path, unused: &BTreeSet<&str>) -> Result<(), ToolError> 
 
 fn check_architecture(path: &Path, found: Option<&str>, engine: &Architecture) -> Result<(), ToolError> {
     let Some(found) = found else { return Ok(()) };
-    // The name in GGUF of Mistral is Llama's; the others are called as here.
-    let name = if engine.family.name() == "mistral" { "llama" } else { engine.family.name() };
+    // Two families are called as what they compute like.
+    let name = match engine.family {
+        Family::Mistral => Family::Llama.name(),
+        Family::Phi4Multimodal => Family::Phi3.name(),
+        other => other.name(),
+    };
     if found == name {
         return Ok(());
     }
