@@ -33,6 +33,8 @@ pub struct Member<'a> {
     /// `(out, in)`
     pub shape: (usize, usize),
     pub source: &'a RowSource,
+    /// One of a stack, whose matrices take their inputs as they come: no scales for each channel.
+    pub is_stacked: bool,
 }
 
 /// Chooses how the matrices of a group, which read the same input, are coded.
@@ -49,8 +51,10 @@ pub fn choose(cpu: &Cpu, method: Method, rounding: Rounding, members: &[Member<'
     if rounding == Rounding::Nearest || input.n_rows == 0 {
         return coder;
     }
+    let is_stacked = members.iter().any(|member| member.is_stacked);
     match method {
         Method::Int4Awq { .. } => search(cpu, coder, members, input, &columns),
+        Method::Int8Sq if is_stacked => coder,
         Method::Int8Sq => {
             let scales = input.largest.iter().zip(&columns.largest).map(|(x, w)| {
                 let scale = w.powf(1.0 - SMOOTHING) / x.powf(SMOOTHING);
@@ -68,7 +72,9 @@ fn search(cpu: &Cpu, coder: Coder, members: &[Member<'_>], input: &Input, column
     let (sizes, squares) = (input.mean_abs(), input.mean_squares());
     let x = sample_rows(cpu, input, SEARCH_ROWS);
     let mut best = (f64::INFINITY, coder.clone());
-    for (alpha, beta) in exponents() {
+    // Of a stack only the scales of 1, which come first.
+    let n_tries = if members.iter().any(|member| member.is_stacked) { 1 } else { usize::MAX };
+    for (alpha, beta) in exponents().take(n_tries) {
         let wanted: Vec<f32> = (sizes.iter().zip(&columns.mean))
             .map(|(x, w)| (x.max(1e-8).powf(alpha) / w.max(1e-8).powf(beta)).recip())
             .collect();

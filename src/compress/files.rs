@@ -9,6 +9,7 @@ use super::config::Described;
 use super::model::Linear;
 use super::options::{Cache, QuantizeOptions};
 use super::report::QuantizeReport;
+use crate::format::checkpoint::naming::{Beside, beside};
 use crate::format::engine::{EMBEDDING, HEAD};
 use crate::store::weight_files::INDEX_FILE;
 use crate::store::{Checkpoint, read_small_optional};
@@ -64,12 +65,18 @@ pub fn write_configs(
         .iter()
         .filter(|linear| linear.method.is_none())
         .map(|linear| module_of(&linear.name).to_owned())
-        .chain([module_of(EMBEDDING).to_owned()])
+        .chain([stored_module(checkpoint, EMBEDDING)])
         .collect();
-    if options.head.is_none() && !excluded.iter().any(|name| name == module_of(HEAD)) {
-        excluded.push(module_of(HEAD).to_owned());
+    if options.head.is_none() {
+        excluded.push(stored_module(checkpoint, HEAD));
     }
+    let family = checkpoint.config.architecture.family;
+    excluded.extend(checkpoint.names().filter_map(|name| beside(family, name)).map(|beside| match beside {
+        Beside::Tower(tower) => format!("{tower}*"),
+        Beside::OwnAdapter(_) => "*.lora_*".to_owned(),
+    }));
     excluded.sort();
+    excluded.dedup();
     let quantized =
         linears.iter().filter_map(|linear| Some((module_of(&linear.name).to_owned(), linear.method?)));
     let described = Described {
@@ -87,4 +94,10 @@ pub fn write_configs(
         config.insert("quantization_config".into(), described.embedded());
     }
     staging.write_bytes(CONFIG_FILE, pretty(&config).as_bytes())
+}
+
+/// The module of a tensor where the checkpoint has it.
+fn stored_module(checkpoint: &Checkpoint, name: &str) -> String {
+    let place = checkpoint.place(name).map(|place| place.tensor);
+    module_of(place.as_deref().unwrap_or(name)).to_owned()
 }

@@ -4,20 +4,51 @@ use super::awq::Member;
 use super::method::Method;
 use super::options::QuantizeOptions;
 use super::streamed::Sources;
-use crate::format::engine::{EMBEDDING, FORMAT_VERSION, HEAD, Item};
+use crate::format::checkpoint::naming::Place;
+use crate::format::engine::{EMBEDDING, FORMAT_VERSION, HEAD, Item, checkpoint_names};
 use crate::format::{EngineConfig, Limits, Target};
 use crate::numbers::{MatrixShape, Precision};
 use crate::store::Checkpoint;
 use crate::tools::ToolError;
 use crate::tools::build::find_sources;
+use crate::tools::weights::source::RowSource;
 
-/// A matrix that could be quantized.
+/// A matrix of the checkpoint that could be quantized.
 pub struct Linear {
-    /// Of the weight.
+    /// Of the weight, in the checkpoint and in what is written.
     pub name: String,
     pub shape: (usize, usize),
     /// None: it stays.
     pub method: Option<Method>,
+    /// What the model calls it: one matrix, or those that a fused one holds.
+    pub parts: Vec<Part>,
+    source: RowSource,
+}
+
+/// A matrix that the model knows by a plain name, such as one expert's.
+pub struct Part {
+    /// `model.layers.0.mlp.experts.3.up_proj.weight`
+    pub name: String,
+    /// The item of an engine that holds it: itself, or the stack of all experts.
+    pub item: String,
+    /// Where it begins in the checkpoint's matrix.
+    pub first_row: usize,
+}
+
+impl Linear {
+    /// The name that its inputs are watched under.
+    pub fn watch_name(&self) -> &str {
+        self.parts.first().map_or(&self.name, |part| &part.name)
+    }
+
+    pub fn member(&self) -> Member<'_> {
+        Member {
+            name: self.name.clone(),
+            shape: self.shape,
+            source: &self.source,
+            is_stacked: self.parts.iter().any(|part| part.name != part.item),
+        }
+    }
 }
 
 /// The original model.
@@ -32,12 +63,6 @@ impl Model {
     /// # Errors
     /// [`ToolError`] for tensors that are missing or of another shape.
     pub fn new(checkpoint: &Checkpoint) -> Result<Self, ToolError> {
-        let family = checkpoint.config.architecture.family;
-        if !family.row().is_plain {
-            let what = format!("is of family {}, which is not quantized", family.name());
-            let advice = "build --precision int8 or int4 quantizes it on the way into an engine";
-            return Err(ToolError::Refused { path: checkpoint.directory().to_owned(), what, advice });
-        }
         let config = EngineConfig {
             architecture: checkpoint.config.architecture.clone(),
             limits: Limits::default(),
@@ -77,28 +102,16 @@ impl Model {
                 "int4 in groups of {group}, for not all rows are multiples of 128; the workflow's own kernels take 128 alone"
             ));
         }
-        let mut linears = Vec::new();
+        let mut linears = self.matrices(checkpoint)?;
         let mut obstacles = Vec::new();
-        for item in &self.items {
-            let &Item::Matrix { ref name, shape, .. } = item else { continue };
-            let (rows, columns) = (shape.n_parts * shape.rows, shape.columns);
-            let method = match name.as_str() {
-                EMBEDDING => continue,
+        for linear in &mut linears {
+            let method = match linear.watch_name() {
                 HEAD => options.head,
                 _ => Some(of_projections),
             };
-            if method.is_some()
-                && checkpoint.tensor(name).is_none_or(|found| found.shape() != [rows, columns])
-            {
-                let what =
-                    format!("{name} is stored in another form, fused or split, which is not quantized");
-                let advice = "give a checkpoint with a tensor for each projection";
-                return Err(ToolError::Refused { path: options.model_dir.clone(), what, advice });
-            }
-            let obstacle = method.and_then(|method| method.obstacle((rows, columns)));
-            let method = method.filter(|_| obstacle.is_none() && !is_router(name));
-            obstacles.extend(obstacle.map(|why| format!("{name} stays f16: {why}")));
-            linears.push(Linear { name: name.clone(), shape: (rows, columns), method });
+            let obstacle = method.and_then(|method| method.obstacle(linear.shape));
+            linear.method = method.filter(|_| obstacle.is_none() && !is_router(linear.watch_name()));
+            obstacles.extend(obstacle.map(|why| format!("{} stays f16: {why}", linear.name)));
         }
         if linears.iter().all(|linear| linear.method.is_none()) {
             let what =
@@ -122,14 +135,37 @@ impl Model {
         })
     }
 
-    pub fn member<'a>(&'a self, linear: &Linear) -> Member<'a> {
-        Member { name: linear.name.clone(), shape: linear.shape, source: &self.sources[&linear.name] }
+    /// Rows of a matrix, or of each in a stack.
+    pub fn rows_of_part(&self, item: &str) -> usize {
+        let shapes = self.items.iter().filter(|found| found.name() == item);
+        shapes.map(|item| if let Item::Matrix { shape, .. } = item { shape.rows } else { 1 }).sum()
     }
 
-    /// Inputs of a matrix.
-    pub fn width(&self, name: &str) -> usize {
-        let shape = self.items.iter().find(|item| item.name() == name).map(Item::logical_shape);
-        shape.and_then(|shape| shape.last().copied()).unwrap_or_default()
+    /// Every matrix but the embedding as the checkpoint holds it, in the model's order.
+    fn matrices(&self, checkpoint: &Checkpoint) -> Result<Vec<Linear>, ToolError> {
+        let wrong = || ToolError::format(checkpoint.directory());
+        let mut linears: Vec<Linear> = Vec::new();
+        for item in &self.items {
+            let &Item::Matrix { name: ref item_name, shape, .. } = item else { continue };
+            if item_name == EMBEDDING {
+                continue;
+            }
+            for name in checkpoint_names(&self.config.architecture, item) {
+                let Place { tensor, fused } = checkpoint.place(&name).expect("the sources have it");
+                let first_row = fused.as_ref().map_or(0, |fused| fused.rows.start);
+                let part = Part { name, item: item_name.clone(), first_row };
+                // Parts of a fused matrix are neighbours.
+                if let Some(last) = linears.last_mut().filter(|last| last.name == tensor) {
+                    last.parts.push(part);
+                    continue;
+                }
+                let shape = fused.map_or((shape.rows, shape.columns), |fused| fused.shape.into());
+                let stored = checkpoint.tensor(&tensor).expect("its place was found");
+                let source = RowSource::new(&tensor, stored, &[shape.0, shape.1]).map_err(wrong())?;
+                linears.push(Linear { name: tensor, shape, method: None, parts: vec![part], source });
+            }
+        }
+        Ok(linears)
     }
 }
 

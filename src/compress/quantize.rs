@@ -19,8 +19,9 @@ use super::perplexity::Reading;
 use super::report::{MatrixReport, QuantizeReport, order_of};
 use super::texts::{Reader, Sequence, Texts, first_token};
 use crate::device::{self, Cpu};
-use crate::format::engine::HEAD;
+use crate::format::engine::{HEAD, projection_weight};
 use crate::format::{FormatError, TensorFile};
+use crate::numbers::architecture::Projection;
 use crate::progress::Bar;
 use crate::store::engine::TOKENIZER_FILE;
 use crate::store::{Checkpoint, StoreError, map_file, read_small_optional};
@@ -50,7 +51,7 @@ pub fn quantize(options: &QuantizeOptions) -> Result<QuantizeReport, ToolError> 
     let cpu = device::open_cpu(options.n_threads).map_err(no_threads)?;
 
     let (before, observations) = read_with_original(options, &model, &linears, &texts, &cpu)?;
-    let groups = Groups::choose(options, &model, &linears, &observations, &cpu, &mut warnings);
+    let groups = Groups::choose(options, &linears, &observations, &cpu, &mut warnings);
     let mut staging = Staging::create(&options.output_dir)?;
     let written = write_weights(
         options,
@@ -59,7 +60,7 @@ pub fn quantize(options: &QuantizeOptions) -> Result<QuantizeReport, ToolError> 
         (&groups, &observations),
         &cpu,
     )?;
-    let after = judge_written(options, &staging, (&checkpoint, &model), &groups, &texts, &cpu)?;
+    let after = judge_written(options, &staging, (&checkpoint, &model, &linears), &groups, &texts, &cpu)?;
     let report = QuantizeReport {
         output_dir: staging.target().to_owned(),
         method: options.method,
@@ -108,10 +109,10 @@ fn read_with_original(
 ) -> Result<(f64, Observations), ToolError> {
     let mut seen = BTreeSet::new();
     let firsts =
-        linears.iter().filter(|linear| linear.method.is_some() && seen.insert(input_of(&linear.name)));
+        linears.iter().filter(|linear| linear.method.is_some() && seen.insert(input_of(linear.watch_name())));
     let inputs = firsts.map(|linear| {
         let block = linear.method.filter(|method| method.is_int4_awq()).and_then(Method::block);
-        (linear.name.clone(), Input::new(linear.shape.1, block))
+        (linear.watch_name().to_owned(), Input::new(linear.shape.1, block))
     });
     let watched = Observations::of(inputs, model.config.architecture.n_layers);
     let failed = ToolError::format(&options.model_dir);
@@ -166,7 +167,6 @@ struct Groups {
 impl Groups {
     fn choose(
         options: &QuantizeOptions,
-        model: &Model,
         linears: &[Linear],
         observations: &Observations,
         cpu: &Cpu,
@@ -174,21 +174,21 @@ impl Groups {
     ) -> Self {
         let mut by_input: BTreeMap<String, Vec<&Linear>> = BTreeMap::new();
         for linear in linears.iter().filter(|linear| linear.method.is_some()) {
-            by_input.entry(input_of(&linear.name)).or_default().push(linear);
+            by_input.entry(input_of(linear.watch_name())).or_default().push(linear);
         }
         let bar = bar(options, "scales", by_input.len() as u64, "inputs");
         let mut groups = Self { coders: BTreeMap::new(), watched: BTreeMap::new() };
         let mut n_unseen = 0;
         for linears in by_input.into_values() {
-            let watched = &linears[0].name;
+            let watched = linears[0].watch_name();
             let Some(input) = observations.inputs.get(watched) else { continue };
             n_unseen += usize::from(input.n_rows == 0);
             let method = linears[0].method.unwrap_or(options.method);
-            let members: Vec<Member<'_>> = linears.iter().map(|linear| model.member(linear)).collect();
+            let members: Vec<Member<'_>> = linears.iter().map(|linear| linear.member()).collect();
             let coder = choose(cpu, method, options.rounding, &members, input);
             for linear in linears {
                 groups.coders.insert(linear.name.clone(), coder.clone());
-                groups.watched.insert(linear.name.clone(), watched.clone());
+                groups.watched.insert(linear.name.clone(), watched.to_owned());
             }
             bar.add(1);
         }
@@ -220,12 +220,12 @@ fn write_weights(
 ) -> Result<Written, ToolError> {
     let by_name: BTreeMap<&str, &Linear> =
         linears.iter().map(|linear| (linear.name.as_str(), linear)).collect();
-    let is_tied = model.config.architecture.tied_head;
-    let names: Vec<&str> = checkpoint
-        .names()
-        .filter(|name| !(is_tied && *name == HEAD || name.ends_with("rotary_emb.inv_freq")))
-        .collect();
-    let cache_scales = cache_scales(options, observations);
+    let head = checkpoint.place(HEAD).filter(|_| model.config.architecture.tied_head);
+    let is_left_out = |name: &str| {
+        head.as_ref().is_some_and(|head| head.tensor == name) || name.ends_with("rotary_emb.inv_freq")
+    };
+    let names: Vec<&str> = checkpoint.names().filter(|name| !is_left_out(name)).collect();
+    let cache_scales = cache_scales(options, checkpoint, observations);
     let mut entries: Vec<Entry> =
         cache_scales.iter().map(|(name, _)| Entry::new(name.clone(), Dtype::F32, vec![])).collect();
     for name in &names {
@@ -252,7 +252,7 @@ fn write_weights(
         for name in &names {
             match (groups.coders.get(*name), checkpoint.tensor(name)) {
                 (Some(coder), _) => {
-                    let member = model.member(by_name[name]);
+                    let member = by_name[name].member();
                     let input = groups.input(name, observations);
                     let report = write_matrix(&writer, cpu, &member, coder, input)?;
                     matrices.insert(order_of(&report.module), report);
@@ -295,12 +295,20 @@ fn write_matrix(
 }
 
 /// `k_scale` and `v_scale` of each layer, as ModelOpt names them: largest magnitude over 448.
-fn cache_scales(options: &QuantizeOptions, observations: &Observations) -> Vec<(String, f32)> {
+fn cache_scales(
+    options: &QuantizeOptions,
+    checkpoint: &Checkpoint,
+    observations: &Observations,
+) -> Vec<(String, f32)> {
     if options.quantizes_cache == Cache::AsIs {
         return Vec::new();
     }
     let scales = observations.caches.iter().enumerate().flat_map(|(layer, (keys, values))| {
-        let inside = |part: &str| format!("model.layers.{layer}.self_attn.{part}");
+        // Where the checkpoint has the layer.
+        let place = checkpoint.place(&projection_weight(layer, Projection::K)).map(|place| place.tensor);
+        let attention = place.as_deref().and_then(|tensor| Some(tensor.split_once(".self_attn.")?.0));
+        let attention = attention.unwrap_or_default().to_owned();
+        let inside = move |part: &str| format!("{attention}.self_attn.{part}");
         [(inside("k_proj.k_scale"), keys / 448.0), (inside("v_proj.v_scale"), values / 448.0)]
     });
     scales.map(|(name, scale)| (name, if scale > 0.0 { scale } else { 1.0 })).collect()
@@ -310,7 +318,7 @@ fn cache_scales(options: &QuantizeOptions, observations: &Observations) -> Vec<(
 fn judge_written(
     options: &QuantizeOptions,
     staging: &Staging,
-    (checkpoint, model): (&Checkpoint, &Model),
+    (checkpoint, model, linears): (&Checkpoint, &Model, &[Linear]),
     groups: &Groups,
     texts: &Texts,
     cpu: &Cpu,
@@ -319,9 +327,16 @@ fn judge_written(
     let wrong = || ToolError::format(&path);
     let file = TensorFile::parse(map_file(&path)?).map_err(wrong())?;
     let mut sources = Model::new(checkpoint)?.sources;
-    for (name, coder) in &groups.coders {
-        let source = dequantized(&file, name, coder.method, model.width(name)).map_err(wrong())?;
-        sources.insert(name.clone(), source);
+    let mut written: BTreeMap<&str, Vec<RowSource>> = BTreeMap::new();
+    for (linear, coder) in linears.iter().filter_map(|linear| Some((linear, groups.coders.get(&linear.name)?)))
+    {
+        for part in &linear.parts {
+            let all = dequantized(&file, &linear.name, coder.method, linear.shape.1).map_err(wrong())?;
+            written.entry(&part.item).or_default().push(RowSource::below(all, part.first_row));
+        }
+    }
+    for (item, parts) in written {
+        sources.insert(item.to_owned(), RowSource::joined(parts, model.rows_of_part(item)));
     }
     let reading = Reading::new(cpu, &model.config, &sources, Observations::default()).map_err(wrong())?;
     judge(options, &reading, texts, "perplexity after")

@@ -8,6 +8,7 @@ use super::observe::Observations;
 use super::tiles::{multiply, tensor_of};
 use crate::device::cpu::{Cache, ExpertRows, Lora, Routing, Rows, Vector};
 use crate::device::{Attend, CacheShape, Cpu, Device, DeviceFault, Output, StepPlan};
+use crate::format::engine::expert_name;
 use crate::format::{Adapter, FormatError, StoredMatrix, Tensor};
 use crate::numbers::architecture::Experts;
 use crate::numbers::family::Activation;
@@ -46,9 +47,7 @@ impl<'a> Streamed<'a> {
 
     /// `y = x w^T + bias`, seen by those who watch the inputs.
     fn multiply(&self, x: &Rows, w: &Matrix, bias: Option<&[f32]>, y: &mut Rows) {
-        if let Some(input) = self.observations().inputs.get_mut(&w.name) {
-            input.add_all(x, self.cpu.n_threads());
-        }
+        self.watch(&w.name, x);
         if x.n_rows() == 0 {
             return;
         }
@@ -62,6 +61,13 @@ impl<'a> Streamed<'a> {
                 }
             }
         });
+    }
+
+    /// Shows the inputs of a matrix to who watches them.
+    fn watch(&self, name: &str, x: &Rows) {
+        if let Some(input) = self.observations().inputs.get_mut(name) {
+            input.add_all(x, self.cpu.n_threads());
+        }
     }
 
     fn row_source(&self, matrix: &Matrix) -> &'a RowSource {
@@ -210,8 +216,10 @@ impl Device for Streamed<'_> {
             let source = self.row_source(weights);
             let shape = (y.width(), x.width());
             y.set_n_rows(x.n_rows());
+            self.watch(&weights.name, x);
             for ExpertRows { expert, rows } in &routing.groups {
                 part.copy_rows(x, &rows.clone().collect::<Vec<_>>());
+                self.watch(&expert_name(&weights.name, *expert), &part);
                 let first = expert * shape.0;
                 let read = |row_idx: usize, out: &mut [f32]| source.read_row(first + row_idx, out);
                 multiply(self.cpu, &part, shape, &read, |columns, product| {

@@ -72,6 +72,13 @@ pub struct Storage {
     pub has_input_order: bool,
 }
 
+impl Storage {
+    /// Whether the inputs are changed before they meet the matrix.
+    pub fn changes_inputs(self) -> bool {
+        self.has_input_scale || self.has_input_order
+    }
+}
+
 impl From<Kind> for Storage {
     fn from(kind: Kind) -> Self {
         Self { kind, has_input_scale: false, has_input_order: false }

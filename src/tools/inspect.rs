@@ -176,7 +176,7 @@ fn describe_beside(checkpoint: &Checkpoint, page: &mut Page) {
     let (mut n_tower, mut adapters) = (0, BTreeSet::new());
     for found in checkpoint.names().filter_map(|name| beside(family, name)) {
         match found {
-            Beside::Tower => n_tower += 1,
+            Beside::Tower(_) => n_tower += 1,
             Beside::OwnAdapter(name) => {
                 adapters.insert(name);
             }

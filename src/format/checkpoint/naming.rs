@@ -80,8 +80,8 @@ fn fused_place(architecture: &Architecture, name: &str) -> Option<Place> {
 /// What else a checkpoint of a larger model holds, and why an engine leaves it out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Beside<'a> {
-    /// A part that reads images or sound.
-    Tower,
+    /// A part that reads images or sound, by the start of its tensors' names.
+    Tower(&'static str),
     /// An adapter of the checkpoint's own, by name.
     OwnAdapter(&'a str),
 }
@@ -100,8 +100,8 @@ pub fn beside(family: Family, name: &str) -> Option<Beside<'_>> {
     if !family.row().is_backbone {
         return None;
     }
-    if TOWERS.iter().any(|tower| name.starts_with(tower)) {
-        return Some(Beside::Tower);
+    if let Some(tower) = TOWERS.into_iter().find(|tower| name.starts_with(tower)) {
+        return Some(Beside::Tower(tower));
     }
     let path = name.strip_suffix(".weight")?;
     let after = |marker| path.split_once(marker).map(|(_, adapter)| adapter);
@@ -196,9 +196,9 @@ mod tests {
         let phi = Family::Phi4Multimodal;
         let lora = "model.layers.0.mlp.down_proj.lora_A.vision.weight";
         assert_eq!(beside(phi, lora), Some(Beside::OwnAdapter("vision")));
-        assert_eq!(beside(phi, "model.embed_tokens_extend.image_embed.x"), Some(Beside::Tower));
+        assert_eq!(beside(phi, "model.embed_tokens_extend.image_embed.x"), Some(Beside::Tower("model.embed_tokens_extend.")));
         assert_eq!(beside(phi, "model.layers.0.mlp.other.weight"), None);
         assert_eq!(beside(Family::Qwen2, "visual.x"), None);
-        assert_eq!(beside(Family::Qwen2_5Vl, "visual.blocks.0.attn.qkv.weight"), Some(Beside::Tower));
+        assert_eq!(beside(Family::Qwen2_5Vl, "visual.blocks.0.attn.qkv.weight"), Some(Beside::Tower("visual.")));
     }
 }

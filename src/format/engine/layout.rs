@@ -26,6 +26,8 @@ pub const EMBEDDING: &str = "model.embed_tokens.weight";
 pub const HEAD: &str = "lm_head.weight";
 /// The norm before the head.
 pub const FINAL_NORM: &str = "model.norm.weight";
+/// Between a layer and what its experts are called.
+const EXPERTS: &str = ".mlp.experts.";
 /// Names of filler tensors start so.
 pub const PAD_PREFIX: &str = "pad.";
 
@@ -150,11 +152,20 @@ impl Item {
 
 /// The checkpoint's tensors of an item: one of its name, or those of the experts that it stacks.
 pub fn checkpoint_names(architecture: &Architecture, item: &Item) -> Vec<String> {
-    let Some(experts) = &architecture.experts else { return vec![item.name().to_owned()] };
-    let Some((layer, module)) = item.name().split_once(".mlp.experts.") else {
-        return vec![item.name().to_owned()];
-    };
-    (0..experts.n_experts).map(|expert| format!("{layer}.mlp.experts.{expert}.{module}")).collect()
+    match &architecture.experts {
+        Some(experts) if item.name().contains(EXPERTS) => {
+            (0..experts.n_experts).map(|expert| expert_name(item.name(), expert)).collect()
+        }
+        _ => vec![item.name().to_owned()],
+    }
+}
+
+/// One expert's matrix of a stack: `model.layers.0.mlp.experts.3.up_proj.weight`.
+pub fn expert_name(stack: &str, expert: usize) -> String {
+    match stack.split_once(EXPERTS) {
+        Some((layer, module)) => format!("{layer}{EXPERTS}{expert}.{module}"),
+        None => stack.to_owned(),
+    }
 }
 
 /// Every tensor of an engine, in file order: embedding, layers, final norm, head.

@@ -15,12 +15,12 @@ use super::text_files::{TEXT_FILES, TextFiles};
 use crate::format::adapter::listed;
 use crate::format::checkpoint::naming::{Beside, beside, places};
 use crate::format::engine::{EMBEDDING, FORMAT_VERSION, HEAD, Item, checkpoint_names, items};
-use crate::format::{EngineConfig, FormatError, Limits, Target, Tensor};
+use crate::format::{EngineConfig, FormatError, Limits, Quantization, Target, Tensor};
 use crate::numbers::architecture::{Architecture, RopeScaling};
 use crate::numbers::family::Family;
 use crate::numbers::int4::Spread;
 use crate::numbers::kind::kinds_text;
-use crate::numbers::{Kind, Precision};
+use crate::numbers::{Kind, Precision, Storage};
 use crate::progress::{Bar, Progress};
 use crate::store::digest::{Sha256Writer, sha256};
 use crate::store::engine::{
@@ -29,6 +29,7 @@ use crate::store::engine::{
 use crate::store::{Checkpoint, read_small_optional};
 use crate::tools::place;
 use crate::tools::staging::Staging;
+use crate::tools::weights::quantized_rows::QuantizedRows;
 use crate::tools::weights::quantized_source::quantized_rows;
 use crate::tools::weights::source::RowSource;
 use crate::tools::{ToolError, WriteError};
@@ -223,32 +224,75 @@ pub fn find_sources(
     let mut items = items(&config.architecture, config.precision);
     let path = checkpoint.directory();
     let quantization = checkpoint.config.quantization.as_ref();
-    if let (Some(_), Some(_)) = (quantization, &config.architecture.experts) {
-        let (what, found) = ("quantization", "a mixture of experts".to_owned());
-        let supported = "mixtures with f32, f16 or bf16 weights; give the original".to_owned();
-        return Err(ToolError::format(path)(FormatError::Unsupported { what, found, supported }));
-    }
     let names: Vec<String> =
         items.iter().flat_map(|item| checkpoint_names(&config.architecture, item)).collect();
     check_missing(checkpoint, names.iter().map(String::as_str))?;
     let mut sources = Vec::with_capacity(items.len());
     for item in &mut items {
-        if let (Some(quantization), Item::Matrix { name, shape, storage }) = (quantization, &mut *item) {
-            let place = checkpoint.place(name).expect("none is missing");
-            let (n, k) = place.fused.as_ref().map_or((shape.rows, shape.columns), |fused| fused.shape.into());
-            let found = quantized_rows(checkpoint, quantization, &place.tensor, (n, k));
-            if let Some(mut quantized) = found.map_err(ToolError::format(path))? {
-                quantized.first_row = place.fused.as_ref().map_or(0, |fused| fused.rows.start);
-                if config.precision == Precision::Stored {
-                    *storage = quantized.storage;
-                }
-                sources.push(RowSource::of(quantized));
-                continue;
+        let found = quantization.map(|quantization| quantized_item(checkpoint, quantization, config, item));
+        if let Some((rows, found)) = found.transpose().map_err(ToolError::format(path))?.flatten() {
+            if let (Item::Matrix { storage, .. }, Precision::Stored) = (&mut *item, config.precision) {
+                *storage = found;
             }
+            sources.push(rows);
+            continue;
         }
         sources.push(plain_rows(checkpoint, &config.architecture, item).map_err(ToolError::format(path))?);
     }
     Ok((sources, items))
+}
+
+/// A matrix that the checkpoint has quantized, or all that a stack holds, and how an engine keeps it; none where it
+/// is plain.
+fn quantized_item(
+    checkpoint: &Checkpoint,
+    quantization: &Quantization,
+    config: &EngineConfig,
+    item: &Item,
+) -> Result<Option<(RowSource, Storage)>, FormatError> {
+    let &Item::Matrix { shape, .. } = item else { return Ok(None) };
+    let names = checkpoint_names(&config.architecture, item);
+    let mut parts = Vec::with_capacity(names.len());
+    for name in &names {
+        let place = checkpoint.place(name).expect("none is missing");
+        let (n, k) = place.fused.as_ref().map_or((shape.rows, shape.columns), |fused| fused.shape.into());
+        if let Some(mut rows) = quantized_rows(checkpoint, quantization, &place.tensor, (n, k))? {
+            rows.first_row = place.fused.as_ref().map_or(0, |fused| fused.rows.start);
+            parts.push(rows);
+        }
+    }
+    let is_stack = names.first().is_some_and(|name| name != item.name());
+    if is_stack && !parts.is_empty() {
+        check_stack(&mut parts, &names, config.precision)?;
+    }
+    let Some(storage) = parts.first().map(|rows| rows.storage) else { return Ok(None) };
+    let parts = parts.into_iter().map(RowSource::of).collect();
+    Ok(Some((RowSource::joined(parts, shape.rows), storage)))
+}
+
+/// Whether an engine can hold these experts in one stack.
+fn check_stack(
+    parts: &mut [QuantizedRows],
+    names: &[String],
+    precision: Precision,
+) -> Result<(), FormatError> {
+    parts.iter_mut().for_each(QuantizedRows::forget_even_input_scale);
+    let is_like_first = |rows: &QuantizedRows| rows.storage == parts[0].storage;
+    let changes = |rows: &QuantizedRows| rows.storage.changes_inputs();
+    let found = match () {
+        () if parts.len() < names.len() => "some of them plain",
+        () if precision != Precision::Stored => return Ok(()),
+        () if parts.iter().any(changes) => "scales or an order of their inputs",
+        () if !parts.iter().all(is_like_first) => "stored in different ways",
+        () => return Ok(()),
+    };
+    Err(FormatError::Unsupported {
+        what: "quantization of experts",
+        found: format!("{}: {found}", names[0]),
+        supported: "all experts of a layer alike, inputs as they come; build --precision f16 or f32 \
+                    dequantizes others"
+            .to_owned(),
+    })
 }
 
 /// One item's rows: those of its tensor, or of all that it stacks. None is missing.
@@ -265,19 +309,10 @@ fn plain_rows(
         let place = checkpoint.place(name).ok_or_else(missing)?.tensor;
         RowSource::new(&place, checkpoint.find(name)?.ok_or_else(missing)?, &shape)
     };
-    let mut parts = names.iter().map(one).collect::<Result<Vec<_>, _>>()?;
+    let parts = names.iter().map(one).collect::<Result<Vec<_>, _>>()?;
+    let rows = RowSource::joined(parts, shape[0]);
     let is_norm = matches!(item, Item::Vector { .. }) && item.name().ends_with("norm.weight");
-    match parts.pop() {
-        Some(only) if parts.is_empty() => Ok(if is_norm && architecture.family == Family::Gemma3 {
-            RowSource::plus_one(only)
-        } else {
-            only
-        }),
-        last => {
-            parts.extend(last);
-            Ok(RowSource::stacked(parts, shape[0]))
-        }
-    }
+    Ok(if is_norm && architecture.family == Family::Gemma3 { RowSource::plus_one(rows) } else { rows })
 }
 
 /// Whether the checkpoint has all that engines call so; what is missing is named as the checkpoint should have it.
@@ -330,7 +365,7 @@ pub(crate) fn beside_warnings(family: Family, unused: &mut Vec<&str>) -> Vec<Str
     let (mut n_tower, mut n_lora, mut adapters) = (0, 0, BTreeSet::new());
     unused.retain(|name| match beside(family, name) {
         None => true,
-        Some(Beside::Tower) => {
+        Some(Beside::Tower(_)) => {
             n_tower += 1;
             false
         }

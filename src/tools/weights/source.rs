@@ -85,6 +85,22 @@ impl RowSource {
         Self::of(Stacked { parts, n_rows })
     }
 
+    /// The only matrix, or several one below the other.
+    pub fn joined(mut parts: Vec<RowSource>, n_rows: usize) -> Self {
+        match parts.pop() {
+            Some(only) if parts.is_empty() => only,
+            last => {
+                parts.extend(last);
+                Self::stacked(parts, n_rows)
+            }
+        }
+    }
+
+    /// The rows of a matrix from `first` on.
+    pub fn below(rows: RowSource, first: usize) -> Self {
+        if first == 0 { rows } else { Self::of(Below { rows, first }) }
+    }
+
     /// The vector with 1 added; it is read as long as `out`.
     pub fn plus_one(vector: RowSource) -> Self {
         Self::of(PlusOne(vector))
@@ -115,6 +131,43 @@ struct Stacked {
 impl ReadRow for Stacked {
     fn read_row(&self, row_idx: usize, out: &mut [f32]) {
         self.parts[row_idx / self.n_rows].read_row(row_idx % self.n_rows, out);
+    }
+
+    fn packed(&self) -> Option<&dyn PackRow> {
+        let storage = self.parts.first()?.packed()?.storage();
+        let is_alike = |part: &RowSource| part.packed().is_some_and(|part| part.storage() == storage);
+        (!storage.changes_inputs() && self.parts.iter().all(is_alike)).then_some(self)
+    }
+}
+
+impl PackRow for Stacked {
+    fn storage(&self) -> Storage {
+        self.parts[0].packed().expect("only packed parts are taken so").storage()
+    }
+
+    fn pack_row(&self, row_idx: usize, packed: &mut Encoded) -> Result<(), f32> {
+        let part = self.parts[row_idx / self.n_rows].packed().expect("only packed parts are taken so");
+        part.pack_row(row_idx % self.n_rows, packed)
+    }
+
+    fn inputs(&self) -> Vec<Vec<u8>> {
+        Vec::new()
+    }
+}
+
+/// Rows behind others.
+struct Below {
+    rows: RowSource,
+    first: usize,
+}
+
+impl ReadRow for Below {
+    fn read_row(&self, row_idx: usize, out: &mut [f32]) {
+        self.rows.read_row(self.first + row_idx, out);
+    }
+
+    fn read_part(&self, row_idx: usize, columns: Range<usize>, out: &mut [f32]) {
+        self.rows.read_part(self.first + row_idx, columns, out);
     }
 }
 
