@@ -30,8 +30,6 @@ from references.onnx_plugins import PluginSession
 REFERENCES = Path(__file__).resolve().parent.parent / "tests" / "data" / "references"
 BOUNDS = {"f32": 1e-3, "f16": 3e-2}
 SEQUENCES = ("short", "long")
-# export-llm refuses these families by name.
-WITHOUT_GRAPH = ("gemma3", "gemma3_vision", "qwen3_moe", "qwen3_moe_step")
 # onnxruntime has no kernels for some of their operators' types.
 WITHOUT_KERNELS = ("nvfp4", "mixed")
 
@@ -182,8 +180,6 @@ def main() -> None:
         results = []
         with tempfile.TemporaryDirectory() as scratch:
             for folder in sorted((REFERENCES / "models").iterdir()):
-                if folder.name in WITHOUT_GRAPH:
-                    continue
                 results += check_model(jetspool, folder, dtype, Path(scratch))
         good &= report(dtype, results, bound)
     results = []

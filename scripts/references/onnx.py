@@ -62,7 +62,11 @@ class Session:
         self.inputs = {value.name: value for value in self.session.get_inputs()}
         self.embedding = load_file(directory / "embedding.safetensors")["embedding"]
         self.dtype = np.float16 if "16" in self.inputs["inputs_embeds"].type else np.float32
-        self.rope = rope_table(self.config, 512)
+        self.ropes = {"rope_rotary_cos_sin": rope_table(self.config, 512)}
+        if "local_rope_rotary_cos_sin" in self.inputs:
+            # Of layers with a window, whose frequencies are not stretched.
+            local = self.config | {"rope_theta": self.config["local_rope_theta"], "rope_scaling": None}
+            self.ropes["local_rope_rotary_cos_sin"] = rope_table(local, 512)
 
     def empty_cache(self, batch: int) -> list[np.ndarray]:
         shape = (batch, 2, self.config["num_key_value_heads"], 0, self.config["head_dim"])
@@ -85,10 +89,10 @@ class Session:
         """tokens [batch, seq], starts [batch], rows [batch, n]: logits [batch, n, vocab] and the new cache."""
         feed = {
             "inputs_embeds": self.embedding[tokens].astype(self.dtype),
-            "rope_rotary_cos_sin": self.rope,
             "last_token_ids": np.asarray(rows, np.int64),
             "kvcache_start_index": np.asarray(starts, np.int32),
         }
+        feed |= self.ropes
         feed |= {f"past_key_values_{i}": past for i, past in enumerate(cache)}
         feed |= self.lora_inputs(adapter or {})
         logits, *cache = self.session.run(None, feed)

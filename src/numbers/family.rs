@@ -36,8 +36,6 @@ pub struct FamilyRow {
     pub has_fused_projections: bool,
     /// A part of a model that also takes images; checkpoints and adapters may name it as such a part.
     pub is_backbone: bool,
-    /// Every layer is alike, its MLP plain: what ONNX graphs and quantize-llm know.
-    pub is_plain: bool,
     pub attention_bias: AttentionBias,
     /// `mlp_bias` counts.
     pub reads_mlp_bias: bool,
@@ -139,7 +137,6 @@ const USUAL: FamilyRow = FamilyRow {
     classes: &[],
     has_fused_projections: false,
     is_backbone: false,
-    is_plain: true,
     attention_bias: AttentionBias::Never,
     reads_mlp_bias: false,
     qk_norm: false,
@@ -231,7 +228,6 @@ const GEMMA3: FamilyRow = FamilyRow {
     name: "gemma3",
     classes: &[("Gemma3ForCausalLM", "gemma3_text"), ("Gemma3ForConditionalGeneration", "gemma3")],
     is_backbone: true,
-    is_plain: false,
     attention_bias: AttentionBias::Asked,
     qk_norm: true,
     window: WindowRule::Always,
@@ -243,7 +239,6 @@ const GEMMA3: FamilyRow = FamilyRow {
 const QWEN3_MOE: FamilyRow = FamilyRow {
     name: "qwen3moe",
     classes: &[("Qwen3MoeForCausalLM", "qwen3_moe")],
-    is_plain: false,
     attention_bias: AttentionBias::Asked,
     qk_norm: true,
     window: WindowRule::Asked,

@@ -35,6 +35,16 @@ impl Module {
         }
     }
 
+    /// Path inside a layer, an expert's too: `mlp.experts.3.up_proj`.
+    pub fn path_in_layer(self) -> String {
+        match self {
+            Module::Expert { expert, projection } => {
+                format!("mlp.experts.{expert}.{}", projection.short_name())
+            }
+            other => other.path().to_owned(),
+        }
+    }
+
     /// The module with that path inside a layer.
     pub fn at(path: &str) -> Option<Self> {
         if let Some((number, name)) = path.strip_prefix("mlp.experts.").and_then(|rest| rest.split_once('.'))
@@ -55,6 +65,19 @@ impl Module {
             return Projection::ALL.map(Module::One).to_vec();
         }
         vec![Module::Qkv, Module::One(Projection::O), Module::GateUp, Module::One(Projection::Down)]
+    }
+
+    /// The linear layers of one layer's checkpoint; experts one by one behind their router.
+    pub fn in_layer(architecture: &Architecture, layer: usize) -> Vec<Self> {
+        let usual = Self::of_layer(architecture.family).into_iter();
+        let mut modules: Vec<Self> = usual.filter(|module| module.is_in(architecture, layer)).collect();
+        if let Some(experts) = architecture.experts_of(layer) {
+            modules.push(Module::Router);
+            modules.extend((0..experts.n_experts).flat_map(|expert| {
+                Projection::MLP.map(|projection| Module::Expert { expert, projection })
+            }));
+        }
+        modules
     }
 
     /// Those that adapters of a family may change.

@@ -44,6 +44,8 @@ mod spool_files;
 #[cfg(not(emulated))]
 mod spool_wire;
 #[cfg(not(emulated))]
+mod static_way;
+#[cfg(not(emulated))]
 mod template_places;
 #[cfg(not(emulated))]
 mod text;

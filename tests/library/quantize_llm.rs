@@ -45,7 +45,7 @@ fn run(options: &QuantizeOptions) -> (QuantizeReport, TensorFile) {
 }
 
 /// A stored matrix, read element by element as the layout's description says.
-struct Stored {
+pub struct Stored {
     method: Method,
     weight: Tensor,
     scale: Tensor,
@@ -55,7 +55,7 @@ struct Stored {
 }
 
 impl Stored {
-    fn new(file: &TensorFile, module: &str, method: Method, (n, k): (usize, usize)) -> Self {
+    pub fn new(file: &TensorFile, module: &str, method: Method, (n, k): (usize, usize)) -> Self {
         let part = |name: &str| file.get(&format!("{module}.{name}"));
         let (weight, scale) = (part("weight").unwrap(), part("weight_scale").unwrap());
         let shapes = (weight.dtype(), weight.shape().to_vec(), scale.dtype(), scale.shape().to_vec());
@@ -64,7 +64,7 @@ impl Stored {
             Method::Int8Sq => (Dtype::I8, vec![n, k], Dtype::F32, vec![n]),
             Method::Nvfp4 => (Dtype::U8, vec![n, k / 2], Dtype::F8_E4M3, vec![n, k / 16]),
             Method::Mxfp8 => (Dtype::F8_E4M3, vec![n, k], Dtype::U8, vec![n, k / 32]),
-            Method::Int4Awq { .. } => (Dtype::U8, vec![n / 2, k], Dtype::F32, vec![n, k / 128]),
+            Method::Int4Awq { group } => (Dtype::U8, vec![n / 2, k], Dtype::F32, vec![n, k / group]),
         };
         assert_eq!(shapes, wanted, "{module}");
         let has_input_scale = !matches!(method, Method::Int4Awq { .. } | Method::Mxfp8);
@@ -86,8 +86,13 @@ impl Stored {
             Method::Int8Sq => f32_at(&self.scale, row),
             Method::Nvfp4 => e4m3(self.scale.data()[row * k / 16 + column / 16]) * self.scale_2,
             Method::Mxfp8 => 2.0_f32.powi(i32::from(self.scale.data()[row * k / 32 + column / 32]) - 127),
-            Method::Int4Awq { .. } => f32_at(&self.scale, row * k / 128 + column / 128),
+            Method::Int4Awq { group } => f32_at(&self.scale, row * k / group + column / group),
         }
+    }
+
+    /// What stands for a weight.
+    pub fn value(&self, row: usize, column: usize) -> f32 {
+        self.code(row, column) * self.scale(row, column) * self.input_scale(column)
     }
 
     fn code(&self, row: usize, column: usize) -> f32 {
@@ -249,9 +254,7 @@ fn scales_of_the_text_beat_plain_rounding() {
         let (mut differences, mut sizes) = (0.0, 0.0);
         for (row_idx, row) in rows.iter().enumerate() {
             for (column, w) in row.iter().enumerate() {
-                let value =
-                    stored.code(row_idx, column) * stored.scale(row_idx, column) * stored.input_scale(column);
-                differences += f64::from((value - w).abs());
+                differences += f64::from((stored.value(row_idx, column) - w).abs());
                 sizes += f64::from(w.abs());
             }
         }

@@ -37,7 +37,7 @@ impl OnnxConfig {
             }
         }
         let architecture = Architecture {
-            family: read_family(top)?,
+            family: Family::from_name(top.text("model")?)?,
             vocab_size: top.size("vocab_size")?,
             hidden_size: top.size("hidden_size")?,
             intermediate_size: top.size("intermediate_size")?,
@@ -57,11 +57,11 @@ impl OnnxConfig {
             o_bias: false,
             mlp_bias: false,
             qk_norm: false,
-            // Only this program's exporter writes it; the graph's mask holds it.
+            // Only this program's exporter writes these; the graph's masks and inputs hold them.
             sliding_window: top.optional_size("sliding_window")?,
-            full_layers: Vec::new(),
-            local_rope_theta: None,
-            attention_scalar: None,
+            full_layers: top.layer_list("full_layers")?,
+            local_rope_theta: top.optional_number("local_rope_theta")?,
+            attention_scalar: top.optional_number("attention_scalar")?,
             activation: Activation::Silu,
             norms: Norms::Before,
             scaled_embedding: false,
@@ -77,18 +77,6 @@ impl OnnxConfig {
     }
 }
 
-/// A family whose graphs are recognized.
-fn read_family(top: Object) -> Result<Family, FormatError> {
-    let name = top.text("model")?;
-    let family = Family::from_name(name)?;
-    if family.row().is_plain {
-        return Ok(family);
-    }
-    let supported =
-        "families with one kind of layer and plain MLPs; build --modelDir takes this one".to_owned();
-    Err(FormatError::Unsupported { what: "model of an ONNX directory", found: name.to_owned(), supported })
-}
-
 /// The file for an exported decoder: the workflow's keys, and those that this program needs.
 pub fn onnx_config_json(
     a: &Architecture,
@@ -98,6 +86,16 @@ pub fn onnx_config_json(
 ) -> String {
     let mut value = workflow_json(a, eos_token_ids, bos_token_id);
     value["sliding_window"] = a.sliding_window.into();
+    if !a.full_layers.is_empty() {
+        value["full_layers"] = json!(a.full_layers);
+    }
+    for (key, number) in
+        [("local_rope_theta", a.local_rope_theta), ("attention_scalar", a.attention_scalar)]
+    {
+        if let Some(number) = number {
+            value[key] = json!(number);
+        }
+    }
     value["onnx"] = json!({ "producer": "jetspool", "dtype": dtype });
     sorted_text(&value)
 }

@@ -6,9 +6,11 @@
 use super::attention::{Attention, attention};
 use super::index::Index;
 use super::linear::{Linear, linear};
+use super::mlp::{OnnxMlp, mlp, update};
 use super::model::{Graph, Node};
 use super::norm::{Norm, norm};
 use crate::format::FormatError;
+use crate::numbers::Module;
 use crate::numbers::architecture::Projection;
 
 /// Most layers that are followed.
@@ -52,6 +54,8 @@ const BESIDE: [&str; 32] = [
 /// A whole decoder.
 #[derive(Debug, Clone)]
 pub struct OnnxDecoder<'a> {
+    /// What the rows of the embedding are multiplied by.
+    pub embedding_scale: Option<f32>,
     pub layers: Vec<OnnxLayer<'a>>,
     pub final_norm: Norm<'a>,
     pub head: Linear<'a>,
@@ -61,24 +65,32 @@ pub struct OnnxDecoder<'a> {
 #[derive(Debug, Clone)]
 pub struct OnnxLayer<'a> {
     pub input_norm: Norm<'a>,
+    /// Before the MLP.
     pub post_norm: Norm<'a>,
+    /// Of the outputs of attention and MLP, before they are added.
+    pub after_norms: Option<[Norm<'a>; 2]>,
     pub attention: Attention<'a>,
     pub o: Linear<'a>,
-    pub gate: Linear<'a>,
-    pub up: Linear<'a>,
-    pub down: Linear<'a>,
+    pub mlp: OnnxMlp<'a>,
 }
 
 impl<'a> OnnxLayer<'a> {
-    pub fn projection(&self, projection: Projection) -> &Linear<'a> {
-        match projection {
-            Projection::Q => &self.attention.projections[0],
-            Projection::K => &self.attention.projections[1],
-            Projection::V => &self.attention.projections[2],
-            Projection::O => &self.o,
-            Projection::Gate => &self.gate,
-            Projection::Up => &self.up,
-            Projection::Down => &self.down,
+    /// All linear layers, attention's first.
+    pub fn linears(&self) -> Vec<(Module, &Linear<'a>)> {
+        let [q, k, v] = self.attention.projections.each_ref();
+        let attention = Projection::ATTENTION.map(Module::One).into_iter().zip([q, k, v, &self.o]);
+        match &self.mlp {
+            OnnxMlp::Gated(gated) => {
+                let gated = [&gated.gate, &gated.up, &gated.down];
+                attention.chain(Projection::MLP.map(Module::One).into_iter().zip(gated)).collect()
+            }
+            OnnxMlp::Mixture(mixture) => {
+                let experts = mixture.experts.iter().enumerate().flat_map(|(expert, gated)| {
+                    let modules = Projection::MLP.map(|projection| Module::Expert { expert, projection });
+                    modules.into_iter().zip([&gated.gate, &gated.up, &gated.down])
+                });
+                attention.chain([(Module::Router, &mixture.router)]).chain(experts).collect()
+            }
         }
     }
 }
@@ -98,7 +110,12 @@ impl<'a> OnnxDecoder<'a> {
         let final_norm = before_head(&index, head.input)?;
         let mut layers = Vec::new();
         let mut x = index.behind_casts(final_norm.input);
+        let mut embedding_scale = None;
         while !index.is_input(x) {
+            if let Some((input, scale)) = scaled_input(&index, x) {
+                (x, embedding_scale) = (input, Some(scale));
+                continue;
+            }
             if layers.len() == MAX_LAYERS {
                 return Err(index.unrecognized(x, &format!("at most {MAX_LAYERS} layers")));
             }
@@ -111,7 +128,7 @@ impl<'a> OnnxDecoder<'a> {
             return Err(index.unrecognized(logits, "a decoder of at least one layer"));
         }
         check_unseen(&index)?;
-        Ok(Self { layers, final_norm, head })
+        Ok(Self { embedding_scale, layers, final_norm, head })
     }
 }
 
@@ -135,55 +152,54 @@ fn behind_choice<'a>(index: &Index<'_, 'a>, value: &'a str) -> &'a str {
     }
 }
 
-/// The layer that computes `x`, and what enters it.
-fn layer<'a>(index: &Index<'_, 'a>, x: &'a str) -> Result<(OnnxLayer<'a>, &'a str), FormatError> {
-    let (middle, down) = residual(index, x)?;
-    let (gate, up) = gated(index, down.input)?;
-    let post_norm = norm_of(index, [&gate, &up], middle)?;
-    let (before, o) = residual(index, index.behind_casts(middle))?;
-    let attention = attention(index, o.input)?;
-    let input_norm = norm_of(index, attention.projections.each_ref(), before)?;
-    Ok((OnnxLayer { input_norm, post_norm, attention, o, gate, up, down }, before))
-}
-
-/// `x + linear(…)`: x and the linear layer.
-fn residual<'a>(index: &Index<'_, 'a>, value: &'a str) -> Result<(&'a str, Linear<'a>), FormatError> {
-    let ways = index.standard(value, "Add").and_then(Index::both_ways);
-    let found = ways.into_iter().flatten().find_map(|(x, update)| Some((x, linear(index, update)?)));
-    found.ok_or_else(|| index.unrecognized(value, "a sum of the residual and a linear layer"))
-}
-
-/// `silu(gate) * up`.
-fn gated<'a>(index: &Index<'_, 'a>, value: &'a str) -> Result<(Linear<'a>, Linear<'a>), FormatError> {
-    let value = index.behind_casts(value);
-    let ways = index.standard(value, "Mul").and_then(Index::both_ways);
-    let found = ways.into_iter().flatten().find_map(|(gate, up)| {
-        let gate = silu(index, gate)?;
-        Some((linear(index, gate)?, linear(index, up)?))
-    });
-    found.ok_or_else(|| index.unrecognized(value, "a product of SiLU(gate) and up"))
-}
-
-/// `z * sigmoid(z)`: z.
-fn silu<'a>(index: &Index<'_, 'a>, value: &'a str) -> Option<&'a str> {
-    let node = index.producer(index.behind_casts(value))?;
-    if node.is_standard("Swish") && node.float("alpha").is_none_or(|alpha| alpha == 1.0) {
-        return node.inputs.first().copied();
-    }
-    if !node.is_standard("Mul") {
-        return None;
-    }
-    Index::both_ways(node)?.into_iter().find_map(|(z, sigmoid)| {
-        let sigmoid = index.standard(index.behind_casts(sigmoid), "Sigmoid")?;
-        let same = index.behind_casts(sigmoid.inputs.first()?) == index.behind_casts(z);
-        same.then_some(z)
+/// A graph's input times a number.
+fn scaled_input<'a>(index: &Index<'_, 'a>, value: &'a str) -> Option<(&'a str, f32)> {
+    let product = index.standard(value, "Mul")?;
+    Index::both_ways(product)?.into_iter().find_map(|(input, scale)| {
+        let input = index.behind_casts(input);
+        Some((input, index.scalar(scale).filter(|_| index.is_input(input))?))
     })
 }
 
-/// The one norm before several linear layers, of a known value.
-fn norm_of<'a, const N: usize>(
+/// The layer that computes `x`, and what enters it.
+fn layer<'a>(index: &Index<'_, 'a>, x: &'a str) -> Result<(OnnxLayer<'a>, &'a str), FormatError> {
+    let wanted = "a sum of the residual and a linear layer or a mixture of experts";
+    let (middle, end, mlp_norm) = residual(index, x, wanted, &|value| update(index, value))?;
+    let mlp = mlp(index, end)?;
+    let post_norm = norm_of(index, &mlp.readers(), middle)?;
+    let wanted = "a sum of the residual and a linear layer";
+    let of_attention = index.behind_casts(middle);
+    let (before, o, attention_norm) = residual(index, of_attention, wanted, &|value| linear(index, value))?;
+    let after_norms = match (attention_norm, mlp_norm) {
+        (Some(of_attention), Some(of_mlp)) => Some([of_attention, of_mlp]),
+        (None, None) => None,
+        _ => return Err(index.unrecognized(x, "norms behind both attention and MLP, or behind neither")),
+    };
+    let attention = attention(index, o.input)?;
+    let input_norm = norm_of(index, &attention.projections.each_ref(), before)?;
+    Ok((OnnxLayer { input_norm, post_norm, after_norms, attention, o, mlp }, before))
+}
+
+/// `x + update`, or `x + norm(update)`: x, what `find` knows of the update, and the norm.
+fn residual<'a, T>(
     index: &Index<'_, 'a>,
-    linears: [&Linear<'a>; N],
+    value: &'a str,
+    wanted: &str,
+    find: &dyn Fn(&'a str) -> Option<T>,
+) -> Result<(&'a str, T, Option<Norm<'a>>), FormatError> {
+    let ways = index.standard(value, "Add").and_then(Index::both_ways);
+    let found = ways.into_iter().flatten().find_map(|(x, update)| {
+        let norm = norm(index, update);
+        let inner = norm.as_ref().map_or(update, |norm| norm.input);
+        Some((x, find(inner)?, norm))
+    });
+    found.ok_or_else(|| index.unrecognized(value, wanted))
+}
+
+/// The one norm before several linear layers, of a known value.
+fn norm_of<'a>(
+    index: &Index<'_, 'a>,
+    linears: &[&Linear<'a>],
     of: &'a str,
 ) -> Result<Norm<'a>, FormatError> {
     let input = index.behind_casts(linears[0].input);

@@ -55,6 +55,7 @@ pub enum Attribute<'a> {
     Int(i64),
     Tensor(StoredTensor<'a>),
     Ints(Vec<i64>),
+    Text(&'a str),
 }
 
 impl<'a> Model<'a> {
@@ -194,6 +195,13 @@ impl<'a> Node<'a> {
         }
     }
 
+    pub fn text(&self, name: &str) -> Option<&'a str> {
+        match self.attribute(name)? {
+            Attribute::Text(value) => Some(value),
+            _ => None,
+        }
+    }
+
     /// For messages: `name (domain::Op) with inputs a, b`.
     pub fn described(&self) -> String {
         const MOST: usize = 8;
@@ -215,6 +223,7 @@ fn parse_attribute(message: &[u8]) -> Option<(&str, Attribute<'_>)> {
             1 => name = field.text().ok()?,
             2 => value = Some(Attribute::Float(field.float().ok()?)),
             3 => value = Some(Attribute::Int(field.number_value().ok()?.cast_signed())),
+            4 => value = Some(Attribute::Text(field.text().ok()?)),
             5 => value = Some(Attribute::Tensor(StoredTensor::parse(field.bytes().ok()?).ok()?)),
             8 => ints.extend(field.numbers().ok()?.into_iter().map(u64::cast_signed)),
             _ => {}

@@ -28,6 +28,7 @@ pub enum NewAttribute {
     Float(f32),
     Int(i64),
     Ints(Vec<i64>),
+    Text(&'static str),
 }
 
 /// An operation of the standard.
@@ -81,7 +82,7 @@ pub fn node(node: &NewNode) -> Vec<u8> {
     out
 }
 
-/// AttributeProto with its kind (1 float, 2 int, 7 ints).
+/// AttributeProto with its kind (1 float, 2 int, 3 text, 7 ints).
 fn attribute(name: &str, value: &NewAttribute) -> Vec<u8> {
     let mut out = Vec::new();
     bytes(&mut out, 1, name.as_bytes());
@@ -93,6 +94,10 @@ fn attribute(name: &str, value: &NewAttribute) -> Vec<u8> {
         NewAttribute::Int(value) => {
             number(&mut out, 3, value.cast_unsigned());
             2
+        }
+        NewAttribute::Text(text) => {
+            bytes(&mut out, 4, text.as_bytes());
+            3
         }
         NewAttribute::Ints(values) => {
             for value in values {

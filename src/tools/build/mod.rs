@@ -4,6 +4,7 @@ mod engine_file;
 mod gguf;
 mod kernels;
 mod onnx;
+mod onnx_architecture;
 pub(crate) mod precision;
 pub(crate) mod run;
 mod text_files;

@@ -5,16 +5,20 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::onnx_architecture::architecture;
 use super::run::{
     BuildOptions, BuildReport, Prepared, Spreads, check_output, engine_config, limit_warnings, set_head,
     write_engine,
 };
 use super::text_files::TextFiles;
-use crate::format::engine::{EMBEDDING, FINAL_NORM, HEAD, Item, items, projection_bias, projection_weight};
-use crate::format::onnx::{Linear, Model, Norm, OnnxConfig, OnnxDecoder, OnnxLayer};
+use crate::format::engine::{
+    EMBEDDING, FINAL_NORM, HEAD, Item, experts_weight, items, projection_bias, projection_weight,
+    router_weight,
+};
+use crate::format::onnx::{Linear, Model, Norm, OnnxConfig, OnnxDecoder, OnnxMixture, OnnxMlp};
 use crate::format::{Bytes, FormatError, TensorFile};
-use crate::numbers::Precision;
 use crate::numbers::architecture::{Architecture, Projection};
+use crate::numbers::{Module, Precision};
 use crate::store::{map_file, read_small, read_small_optional};
 use crate::tools::ToolError;
 use crate::tools::export::data::EMBEDDING_FILE;
@@ -136,103 +140,6 @@ fn digest_of<'a>(parts: impl Iterator<Item = &'a [u8]>) -> String {
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What the configuration and the graph say together; the head is taken as untied.
-fn architecture(config: &Architecture, decoder: &OnnxDecoder) -> Result<Architecture, FormatError> {
-    let differs = |key: &str, found: usize, wanted: usize| {
-        let (key, wanted) = (key.to_owned(), format!("{wanted}, as the graph has"));
-        Err(FormatError::Key { file: CONFIG_FILE, key, wanted, found: found.to_string() })
-    };
-    let mixed = |what: &'static str| FormatError::Unsupported {
-        what,
-        found: "layers that differ".to_owned(),
-        supported: "the same in all layers".to_owned(),
-    };
-    if config.n_layers != decoder.layers.len() {
-        return differs("num_hidden_layers", config.n_layers, decoder.layers.len());
-    }
-    let first = &decoder.layers[0];
-    for heads in decoder.layers.iter().filter_map(|layer| layer.attention.heads) {
-        let pairs = [
-            ("num_attention_heads", config.n_heads, heads.n_heads),
-            ("num_key_value_heads", config.n_kv_heads, heads.n_kv_heads),
-            ("head_dim", config.head_dim, heads.head_dim),
-        ];
-        if let Some((key, found, wanted)) = pairs.into_iter().find(|(_, found, wanted)| found != wanted) {
-            return differs(key, found, wanted);
-        }
-    }
-    let eps = decoder.final_norm.eps;
-    if decoder.layers.iter().flat_map(norms).any(|norm| norm.eps != eps) {
-        return Err(mixed("eps of norms"));
-    }
-    let has_bias = |projection: Projection| first.projection(projection).bias.is_some();
-    let same_bias = |group: &[Projection]| {
-        let all = decoder.layers.iter().flat_map(|layer| group.iter().map(|p| layer.projection(*p)));
-        let n_biases = all.filter(|linear| linear.bias.is_some()).count();
-        n_biases == 0 || n_biases == group.len() * decoder.layers.len()
-    };
-    let groups: [&[Projection]; 3] = [
-        &[Projection::Q, Projection::K, Projection::V],
-        &[Projection::O],
-        &[Projection::Gate, Projection::Up, Projection::Down],
-    ];
-    if !groups.into_iter().all(same_bias) {
-        return Err(mixed("biases of projections"));
-    }
-    if decoder.head.bias.is_some() {
-        let (what, found) = ("a bias of the head", decoder.head.output.to_owned());
-        return Err(FormatError::Unsupported { what, found, supported: "a head without one".to_owned() });
-    }
-    let has_norm = |layer: &OnnxLayer| (layer.attention.q_norm.is_some(), layer.attention.k_norm.is_some());
-    if decoder.layers.iter().any(|layer| has_norm(layer) != has_norm(first)) {
-        return Err(mixed("norms of queries and keys"));
-    }
-    let window = first.attention.window;
-    if decoder.layers.iter().any(|layer| layer.attention.window != window) {
-        return Err(mixed("windows of attention"));
-    }
-    check_scale(config, decoder)?;
-    let rotated = decoder.layers.iter().filter_map(|layer| layer.attention.rotary_dims).flatten();
-    for found in rotated.map(|dim| dim.unwrap_or(config.head_dim)) {
-        if found != config.rotary_dim() {
-            let (key, wanted) = (
-                "partial_rotary_factor".to_owned(),
-                format!("that of {found} elements of a head, as the graph has"),
-            );
-            let found = config.rope.partial_factor.to_string();
-            return Err(FormatError::Key { file: CONFIG_FILE, key, wanted, found });
-        }
-    }
-    Ok(Architecture {
-        rms_norm_eps: eps,
-        qkv_bias: has_bias(Projection::Q),
-        o_bias: has_bias(Projection::O),
-        mlp_bias: has_bias(Projection::Gate),
-        qk_norm: first.attention.q_norm.is_some(),
-        sliding_window: window.or(config.sliding_window),
-        ..config.clone()
-    })
-}
-
-fn norms<'d, 'a>(layer: &'d OnnxLayer<'a>) -> impl Iterator<Item = &'d Norm<'a>> {
-    let heads = [&layer.attention.q_norm, &layer.attention.k_norm];
-    [&layer.input_norm, &layer.post_norm].into_iter().chain(heads.into_iter().flatten())
-}
-
-/// Only the usual scale of attention is computed here.
-fn check_scale(config: &Architecture, decoder: &OnnxDecoder) -> Result<(), FormatError> {
-    let usual = 1.0 / (config.head_dim as f32).sqrt();
-    let mut scales = decoder.layers.iter().filter_map(|layer| layer.attention.scale);
-    match scales.find(|scale| (scale / usual - 1.0).abs() > 1e-3) {
-        Some(scale) => Err(FormatError::Unsupported {
-            what: "scale of attention",
-            found: scale.to_string(),
-            supported: format!("1 / sqrt(head_dim) = {usual}"),
-        }),
-        None => Ok(()),
-    }
-}
-
 /// The sources of an engine's tensors by their names in checkpoints.
 struct Weights<'a> {
     files: &'a OnnxFiles,
@@ -253,9 +160,16 @@ impl Weights<'_> {
         let a = self.architecture;
         for (layer_idx, layer) in decoder.layers.iter().enumerate() {
             let attention = &layer.attention;
+            let [of_attention, of_mlp] = match &layer.after_norms {
+                Some(norms) => norms.each_ref().map(Some),
+                None => [None, None],
+            };
+            let [behind_attention, behind_mlp] = a.norms.after().unwrap_or_default();
             let norms = [
                 ("input_layernorm", Some(&layer.input_norm), a.hidden_size),
-                ("post_attention_layernorm", Some(&layer.post_norm), a.hidden_size),
+                (a.norms.before_mlp(), Some(&layer.post_norm), a.hidden_size),
+                (behind_attention, of_attention, a.hidden_size),
+                (behind_mlp, of_mlp, a.hidden_size),
                 ("self_attn.q_norm", attention.q_norm.as_ref(), a.head_dim),
                 ("self_attn.k_norm", attention.k_norm.as_ref(), a.head_dim),
             ];
@@ -263,18 +177,39 @@ impl Weights<'_> {
                 let name = format!("model.layers.{layer_idx}.{part}.weight");
                 norm.map_or(Ok(()), |norm| self.add_norm(name, norm, len))?;
             }
-            for projection in Projection::ALL {
-                let linear = layer.projection(projection);
-                let (n, k) = a.projection_shape(projection);
-                self.add_matrix(projection_weight(layer_idx, projection), linear, (n, k))?;
+            for (module, linear) in layer.linears() {
+                let Module::One(projection) = module else { continue };
+                self.add_matrix(projection_weight(layer_idx, projection), linear, module.shape(a))?;
                 if let Some(bias) = &linear.bias {
                     let source = self.files.bias(linear, bias)?;
                     self.found.insert(projection_bias(layer_idx, projection), source);
                 }
             }
+            if let OnnxMlp::Mixture(mixture) = &layer.mlp {
+                self.add_mixture(layer_idx, mixture)?;
+            }
         }
         self.add_norm(FINAL_NORM.to_owned(), &decoder.final_norm, a.hidden_size)?;
         self.add_matrix(HEAD.to_owned(), &decoder.head, (a.vocab_size, a.hidden_size))
+    }
+
+    fn add_mixture(&mut self, layer_idx: usize, mixture: &OnnxMixture) -> Result<(), ToolError> {
+        let a = self.architecture;
+        self.add_matrix(router_weight(layer_idx), &mixture.router, Module::Router.shape(a))?;
+        for projection in Projection::MLP {
+            let (n, k) = Module::Expert { expert: 0, projection }.shape(a);
+            let parts = mixture.experts.iter().map(|expert| {
+                let linear = match projection {
+                    Projection::Gate => &expert.gate,
+                    Projection::Up => &expert.up,
+                    _ => &expert.down,
+                };
+                self.files.matrix(linear, n, k)
+            });
+            let parts = parts.collect::<Result<Vec<_>, _>>()?;
+            self.found.insert(experts_weight(layer_idx, projection), RowSource::stacked(parts, n));
+        }
+        Ok(())
     }
 
     fn add_norm(&mut self, name: String, norm: &Norm, len: usize) -> Result<(), ToolError> {

@@ -51,6 +51,10 @@ fn has_packed(checkpoint: &Checkpoint, weight: &str) -> bool {
 /// them where the model has none.
 pub fn is_quantization_part(checkpoint: &Checkpoint, name: &str, used: &BTreeSet<String>) -> bool {
     let Some((module, part)) = name.rsplit_once('.') else { return false };
+    // Scales of a cache stand at k and v, also where the checkpoint has those in one matrix.
+    if checkpoint.config.quantization.is_some() && ["k_scale", "v_scale"].contains(&part) {
+        return true;
+    }
     if checkpoint.config.quantization.is_none() || !used.contains(&format!("{module}.weight")) {
         return false;
     }

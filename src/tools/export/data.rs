@@ -15,6 +15,7 @@ use crate::format::onnx::write::{self, NewPlace};
 use crate::format::{FormatError, Tensor};
 use crate::numbers::Module;
 use crate::numbers::architecture::Architecture;
+use crate::numbers::family::Family;
 use crate::store::Checkpoint;
 use crate::tools::build::run::check_missing;
 use crate::tools::weights::quantized_source::quantized_rows;
@@ -37,7 +38,6 @@ pub struct ExportTensor {
     source: Source,
     /// In the graph.
     dims: Vec<usize>,
-    /// Vectors are f32, for they cost nothing.
     element: ElementType,
     place: Place,
 }
@@ -49,6 +49,8 @@ enum Source {
         tensor: Tensor,
         decode: Decoder,
     },
+    /// One row.
+    Vector(Arc<RowSource>),
     /// Stored `[in, out]` where the checkpoint has `[out, in]`.
     Transposed(Arc<RowSource>),
     Quantized(QuantizedMatrix, Part),
@@ -83,7 +85,7 @@ impl ExportPlan {
         architecture: &Architecture,
         element: ElementType,
     ) -> Result<Self, ToolError> {
-        let wanted = wanted(architecture);
+        let wanted = wanted(architecture, element);
         check_missing(checkpoint, wanted.iter().map(|wanted| wanted.name.as_str()))?;
         let (mut found, mut quantized) = (Vec::with_capacity(wanted.len()), BTreeMap::new());
         for wanted in &wanted {
@@ -94,9 +96,9 @@ impl ExportPlan {
                     found.extend(parts.map(|part| ExportTensor::part(&wanted.name, &matrix, part, element)));
                 }
                 Some(Exported::AsNumbers(rows)) => {
-                    found.push(ExportTensor::transposed(wanted, RowSource::of(*rows), element))
+                    found.push(ExportTensor::transposed(wanted, RowSource::of(*rows)))
                 }
-                None => found.push(ExportTensor::new(checkpoint, wanted, element)?),
+                None => found.push(ExportTensor::new(checkpoint, wanted)?),
             }
         }
         let mut tensors = Vec::with_capacity(found.len());
@@ -152,51 +154,69 @@ impl ExportPlan {
     }
 }
 
-/// A tensor of the checkpoint.
+/// A tensor of the checkpoint, and how the graph has it.
 struct Wanted {
     name: String,
     shape: Vec<usize>,
-    is_transposed: bool,
+    layout: Layout,
+    element: ElementType,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    AsItIs,
+    /// With 1 added: what Gemma's norms multiply by.
+    PlusOne,
+    /// `[in, out]`.
+    Transposed,
 }
 
 /// Everything that is exported; the embedding table first.
-fn wanted(a: &Architecture) -> Vec<Wanted> {
-    let vector = |name: String, len| Wanted { name, shape: vec![len], is_transposed: false };
-    let table = |name: &str, is_transposed| Wanted {
-        name: name.to_owned(),
-        shape: vec![a.vocab_size, a.hidden_size],
-        is_transposed,
+fn wanted(a: &Architecture, element: ElementType) -> Vec<Wanted> {
+    let norm_layout = if a.family == Family::Gemma3 { Layout::PlusOne } else { Layout::AsItIs };
+    // Vectors are f32, for they cost nothing.
+    let norm = |name: String, len| {
+        let (shape, element) = (vec![len], ElementType::F32);
+        Wanted { name, shape, layout: norm_layout, element }
     };
-    let mut wanted = vec![table(EMBEDDING, false)];
+    let table = |name: &str, layout| {
+        let shape = vec![a.vocab_size, a.hidden_size];
+        Wanted { name: name.to_owned(), shape, layout, element }
+    };
+    let mut wanted = vec![table(EMBEDDING, Layout::AsItIs)];
     for layer in 0..a.n_layers {
         let inside = |part: &str| format!("model.layers.{layer}.{part}.weight");
-        wanted.push(vector(inside("input_layernorm"), a.hidden_size));
-        wanted.push(vector(inside("post_attention_layernorm"), a.hidden_size));
+        let around = ["input_layernorm", a.norms.before_mlp()].into_iter();
+        let around = around.chain(a.norms.after().into_iter().flatten());
+        wanted.extend(around.map(|part| norm(inside(part), a.hidden_size)));
         if a.qk_norm {
-            wanted.push(vector(inside("self_attn.q_norm"), a.head_dim));
-            wanted.push(vector(inside("self_attn.k_norm"), a.head_dim));
+            wanted.push(norm(inside("self_attn.q_norm"), a.head_dim));
+            wanted.push(norm(inside("self_attn.k_norm"), a.head_dim));
         }
-        for module in Module::of_layer(a.family) {
+        for module in Module::in_layer(a, layer) {
             let (n, k) = module.shape(a);
-            let name = module_weight(layer, module);
-            wanted.push(Wanted { name, shape: vec![n, k], is_transposed: true });
+            // A small error of the router would choose other experts.
+            let element = if module == Module::Router { ElementType::F32 } else { element };
+            let (name, layout) = (module_weight(layer, module), Layout::Transposed);
+            wanted.push(Wanted { name, shape: vec![n, k], layout, element });
             if let Module::One(projection) = module
                 && a.has_bias(projection)
             {
-                wanted.push(vector(projection_bias(layer, projection), n));
+                let (name, element) = (projection_bias(layer, projection), ElementType::F32);
+                wanted.push(Wanted { name, shape: vec![n], layout: Layout::AsItIs, element });
             }
         }
     }
-    wanted.push(vector(FINAL_NORM.to_owned(), a.hidden_size));
+    wanted.push(norm(FINAL_NORM.to_owned(), a.hidden_size));
     if !a.tied_head {
-        wanted.push(table(HEAD, true));
+        wanted.push(table(HEAD, Layout::Transposed));
     }
     wanted
 }
 
 /// `model.layers.0.self_attn.qkv_proj.weight`, the checkpoint's name and the graph's.
 pub fn module_weight(layer: usize, module: Module) -> String {
-    format!("model.layers.{layer}.{}.weight", module.path())
+    format!("model.layers.{layer}.{}.weight", module.path_in_layer())
 }
 
 fn embedding_header(embedding: &ExportTensor) -> Vec<u8> {
@@ -214,20 +234,29 @@ fn quantized_matrix(checkpoint: &Checkpoint, wanted: &Wanted) -> Result<Option<E
     let Some(place) = checkpoint.place(&wanted.name) else { return Ok(None) };
     let rows = quantized_rows(checkpoint, quantization, &place.tensor, (n, k));
     let rows = rows.map_err(ToolError::format(checkpoint.directory()))?;
-    Ok(rows.map(Exported::new))
+    Ok(rows.map(|mut rows| {
+        rows.forget_even_input_scale();
+        Exported::new(rows)
+    }))
 }
 
 impl ExportTensor {
-    fn new(checkpoint: &Checkpoint, wanted: &Wanted, element: ElementType) -> Result<Self, ToolError> {
-        let (name, dims) = (wanted.name.clone(), wanted.shape.clone());
+    fn new(checkpoint: &Checkpoint, wanted: &Wanted) -> Result<Self, ToolError> {
+        let (name, dims, element) = (wanted.name.clone(), wanted.shape.clone(), wanted.element);
         let to_error = ToolError::format(checkpoint.directory());
         let found = checkpoint.find(&name).map_err(ToolError::format(checkpoint.directory()))?;
         let Some(tensor) = found else {
             return Err(to_error(FormatError::MissingTensor { name }));
         };
-        if wanted.is_transposed {
+        if wanted.layout != Layout::AsItIs {
             let rows = RowSource::new(&name, tensor, &dims).map_err(to_error)?;
-            return Ok(Self::transposed(wanted, rows, element));
+            return Ok(match wanted.layout {
+                Layout::PlusOne => {
+                    let source = Source::Vector(Arc::new(RowSource::plus_one(rows)));
+                    Self { name, source, dims, element, place: Place::Data(0) }
+                }
+                Layout::Transposed | Layout::AsItIs => Self::transposed(wanted, rows),
+            });
         }
         if tensor.shape() != dims {
             let found = tensor.shape().to_vec();
@@ -237,15 +266,14 @@ impl ExportTensor {
             let found = format!("{:?}", tensor.dtype());
             return Err(to_error(FormatError::Dtype { name, wanted: "F32, F16 or BF16", found }));
         };
-        let element = if dims.len() == 1 { ElementType::F32 } else { element };
         Ok(Self { name, source: Source::Plain { tensor, decode }, dims, element, place: Place::Data(0) })
     }
 
-    fn transposed(wanted: &Wanted, rows: RowSource, element: ElementType) -> Self {
+    fn transposed(wanted: &Wanted, rows: RowSource) -> Self {
         let mut dims = wanted.shape.clone();
         dims.reverse();
         let source = Source::Transposed(Arc::new(rows));
-        Self { name: wanted.name.clone(), source, dims, element, place: Place::Data(0) }
+        Self { name: wanted.name.clone(), source, dims, element: wanted.element, place: Place::Data(0) }
     }
 
     fn part(weight: &str, matrix: &QuantizedMatrix, part: Part, activations: ElementType) -> Self {
@@ -284,6 +312,11 @@ impl ExportTensor {
                     self.put(values, out)?;
                 }
                 Ok(())
+            }
+            Source::Vector(row) => {
+                let mut values = vec![0.0; self.dims.iter().product()];
+                row.read_row(0, &mut values);
+                self.put(&values, out)
             }
             Source::Transposed(rows) => self.write_transposed(rows, out),
             Source::Quantized(matrix, Part::InputScale) => self.put(matrix.input_scale(), out),

@@ -16,6 +16,10 @@ use crate::numbers::architecture::{Architecture, Projection};
 
 const IR_VERSION: u64 = 11;
 const OPSET: u64 = 23;
+/// Cosines and sines of each position, in this order side by side.
+const ROPE: &str = "rope_rotary_cos_sin";
+/// Those of layers with a window, where they are others (Gemma 3).
+const LOCAL_ROPE: &str = "local_rope_rotary_cos_sin";
 /// A position that no query sees.
 const NOWHERE: i64 = i64::MAX / 4;
 
@@ -33,8 +37,8 @@ pub fn export_graph(architecture: &Architecture, element: ElementType, plan: &Ex
         builder.graph.initializers.push(tensor.message());
     }
     builder.add_positions();
-    builder.add_mask();
-    let mut x = builder.widened("/inputs_embeds/Cast", "inputs_embeds");
+    builder.add_masks();
+    let mut x = builder.add_embeddings();
     for layer in 0..architecture.n_layers {
         x = builder.add_layer(layer, &x);
     }
@@ -42,8 +46,14 @@ pub fn export_graph(architecture: &Architecture, element: ElementType, plan: &Ex
     builder.graph.into_model(IR_VERSION, OPSET)
 }
 
-struct Builder<'a> {
-    a: &'a Architecture,
+/// What a norm gives: as it is computed, and in the type of the weights.
+pub(super) struct Normed {
+    pub wide: String,
+    pub narrow: String,
+}
+
+pub(super) struct Builder<'a> {
+    pub(super) a: &'a Architecture,
     /// Of weights and activations.
     element: ElementType,
     /// By the weight's name.
@@ -65,12 +75,12 @@ impl Builder<'_> {
             vec!["batch_size".into(), "seq_len".into(), a.hidden_size.into()],
         )];
         inputs.extend((0..a.n_layers).map(|i| (format!("past_key_values_{i}"), element, cache("past_len"))));
+        let table = || vec![1.into(), "max_position_embeddings".into(), a.rotary_dim().into()];
+        inputs.push((ROPE.to_owned(), ElementType::F32, table()));
+        if a.local_rope_theta.is_some() {
+            inputs.push((LOCAL_ROPE.to_owned(), ElementType::F32, table()));
+        }
         inputs.extend([
-            (
-                "rope_rotary_cos_sin".to_owned(),
-                ElementType::F32,
-                vec![1.into(), "max_position_embeddings".into(), a.rotary_dim().into()],
-            ),
             ("last_token_ids".to_owned(), ElementType::I64, vec!["batch_size".into(), "num_tokens".into()]),
             ("kvcache_start_index".to_owned(), ElementType::I32, vec!["batch_size".into()]),
         ]);
@@ -85,13 +95,13 @@ impl Builder<'_> {
     }
 
     /// A node whose one output has the node's name, with `_output` behind it.
-    fn node(&mut self, name: &str, op: &str, inputs: &[&str], attributes: &[(&str, NewAttribute)]) -> String {
+    pub(super) fn node(&mut self, name: &str, op: &str, inputs: &[&str], attributes: &[(&str, NewAttribute)]) -> String {
         let output = format!("{name}_output");
         self.node_to(name, op, inputs, &[&output], attributes);
         output
     }
 
-    fn node_to(
+    pub(super) fn node_to(
         &mut self,
         name: &str,
         op: &str,
@@ -114,7 +124,7 @@ impl Builder<'_> {
         name
     }
 
-    fn list(&mut self, values: &[i64]) -> String {
+    pub(super) fn list(&mut self, values: &[i64]) -> String {
         self.whole(values, &[values.len()])
     }
 
@@ -141,13 +151,28 @@ impl Builder<'_> {
         let start = self.node("/start/Cast", "Cast", &["kvcache_start_index"], &[to(ElementType::I64)]);
         let start = self.node("/start/Unsqueeze", "Unsqueeze", &[&start, &second], &[]);
         self.node_to("/positions/Add", "Add", &[&start, "/seq/Range_output"], &["/positions"], &[]);
-        let table = self.node("/rope/Squeeze", "Squeeze", &["rope_rotary_cos_sin", &first], &[]);
         let halves = [("axis", int(-1)), ("num_outputs", int(2))];
-        self.node_to("/rope/Split", "Split", &[&table], &["/cos", "/sin"], &halves);
+        let local = self.a.local_rope_theta.map(|_| ("/local", LOCAL_ROPE));
+        for (path, input) in [("", ROPE)].into_iter().chain(local) {
+            let table = self.node(&format!("{path}/rope/Squeeze"), "Squeeze", &[input, &first], &[]);
+            let outputs = [format!("{path}/cos"), format!("{path}/sin")];
+            let outputs = outputs.each_ref().map(String::as_str);
+            self.node_to(&format!("{path}/rope/Split"), "Split", &[&table], &outputs, &halves);
+        }
     }
 
-    /// `/mask`: which positions a new token sees, `[batch_size, 1, seq_len, past_len + seq_len]`.
-    fn add_mask(&mut self) {
+    /// What the layers begin with, f32.
+    fn add_embeddings(&mut self) -> String {
+        let x = self.widened("/inputs_embeds/Cast", "inputs_embeds");
+        let Some(scale) = self.a.embedding_scale() else { return x };
+        let name = "embedding_scale";
+        let message = write::tensor(name, ElementType::F32, &[], NewPlace::Inline(&scale.to_le_bytes()));
+        self.graph.initializers.push(message);
+        self.node("/inputs_embeds/Mul", "Mul", &[&x, name], &[])
+    }
+
+    /// `/mask`, and `/window/mask` of layers with a window: which positions a new token sees, `[batch_size, 1, seq_len, past_len + seq_len]`.
+    fn add_masks(&mut self) {
         let start = "/start/Unsqueeze_output";
         let nowhere = self.scalar(NOWHERE);
         let is_there = self.node("/mask/Less", "Less", &["/past/Range_output", start], &[]);
@@ -157,15 +182,12 @@ impl Builder<'_> {
         let (key_axes, query_axes) = (self.list(&[1, 2]), self.list(&[1, 3]));
         let keys = self.node("/mask/Unsqueeze", "Unsqueeze", &[&keys, &key_axes], &[]);
         let queries = self.node("/mask/Unsqueeze_1", "Unsqueeze", &["/positions", &query_axes], &[]);
-        let Some(window) = self.a.sliding_window else {
-            self.node_to("/mask/LessOrEqual", "LessOrEqual", &[&keys, &queries], &["/mask"], &[]);
-            return;
-        };
-        let seen = self.node("/mask/LessOrEqual", "LessOrEqual", &[&keys, &queries], &[]);
-        let distance = self.node("/mask/Sub", "Sub", &[&queries, &keys], &[]);
+        self.node_to("/mask/LessOrEqual", "LessOrEqual", &[&keys, &queries], &["/mask"], &[]);
+        let Some(window) = self.a.sliding_window else { return };
+        let distance = self.node("/window/Sub", "Sub", &[&queries, &keys], &[]);
         let window = self.scalar(i64::try_from(window).unwrap_or(NOWHERE));
-        let near = self.node("/mask/Less_1", "Less", &[&distance, &window], &[]);
-        self.node_to("/mask/And", "And", &[&seen, &near], &["/mask"], &[]);
+        let near = self.node("/window/Less", "Less", &[&distance, &window], &[]);
+        self.node_to("/window/And", "And", &["/mask", &near], &["/window/mask"], &[]);
     }
 
     /// Returns the value after the layer.
@@ -173,18 +195,23 @@ impl Builder<'_> {
         let path = format!("/model/layers.{layer}");
         let weight = |part: &str| format!("model.layers.{layer}.{part}.weight");
         let normed = self.block_norm(&format!("{path}/input_layernorm"), x, &weight("input_layernorm"));
-        let attended = self.attention(layer, &normed);
+        let attended = self.attention(layer, &normed.narrow);
         let update = self.linear(layer, Projection::O, &attended);
+        let update = self.norm_behind(layer, 0, update);
         let x = self.node(&format!("{path}/Add"), "Add", &[x, &update], &[]);
-        let post = "post_attention_layernorm";
-        let normed = self.block_norm(&format!("{path}/{post}"), &x, &weight(post));
-        let [gate, up] = self.side_by_side(layer, Module::GateUp, &normed);
-        let sigmoid = self.node(&format!("{path}/mlp/act_fn/Sigmoid"), "Sigmoid", &[&gate], &[]);
-        let silu = self.node(&format!("{path}/mlp/act_fn/Mul"), "Mul", &[&gate, &sigmoid], &[]);
-        let gated = self.node(&format!("{path}/mlp/Mul"), "Mul", &[&silu, &up], &[]);
-        let gated = self.narrowed(&format!("{path}/mlp/Cast"), &gated);
-        let update = self.linear(layer, Projection::Down, &gated);
+        let before = self.a.norms.before_mlp();
+        let normed = self.block_norm(&format!("{path}/{before}"), &x, &weight(before));
+        let update = self.mlp(layer, &normed);
+        let update = self.norm_behind(layer, 1, update);
         self.node(&format!("{path}/Add_1"), "Add", &[&x, &update], &[])
+    }
+
+    /// The norm of a block's output, where the model has one: of attention (0) or of the MLP (1).
+    fn norm_behind(&mut self, layer: usize, block: usize, update: String) -> String {
+        let Some(parts) = self.a.norms.after() else { return update };
+        let part = parts[block];
+        let weight = format!("model.layers.{layer}.{part}.weight");
+        self.norm(&format!("/model/layers.{layer}/{part}"), &update, &weight)
     }
 
     /// The value in f32: the residual, norms and rotations are computed so.
@@ -196,7 +223,7 @@ impl Builder<'_> {
     }
 
     /// The f32 value in the type of the weights.
-    fn narrowed(&mut self, name: &str, x: &str) -> String {
+    pub(super) fn narrowed(&mut self, name: &str, x: &str) -> String {
         match self.element {
             ElementType::F32 => x.to_owned(),
             element => self.node(name, "Cast", &[x], &[to(element)]),
@@ -210,14 +237,15 @@ impl Builder<'_> {
         self.node(&format!("{path}/RMSNormalization"), "RMSNormalization", &[x, weight], &attributes)
     }
 
-    /// The norm before a block, in the type of the weights.
-    fn block_norm(&mut self, path: &str, x: &str, weight: &str) -> String {
-        let normed = self.norm(path, x, weight);
-        self.narrowed(&format!("{path}/Cast"), &normed)
+    /// The norm before a block.
+    fn block_norm(&mut self, path: &str, x: &str, weight: &str) -> Normed {
+        let wide = self.norm(path, x, weight);
+        let narrow = self.narrowed(&format!("{path}/Cast"), &wide);
+        Normed { wide, narrow }
     }
 
     /// The projections of a module: products of their own, or one that is cut, as the checkpoint has it.
-    fn side_by_side<const N: usize>(&mut self, layer: usize, module: Module, x: &str) -> [String; N] {
+    pub(super) fn side_by_side<const N: usize>(&mut self, layer: usize, module: Module, x: &str) -> [String; N] {
         let a = self.a;
         let parts: [_; N] = module.parts(a).try_into().expect("the caller knows how many a module has");
         if !a.family.row().has_fused_projections {
@@ -233,15 +261,15 @@ impl Builder<'_> {
     }
 
     /// A module's path among the nodes, and its product, from the type of the weights to f32.
-    fn product(&mut self, layer: usize, module: Module, x: &str) -> (String, String) {
-        let path = format!("/model/layers.{layer}/{}", module.path().replace('.', "/"));
+    pub(super) fn product(&mut self, layer: usize, module: Module, x: &str) -> (String, String) {
+        let path = module_path(layer, module);
         let product = self.matmul(&path, x, &module_weight(layer, module));
         let product = self.widened(&format!("{path}/Cast"), &product);
         (path, product)
     }
 
     /// `x W^T`, in the type of the weights. A quantized weight lies `[n, k]` and is made numbers first.
-    fn matmul(&mut self, path: &str, x: &str, weight: &str) -> String {
+    pub(super) fn matmul(&mut self, path: &str, x: &str, weight: &str) -> String {
         let product = format!("{path}/MatMul");
         let Some(&form) = self.quantized.get(weight) else {
             return self.node(&product, "MatMul", &[x, weight], &[]);
@@ -279,7 +307,7 @@ impl Builder<'_> {
     }
 
     /// From the type of the weights to f32.
-    fn linear(&mut self, layer: usize, projection: Projection, x: &str) -> String {
+    pub(super) fn linear(&mut self, layer: usize, projection: Projection, x: &str) -> String {
         let (path, product) = self.product(layer, Module::One(projection), x);
         if !self.a.has_bias(projection) {
             return product;
@@ -292,18 +320,23 @@ impl Builder<'_> {
     fn attention(&mut self, layer: usize, x: &str) -> String {
         let a = self.a;
         let path = format!("/model/layers.{layer}/self_attn");
+        let place = match a.window_of(layer) {
+            Some(_) if a.local_rope_theta.is_some() => "/local",
+            _ => "",
+        };
+        let mask = if a.window_of(layer).is_some() { "/window/mask" } else { "/mask" };
         let [q, k, v] = self.side_by_side(layer, Module::Qkv, x);
         let q = self.heads(
             &format!("{path}/q"),
             &q,
             a.n_heads,
-            Some(format!("model.layers.{layer}.self_attn.q_norm.weight")),
+            Some((place, format!("model.layers.{layer}.self_attn.q_norm.weight"))),
         );
         let k = self.heads(
             &format!("{path}/k"),
             &k,
             a.n_kv_heads,
-            Some(format!("model.layers.{layer}.self_attn.k_norm.weight")),
+            Some((place, format!("model.layers.{layer}.self_attn.k_norm.weight"))),
         );
         let v = self.heads(&format!("{path}/v"), &v, a.n_kv_heads, None);
         let cache = format!("past_key_values_{layer}");
@@ -314,13 +347,15 @@ impl Builder<'_> {
         let outputs = ["attended", "present_k", "present_v"].map(|name| format!("{path}/{name}"));
         let past_k = self.widened(&format!("{path}/past_k/Cast"), &past_k);
         let past_v = self.widened(&format!("{path}/past_v/Cast"), &past_v);
-        let inputs = [&q, &k, &v, "/mask", &past_k, &past_v];
+        let inputs = [&q, &k, &v, mask, &past_k, &past_v];
+        let scale = [("scale", NewAttribute::Float(a.attention_scale()))];
+        let attributes = if a.attention_scalar.is_some() { &scale[..] } else { &[] };
         self.node_to(
             &format!("{path}/Attention"),
             "Attention",
             &inputs,
             &outputs.each_ref().map(String::as_str),
-            &[],
+            attributes,
         );
         let [attended, present_k, present_v] = &outputs;
         let attended = self.narrowed(&format!("{path}/Cast"), attended);
@@ -335,18 +370,18 @@ impl Builder<'_> {
         self.node(&format!("{path}/Reshape"), "Reshape", &[&attended, &shape], &[])
     }
 
-    /// Splits heads, `[batch_size, n, seq_len, head_dim]`; queries and keys, which name their norm's weight,
-    /// are normalized where the family does so, and rotated in f32.
-    fn heads(&mut self, path: &str, x: &str, n: usize, norm_weight: Option<String>) -> String {
+    /// Splits heads, `[batch_size, n, seq_len, head_dim]`; queries and keys, which name the place of
+    /// their cosines and their norm's weight, are normalized where the family does so, and rotated in f32.
+    fn heads(&mut self, path: &str, x: &str, n: usize, rotation: Option<(&str, String)>) -> String {
         let shape = self.list(&[0, 0, whole(n), whole(self.a.head_dim)]);
         let mut x = self.node(&format!("{path}/Reshape"), "Reshape", &[x, &shape], &[]);
-        if let Some(weight) = norm_weight.as_ref().filter(|_| self.a.qk_norm) {
+        if let Some((_, weight)) = rotation.as_ref().filter(|_| self.a.qk_norm) {
             x = self.norm(&format!("{path}_norm"), &x, weight);
         }
         x = self.node(&format!("{path}/Transpose"), "Transpose", &[&x], &[swap_heads()]);
-        match norm_weight {
-            Some(_) => {
-                let inputs = [&x, "/cos", "/sin", "/positions"];
+        match rotation {
+            Some((place, _)) => {
+                let inputs = [&x, &format!("{place}/cos"), &format!("{place}/sin"), "/positions"];
                 let (rotary_dim, head_dim) = (self.a.rotary_dim(), self.a.head_dim);
                 let part = [
                     ("rotary_embedding_dim", NewAttribute::Int(whole(rotary_dim))),
@@ -360,7 +395,7 @@ impl Builder<'_> {
     }
 
     fn add_head(&mut self, x: &str) {
-        let normed = self.block_norm("/model/norm", x, FINAL_NORM);
+        let normed = self.block_norm("/model/norm", x, FINAL_NORM).narrow;
         let last = self.list(&[-1]);
         let rows = self.node("/Unsqueeze", "Unsqueeze", &["last_token_ids", &last], &[]);
         let chosen =
@@ -395,6 +430,15 @@ fn swap_heads() -> (&'static str, NewAttribute) {
     ("perm", NewAttribute::Ints(vec![0, 2, 1, 3]))
 }
 
-fn whole(size: usize) -> i64 {
+/// `/model/layers.0/mlp/up_proj`; experts have their number as their layer has.
+fn module_path(layer: usize, module: Module) -> String {
+    let path = match module {
+        Module::Expert { expert, projection } => format!("mlp/experts.{expert}/{}", projection.short_name()),
+        other => other.path().replace('.', "/"),
+    };
+    format!("/model/layers.{layer}/{path}")
+}
+
+pub(super) fn whole(size: usize) -> i64 {
     size.try_into().expect("an architecture's sizes are checked")
 }

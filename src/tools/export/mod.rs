@@ -2,6 +2,7 @@
 
 pub(crate) mod data;
 mod graph;
+mod mlp;
 mod quantized;
 pub(crate) mod run;
 mod template;

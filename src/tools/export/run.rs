@@ -71,7 +71,6 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ToolError> {
     };
     let checkpoint = Checkpoint::open_any(&options.model_dir)?;
     resolve_precision(options.precision, &checkpoint)?;
-    check_family(&checkpoint)?;
     check_output(options)?;
     let config = &checkpoint.config;
     let mut architecture = config.architecture.clone();
@@ -116,20 +115,6 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ToolError> {
     staging.publish(&[&TEXT_FILES[..], &[PROCESSED_FILE, LORA_MODEL_FILE, MODEL_FILE]].concat())?;
     let n_bytes = plan.n_data_bytes + file_size(&output_dir.join(EMBEDDING_FILE));
     Ok(ExportReport { output_dir, n_layers: config.architecture.n_layers, n_bytes, warnings })
-}
-
-/// The graph has one kind of layer and plain MLPs.
-fn check_family(checkpoint: &Checkpoint) -> Result<(), ToolError> {
-    let a = &checkpoint.config.architecture;
-    let what = match a.family.row().is_plain {
-        true if a.full_layers.is_empty() => return Ok(()),
-        true => "has a window in some layers only, which is not exported to ONNX".to_owned(),
-        false => format!("is of family {}, which is not exported to ONNX", a.family.name()),
-    };
-    let path = checkpoint.directory().to_owned();
-    let advice =
-        "graphs are made of decoders with one kind of layer and plain MLPs; build --modelDir takes this one";
-    Err(ToolError::Refused { path, what, advice })
 }
 
 fn file_size(path: &Path) -> u64 {

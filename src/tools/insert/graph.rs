@@ -11,7 +11,6 @@ use crate::format::onnx::wire::Fields;
 use crate::format::onnx::write::{self, Dim, NewAttribute, NewNode};
 use crate::format::onnx::{ElementType, Linear, LinearWeight, Model, OnnxDecoder};
 use crate::numbers::Module;
-use crate::numbers::architecture::Projection;
 
 /// A projection of a layer.
 struct Slot<'a> {
@@ -23,7 +22,7 @@ struct Slot<'a> {
 impl Slot<'_> {
     /// `model.layers.0.self_attn.q_proj`
     fn path(&self) -> String {
-        format!("model.layers.{}.{}", self.layer, self.module.path())
+        format!("model.layers.{}.{}", self.layer, self.module.path_in_layer())
     }
 }
 
@@ -50,9 +49,8 @@ pub fn insert_adapters(model: &Model) -> Result<Inserted, FormatError> {
     let decoder = OnnxDecoder::recognize(&model.graph)?;
     let mut products: BTreeMap<usize, Vec<Slot>> = BTreeMap::new();
     for (layer_idx, layer) in decoder.layers.iter().enumerate() {
-        for projection in Projection::ALL {
-            let linear = layer.projection(projection).clone();
-            let slot = Slot { layer: layer_idx, module: Module::One(projection), linear };
+        for (module, linear) in layer.linears() {
+            let slot = Slot { layer: layer_idx, module, linear: linear.clone() };
             products.entry(slot.linear.node_idx).or_default().push(slot);
         }
     }
