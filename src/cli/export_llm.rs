@@ -12,7 +12,8 @@ const HELP: &str = "\
 Out: model.onnx with onnx_model.data (the weights), embedding.safetensors, config.json, the tokenizer's \
 files and processed_chat_template.json. The graph uses operators of the standard alone (opset 23), so \
 that onnxruntime runs it: it takes inputs_embeds, past_key_values_N, rope_rotary_cos_sin, last_token_ids \
-and kvcache_start_index, and gives logits and present_key_values_N.
+and kvcache_start_index (Gemma 3 also local_rope_rotary_cos_sin, for its layers with a window), and gives logits \
+and present_key_values_N.
 
 Examples:
   jetspool export-llm --model_dir Qwen2.5-0.5B-Instruct --output_dir onnx

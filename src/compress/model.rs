@@ -1,5 +1,7 @@
 //! The checkpoint as a model: rows by name, and which of its matrices are quantized.
 
+use std::collections::BTreeSet;
+
 use super::awq::Member;
 use super::method::Method;
 use super::options::QuantizeOptions;
@@ -36,9 +38,19 @@ pub struct Part {
 }
 
 impl Linear {
-    /// The name that its inputs are watched under.
-    pub fn watch_name(&self) -> &str {
+    /// The plain name of the first part.
+    pub fn first_name(&self) -> &str {
         self.parts.first().map_or(&self.name, |part| &part.name)
+    }
+
+    /// The engine's matrix whose inputs are watched: experts are watched together, for there may be thousands.
+    pub fn watched(&self) -> &str {
+        self.parts.first().map_or(&self.name, |part| &part.item)
+    }
+
+    /// Whether it is one of a stack.
+    pub fn is_stacked(&self) -> bool {
+        self.watched() != self.first_name()
     }
 
     pub fn member(&self) -> Member<'_> {
@@ -46,7 +58,7 @@ impl Linear {
             name: self.name.clone(),
             shape: self.shape,
             source: &self.source,
-            is_stacked: self.parts.iter().any(|part| part.name != part.item),
+            is_stacked: self.is_stacked(),
         }
     }
 }
@@ -104,14 +116,19 @@ impl Model {
         }
         let mut linears = self.matrices(checkpoint)?;
         let mut obstacles = Vec::new();
-        for linear in &mut linears {
-            let method = match linear.watch_name() {
+        let mut told = BTreeSet::new();
+        for linear in linears.iter_mut().filter(|linear| !is_router(linear.first_name())) {
+            let method = match linear.first_name() {
                 HEAD => options.head,
                 _ => Some(of_projections),
             };
             let obstacle = method.and_then(|method| method.obstacle(linear.shape));
-            linear.method = method.filter(|_| obstacle.is_none() && !is_router(linear.watch_name()));
-            obstacles.extend(obstacle.map(|why| format!("{} stays f16: {why}", linear.name)));
+            linear.method = method.filter(|_| obstacle.is_none());
+            // Experts of a layer are alike.
+            if let Some(why) = obstacle.filter(|_| told.insert(linear.watched().to_owned())) {
+                let name = if linear.is_stacked() { linear.watched() } else { linear.name.as_str() };
+                obstacles.push(format!("{name} stays f16: {why}"));
+            }
         }
         if linears.iter().all(|linear| linear.method.is_none()) {
             let what =

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::sync::Arc;
 
 use safetensors::Dtype;
 
@@ -109,10 +110,10 @@ fn read_with_original(
 ) -> Result<(f64, Observations), ToolError> {
     let mut seen = BTreeSet::new();
     let firsts =
-        linears.iter().filter(|linear| linear.method.is_some() && seen.insert(input_of(linear.watch_name())));
+        linears.iter().filter(|linear| linear.method.is_some() && seen.insert(input_of(linear.watched())));
     let inputs = firsts.map(|linear| {
         let block = linear.method.filter(|method| method.is_int4_awq()).and_then(Method::block);
-        (linear.watch_name().to_owned(), Input::new(linear.shape.1, block))
+        (linear.watched().to_owned(), Input::new(linear.shape.1, block))
     });
     let watched = Observations::of(inputs, model.config.architecture.n_layers);
     let failed = ToolError::format(&options.model_dir);
@@ -159,7 +160,7 @@ fn judge(
 
 /// How each matrix is coded, by the name of its weight.
 struct Groups {
-    coders: BTreeMap<String, Coder>,
+    coders: BTreeMap<String, Arc<Coder>>,
     /// The watched matrix of each matrix's group.
     watched: BTreeMap<String, String>,
 }
@@ -174,20 +175,29 @@ impl Groups {
     ) -> Self {
         let mut by_input: BTreeMap<String, Vec<&Linear>> = BTreeMap::new();
         for linear in linears.iter().filter(|linear| linear.method.is_some()) {
-            by_input.entry(input_of(linear.watch_name())).or_default().push(linear);
+            by_input.entry(input_of(linear.first_name())).or_default().push(linear);
         }
         let bar = bar(options, "scales", by_input.len() as u64, "inputs");
         let mut groups = Self { coders: BTreeMap::new(), watched: BTreeMap::new() };
+        let mut common: BTreeMap<&str, Arc<Coder>> = BTreeMap::new();
         let mut n_unseen = 0;
         for linears in by_input.into_values() {
-            let watched = linears[0].watch_name();
+            let watched = linears[0].watched();
             let Some(input) = observations.inputs.get(watched) else { continue };
             n_unseen += usize::from(input.n_rows == 0);
             let method = linears[0].method.unwrap_or(options.method);
             let members: Vec<Member<'_>> = linears.iter().map(|linear| linear.member()).collect();
-            let coder = choose(cpu, method, options.rounding, &members, input);
+            // Nothing of these depends on the expert.
+            let is_common = linears[0].is_stacked() && method.scales_inputs();
+            let coder = match common.get(watched).filter(|_| is_common) {
+                Some(coder) => Arc::clone(coder),
+                None => Arc::new(choose(cpu, method, options.rounding, &members, input)),
+            };
+            if is_common {
+                common.insert(watched, Arc::clone(&coder));
+            }
             for linear in linears {
-                groups.coders.insert(linear.name.clone(), coder.clone());
+                groups.coders.insert(linear.name.clone(), Arc::clone(&coder));
                 groups.watched.insert(linear.name.clone(), watched.to_owned());
             }
             bar.add(1);
@@ -328,7 +338,8 @@ fn judge_written(
     let file = TensorFile::parse(map_file(&path)?).map_err(wrong())?;
     let mut sources = Model::new(checkpoint)?.sources;
     let mut written: BTreeMap<&str, Vec<RowSource>> = BTreeMap::new();
-    for (linear, coder) in linears.iter().filter_map(|linear| Some((linear, groups.coders.get(&linear.name)?)))
+    for (linear, coder) in
+        linears.iter().filter_map(|linear| Some((linear, groups.coders.get(&linear.name)?)))
     {
         for part in &linear.parts {
             let all = dequantized(&file, &linear.name, coder.method, linear.shape.1).map_err(wrong())?;

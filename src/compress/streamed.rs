@@ -8,7 +8,6 @@ use super::observe::Observations;
 use super::tiles::{multiply, tensor_of};
 use crate::device::cpu::{Cache, ExpertRows, Lora, Routing, Rows, Vector};
 use crate::device::{Attend, CacheShape, Cpu, Device, DeviceFault, Output, StepPlan};
-use crate::format::engine::expert_name;
 use crate::format::{Adapter, FormatError, StoredMatrix, Tensor};
 use crate::numbers::architecture::Experts;
 use crate::numbers::family::Activation;
@@ -219,7 +218,6 @@ impl Device for Streamed<'_> {
             self.watch(&weights.name, x);
             for ExpertRows { expert, rows } in &routing.groups {
                 part.copy_rows(x, &rows.clone().collect::<Vec<_>>());
-                self.watch(&expert_name(&weights.name, *expert), &part);
                 let first = expert * shape.0;
                 let read = |row_idx: usize, out: &mut [f32]| source.read_row(first + row_idx, out);
                 multiply(self.cpu, &part, shape, &read, |columns, product| {

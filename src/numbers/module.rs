@@ -73,9 +73,11 @@ impl Module {
         let mut modules: Vec<Self> = usual.filter(|module| module.is_in(architecture, layer)).collect();
         if let Some(experts) = architecture.experts_of(layer) {
             modules.push(Module::Router);
-            modules.extend((0..experts.n_experts).flat_map(|expert| {
-                Projection::MLP.map(|projection| Module::Expert { expert, projection })
-            }));
+            modules.extend(
+                (0..experts.n_experts).flat_map(|expert| {
+                    Projection::MLP.map(|projection| Module::Expert { expert, projection })
+                }),
+            );
         }
         modules
     }

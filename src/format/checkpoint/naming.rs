@@ -196,9 +196,15 @@ mod tests {
         let phi = Family::Phi4Multimodal;
         let lora = "model.layers.0.mlp.down_proj.lora_A.vision.weight";
         assert_eq!(beside(phi, lora), Some(Beside::OwnAdapter("vision")));
-        assert_eq!(beside(phi, "model.embed_tokens_extend.image_embed.x"), Some(Beside::Tower("model.embed_tokens_extend.")));
+        assert_eq!(
+            beside(phi, "model.embed_tokens_extend.image_embed.x"),
+            Some(Beside::Tower("model.embed_tokens_extend."))
+        );
         assert_eq!(beside(phi, "model.layers.0.mlp.other.weight"), None);
         assert_eq!(beside(Family::Qwen2, "visual.x"), None);
-        assert_eq!(beside(Family::Qwen2_5Vl, "visual.blocks.0.attn.qkv.weight"), Some(Beside::Tower("visual.")));
+        assert_eq!(
+            beside(Family::Qwen2_5Vl, "visual.blocks.0.attn.qkv.weight"),
+            Some(Beside::Tower("visual."))
+        );
     }
 }

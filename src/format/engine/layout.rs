@@ -161,7 +161,7 @@ pub fn checkpoint_names(architecture: &Architecture, item: &Item) -> Vec<String>
 }
 
 /// One expert's matrix of a stack: `model.layers.0.mlp.experts.3.up_proj.weight`.
-pub fn expert_name(stack: &str, expert: usize) -> String {
+fn expert_name(stack: &str, expert: usize) -> String {
     match stack.split_once(EXPERTS) {
         Some((layer, module)) => format!("{layer}{EXPERTS}{expert}.{module}"),
         None => stack.to_owned(),

@@ -7,6 +7,6 @@ mod stored;
 pub use config::EngineConfig;
 pub use layout::{
     EMBEDDING, FINAL_NORM, FORMAT_VERSION, HEAD, Item, Limits, PAD_PREFIX, PAGE, TENSOR_ALIGN, Target,
-    checkpoint_names, expert_name, experts_weight, items, projection_bias, projection_weight, router_weight,
+    checkpoint_names, experts_weight, items, projection_bias, projection_weight, router_weight,
 };
 pub use stored::StoredMatrix;

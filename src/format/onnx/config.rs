@@ -89,8 +89,7 @@ pub fn onnx_config_json(
     if !a.full_layers.is_empty() {
         value["full_layers"] = json!(a.full_layers);
     }
-    for (key, number) in
-        [("local_rope_theta", a.local_rope_theta), ("attention_scalar", a.attention_scalar)]
+    for (key, number) in [("local_rope_theta", a.local_rope_theta), ("attention_scalar", a.attention_scalar)]
     {
         if let Some(number) = number {
             value[key] = json!(number);

@@ -197,11 +197,7 @@ fn residual<'a, T>(
 }
 
 /// The one norm before several linear layers, of a known value.
-fn norm_of<'a>(
-    index: &Index<'_, 'a>,
-    linears: &[&Linear<'a>],
-    of: &'a str,
-) -> Result<Norm<'a>, FormatError> {
+fn norm_of<'a>(index: &Index<'_, 'a>, linears: &[&Linear<'a>], of: &'a str) -> Result<Norm<'a>, FormatError> {
     let input = index.behind_casts(linears[0].input);
     if let Some(other) = linears.iter().find(|linear| index.behind_casts(linear.input) != input) {
         return Err(index.unrecognized(other.input, "one norm for projections side by side"));

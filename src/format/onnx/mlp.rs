@@ -173,7 +173,8 @@ fn router<'a>(index: &Index<'_, 'a>, value: &'a str) -> Option<(Linear<'a>, usiz
         Some(division) => {
             let [largest, sum] = division.inputs[..] else { return None };
             let sum = index.standard(index.behind_casts(sum), "ReduceSum")?;
-            let is_own = sum.inputs.first().map(|of| index.behind_casts(of)) == Some(index.behind_casts(largest));
+            let is_own =
+                sum.inputs.first().map(|of| index.behind_casts(of)) == Some(index.behind_casts(largest));
             let is_over_experts = sum.inputs.get(1).and_then(|axis| index.scalar(axis)) == Some(-1.0);
             (index.behind_casts(largest), (is_own && is_over_experts).then_some(true)?)
         }

@@ -263,7 +263,7 @@ fn quantized_item(
     }
     let is_stack = names.first().is_some_and(|name| name != item.name());
     if is_stack && !parts.is_empty() {
-        check_stack(&mut parts, &names, config.precision)?;
+        check_stack(&parts, &names, config.precision)?;
     }
     let Some(storage) = parts.first().map(|rows| rows.storage) else { return Ok(None) };
     let parts = parts.into_iter().map(RowSource::of).collect();
@@ -271,12 +271,7 @@ fn quantized_item(
 }
 
 /// Whether an engine can hold these experts in one stack.
-fn check_stack(
-    parts: &mut [QuantizedRows],
-    names: &[String],
-    precision: Precision,
-) -> Result<(), FormatError> {
-    parts.iter_mut().for_each(QuantizedRows::forget_even_input_scale);
+fn check_stack(parts: &[QuantizedRows], names: &[String], precision: Precision) -> Result<(), FormatError> {
     let is_like_first = |rows: &QuantizedRows| rows.storage == parts[0].storage;
     let changes = |rows: &QuantizedRows| rows.storage.changes_inputs();
     let found = match () {

@@ -234,10 +234,7 @@ fn quantized_matrix(checkpoint: &Checkpoint, wanted: &Wanted) -> Result<Option<E
     let Some(place) = checkpoint.place(&wanted.name) else { return Ok(None) };
     let rows = quantized_rows(checkpoint, quantization, &place.tensor, (n, k));
     let rows = rows.map_err(ToolError::format(checkpoint.directory()))?;
-    Ok(rows.map(|mut rows| {
-        rows.forget_even_input_scale();
-        Exported::new(rows)
-    }))
+    Ok(rows.map(Exported::new))
 }
 
 impl ExportTensor {

@@ -95,7 +95,13 @@ impl Builder<'_> {
     }
 
     /// A node whose one output has the node's name, with `_output` behind it.
-    pub(super) fn node(&mut self, name: &str, op: &str, inputs: &[&str], attributes: &[(&str, NewAttribute)]) -> String {
+    pub(super) fn node(
+        &mut self,
+        name: &str,
+        op: &str,
+        inputs: &[&str],
+        attributes: &[(&str, NewAttribute)],
+    ) -> String {
         let output = format!("{name}_output");
         self.node_to(name, op, inputs, &[&output], attributes);
         output
@@ -245,7 +251,12 @@ impl Builder<'_> {
     }
 
     /// The projections of a module: products of their own, or one that is cut, as the checkpoint has it.
-    pub(super) fn side_by_side<const N: usize>(&mut self, layer: usize, module: Module, x: &str) -> [String; N] {
+    pub(super) fn side_by_side<const N: usize>(
+        &mut self,
+        layer: usize,
+        module: Module,
+        x: &str,
+    ) -> [String; N] {
         let a = self.a;
         let parts: [_; N] = module.parts(a).try_into().expect("the caller knows how many a module has");
         if !a.family.row().has_fused_projections {

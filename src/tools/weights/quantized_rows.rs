@@ -122,14 +122,6 @@ impl QuantizedRows {
         Self { storage, n, k, codes, layout, scales, zeros, input_scale, order, first_row: 0 }
     }
 
-    /// Leaves out factors of the inputs that are all 1.
-    pub fn forget_even_input_scale(&mut self) {
-        if self.input_scale.as_ref().is_some_and(|factors| factors.iter().all(|factor| *factor == 1.0)) {
-            self.input_scale = None;
-            self.storage.has_input_scale = false;
-        }
-    }
-
     fn code(&self, row: usize, column: usize) -> u8 {
         let (data, n, k) = (self.codes.data(), self.n, self.k);
         match self.layout {

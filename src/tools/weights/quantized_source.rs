@@ -146,13 +146,15 @@ impl Layer<'_> {
         })
     }
 
+    /// None where all are 1, as experts have them.
     fn input_scale(&self) -> Result<Option<Vec<f32>>, FormatError> {
         const PART: &str = "pre_quant_scale";
         if self.get(PART).is_none() {
             return Ok(None);
         }
         let tensor = self.require(PART, &FLOATS, &[self.k])?;
-        self.floats(PART, &tensor).map(Some)
+        let factors = self.floats(PART, &tensor)?;
+        Ok(factors.iter().any(|factor| *factor != 1.0).then_some(factors))
     }
 
     /// A matrix of ModelOpt's, without zeros and order.
