@@ -35,7 +35,7 @@ fn options(output_dir: &Path, method: Method) -> QuantizeOptions {
 }
 
 /// An emulated processor is spared the long tests: they compute what the short ones do.
-fn is_emulated() -> bool {
+pub fn is_emulated() -> bool {
     std::env::var_os("JETSPOOL_TEST_RUNNER").is_some()
 }
 
