@@ -1,5 +1,6 @@
 //! The directory around the weights: what may be read and written over, and what comes along.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -46,6 +47,23 @@ pub fn companions(model_dir: &Path, checkpoint: &Checkpoint) -> Result<Companion
     let ours = [CONFIG_FILE, SIDECAR_FILE, REPORT_FILE, INDEX_FILE];
     let is_shard = |name: &str| checkpoint.shards().any(|(shard, _)| shard == name);
     Companions::list(model_dir, |name| ours.contains(&name) || is_shard(name))
+}
+
+/// What to know of adapters that the checkpoint has inside.
+pub fn note_of_adapters(checkpoint: &Checkpoint) -> Option<String> {
+    let family = checkpoint.config.architecture.family;
+    let adapter = |name| match beside(family, name)? {
+        Beside::OwnAdapter(adapter) => Some(adapter),
+        Beside::Tower(_) => None,
+    };
+    let adapters: BTreeSet<&str> = checkpoint.names().filter_map(adapter).collect();
+    let names = adapters.into_iter().collect::<Vec<_>>().join(", ");
+    (!names.is_empty()).then(|| {
+        format!(
+            "the checkpoint's own adapters ({names}) come along as they are, and no engine uses them; merge-lora makes a \
+             checkpoint with one of them merged, which can be quantized then"
+        )
+    })
 }
 
 /// Writes all but the weights; the configuration comes last.

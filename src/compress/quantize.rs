@@ -11,7 +11,7 @@ use safetensors::Dtype;
 use super::awq::{Member, choose, errors_and_sizes, sample_rows};
 use super::checkpoint::{Entry, Plan, Writer, entries_of, module_of};
 use super::codec::{Coder, Dequantized};
-use super::files::{WEIGHTS_FILE, check_output, companions, write_configs};
+use super::files::{WEIGHTS_FILE, check_output, companions, note_of_adapters, write_configs};
 use super::method::Method;
 use super::model::{Linear, Model};
 use super::observe::{Input, Observations, input_of};
@@ -46,6 +46,7 @@ pub fn quantize(options: &QuantizeOptions) -> Result<QuantizeReport, ToolError> 
     let linears = model.linears(&checkpoint, options, &mut warnings)?;
     let companions = companions(&options.model_dir, &checkpoint)?;
     warnings.extend_from_slice(&companions.notes);
+    warnings.extend(note_of_adapters(&checkpoint));
     let texts = read_texts(options, &model)?;
     let no_threads =
         |source| StoreError::Io { path: options.model_dir.clone(), action: "start threads for", source };

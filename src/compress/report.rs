@@ -100,7 +100,9 @@ impl fmt::Display for QuantizeReport {
         for (layer, matrices) in self.layers() {
             let worst = matrices.iter().max_by(|a, b| a.output_error.total_cmp(&b.output_error));
             let worst = worst.map_or_else(String::new, |worst| {
-                let name = worst.module.rsplit('.').next().unwrap_or_default();
+                // Phi-4-multimodal's own code wraps its layers.
+                let module = worst.module.strip_suffix(".base_layer").unwrap_or(&worst.module);
+                let name = module.rsplit('.').next().unwrap_or_default();
                 format!("{name} {:.4}", worst.output_error)
             });
             writeln!(

@@ -215,6 +215,21 @@ fn some_tokens() -> Vec<u32> {
     (0..20).map(|_| 3 + random.below(90) as u32).collect()
 }
 
+/// Without merging first the weights under the adapters are quantized, and that is told.
+#[test]
+fn adapters_inside_the_checkpoint_are_told() {
+    let scratch = tempfile::tempdir().unwrap();
+    let checkpoint = with_letters(&reference("static/phi4mm"), scratch.path());
+    let output = scratch.path().join("quantized");
+    let report = quantized(&checkpoint, &output, Method::Fp8);
+    let warnings = report.warnings.join("\n");
+    assert!(warnings.contains("(speech, vision)") && warnings.contains("merge-lora"), "{warnings}");
+    let tokens = some_tokens();
+    let found = Built::new(&output, Precision::Stored, 2).logits(&tokens, None, tokens.len()).concat();
+    let cosine = cosine(&found, &base_logits(&checkpoint, &tokens));
+    assert!(cosine >= 0.99, "{cosine}");
+}
+
 /// Phi-4-multimodal with its vision adapter merged.
 fn merged(scratch: &Path, element: MergeType) -> PathBuf {
     let model_dir = reference("static/phi4mm");
