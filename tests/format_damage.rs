@@ -20,7 +20,7 @@ use jetspool::kernels::Kernels;
 use jetspool::model::Decoder;
 use jetspool::numbers::Precision;
 use jetspool::store::{Checkpoint, Engine};
-use jetspool::tools::build::Progress;
+use jetspool::tools::build::{EngineText, Progress};
 use jetspool::tools::{
     BuildOptions, InsertOptions, MergeOptions, MergeType, ProcessOptions, ToolError, build, build_onnx,
     insert_lora, merge_lora, process_lora,
@@ -131,6 +131,7 @@ fn build_options(model_dir: &Path, engine_dir: &Path) -> BuildOptions {
         limits: Limits { max_lora_rank: 16, ..Limits::default() },
         precision: Precision::Int4,
         head: None,
+        text: EngineText::Optional,
         gpu: None,
         n_threads: 1,
         progress: Progress::Quiet,

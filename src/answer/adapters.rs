@@ -14,7 +14,7 @@ use crate::format::{Adapter, AdapterError, Bytes, FiniteCheck, FormatError, Tens
 use crate::model::Decoder;
 use crate::spool::wire::{AdapterName, Fault, FaultCode, RequestFile};
 use crate::store::adapter_files::PROCESSED_WEIGHTS_FILE;
-use crate::store::{AllowedRoots, Catalog, FileMap, Sealed, StoreError, config_beside};
+use crate::store::{AllowedRoots, Catalog, Expected, FileMap, Sealed, StoreError, config_beside, explain};
 
 /// Where adapters may come from.
 #[derive(Debug, Clone)]
@@ -113,16 +113,25 @@ impl Adapters {
         self.loaded.get(path, |map| self.load(decoder, map)).map_err(|error| {
             let code = match &error {
                 LoadError::Store(StoreError::Damaged(_)) => return changed(name, &error),
+                // Its bytes are wrong.
+                LoadError::Store(StoreError::Format { .. } | StoreError::Mistaken { .. }) => {
+                    FaultCode::AdapterMismatch
+                }
                 LoadError::Store(_) => FaultCode::AdapterRefused,
                 LoadError::Format(_) | LoadError::Adapter(_) => FaultCode::AdapterMismatch,
             };
-            Fault::new(code, format!("adapter \"{name}\" ({}): {error}", path.display()))
+            let place = match &error {
+                // They begin with the path themselves.
+                LoadError::Store(_) => String::new(),
+                _ => format!(" ({})", path.display()),
+            };
+            Fault::new(code, format!("adapter \"{name}\"{place}: {error}"))
         })
     }
 
     /// Binds the tensors, and reads all of them once.
     fn load(&self, decoder: &Decoder<Opened>, map: &Arc<FileMap>) -> Result<LoadedAdapter, LoadError> {
-        let tensors = TensorFile::parse(Arc::clone(map) as Bytes)?;
+        let tensors = TensorFile::parse(Arc::clone(map) as Bytes).map_err(StoreError::format(map.path()))?;
         if let Some(config) = config_beside(map.path()) {
             check_origin(&config, &tensors)?;
         }
@@ -152,8 +161,9 @@ impl Adapters {
         if let Some(path) = file.adapters.get(name) {
             // A relative path means the adapters directory, where there is one.
             let path = self.places.directory.as_ref().map_or(path.clone(), |directory| directory.join(path));
-            let path = self.places.roots.resolve(&path).map_err(refused)?;
-            return if path.is_dir() { self.resolve_file(&path).map_err(refused) } else { Ok(path) };
+            let explained = |error| refused(explain(&path, Expected::ProcessedAdapter, error));
+            let real = self.places.roots.resolve(&path).map_err(explained)?;
+            return if real.is_dir() { self.resolve_file(&real).map_err(refused) } else { Ok(real) };
         }
         // A name without a path is looked up in a directory, and must not lead out of it.
         self.path_of_name(AdapterName::try_from(name)?.as_str(), name)
@@ -177,7 +187,8 @@ impl Adapters {
 
     /// A directory as process-lora writes it stands for the file in it.
     fn resolve_file(&self, directory: &Path) -> Result<PathBuf, StoreError> {
-        self.places.roots.resolve(&directory.join(PROCESSED_WEIGHTS_FILE))
+        let found = self.places.roots.resolve(&directory.join(PROCESSED_WEIGHTS_FILE));
+        found.map_err(|error| explain(directory, Expected::ProcessedAdapter, error))
     }
 }
 

@@ -8,6 +8,7 @@ use crate::device::DeviceError;
 use crate::format::FormatError;
 use crate::spool::wire::{Fault, FaultCode};
 use crate::store::StoreError;
+use crate::store::mistaken::mistaken_text;
 use crate::text::TextError;
 
 /// Why an engine cannot be opened, or `run` cannot go on.
@@ -67,6 +68,14 @@ pub enum AnswerError {
 }
 
 impl AnswerError {
+    /// For `map_err`: what is wrong with a text file of `bytes`, or what it is in truth.
+    pub fn text(path: PathBuf, bytes: &[u8]) -> impl FnOnce(TextError) -> Self {
+        move |source| match mistaken_text(&path, bytes) {
+            Some(mistaken) if matches!(source, TextError::Damaged { .. }) => Self::Store(mistaken),
+            _ => Self::Text { path, source },
+        }
+    }
+
     /// Names the action that the system refused.
     pub fn system(action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::System { action, source }

@@ -25,7 +25,7 @@ use crate::numbers::{DeviceChoice, KvCacheDtype};
 use crate::progress::{Bar, Progress};
 use crate::spool::form;
 use crate::spool::wire::{BadRequest, Fault, FaultCode, Request, RequestFile, Stamp};
-use crate::store::{AllowedRoots, AtomicFile, StoreError, read_small};
+use crate::store::{AllowedRoots, AtomicFile, Expected, StoreError, explain, read_small};
 
 /// The flags of `run`.
 #[derive(Debug, Clone)]
@@ -171,17 +171,17 @@ fn check_paths(options: &RunOptions) -> Result<(), AnswerError> {
 fn read_requests(options: &RunOptions) -> Result<RequestFile, AnswerError> {
     let path = &options.input_file;
     let rejected = |fault| AnswerError::Rejected { path: path.clone(), fault };
+    let explained = |error| explain(path, Expected::Requests, error);
     let created = unix_time().unsigned_abs();
     let form = form(path.as_os_str(), || Stamp { name: format!("{created:x}"), created });
     let mut file = if form.is_of_lines() {
-        let unreadable =
-            |source| AnswerError::from(StoreError::Io { path: path.clone(), action: "read", source });
+        let unreadable = |source| AnswerError::from(explained(StoreError::io(path, "read")(source)));
         let file = File::open(path).map_err(unreadable)?;
         let size = file.metadata().map_err(unreadable)?.len();
         let (parsed, _) = RequestFile::read(file, size, form).map_err(unreadable)?;
         parsed.map_err(rejected)?
     } else {
-        RequestFile::parse(read_small(path)?).map_err(rejected)?
+        RequestFile::parse(read_small(path).map_err(explained)?).map_err(rejected)?
     };
     file.adapters.extend(options.lora_modules.iter().cloned());
     if let Some(batch_size) = options.batch_size {

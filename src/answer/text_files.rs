@@ -88,7 +88,7 @@ impl TextFiles {
                 Err(error) => tracing::warn!("{path}: {error}; {TOKENIZER_FILE} is read instead"),
             }
         }
-        Tokenizer::parse(json).map_err(|source| AnswerError::Text { path, source })
+        Tokenizer::parse(json).map_err(AnswerError::text(path, json))
     }
 
     /// The checkpoint's Jinja and its named tokens.
@@ -108,7 +108,7 @@ impl TextFiles {
         let tokenizer_config = self.tokenizer_config.as_ref().map(|bytes| (**bytes).as_ref());
         let jinja = jinja.as_deref();
         let files = TemplateFiles { tokenizer_config, jinja, named: &named, processor: None };
-        template_source(&files).map_err(|source| AnswerError::Text { path, source })
+        template_source(&files).map_err(AnswerError::text(path, tokenizer_config.unwrap_or_default()))
     }
 
     /// `processed_chat_template.json` where present, else the checkpoint's Jinja. Requests with tools have the Jinja in any
@@ -151,11 +151,7 @@ impl TextFiles {
 }
 
 fn map_optional(path: &Path) -> Result<Option<Bytes>, StoreError> {
-    match FileMap::open(path) {
-        Ok(map) => Ok(Some(map as Bytes)),
-        Err(error) if error.is_not_found() => Ok(None),
-        Err(error) => Err(error),
-    }
+    Ok(FileMap::open_optional(path)?.map(|map| map as Bytes))
 }
 
 #[cfg(test)]

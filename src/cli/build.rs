@@ -11,13 +11,14 @@ use crate::config::MAX_THREADS;
 use crate::format::{Limits, Target};
 use crate::numbers::Precision;
 use crate::tools::BuildOptions;
-use crate::tools::build::{GpuTarget, Progress};
+use crate::tools::build::{EngineText, GpuTarget, Progress};
 
 const HELP: &str = "\
 A checkpoint directory holds config.json, model.safetensors (or its parts) and tokenizer.json; an ONNX \
 directory is what export-llm or the workflow's own exporter writes, and with --maxLoraRank what \
 insert-lora adds to it. The engine is a directory that is later mapped as it lies. One that is there already is replaced at the \
-end, file by file; a daemon that has it open keeps the old one until it is started again.
+end, file by file; a daemon that has it open goes on with the old one until `systemctl reload jetspool` (SIGHUP) or a \
+restart.
 
 Quantized checkpoints: ModelOpt's FP8, W4A16_AWQ, W8A8_SQ_PER_CHANNEL, NVFP4 and MXFP8 (of quantize-llm, also \
 mixed), AutoAWQ (gemm, 4 bits) and GPTQ (4 bits). Without --precision their weights stay as they are, with their \
@@ -91,6 +92,9 @@ pub struct BuildArgs {
     /// Tokens of a sequence, at most.
     #[arg(long = "calib_len", value_name = "N", default_value_t = 512, value_parser = count(2, 1 << 16))]
     calib_len: usize,
+    /// Build though there is no tokenizer.json: `logits` and `bench` take such an engine, `run` and `serve` do not.
+    #[arg(long = "noTokenizer")]
+    no_tokenizer: bool,
     /// What the engine is to have code for besides the processor: `cuda` for this machine's GPU (for Orin and Thor where
     /// there is none), or `cuda:sm_87,sm_110` for these.
     #[arg(long, value_name = "cpu|cuda[:ARCH,..]", default_value = Target::Cpu.name(), value_parser = gpu_target)]
@@ -156,6 +160,7 @@ impl BuildArgs {
             },
             precision: self.precision,
             head: self.head,
+            text: if self.no_tokenizer { EngineText::Optional } else { EngineText::Needed },
             gpu: self.target.0.clone().map(|gpu| GpuTarget { nvrtc: self.nvrtc.clone(), ..gpu }),
             n_threads: if self.threads == 0 { n_processors() } else { self.threads },
             progress: Progress::Bar,

@@ -30,7 +30,7 @@ const REPORT_FILE: &str = "quantization_report.json";
 /// # Errors
 /// [`ToolError::Output`].
 pub fn check_output(options: &QuantizeOptions) -> Result<(), ToolError> {
-    place::check_output(&options.output_dir, &[&options.model_dir], |real| {
+    place::check_output(&options.output_dir, &[&options.model_dir], None, |real| {
         let sidecar = read_small_optional(&real.join(SIDECAR_FILE))?.unwrap_or_default();
         let sidecar: Value = serde_json::from_slice(&sidecar).unwrap_or_default();
         let is_ours = sidecar.pointer("/producer/name").and_then(Value::as_str) == Some("jetspool");

@@ -70,6 +70,7 @@ pub fn quantize(options: &QuantizeOptions) -> Result<QuantizeReport, ToolError> 
         perplexity: (before, after),
         n_calibration_tokens: n_tokens(&texts.calibration) as usize,
         n_held_tokens: texts.held.iter().map(Sequence::n_judged).sum(),
+        held_text: held_text(options),
         matrices: written.matrices,
         warnings,
     };
@@ -78,13 +79,19 @@ pub fn quantize(options: &QuantizeOptions) -> Result<QuantizeReport, ToolError> 
     Ok(report)
 }
 
+/// Whose text the perplexity is of.
+fn held_text(options: &QuantizeOptions) -> String {
+    let path = options.held_text.as_ref().or(options.calibration_text.as_ref());
+    path.map_or_else(|| "the text that comes with this program".to_owned(), |path| path.display().to_string())
+}
+
 pub fn read_texts(options: &QuantizeOptions, model: &Model) -> Result<Texts, ToolError> {
     let path = options.model_dir.join(TOKENIZER_FILE);
     let Some(bytes) = read_small_optional(&path)? else {
         let why = format!("{} is missing: calibration reads a text", path.display());
         return Err(ToolError::Options(why));
     };
-    let tokenizer = Tokenizer::parse(&bytes).map_err(|source| ToolError::Tokenizer { path, source })?;
+    let tokenizer = Tokenizer::parse(&bytes).map_err(ToolError::text(path, &bytes))?;
     let reader = Reader {
         tokenizer: &tokenizer,
         first: first_token(&bytes),

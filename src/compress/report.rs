@@ -30,6 +30,8 @@ pub struct QuantizeReport {
     pub perplexity: (f64, f64),
     pub n_calibration_tokens: usize,
     pub n_held_tokens: usize,
+    /// Where these are from, for people.
+    pub held_text: String,
     /// In the order of the layers.
     pub matrices: Vec<MatrixReport>,
     pub warnings: Vec<String>,
@@ -65,6 +67,7 @@ impl QuantizeReport {
             "weight_error": self.weight_error(),
             "calibration_tokens": self.n_calibration_tokens,
             "held_tokens": self.n_held_tokens,
+            "held_text": self.held_text,
             "matrices": matrices,
         })
     }
@@ -115,9 +118,10 @@ impl fmt::Display for QuantizeReport {
         let (before, after) = self.perplexity;
         writeln!(
             f,
-            "perplexity {before:.3} before, {after:.3} after ({:.4}x), on {} held tokens",
+            "perplexity {before:.3} before, {after:.3} after ({:.4}x), on {} held tokens of {}",
             after / before,
-            self.n_held_tokens
+            self.n_held_tokens,
+            self.held_text
         )?;
         write!(
             f,

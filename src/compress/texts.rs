@@ -57,7 +57,8 @@ pub struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Reads the calibration text and what is held back: of another file, or of the same one.
+    /// Reads the calibration text and what is held back: of another file, or of the same one, every fifth sequence or
+    /// the last of a few.
     ///
     /// # Errors
     /// [`ToolError`] when a file cannot be read or tokenized, or there is too little text.
@@ -71,7 +72,10 @@ impl Reader<'_> {
                 if is_held { texts.held.push(sequence) } else { texts.calibration.push(sequence) }
             }
             if texts.held.is_empty() {
-                return Err(too_little(calibration, "has fewer sequences than 5"));
+                texts.held.extend(texts.calibration.pop());
+            }
+            if texts.calibration.is_empty() {
+                return Err(too_little(calibration, "has fewer sequences than 2"));
             }
             return Ok(texts);
         };
@@ -256,7 +260,12 @@ mod tests {
         assert_eq!(found[0].tokens, [encode("Hello"), encode(" world")].concat());
         assert_eq!(found[0].judged_from, encode("Hello").len());
         assert_eq!((&found[1].tokens, found[1].judged_from), (&encode("Hello world"), 1));
-        assert!(reader.read(Some(&lines), None).unwrap_err().to_string().contains("fewer sequences"));
+        for n_sequences in 1..4 {
+            let texts = Reader { n_sequences, ..reader }.read(None, None).unwrap();
+            assert_eq!((texts.calibration.len(), texts.held.len()), (n_sequences, 1));
+        }
+        fs::write(&lines, "{\"text\": \"Hello world\"}").unwrap();
+        assert!(reader.read(Some(&lines), None).unwrap_err().to_string().contains("fewer sequences than 2"));
         fs::write(&lines, vec![b'a'; (MAX_LINE + 9) as usize]).unwrap();
         assert!(reader.read(Some(&lines), None).unwrap_err().to_string().contains("a line of more than"));
     }

@@ -4,7 +4,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
@@ -14,6 +14,7 @@ use super::finding::{Finding, word};
 use super::unit::Unit;
 use crate::config::Config;
 use crate::spool::Place;
+use crate::store::access::{closed_ancestor, user_name};
 
 const PRESSURE_FILE: &str = "proc/pressure/memory";
 /// What the daemon asks for; the last byte is lost.
@@ -50,26 +51,13 @@ pub fn is_readable(engine: &Path) -> bool {
 
 /// Something that this user may not reach or read.
 pub fn closed(topic: &str, path: &Path, action: &str) -> Finding {
-    let who = user_name();
+    let who = user_name(geteuid());
     if let Some(closed) = closed_ancestor(path) {
         let what = format!("{who} cannot {action} {}: {} is closed", path.display(), closed.display());
         return Finding::problem(topic, what).command(format!("chmod a+x {}", word(&closed)));
     }
     let what = format!("{who} cannot {action} {}", path.display());
     Finding::problem(topic, what).command(format!("chmod -R a+rX {}", word(path)))
-}
-
-fn user_name() -> String {
-    let user = nix::unistd::User::from_uid(geteuid()).ok().flatten();
-    user.map_or_else(|| geteuid().to_string(), |user| user.name)
-}
-
-/// The first directory above that this user may not pass through.
-fn closed_ancestor(path: &Path) -> Option<PathBuf> {
-    let mut above: Vec<&Path> = path.ancestors().skip(1).collect();
-    above.reverse();
-    let closed = above.into_iter().find(|path| access(*path, AccessFlags::X_OK) == Err(Errno::EACCES));
-    closed.map(Path::to_owned)
 }
 
 /// What keeps this user from making files in a directory; what is not there is told elsewhere.
@@ -83,7 +71,7 @@ fn writable(topic: &str, path: &Path) -> Option<Finding> {
     if !path.is_dir() {
         return None;
     }
-    let (who, shown) = (user_name(), path.display());
+    let (who, shown) = (user_name(geteuid()), path.display());
     let finding = Finding::problem(topic, format!("{who} cannot write to {shown}: {}", errno.desc()));
     Some(match errno {
         Errno::EROFS => finding.command(format!("mount -o remount,rw \"$(stat -c %m {})\"", word(path))),
@@ -99,7 +87,7 @@ fn lock(path: &Path) -> Option<Finding> {
         Ok(_) => None,
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => {
-            let (who, file) = (user_name(), word(path));
+            let (who, file) = (user_name(geteuid()), word(path));
             let what = format!("{who} cannot lock the spool: {}: {error}", path.display());
             let is_file = fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
             let command = if is_file {
@@ -142,7 +130,7 @@ fn pressure(path: &Path, unit: Option<&Unit>) -> Finding {
     match asked.and_then(|mut file| file.write_all(THRESHOLD)) {
         Ok(()) => Finding::ok("pressure", "the kernel tells of memory pressure"),
         Err(error) => {
-            let who = user_name();
+            let who = user_name(geteuid());
             let what = format!("the kernel does not tell {who} of memory pressure ({error}): {effect}");
             Finding::note("pressure", what)
                 .advice("nothing to be done here: it takes Linux 6.5, or systemd 254 with control groups 2")

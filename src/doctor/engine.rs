@@ -15,7 +15,7 @@ use crate::spool::status::{Daemon, daemon};
 use crate::store::adapter_files::{PEFT_WEIGHTS_FILE, PROCESSED_WEIGHTS_FILE};
 use crate::store::digest::sha256_of_file;
 use crate::store::engine::{CONFIG_FILE, WEIGHTS_FILE};
-use crate::store::{StoreError, read_small};
+use crate::store::read_small;
 
 /// Hexadecimal digits of a digest that are shown: enough to compare two machines by eye.
 const SHOWN_DIGITS: usize = 32;
@@ -62,9 +62,7 @@ fn opened(engines: &Engines, directory: &Path) -> Finding {
 fn refused(error: &AnswerError, directory: &Path) -> Finding {
     let build = format!("jetspool build --modelDir CHECKPOINT --engineDir {}", word(directory));
     match error {
-        AnswerError::Store(StoreError::Io { path, source, .. })
-            if source.kind() == ErrorKind::PermissionDenied =>
-        {
+        AnswerError::Store(error) if let Some(path) = error.closed_path() => {
             let path = if path.starts_with(directory) { directory } else { path };
             closed("engine", path, "read")
         }

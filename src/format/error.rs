@@ -3,6 +3,12 @@
 use crate::numbers::family::UnknownFamily;
 use crate::numbers::precision::UnknownPrecision;
 
+/// The containers of [`FormatError::Damaged`] that have no name of a file.
+pub const SAFETENSORS_FILE: &str = "safetensors file";
+pub const GGUF_FILE: &str = "GGUF file";
+pub const ONNX_DATA: &str = "ONNX data";
+pub const ONNX_MODEL: &str = "ONNX model";
+
 /// Why bytes were refused: where, what was wanted, what was found.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum FormatError {

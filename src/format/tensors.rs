@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytemuck::Pod;
 use safetensors::{Dtype, SafeTensors};
 
-use super::FormatError;
+use super::error::{FormatError, SAFETENSORS_FILE};
 
 /// Immutable bytes with an owner: a file map in production, a `Vec<u8>` in tests.
 pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
@@ -40,11 +40,11 @@ impl TensorFile {
     /// [`FormatError::Damaged`] when the header is not JSON, offsets leave the file, overlap or leave holes.
     pub fn parse(bytes: Bytes) -> Result<Self, FormatError> {
         let all: &[u8] = (*bytes).as_ref();
-        let damaged = |why: String| FormatError::Damaged { what: "safetensors header", why };
+        let damaged = |why: String| FormatError::Damaged { what: SAFETENSORS_FILE, why };
         if let Some(length) = all.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes))
             && length > MAX_HEADER
         {
-            return Err(damaged(format!("it claims {length} bytes, the limit is {MAX_HEADER}")));
+            return Err(damaged(format!("its header claims {length} bytes, the limit is {MAX_HEADER}")));
         }
         let (header_len, header) = SafeTensors::read_metadata(all).map_err(|e| damaged(e.to_string()))?;
         let data_start = header_len.checked_add(8).ok_or_else(|| damaged("length overflows".into()))?;

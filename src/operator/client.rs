@@ -5,8 +5,11 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::unistd::AccessFlags;
+
 use super::error::OperatorError;
-use crate::spool::control::{Order, Reply, SocketPath};
+use crate::spool::check_spool;
+use crate::spool::control::{Order, Reply, SOCKET_NAME, SocketPath};
 
 /// A daemon that works answers within a step; one that has many jobs to move takes longer.
 const WITHIN: Duration = Duration::from_secs(60);
@@ -21,11 +24,12 @@ pub fn ask_within(
     order: &Order,
     within: Option<Duration>,
 ) -> Result<Option<Reply>, OperatorError> {
-    let talk = OperatorError::system("talk to the daemon");
-    let path = match SocketPath::of(root) {
-        Ok(path) => path,
-        Err(source) => return Err(OperatorError::NoSpool { root: root.to_owned(), source }),
+    check_spool(root)?;
+    let talk = |source| {
+        let error = OperatorError::system("talk to the daemon")(source);
+        OperatorError::closed(root.join(SOCKET_NAME), AccessFlags::W_OK)(error)
     };
+    let path = SocketPath::of(root).map_err(talk)?;
     let mut stream = match UnixStream::connect(path.as_path()) {
         Ok(stream) => stream,
         Err(error) if is_absence(error.kind()) => return Ok(None),

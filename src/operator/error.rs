@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 
+use nix::unistd::AccessFlags;
+
 use crate::spool::SpoolError;
 use crate::spool::control::Refusal;
 use crate::spool::wire::Fault;
 use crate::store::StoreError;
+use crate::store::access::{Closed, closed};
 
 /// Why `submit`, `status` or a command on jobs cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -22,8 +25,8 @@ pub enum OperatorError {
     NotOperator { path: PathBuf },
     #[error(transparent)]
     Refused(#[from] Refusal),
-    #[error("there is no spool at {}: {source}; name it with --spool DIR", root.display())]
-    NoSpool { root: PathBuf, source: std::io::Error },
+    #[error("{} is {}, wanted {}; {}", path.display(), closed.found, closed.wanted, closed.advice)]
+    Closed { path: PathBuf, closed: Closed },
     #[error("cannot {action}: {source}")]
     System { action: &'static str, source: std::io::Error },
 }
@@ -32,6 +35,22 @@ impl OperatorError {
     /// Names the action that the system refused.
     pub fn system(action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::System { action, source }
+    }
+
+    /// For `map_err`: which group to join where rights are missing to `path`, else the error.
+    pub fn closed(path: PathBuf, need: AccessFlags) -> impl FnOnce(Self) -> Self {
+        move |error| {
+            let is_closed = match &error {
+                Self::Spool(SpoolError::Io { source, .. }) | Self::System { source, .. } => {
+                    source.kind() == std::io::ErrorKind::PermissionDenied
+                }
+                _ => false,
+            };
+            match is_closed.then(|| closed(&path, need)).flatten() {
+                Some(closed) => Self::Closed { path, closed },
+                None => error,
+            }
+        }
     }
 
     /// The daemon says something else than it should.
@@ -46,9 +65,8 @@ impl OperatorError {
             Self::Store(error) => error.exit_code(),
             Self::Spool(error) => error.exit_code(),
             Self::Rejected { .. } | Self::SomeFailed { .. } => 65,
-            Self::NotOperator { .. } => 77,
+            Self::NotOperator { .. } | Self::Closed { .. } => 77,
             Self::Refused(refusal) => refusal.code,
-            Self::NoSpool { .. } => 66,
             Self::System { source, .. } if source.raw_os_error() == Some(libc::ENOSPC) => 74,
             Self::System { .. } => 71,
         }

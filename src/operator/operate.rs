@@ -13,7 +13,7 @@ use super::error::OperatorError;
 use super::output::print;
 use crate::spool::control::{Acted, JobName, Order, Refusal, Reply};
 use crate::spool::operate::Chosen;
-use crate::spool::{Action, Spool, SpoolConfig, SpoolError};
+use crate::spool::{Action, Spool, SpoolConfig, SpoolError, check_spool};
 
 /// The flags of a command on jobs.
 #[derive(Debug, Clone)]
@@ -100,8 +100,8 @@ pub fn flush(spool: &Path) -> Result<(), OperatorError> {
 }
 
 fn open(root: &Path) -> Result<Spool, OperatorError> {
-    let not_there = |source| OperatorError::NoSpool { root: root.to_owned(), source };
-    let found = std::fs::metadata(root).map_err(not_there)?;
+    check_spool(root)?;
+    let found = std::fs::metadata(root).map_err(OperatorError::system("look at the spool"))?;
     if geteuid().is_root() && found.uid() != 0 {
         // What is made here must be the service's, the lock above all.
         let refused =

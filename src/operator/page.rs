@@ -8,6 +8,7 @@ use terminal_size::{Width, terminal_size};
 use crate::spool::printable;
 use crate::spool::report::{ErrorReport, JobReport, JobStage, Report, State};
 use crate::spool::status::Snapshot;
+use crate::store::access::Closed;
 
 /// Columns where the output is no terminal.
 const WIDE: usize = 120;
@@ -136,6 +137,14 @@ impl Page {
                     format!("{name:<9} {:>8} {:>10}  {oldest}", count.n_files, size(count.n_bytes))
                 }
             });
+        }
+    }
+
+    /// That this user may not look into the places, and what to do about it.
+    pub fn closed(&mut self, closed: &Closed) {
+        self.push("");
+        for part in wrapped(&format!("the places are {}; {}", closed.found, closed.advice), self.width) {
+            self.push(&part);
         }
     }
 

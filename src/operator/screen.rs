@@ -6,6 +6,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::unistd::AccessFlags;
 use serde_json::json;
 use terminal_size::{Height, terminal_size};
 
@@ -16,7 +17,8 @@ use super::page::Page;
 use crate::spool::control::{JobName, Order, Reply};
 use crate::spool::report::Report;
 use crate::spool::status::{Snapshot, snapshot};
-use crate::spool::{LastUse, Place, SpoolError, meant};
+use crate::spool::{LastUse, Place, SpoolError, check_spool, meant};
+use crate::store::access::closed;
 
 /// The flags of `status`.
 #[derive(Debug, Clone)]
@@ -57,6 +59,7 @@ pub fn status(options: &StatusOptions) -> Result<(), OperatorError> {
 }
 
 fn whole(options: &StatusOptions, is_coloured: bool) -> Result<String, OperatorError> {
+    check_spool(&options.spool)?;
     let snapshot = snapshot(&options.spool)?;
     let report = report(&options.spool)?;
     if options.json {
@@ -68,7 +71,11 @@ fn whole(options: &StatusOptions, is_coloured: bool) -> Result<String, OperatorE
         page.work(report);
         page.memory(report);
     }
-    page.places(&snapshot);
+    let sees_nothing = snapshot.counts.iter().all(|(_, count)| count.is_none());
+    match closed(&options.spool.join(Place::Out.name()), AccessFlags::R_OK).filter(|_| sees_nothing) {
+        Some(closed) => page.closed(&closed),
+        None => page.places(&snapshot),
+    }
     if let Some(report) = &report {
         page.jobs(&report.queue.jobs, report.queue.n_open);
         page.errors(&report.errors, N_ERRORS);

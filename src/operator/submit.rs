@@ -6,6 +6,7 @@ use std::io::{BufReader, ErrorKind};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use nix::unistd::AccessFlags;
 use serde::de::IgnoredAny;
 
 use super::client::ask_within;
@@ -14,8 +15,8 @@ use super::output::{note, print};
 use crate::spool::control::{JobName, Order, Reply};
 use crate::spool::submit::{submit as drop_in, wait_for_answer};
 use crate::spool::wire::{RequestFile, Stamp};
-use crate::spool::{Place, SpoolError, form, is_of_lines, printable};
-use crate::store::read_small;
+use crate::spool::{Place, SpoolError, check_spool, form, is_of_lines, printable};
+use crate::store::{Expected, explain, read_small};
 
 /// While no daemon runs, it is asked for so often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -37,13 +38,16 @@ pub struct SubmitOptions {
 /// [`OperatorError::Rejected`] for a file that no daemon would take.
 pub fn submit(options: &SubmitOptions) -> Result<(), OperatorError> {
     let path = &options.file;
-    let bytes = read_small(path)?;
+    check_spool(&options.spool)?;
+    let bytes = read_small(path).map_err(|error| explain(path, Expected::Requests, error))?;
     // Nothing is answered here.
     let form = form(path.as_os_str(), || Stamp { name: String::new(), created: 0 });
     RequestFile::parse_as(bytes.clone(), form)
         .map_err(|fault| OperatorError::Rejected { path: path.clone(), fault })?;
     let name = path.file_name().unwrap_or(path.as_os_str());
-    let (name, inode) = drop_in(&options.spool, name, &bytes)?;
+    let new = options.spool.join(Place::New.name());
+    let closed = OperatorError::closed(new, AccessFlags::W_OK | AccessFlags::X_OK);
+    let (name, inode) = drop_in(&options.spool, name, &bytes).map_err(OperatorError::from).map_err(closed)?;
     if !options.wait {
         return print(&printable(&name).to_string()).map(drop);
     }
@@ -69,7 +73,11 @@ fn wait(options: &SubmitOptions, name: OsString, inode: u64) -> Result<PathBuf, 
             }
             Ok(_) => match wait_for_answer(&options.spool, &name, left.min(LOOK_EVERY)) {
                 Err(SpoolError::NoAnswerYet { .. }) => {}
-                found => return Ok(found?),
+                found => {
+                    let closed =
+                        OperatorError::closed(options.spool.join(Place::Out.name()), AccessFlags::R_OK);
+                    return found.map_err(OperatorError::from).map_err(closed);
+                }
             },
             // A read that took as long as there was time.
             Err(OperatorError::System { source, .. }) if source.kind() == ErrorKind::WouldBlock => {}

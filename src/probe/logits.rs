@@ -12,7 +12,7 @@ use crate::format::header::Header;
 use crate::format::{Adapter, AdapterError, FiniteCheck, TensorFile, check_origin};
 use crate::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
 use crate::numbers::{DeviceChoice, KvCacheDtype};
-use crate::store::{AtomicFile, Engine, Losses, StoreError, config_beside, map_file};
+use crate::store::{AtomicFile, Engine, Losses, StoreError, config_beside, map_file, processed_file};
 
 /// Tokens of one forward pass; bounds the memory of the logits held at once.
 const CHUNK: usize = 32;
@@ -109,8 +109,9 @@ pub fn open_lora<D: Device>(
     engine: &Engine,
     path: &std::path::Path,
 ) -> Result<Arc<D::Lora>, ProbeError> {
-    let wrong = |source: AdapterError| ProbeError::Adapter { path: path.to_owned(), source };
-    let tensors = TensorFile::parse(map_file(path)?).map_err(|error| wrong(error.into()))?;
+    let path = &processed_file(path)?;
+    let wrong = |source: AdapterError| ProbeError::Adapter { path: path.clone(), source };
+    let tensors = TensorFile::parse(map_file(path)?).map_err(StoreError::format(path))?;
     if let Some(config) = config_beside(path) {
         check_origin(&config, &tensors).map_err(wrong)?;
     }

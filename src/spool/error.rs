@@ -24,10 +24,18 @@ fn absent(place: Option<Place>) -> String {
     }
 }
 
+/// What to do where rights are missing.
+fn rights(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => "; jetspool doctor says which rights are missing",
+        _ => "",
+    }
+}
+
 /// An operation on the spool that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
-    #[error("cannot {doing} {}: {source}", printable(path))]
+    #[error("cannot {doing} {}: {source}{}", printable(path), rights(source))]
     Io { doing: &'static str, path: PathBuf, source: io::Error },
     #[error(
         "{} is in use by another daemon; stop that one, or give this one a spool of its own",
@@ -66,6 +74,12 @@ pub enum SpoolError {
     NoJob { name: OsString, place: Option<Place> },
     #[error("{}: too late, {why}", printable(name))]
     TooLate { name: OsString, why: &'static str },
+    #[error(
+        "{} is {found}, wanted a spool: a directory with new/ in it; jetspool serve makes one where its configuration \
+         says (spool = DIR), the package makes /var/spool/jetspool; name another one with --spool DIR",
+        printable(root)
+    )]
+    NoSpool { root: PathBuf, found: &'static str },
     #[error("no daemon runs on {}; its next start looks at everything", printable(root))]
     NoDaemon { root: PathBuf },
 }
@@ -86,7 +100,7 @@ impl SpoolError {
             | SpoolError::TooLate { .. }
             | SpoolError::NoDaemon { .. }
             | SpoolError::NoAnswerYet { .. } => 75,
-            SpoolError::NoJob { .. } => 66,
+            SpoolError::NoJob { .. } | SpoolError::NoSpool { .. } => 66,
             SpoolError::OtherFileSystem { .. }
             | SpoolError::NotADirectory { .. }
             | SpoolError::NoExclusiveRename { .. } => 78,

@@ -55,7 +55,7 @@ pub use new_dir::NewDir;
 pub use operate::{Action, Found};
 pub use order::{Order, Outcome, Progress};
 pub use place::Place;
-pub use root::Spool;
+pub use root::{Spool, check_spool};
 pub use settings::{Durability, Keep, Retention, SpoolConfig};
 pub use states::Recovery;
 pub use watch::{Arrival, Watch};

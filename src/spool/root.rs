@@ -96,6 +96,25 @@ impl Spool {
     }
 }
 
+/// Refuses what is no spool, before anything is looked for or made in it. One that this user may not look at passes.
+///
+/// # Errors
+/// [`SpoolError::NoSpool`].
+pub fn check_spool(root: &Path) -> Result<(), SpoolError> {
+    let refuse = |found| Err(SpoolError::NoSpool { root: root.to_owned(), found });
+    match std::fs::metadata(root) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            refuse("not there")
+        }
+        Ok(found) if !found.is_dir() => refuse("a file"),
+        Ok(_) => match std::fs::metadata(root.join(Place::New.name())) {
+            Err(error) if error.kind() == ErrorKind::NotFound => refuse("another directory"),
+            _ => Ok(()),
+        },
+        Err(_) => Ok(()),
+    }
+}
+
 fn make_dir(path: &Path, mode: u32) -> Result<(), SpoolError> {
     let fail = |source| SpoolError::Io { doing: "make", path: path.to_owned(), source };
     // A directory that was there keeps what its owner gave it. It is looked for first: a service that may not

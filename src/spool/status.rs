@@ -43,7 +43,13 @@ pub struct Snapshot {
 /// Counts the files of the spool at `root`.
 pub fn snapshot(root: &Path) -> Result<Snapshot, SpoolError> {
     let daemon = daemon(root)?;
-    let counts = Place::JOBS.into_iter().map(|place| (place, count(&root.join(place.name())).ok())).collect();
+    let count = |place: Place| match count(&root.join(place.name())) {
+        Ok(count) => Some(count),
+        // A daemon makes it at its first start.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some(Count::default()),
+        Err(_) => None,
+    };
+    let counts = Place::JOBS.into_iter().map(|place| (place, count(place))).collect();
     Ok(Snapshot { daemon, counts })
 }
 

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use super::StoreError;
+use super::expected::Expected;
 use super::map::{read_small, read_small_optional};
+use super::mistaken::explain;
 use super::weight_files::WeightFiles;
 use crate::format::checkpoint::naming::{Place, places};
 use crate::format::{
@@ -23,11 +25,6 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Whether the directory looks like a checkpoint.
-    pub fn is_at(directory: &Path) -> bool {
-        WeightFiles::is_at(directory)
-    }
-
     /// Opens a directory with plain weights; tensors' bytes are not touched.
     ///
     /// # Errors
@@ -49,6 +46,10 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn open_any(directory: &Path) -> Result<Self, StoreError> {
+        Self::open_files(directory).map_err(|error| explain(directory, Expected::Checkpoint, error))
+    }
+
+    fn open_files(directory: &Path) -> Result<Self, StoreError> {
         let config_path = directory.join("config.json");
         let config_json = read_small(&config_path)?;
         let mut config = parse_checkpoint_config(&config_json).map_err(StoreError::format(&config_path))?;

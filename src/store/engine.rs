@@ -3,35 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::adapter_files::{PEFT_CONFIG_FILE, PEFT_WEIGHTS_FILE, PROCESSED_WEIGHTS_FILE};
+use super::StoreError;
 use super::digest::sha256;
-use super::map::{FileMap, Generation, check_absent, read_small, read_small_optional};
-use super::{Checkpoint, StoreError};
+pub use super::engine_files::{
+    CHAT_TEMPLATE_FILE, CONFIG_FILE, PROCESSED_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE,
+    TOKENIZER_TABLE_FILE, TOOL_TEMPLATE_FILE, WEIGHTS_FILE, cubin_file, cubin_files,
+};
+use super::expected::Expected;
+use super::map::{FileMap, Generation, read_small, read_small_optional};
+use super::mistaken::explain;
 use crate::format::{Bytes, EngineConfig, TensorFile};
-
-/// File names inside an engine directory.
-pub const WEIGHTS_FILE: &str = "llm.engine";
-pub const CONFIG_FILE: &str = "config.json";
-pub const TOKENIZER_FILE: &str = "tokenizer.json";
-/// tokenizer.json compiled by `build`.
-pub const TOKENIZER_TABLE_FILE: &str = "tokenizer.table";
-pub const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
-pub const CHAT_TEMPLATE_FILE: &str = "chat_template.jinja";
-pub const PROCESSED_TEMPLATE_FILE: &str = "processed_chat_template.json";
-/// The template of requests with tools, where the checkpoint has one of its own for them.
-pub const TOOL_TEMPLATE_FILE: &str = "additional_chat_templates/tool_use.jinja";
-
-/// Kernels for the GPUs of one architecture, as compilers name it: `sm_87`.
-pub fn cubin_file(architecture: &str) -> String {
-    format!("kernels.{architecture}.cubin")
-}
-
-/// The names of all such files in a directory.
-pub fn cubin_files(directory: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    names.filter(|name| name.starts_with("kernels.sm_") && name.ends_with(".cubin")).collect()
-}
 
 /// Which content an engine directory had: that of each of its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,8 +59,12 @@ impl Engine {
     ///
     /// # Errors
     /// [`StoreError`] with the file's path; [`StoreError::MixedEngine`] after a build that was interrupted
-    /// between its renames.
+    /// between its renames; [`StoreError::Mistaken`] for a path that leads to something else.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        Self::open_files(directory).map_err(|error| explain(directory, Expected::Engine, error))
+    }
+
+    fn open_files(directory: &Path) -> Result<Self, StoreError> {
         let generation = EngineGeneration::of(directory);
         let config_path = directory.join(CONFIG_FILE);
         let config =
@@ -102,8 +87,8 @@ impl Engine {
             .map(String::from_utf8)
             .transpose()
             .map_err(|_| StoreError::NotText { path: template_path })?;
-        let tokenizer_json = map_optional(&directory.join(TOKENIZER_FILE))?;
-        let tokenizer_table = map_optional(&directory.join(TOKENIZER_TABLE_FILE))?;
+        let tokenizer_json = FileMap::open_optional(&directory.join(TOKENIZER_FILE))?;
+        let tokenizer_table = FileMap::open_optional(&directory.join(TOKENIZER_TABLE_FILE))?;
         let mut maps = vec![weights];
         maps.extend(tokenizer_table.clone());
         Ok(Self {
@@ -131,37 +116,6 @@ impl Engine {
         match self.config.sha256.get(&name) {
             Some(wanted) if *wanted == sha256(&bytes) => Ok(Some(bytes)),
             _ => Err(StoreError::MixedEngine { path: self.directory.clone() }),
-        }
-    }
-}
-
-fn map_optional(path: &Path) -> Result<Option<Arc<FileMap>>, StoreError> {
-    match FileMap::open(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.is_not_found() => check_absent(path).map(|()| None),
-        Err(error) => Err(error),
-    }
-}
-
-/// What kind of thing a directory is, by the files in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DirectoryKind {
-    Engine,
-    Checkpoint,
-    PeftAdapter,
-    ProcessedAdapter,
-    Unknown,
-}
-
-impl DirectoryKind {
-    pub fn of(directory: &Path) -> Self {
-        let has = |name: &str| directory.join(name).is_file();
-        match () {
-            () if has(WEIGHTS_FILE) => Self::Engine,
-            () if has(PROCESSED_WEIGHTS_FILE) => Self::ProcessedAdapter,
-            () if has(PEFT_WEIGHTS_FILE) || has(PEFT_CONFIG_FILE) => Self::PeftAdapter,
-            () if Checkpoint::is_at(directory) => Self::Checkpoint,
-            () => Self::Unknown,
         }
     }
 }

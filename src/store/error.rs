@@ -3,17 +3,30 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::access::Closed;
 use super::damage::Damage;
 use crate::format::FormatError;
+
+/// What is found where nothing is.
+pub(super) const NOT_THERE: &str = "not there";
 
 /// Why a file or directory was not used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The system refused.
-    #[error("{}: cannot {action}: {source}", path.display())]
+    #[error("{}: cannot {action}: {source}{}", path.display(), hint(source))]
     Io { path: PathBuf, action: &'static str, source: io::Error },
+    /// This user may not.
+    #[error("{} is {}, wanted {}; {}", path.display(), closed.found, closed.wanted, closed.advice)]
+    Closed { path: PathBuf, closed: Closed },
+    /// Something else than was meant.
+    #[error("{} is {found}, wanted {wanted}; {advice}", path.display())]
+    Mistaken { path: PathBuf, found: String, wanted: &'static str, advice: String },
     /// A link whose file is gone, where a file that is not there at all would be fine.
-    #[error("{} is a link to a file that is not there; mend or remove it", path.display())]
+    #[error(
+        "{} is a link to a file that is not there; mend it or remove it (cp -rL copies a snapshot of the hub's cache with \
+         the files that its links lead to)", path.display()
+    )]
     Dangling { path: PathBuf },
     /// A directory, a pipe, a device.
     #[error("{} is {found}, wanted a regular file", path.display())]
@@ -34,8 +47,11 @@ pub enum StoreError {
     #[error("{} holds neither model.safetensors nor model.safetensors.index.json", path.display())]
     NoWeights { path: PathBuf },
     /// The index names shards that are not there.
-    #[error("{}: missing shards: {names}", path.display())]
-    MissingShards { path: PathBuf, names: String },
+    #[error(
+        "{}: {count} of the shards that model.safetensors.index.json names are missing: {names}; fetch them: hf download \
+         OWNER/NAME --local-dir {}", path.display(), path.display()
+    )]
+    MissingShards { path: PathBuf, count: usize, names: String },
     /// The index says that a shard holds a tensor, the shard says no.
     #[error("{}: tensor {tensor} is missing, but the index says it is here", path.display())]
     NotInShard { path: PathBuf, tensor: String },
@@ -53,6 +69,15 @@ pub enum StoreError {
     NotPlainName { path: PathBuf },
 }
 
+/// What to do about an error of the system.
+fn hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::NotFound => "; check the path",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room on the disk",
+        _ => "",
+    }
+}
+
 impl StoreError {
     /// The exit code of sysexits.h.
     pub fn exit_code(&self) -> u8 {
@@ -63,26 +88,26 @@ impl StoreError {
                 io::ErrorKind::PermissionDenied => 77,
                 _ => 74,
             },
+            Self::Mistaken { found, .. } if found == NOT_THERE => 66,
             Self::NoWeights { .. } | Self::MissingShards { .. } | Self::Dangling { .. } => 66,
-            Self::OutsideRoots { .. } => 77,
+            Self::OutsideRoots { .. } | Self::Closed { .. } => 77,
             Self::Damaged(_) => 74,
             _ => 65,
         }
     }
 
-    /// For `map_err`: an [`StoreError::Io`] with its path.
-    pub fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { path: path.to_owned(), action, source }
-    }
-
-    /// For `map_err`: a [`StoreError::Format`] with its path.
-    pub fn format(path: &Path) -> impl FnOnce(FormatError) -> Self {
-        move |source| Self::Format { path: path.to_owned(), source }
-    }
-
     /// Whether the cause is that this process holds as many files open as it may.
     pub fn is_too_many_files(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.raw_os_error() == Some(libc::EMFILE))
+    }
+
+    /// What this user may not open, where that is the cause.
+    pub fn closed_path(&self) -> Option<&Path> {
+        match self {
+            Self::Closed { path, .. } => Some(path),
+            Self::Io { path, source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Some(path),
+            _ => None,
+        }
     }
 
     /// Whether the cause is that nothing is there.

@@ -84,6 +84,18 @@ impl FileMap {
         Ok(Arc::new(Self { guard, map, file, path: path.to_owned(), generation, n_links }))
     }
 
+    /// The same if the file is there.
+    ///
+    /// # Errors
+    /// As [`FileMap::open`]; [`StoreError::Dangling`] for a link whose file is not there.
+    pub fn open_optional(path: &Path) -> Result<Option<Arc<Self>>, StoreError> {
+        match Self::open(path) {
+            Ok(map) => Ok(Some(map)),
+            Err(error) if error.is_not_found() => check_absent(path).map(|()| None),
+            Err(error) => Err(error),
+        }
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -32,14 +32,18 @@ impl AllowedRoots {
             Ok(real) if inside(&real) => Ok(real),
             Ok(_) => Err(outside()),
             // What is outside is not told to exist or not.
-            Err(source) => match path.parent().and_then(|parent| fs::canonicalize(parent).ok()) {
-                Some(parent) if inside(&parent.join("x")) => {
-                    Err(StoreError::Io { path: path.to_owned(), action: "open", source })
-                }
+            Err(source) => match path.ancestors().skip(1).find_map(real_directory) {
+                Some(parent) if inside(&parent.join("x")) => Err(StoreError::io(path, "open")(source)),
                 _ => Err(outside()),
             },
         }
     }
+}
+
+/// Free of links; that of the empty path is the current directory.
+fn real_directory(path: &Path) -> Option<PathBuf> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    fs::canonicalize(path).ok()
 }
 
 impl std::fmt::Display for AllowedRoots {

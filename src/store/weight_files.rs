@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
-use super::map::{map_file, read_small_optional};
+use super::map::{check_absent, map_file, read_small_optional};
 use crate::format::adapter::listed;
 use crate::format::{ShardIndex, Tensor, TensorFile};
 
@@ -47,6 +47,7 @@ impl WeightFiles {
             files.shards.insert(SINGLE_FILE.to_owned(), file);
             return Ok(files);
         }
+        check_absent(&directory.join(SINGLE_FILE))?;
         let index_path = directory.join(INDEX_FILE);
         if let Some(bytes) = read_small_optional(&index_path)? {
             let index = ShardIndex::parse(&bytes).map_err(StoreError::format(&index_path))?;
@@ -70,7 +71,8 @@ impl WeightFiles {
         let missing: Vec<&str> =
             shards.iter().copied().filter(|shard| !self.directory.join(shard).exists()).collect();
         if !missing.is_empty() {
-            return Err(StoreError::MissingShards { path: self.directory.clone(), names: listed(&missing) });
+            let (path, count) = (self.directory.clone(), missing.len());
+            return Err(StoreError::MissingShards { path, count, names: listed(&missing) });
         }
         for shard in shards {
             self.shards.insert(shard.to_owned(), self.map_shard(shard)?);

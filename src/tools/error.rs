@@ -4,7 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::format::{AdapterError, FormatError};
-use crate::store::StoreError;
+use crate::store::mistaken::mistaken_text;
+use crate::store::{Expected, StoreError, explain};
 use crate::text::TextError;
 
 /// Everything is named: the file, the tensors, what to do.
@@ -58,9 +59,36 @@ impl ToolError {
         }
     }
 
-    /// For `map_err`: a [`ToolError::Format`] with its path.
+    /// For `map_err`: a [`ToolError::Format`] with its path, or what the file is in truth.
     pub fn format(path: &Path) -> impl FnOnce(FormatError) -> Self {
-        move |source| Self::Format { path: path.to_owned(), source }
+        move |source| match StoreError::format(path)(source) {
+            StoreError::Format { path, source } => Self::Format { path, source },
+            mistaken => Self::Store(mistaken),
+        }
+    }
+}
+
+impl ToolError {
+    /// For `map_err`: what `path` leads to, where it is something else than was wanted.
+    pub fn explained(path: &Path, wanted: Expected) -> impl FnOnce(Self) -> Self {
+        move |error| match error {
+            Self::Store(error) => Self::Store(explain(path, wanted, error)),
+            Self::Format { path: file, source } => {
+                match explain(path, wanted, StoreError::Format { path: file, source }) {
+                    StoreError::Format { path, source } => Self::Format { path, source },
+                    mistaken => Self::Store(mistaken),
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// For `map_err`: what is wrong with a text file of `bytes`, or what it is in truth.
+    pub fn text(path: PathBuf, bytes: &[u8]) -> impl FnOnce(TextError) -> Self {
+        move |source| match mistaken_text(&path, bytes) {
+            Some(mistaken) if matches!(source, TextError::Damaged { .. }) => Self::Store(mistaken),
+            _ => Self::Tokenizer { path, source },
+        }
     }
 }
 

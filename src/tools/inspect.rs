@@ -17,8 +17,8 @@ use crate::numbers::architecture::{Architecture, RopeScaling};
 use crate::numbers::family::{Activation, Norms};
 use crate::numbers::kind::kinds_text;
 use crate::store::adapter_files::{PEFT_CONFIG_FILE, PEFT_WEIGHTS_FILE, PROCESSED_WEIGHTS_FILE};
-use crate::store::engine::{DirectoryKind, TOKENIZER_TABLE_FILE, TOOL_TEMPLATE_FILE};
-use crate::store::{Checkpoint, Engine, StoreError, map_file, read_small};
+use crate::store::engine::{TOKENIZER_TABLE_FILE, TOOL_TEMPLATE_FILE};
+use crate::store::{Checkpoint, DirectoryKind, Engine, Expected, StoreError, explain, map_file, read_small};
 use crate::text::Tokenizer;
 use crate::tools::ToolError;
 use crate::tools::adapter_facts::AdapterFacts;
@@ -35,7 +35,7 @@ const MAX_LINE: usize = 118;
 pub fn inspect(path: &Path) -> Result<String, ToolError> {
     let mut page = Page::default();
     if !path.is_dir() {
-        let bytes = map_file(path)?;
+        let bytes = map_file(path).map_err(|error| explain(path, Expected::Model, error))?;
         if (*bytes).as_ref().starts_with(b"GGUF") {
             inspect_gguf(path, (*bytes).as_ref(), &mut page)?;
         } else {
@@ -50,10 +50,9 @@ pub fn inspect(path: &Path) -> Result<String, ToolError> {
         DirectoryKind::ProcessedAdapter => {
             inspect_file(&path.join(PROCESSED_WEIGHTS_FILE), &mut page)?;
         }
-        DirectoryKind::Unknown => {
-            let what = "neither an engine, a checkpoint nor an adapter".to_owned();
-            let advice = "give a directory with llm.engine, model.safetensors or adapter_model.safetensors";
-            return Err(ToolError::Refused { path: path.to_owned(), what, advice });
+        _ => {
+            let error = StoreError::NotRegular { path: path.to_owned(), found: "a directory" };
+            return Err(explain(path, Expected::Model, error).into());
         }
     }
     Ok(page.text)

@@ -8,7 +8,7 @@ use crate::store::engine::{
     CHAT_TEMPLATE_FILE, PROCESSED_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, TOOL_TEMPLATE_FILE,
 };
 use crate::store::{StoreError, read_small_optional};
-use crate::text::{ChatTemplate, SpecialTokens, TemplateFiles, TemplateSource, template_source};
+use crate::text::{ChatTemplate, SpecialTokens, TemplateFiles, TemplateSource, TextError, template_source};
 
 /// Where older processors keep their template.
 const PROCESSOR_FILE: &str = "chat_template.json";
@@ -39,8 +39,14 @@ impl CheckpointTemplate {
             named: &named,
             processor: processor.as_deref(),
         };
-        let source = template_source(&files);
-        let source = source.map_err(|source| ToolError::Tokenizer { path: directory.to_owned(), source })?;
+        let wrong = |source: TextError| match &source {
+            TextError::Damaged { file, .. } => {
+                let bytes = if *file == PROCESSOR_FILE { &processor } else { &config };
+                ToolError::text(directory.join(file), bytes.as_deref().unwrap_or_default())(source)
+            }
+            _ => ToolError::Tokenizer { path: directory.to_owned(), source },
+        };
+        let source = template_source(&files).map_err(wrong)?;
         Ok(Self { source, processed: read(PROCESSED_TEMPLATE_FILE)?, directory: directory.to_owned() })
     }
 

@@ -7,7 +7,7 @@ use jetspool::compress::{CalibrationOptions, build_calibrated};
 use jetspool::device::cpu::Lora;
 use jetspool::numbers::{KvCacheDtype, Precision};
 use jetspool::tools::BuildOptions;
-use jetspool::tools::build::Progress;
+use jetspool::tools::build::{EngineText, Progress};
 
 /// One prompt with the reference's answer.
 struct Case {
@@ -103,6 +103,7 @@ fn a_text_brings_int4_nearer() {
             limits: limits(),
             precision: Precision::Int4,
             head: None,
+            text: EngineText::Optional,
             gpu: None,
             n_threads,
             progress: Progress::Quiet,

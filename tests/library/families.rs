@@ -13,7 +13,7 @@ use jetspool::kernels::Kernels;
 use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
 use jetspool::numbers::Precision;
 use jetspool::store::Engine;
-use jetspool::tools::build::Progress;
+use jetspool::tools::build::{EngineText, Progress};
 use jetspool::tools::{BuildOptions, BuildReport, ToolError, build, inspect};
 
 fn build_with(
@@ -28,6 +28,7 @@ fn build_with(
         limits: Limits { max_input_len, max_kv_cache_capacity, ..limits() },
         precision: Precision::F32,
         head: None,
+        text: EngineText::Optional,
         gpu: None,
         n_threads: 2,
         progress: Progress::Quiet,

@@ -267,7 +267,7 @@ fn what_is_not_read_is_named() {
         assert!(error.contains(said) && error.contains("model.gguf"), "{error}");
     }
     let error = refused(b"GGML").to_string();
-    assert!(error.contains("wanted GGUF"), "{error}");
+    assert!(error.contains("begins \"GGML\", wanted a GGUF file"), "{error}");
     let mut bytes = fs::read(gguf("qwen2")).unwrap();
     bytes[4] = 1;
     assert!(refused(&bytes).to_string().contains("supported: 2, 3"));

@@ -12,7 +12,7 @@ use jetspool::kernels::Kernels;
 use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
 use jetspool::numbers::{KvCacheDtype, Precision};
 use jetspool::store::Engine;
-use jetspool::tools::build::Progress;
+use jetspool::tools::build::{EngineText, Progress};
 use jetspool::tools::{BuildOptions, ProcessOptions, build, process_lora};
 
 fn gpu() -> Cuda {
@@ -152,6 +152,7 @@ fn every_kind_of_stored_weights_gives_the_processors_bits() {
             limits: limits(),
             precision: Precision::Stored,
             head: None,
+            text: EngineText::Optional,
             gpu: None,
             n_threads: 2,
             progress: Progress::Quiet,
@@ -171,6 +172,7 @@ fn long_sequences_are_put_together_of_the_same_parts() {
         limits: Limits { max_input_len: 1200, max_kv_cache_capacity: 1400, ..limits() },
         precision: Precision::Int8,
         head: None,
+        text: EngineText::Optional,
         gpu: None,
         n_threads: 2,
         progress: Progress::Quiet,

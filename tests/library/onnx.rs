@@ -176,6 +176,16 @@ fn quantized_layouts_give_the_logits_of_transformers() {
     }
 }
 
+#[test]
+fn a_graph_that_is_int4_stays_as_it_is_and_says_so() {
+    let directory = layout("older_int4");
+    let engine_dir = directory.path().join("engine");
+    let report = build_onnx(&build_options(directory.path(), &engine_dir, Precision::Int4, 0)).unwrap();
+    let told = "the graph's weights are int4 already: they stay as they are (precision stored)";
+    assert!(report.warnings.iter().any(|warning| warning == told), "{:?}", report.warnings);
+    assert_eq!(report.config.precision, Precision::Stored);
+}
+
 /// Scales, zeros and factors of inputs come through a graph of DequantizeLinear as they are.
 #[test]
 fn quantized_checkpoints_export_and_build_the_same_engine() {
@@ -320,12 +330,12 @@ fn what_is_not_understood_is_named() {
         Case {
             name: "newer_qwen2",
             change: |dir| fs::remove_file(dir.join("model.onnx.data")).unwrap(),
-            names: &["supported"],
+            names: &["model.onnx.data is not there", "hf download"],
         },
         Case {
             name: "older_qwen2",
             change: |dir| fs::remove_file(dir.join("onnx_model.data")).unwrap(),
-            names: &["onnx_model.data", "cannot open"],
+            names: &["onnx_model.data is not there"],
         },
         Case {
             name: "older_qwen2",
@@ -338,7 +348,7 @@ fn what_is_not_understood_is_named() {
                 let file = fs::File::options().write(true).open(dir.join("onnx_model.data")).unwrap();
                 file.set_len(100_000).unwrap();
             },
-            names: &["onnx_model.data", "leaves the file"],
+            names: &["onnx_model.data is a file of 100000 bytes without its end", "the download or the copy"],
         },
         Case {
             name: "older_int4",

@@ -15,7 +15,7 @@ use jetspool::model::Decoder;
 use jetspool::numbers::Precision;
 use jetspool::numbers::kind::Stored;
 use jetspool::store::Engine;
-use jetspool::tools::build::Progress;
+use jetspool::tools::build::{EngineText, Progress};
 use jetspool::tools::{BuildOptions, BuildReport, ToolError, build};
 use safetensors::Dtype;
 use serde_json::{Value, json};
@@ -48,6 +48,7 @@ fn options(model_dir: &Path, engine_dir: &Path, precision: Precision) -> BuildOp
         limits: limits(),
         precision,
         head: None,
+        text: EngineText::Optional,
         gpu: None,
         n_threads: 2,
         progress: Progress::Quiet,

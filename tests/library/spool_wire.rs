@@ -286,7 +286,7 @@ fn wrong_top_levels_reject_the_file() {
         assert_eq!((fault.code, fault.message.as_str()), (FaultCode::BadFile, says), "{text}");
     }
     let fault = RequestFile::parse(b"{\"requests\":[\"\xff\"]}".to_vec()).unwrap_err();
-    assert_eq!(fault.message, "not JSON: byte 14 is not UTF-8");
+    assert_eq!(fault.message, "not JSON: byte 14 is not UTF-8; save the file as UTF-8");
     // A byte order mark and equal keys are no faults; the last of them counts.
     let file = parse("\u{feff}{\"batch_size\":0,\"requests\":[],\"batch_size\":3,\"requests\":[1]}").unwrap();
     assert_eq!((file.batch_size, file.n_requests()), (3, 1));

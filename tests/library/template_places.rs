@@ -7,7 +7,7 @@ use jetspool::answer::TextFiles;
 use jetspool::format::Limits;
 use jetspool::numbers::Precision;
 use jetspool::text::{ChatMessage, ChatTemplate, RenderOptions, SpecialTokens};
-use jetspool::tools::build::Progress;
+use jetspool::tools::build::{EngineText, Progress};
 use jetspool::tools::{BuildOptions, ExportOptions, build, export};
 use serde_json::{Value, json};
 
@@ -44,6 +44,7 @@ fn options(model_dir: &Path, engine_dir: &Path) -> BuildOptions {
         limits: Limits { max_kv_cache_capacity: 512, max_input_len: 256, ..Limits::default() },
         precision: Precision::F16,
         head: None,
+        text: EngineText::Optional,
         gpu: None,
         n_threads: 1,
         progress: Progress::Quiet,

@@ -359,7 +359,7 @@ fn damaged_checkpoints_are_refused_by_name() {
         Case {
             model: "llama3",
             change: |dir| fs::remove_file(dir.join("model-00002-of-00004.safetensors")).unwrap(),
-            names: &["missing shards", "model-00002-of-00004.safetensors"],
+            names: &["1 of the shards", "missing: model-00002-of-00004.safetensors"],
         },
         Case {
             model: "qwen2_odd",
@@ -411,7 +411,7 @@ fn damaged_checkpoints_are_refused_by_name() {
         Case {
             model: "qwen2",
             change: |dir| fs::remove_file(dir.join("model.safetensors")).unwrap(),
-            names: &["neither model.safetensors nor"],
+            names: &["is a checkpoint without its weights", "hf download"],
         },
         Case {
             model: "qwen2",

@@ -211,7 +211,11 @@ fn what_is_wrong_is_said_with_its_exit_code() {
         why: &'a str,
     }
     let cases = [
-        Case { flags: &["q", "--engineDir", &nowhere], code: 66, why: "config.json: cannot open" },
+        Case {
+            flags: &["q", "--engineDir", &nowhere],
+            code: 66,
+            why: "nowhere is not there, wanted an engine directory",
+        },
         Case { flags: &["q", "--engineDir", &engine, "--lora", &nowhere], code: 66, why: "not there" },
         Case {
             flags: &["q", "--engineDir", &engine, "--lora", raw],

@@ -32,9 +32,13 @@ mod list;
 #[cfg(not(emulated))]
 mod memory;
 #[cfg(not(emulated))]
+mod mistaken;
+#[cfg(not(emulated))]
 mod operate;
 #[cfg(not(emulated))]
 mod producers;
+#[cfg(not(emulated))]
+mod refusals;
 #[cfg(not(emulated))]
 mod replacement;
 #[cfg(not(emulated))]

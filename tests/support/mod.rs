@@ -21,7 +21,7 @@ use jetspool::kernels::Kernels;
 use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
 use jetspool::numbers::{KvCacheDtype, Precision};
 use jetspool::store::{Engine, map_file};
-use jetspool::tools::build::Progress;
+use jetspool::tools::build::{EngineText, Progress};
 use jetspool::tools::{BuildOptions, ProcessOptions, build, process_lora};
 
 /// A path below tests/data.
@@ -76,6 +76,7 @@ pub fn build_options(
         limits: Limits { max_kv_cache_capacity: 512, max_input_len: 256, max_lora_rank, ..Limits::default() },
         precision,
         head: None,
+        text: EngineText::Optional,
         gpu: None,
         n_threads: 2,
         progress: Progress::Quiet,

@@ -31,7 +31,10 @@ pub enum AdapterError {
     )]
     Foreign { why: String },
     /// Tensors that no projection of the engine takes; without this check they would do nothing, silently.
-    #[error("{count} tensors match no projection of the engine: {names}")]
+    #[error(
+        "{count} tensors match no projection of the engine: {names}; use it with an engine of the model that it was \
+         trained on"
+    )]
     Unmatched { count: usize, names: String },
     /// A matrix without its partner.
     #[error("tensor {present} is there, but its partner {missing} is missing")]
@@ -45,6 +48,11 @@ pub enum AdapterError {
     /// Such an adapter would change the projection twice.
     #[error("tensors {first} and {second} change the same projection")]
     Twice { first: String, second: String },
+    /// A checkpoint, for example.
+    #[error(
+        "none of its {count} tensors is an adapter's, wanted names with lora_A and lora_B; give what process-lora wrote"
+    )]
+    NoAdapter { count: usize },
     /// Nothing in it.
     #[error("the adapter holds no tensors")]
     Empty,
@@ -86,6 +94,10 @@ impl Adapter {
         architecture: &Architecture,
         max_rank: usize,
     ) -> Result<Self, AdapterError> {
+        let count = file.names().count();
+        if count > 0 && !file.names().any(|name| name.contains("lora_")) {
+            return Err(AdapterError::NoAdapter { count });
+        }
         let slots = sort_into_slots(&file, architecture)?;
         let mut pairs = vec![const { [const { None }; N_PROJECTIONS] }; architecture.n_layers];
         let mut owners: BTreeMap<(usize, Projection), String> = BTreeMap::new();
@@ -460,10 +472,15 @@ mod tests {
                 assert!(message.contains(name), "{message} does not name {name}");
             }
         }
-        let many: Vec<String> = (0..30).map(|i| format!("x{i:02}")).collect();
+        let message = bind(&[("model.norm.weight", "F16", &[8])]).err().unwrap().to_string();
+        assert!(message.starts_with("none of its 1 tensors is an adapter's"), "{message}");
+        let many: Vec<String> = (0..30).map(|i| format!("lora_x{i:02}")).collect();
         let tensors: Vec<_> = many.iter().map(|name| (name.as_str(), "F16", &[1][..])).collect();
         let message = bind(&tensors).err().unwrap().to_string();
-        assert!(message.contains("30 tensors") && message.ends_with("x19 and 10 more"), "{message}");
+        assert!(
+            message.contains("30 tensors") && message.contains("lora_x19 and 10 more; use it"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Numbers and texts out of bytes, one behind the other. A length is believed only where the bytes are there.
 
-use crate::format::FormatError;
+use crate::format::{FormatError, GGUF_FILE};
 
 /// Longest text; chat templates have some kilobytes.
 const MAX_TEXT_BYTES: usize = 1 << 20;
 
 /// A damaged file, and why.
 pub(super) fn damaged(why: impl Into<String>) -> FormatError {
-    FormatError::Damaged { what: "GGUF file", why: why.into() }
+    FormatError::Damaged { what: GGUF_FILE, why: why.into() }
 }
 
 /// What is left to read.

@@ -135,6 +135,15 @@ fn place<'a>(
     data: Range<usize>,
     alignment: usize,
 ) -> Result<BTreeMap<&'a str, GgufTensor>, FormatError> {
+    let ends = infos.iter().map(|info| (info.offset.saturating_add(info.n_bytes as u64), info.name));
+    let end = ends.max().unwrap_or_default();
+    let n_missing = end.0.saturating_sub(data.len() as u64);
+    if n_missing > 0 {
+        return Err(damaged(format!(
+            "{n_missing} bytes are missing at its end, where tensor {:.60} is",
+            end.1
+        )));
+    }
     let mut tensors = BTreeMap::new();
     let mut taken = Vec::with_capacity(infos.len());
     for Info { name, kind, shape, n_bytes, offset } in infos {

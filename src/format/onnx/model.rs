@@ -1,6 +1,6 @@
 //! A model looked at in place: nodes, initializers, inputs and outputs of its graph (onnx.proto).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::tensor::{ElementType, Place, StoredTensor};
 use super::wire::{Fields, damaged};
@@ -59,13 +59,15 @@ pub enum Attribute<'a> {
 }
 
 impl<'a> Model<'a> {
-    /// Files with tensors of one element: numbers of the graph's arithmetic, which recognition needs.
-    pub fn scalar_files(&self) -> BTreeSet<&'a str> {
-        self.graph
-            .initializers
-            .iter()
-            .filter_map(|tensor| tensor.external_scalar().map(|(file, ..)| file))
-            .collect()
+    /// Files with tensors of one element, and where the last of these ends: numbers of the graph's arithmetic, which
+    /// recognition needs.
+    pub fn scalar_files(&self) -> BTreeMap<&'a str, usize> {
+        let mut files = BTreeMap::new();
+        for (file, start, len) in self.graph.initializers.iter().filter_map(StoredTensor::external_scalar) {
+            let end = files.entry(file).or_default();
+            *end = start.saturating_add(len).max(*end);
+        }
+        files
     }
 
     /// Takes those elements from their files; what a file does not hold stays unknown.

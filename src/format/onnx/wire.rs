@@ -1,6 +1,6 @@
 //! The wire format of protocol buffers, read in place (protobuf.dev, "Encoding").
 
-use crate::format::FormatError;
+use crate::format::{FormatError, ONNX_MODEL};
 
 /// One field of a message.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +26,7 @@ pub struct Fields<'a> {
 }
 
 pub fn damaged(why: impl Into<String>) -> FormatError {
-    FormatError::Damaged { what: "ONNX model", why: why.into() }
+    FormatError::Damaged { what: ONNX_MODEL, why: why.into() }
 }
 
 impl<'a> Fields<'a> {

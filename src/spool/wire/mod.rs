@@ -15,6 +15,7 @@ pub mod loras;
 pub mod message;
 pub mod object;
 pub mod openai;
+mod other_form;
 pub mod request;
 pub mod request_file;
 pub mod sampling;

@@ -18,6 +18,7 @@ use super::object::{At, Field, Object};
 use super::openai::line::{Line, Stamp};
 use super::openai::lines::{Lines, read_lines};
 use super::openai::reading::read_line;
+use super::other_form;
 use super::request::{BadRequest, ChatOptions, Defaults, Request};
 use super::sampling::{SAMPLING_FIELDS, Sampling};
 use super::span::Span;
@@ -111,9 +112,13 @@ impl RequestFile {
     pub fn parse(bytes: Vec<u8>) -> Result<Self, Fault> {
         let text = String::from_utf8(bytes).map_err(|e| {
             let at = e.utf8_error().valid_up_to();
-            Fault::bad(format!("not JSON: byte {at} is not UTF-8")).of_file()
+            Fault::bad(format!("not JSON: byte {at} is not UTF-8; save the file as UTF-8")).of_file()
         })?;
-        Self::parse_text(text).map_err(Fault::of_file)
+        let start = other_form::start(&text);
+        Self::parse_text(text).map_err(|fault| match other_form::hint(&start) {
+            Some(hint) => Fault { message: format!("{}; {hint}", fault.message), ..fault }.of_file(),
+            None => fault.of_file(),
+        })
     }
 
     /// Reads a file of a form.

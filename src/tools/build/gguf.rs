@@ -21,7 +21,7 @@ use crate::numbers::Precision;
 use crate::numbers::architecture::Architecture;
 use crate::numbers::family::Family;
 use crate::numbers::gguf::BlockKind;
-use crate::store::map_file;
+use crate::store::{Expected, explain, map_file};
 use crate::text::{VocabularyParts, assemble_tokenizer};
 use crate::tools::ToolError;
 use crate::tools::weights::gguf::gguf_rows;
@@ -33,7 +33,7 @@ use crate::tools::weights::source::RowSource;
 /// [`ToolError`]; nothing is left behind then.
 pub fn build_gguf(options: &BuildOptions) -> Result<BuildReport, ToolError> {
     let path = &options.model_dir;
-    let bytes = map_file(path)?;
+    let bytes = map_file(path).map_err(|error| explain(path, Expected::Gguf, error))?;
     let all: &[u8] = (*bytes).as_ref();
     let file = GgufFile::parse(all).map_err(ToolError::format(path))?;
     if file.metadata.text("general.type").ok().flatten() == Some("adapter") {

@@ -13,4 +13,4 @@ pub use crate::progress::Progress;
 pub use gguf::build_gguf;
 pub use kernels::GpuTarget;
 pub use onnx::build_onnx;
-pub use run::{BuildOptions, BuildReport, Spreads, build, build_spread, find_sources};
+pub use run::{BuildOptions, BuildReport, EngineText, Spreads, build, build_spread, find_sources};

@@ -19,7 +19,7 @@ use crate::format::onnx::{Linear, Model, Norm, OnnxConfig, OnnxDecoder, OnnxMixt
 use crate::format::{Bytes, FormatError, TensorFile};
 use crate::numbers::architecture::{Architecture, Projection};
 use crate::numbers::{Module, Precision};
-use crate::store::{map_file, read_small, read_small_optional};
+use crate::store::{Expected, map_file, read_small, read_small_optional};
 use crate::tools::ToolError;
 use crate::tools::export::data::EMBEDDING_FILE;
 use crate::tools::export::run::{LORA_MODEL_FILE, MODEL_FILE};
@@ -39,13 +39,18 @@ pub fn build_onnx(options: &BuildOptions) -> Result<BuildReport, ToolError> {
     let directory = &options.model_dir;
     let model_path = model_path(options)?;
     let config_path = directory.join(CONFIG_FILE);
-    let config_json = read_small(&config_path)?;
-    let config = OnnxConfig::from_json(&config_json).map_err(ToolError::format(&config_path))?;
+    let explained = || ToolError::explained(directory, Expected::Onnx);
+    let read = || -> Result<(Vec<u8>, OnnxConfig), ToolError> {
+        let config_json = read_small(&config_path)?;
+        let config = OnnxConfig::from_json(&config_json).map_err(ToolError::format(&config_path))?;
+        Ok((config_json, config))
+    };
+    let (config_json, config) = read().map_err(explained())?;
     check_output(options)?;
-    let bytes = map_file(&model_path)?;
+    let bytes = map_file(&model_path).map_err(ToolError::from).map_err(explained())?;
     let mut model = Model::parse((*bytes).as_ref()).map_err(ToolError::format(&model_path))?;
     let files = OnnxFiles::new(&model_path, bytes.clone());
-    let scalars = files.scalars(&model);
+    let scalars = files.scalars(&model)?;
     model.take_scalars(|name| scalars.get(name).map(|bytes| (**bytes).as_ref()));
     let decoder = OnnxDecoder::recognize(&model.graph).map_err(ToolError::format(&model_path))?;
     let mut architecture =
@@ -61,6 +66,7 @@ pub fn build_onnx(options: &BuildOptions) -> Result<BuildReport, ToolError> {
         [] => eos_of_tokenizer(directory)?,
         ids => ids.to_vec(),
     };
+    let asked = options.precision;
     let options = &BuildOptions { precision: resolve_precision(options, &found)?, ..options.clone() };
     let engine_config = engine_config(options, architecture, eos_token_ids, config.bos_token_id)?;
     let mut items = items(&engine_config.architecture, options.precision);
@@ -77,7 +83,12 @@ pub fn build_onnx(options: &BuildOptions) -> Result<BuildReport, ToolError> {
         sources.push(source);
     }
     set_head(&mut items, options.head);
-    let warnings = limit_warnings(&engine_config);
+    let mut warnings = limit_warnings(&engine_config);
+    if options.precision == Precision::Stored && asked != Precision::Stored {
+        warnings.push(format!(
+            "the graph's weights are {asked} already: they stay as they are (precision stored)"
+        ));
+    }
     let texts = TextFiles::read(directory)?;
     let digest = || {
         let external = files.external();

@@ -50,11 +50,21 @@ pub struct BuildOptions {
     pub precision: Precision,
     /// Of the embedding table and the head; else it follows from the precision.
     pub head: Option<Precision>,
+    /// Whether it must be able to read and write text.
+    pub text: EngineText,
     /// None: it is for the processor alone.
     pub gpu: Option<GpuTarget>,
     /// Threads that encode rows; the bytes do not depend on it.
     pub n_threads: usize,
     pub progress: Progress,
+}
+
+/// Whether an engine without a tokenizer is of use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineText {
+    Needed,
+    /// Token ids are enough, as for `logits` and `bench`.
+    Optional,
 }
 
 /// What was built.
@@ -153,6 +163,9 @@ pub(crate) fn write_engine(
     source_digest: impl FnOnce() -> String,
 ) -> Result<BuildReport, ToolError> {
     let Prepared { mut config, items, sources, spreads, mut warnings } = prepared;
+    if options.text == EngineText::Needed && texts.get(TOKENIZER_FILE).is_none() {
+        return Err(no_tokenizer(&options.model_dir));
+    }
     let token_table = texts.compile_tokenizer()?;
     texts.check_template()?;
     warnings.extend(texts.note());
@@ -201,9 +214,17 @@ pub(crate) fn write_engine(
     Ok(BuildReport { engine_dir, config, n_bytes, n_tensors, kinds, warnings })
 }
 
+fn no_tokenizer(source: &Path) -> ToolError {
+    let path = source.to_owned();
+    let what = format!("{TOKENIZER_FILE} is not there: the engine would know token ids, but no text");
+    let advice = "copy the file from where the model came from; AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) in \
+        transformers writes it from older files; --noTokenizer builds without one";
+    ToolError::Refused { path, what, advice }
+}
+
 /// The output must not be the input, nor a directory with somebody else's `config.json`.
 pub(crate) fn check_output(options: &BuildOptions) -> Result<(), ToolError> {
-    place::check_output(&options.engine_dir, &[&options.model_dir], |real| {
+    place::check_output(&options.engine_dir, &[&options.model_dir], None, |real| {
         let Some(bytes) = read_small_optional(&real.join(CONFIG_FILE))? else { return Ok(None) };
         let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
         let is_ours = value.get("jetspool").is_some();

@@ -72,7 +72,8 @@ impl TextFiles {
         let special_tokens_map = self.get("special_tokens_map.json");
         let beside =
             BesideTokenizer { config: self.get(TOKENIZER_CONFIG_FILE), added_tokens, special_tokens_map };
-        let whole = with_tokens_beside(tokenizer_json, beside).map_err(self.wrong(TOKENIZER_FILE))?;
+        let whole =
+            with_tokens_beside(tokenizer_json, beside).map_err(self.wrong(TOKENIZER_FILE, tokenizer_json))?;
         if let Some(whole) = whole {
             self.files.insert(TOKENIZER_FILE, whole);
         }
@@ -82,7 +83,7 @@ impl TextFiles {
     /// The bytes of `tokenizer.table`.
     pub fn compile_tokenizer(&self) -> Result<Option<Arc<Vec<u8>>>, ToolError> {
         let Some(tokenizer_json) = self.get(TOKENIZER_FILE) else { return Ok(None) };
-        Tokenizer::compile(tokenizer_json).map(Some).map_err(self.wrong(TOKENIZER_FILE))
+        Tokenizer::compile(tokenizer_json).map(Some).map_err(self.wrong(TOKENIZER_FILE, tokenizer_json))
     }
 
     /// A chat template that cannot be used is found here, and not by the first request.
@@ -95,9 +96,9 @@ impl TextFiles {
         self.template.note()
     }
 
-    fn wrong(&self, name: &str) -> impl FnOnce(TextError) -> ToolError + use<> {
+    fn wrong(&self, name: &str, bytes: &[u8]) -> impl FnOnce(TextError) -> ToolError {
         // A file that holds all has none below it.
         let path = if self.source.is_file() { self.source.clone() } else { self.source.join(name) };
-        |source| ToolError::Tokenizer { path, source }
+        ToolError::text(path, bytes)
     }
 }

@@ -123,7 +123,7 @@ fn file_size(path: &Path) -> u64 {
 
 /// Only an empty place or an earlier export is written to.
 fn check_output(options: &ExportOptions) -> Result<(), ToolError> {
-    place::check_output(&options.output_dir, &[&options.model_dir], |real| {
+    place::check_output(&options.output_dir, &[&options.model_dir], None, |real| {
         let has = |name: &str| real.join(name).exists();
         let is_taken = has(CONFIG_FILE) && !has(MODEL_FILE) && !has(DATA_FILE);
         Ok(is_taken.then(|| "holds a config.json that is not an exported model's".to_owned()))

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::graph::insert_adapters;
 use crate::format::onnx::Model;
-use crate::store::{AtomicFile, Losses, map_file};
+use crate::store::{AtomicFile, Expected, Losses, explain, map_file};
 use crate::tools::ToolError;
 use crate::tools::export::run::{LORA_MODEL_FILE, MODEL_FILE};
 use crate::tools::weights::onnx_files::OnnxFiles;
@@ -32,10 +32,10 @@ pub struct InsertReport {
 pub fn insert_lora(options: &InsertOptions) -> Result<InsertReport, ToolError> {
     let losses = Losses::now();
     let model_path = options.onnx_dir.join(MODEL_FILE);
-    let bytes = map_file(&model_path)?;
+    let bytes = map_file(&model_path).map_err(|error| explain(&options.onnx_dir, Expected::Onnx, error))?;
     let mut model = Model::parse((*bytes).as_ref()).map_err(ToolError::format(&model_path))?;
     let files = OnnxFiles::new(&model_path, bytes.clone());
-    let scalars = files.scalars(&model);
+    let scalars = files.scalars(&model)?;
     model.take_scalars(|name| scalars.get(name).map(|bytes| (**bytes).as_ref()));
     let inserted = insert_adapters(&model).map_err(ToolError::format(&model_path))?;
     let path = options.onnx_dir.join(LORA_MODEL_FILE);

@@ -10,8 +10,7 @@ use super::daemon::Daemon;
 use super::engines::Listed;
 use crate::format::{Adapter, AdapterError, FormatError, TensorFile, check_origin};
 use crate::store::adapter_files::{PEFT_WEIGHTS_FILE, PROCESSED_WEIGHTS_FILE};
-use crate::store::engine::DirectoryKind;
-use crate::store::{StoreError, config_beside, map_file};
+use crate::store::{DirectoryKind, StoreError, config_beside, map_file};
 use crate::tools::ToolError;
 use crate::tools::adapter_facts::AdapterFacts;
 

@@ -8,8 +8,7 @@ use serde::Serialize;
 
 use super::daemon::Daemon;
 use crate::numbers::architecture::Architecture;
-use crate::store::Engine;
-use crate::store::engine::DirectoryKind;
+use crate::store::{DirectoryKind, Engine};
 use crate::tools::ToolError;
 
 /// Where the engines of further daemons are, beside that of the first.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::format::adapter::{listed, without_wrappers_of_training};
 use crate::format::{FormatError, LoraPart, PeftConfig, PeftName, Tensor, TensorFile, first_not_finite};
 use crate::store::adapter_files::{PEFT_CONFIG_FILE, PEFT_PICKLE_FILE, PEFT_WEIGHTS_FILE};
-use crate::store::{StoreError, WeightFiles, map_file, read_small};
+use crate::store::{Expected, StoreError, WeightFiles, map_file, read_small};
 use crate::tools::ToolError;
 use crate::tools::ways_out::{Refusals, WITH_PEFT, instead_of_merging, is_of_other_method, is_value_head};
 
@@ -67,7 +67,7 @@ impl AdapterTensors {
     pub fn open(lora_dir: &Path, weights: &WeightFiles) -> Result<Self, ToolError> {
         let config_path = lora_dir.join(PEFT_CONFIG_FILE);
         let config =
-            PeftConfig::parse(&read_small(&config_path)?).map_err(ToolError::format(&config_path))?;
+            read_config(&config_path).map_err(ToolError::explained(lora_dir, Expected::PeftAdapter))?;
         check_config(&config, &config_path)?;
         let (path, tensors) = read_tensors(lora_dir, weights)?;
         let mut adapter =
@@ -175,6 +175,10 @@ impl AdapterTensors {
     pub fn refused(&self, what: String, advice: &'static str) -> ToolError {
         ToolError::Refused { path: self.path.clone(), what, advice }
     }
+}
+
+fn read_config(path: &Path) -> Result<PeftConfig, ToolError> {
+    PeftConfig::parse(&read_small(path)?).map_err(ToolError::format(path))
 }
 
 /// Refuses what cannot be merged by adding a low-rank product. Rows of single tokens are known by their tensors.

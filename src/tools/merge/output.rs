@@ -1,7 +1,7 @@
 //! The output directory: which place is safe to write to, and what the new config says.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
@@ -21,17 +21,7 @@ pub const RECORD_FILE: &str = "merge_lora.json";
 /// # Errors
 /// [`ToolError::Output`].
 pub fn check_place(output: &Path, inputs: [&Path; 2], home: Option<&Path>) -> Result<(), ToolError> {
-    check_output(output, &inputs, |real| {
-        if real.parent().is_none() {
-            return Ok(Some("is the root of the file system".to_owned()));
-        }
-        let is_real = |path: Option<PathBuf>| path.is_some_and(|path| path == real);
-        if is_real(home.and_then(|home| fs::canonicalize(home).ok())) {
-            return Ok(Some("is the home directory".to_owned()));
-        }
-        if is_real(std::env::current_dir().and_then(fs::canonicalize).ok()) {
-            return Ok(Some("is the current directory".to_owned()));
-        }
+    check_output(output, &inputs, home, |real| {
         if inputs.iter().any(|input| fs::canonicalize(input).is_ok_and(|input| input.starts_with(real))) {
             return Ok(Some("contains an input's directory".to_owned()));
         }

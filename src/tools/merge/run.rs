@@ -17,7 +17,7 @@ use crate::format::json::parse_object;
 use crate::kernels::Kernels;
 use crate::progress::{Bar, Progress};
 use crate::store::weight_files::INDEX_FILE;
-use crate::store::{StoreError, WeightFiles, read_small};
+use crate::store::{Expected, StoreError, WeightFiles, read_small};
 use crate::tools::build::run::check_space;
 use crate::tools::companions::Companions;
 use crate::tools::staging::Staging;
@@ -71,8 +71,10 @@ pub struct MergeReport {
 /// [`ToolError`]; nothing is left behind then.
 pub fn merge_lora(options: &MergeOptions) -> Result<MergeReport, ToolError> {
     check_place(&options.output_dir, [&options.model_dir, &options.lora_dir], options.home.as_deref())?;
-    let config = read_config(&options.model_dir)?;
-    let weights = WeightFiles::open(&options.model_dir)?;
+    let opened = read_config(&options.model_dir)
+        .and_then(|config| Ok((config, WeightFiles::open(&options.model_dir)?)))
+        .map_err(ToolError::explained(&options.model_dir, Expected::Checkpoint));
+    let (config, weights) = opened?;
     let element = element(options, &config, &weights)?;
     let adapter = AdapterTensors::open(&options.lora_dir, &weights)?;
     let inner = config.get("text_config").and_then(Value::as_object);

@@ -20,7 +20,7 @@ use crate::format::{PeftConfig, TensorFile};
 use crate::store::adapter_files::{
     PEFT_CONFIG_FILE, PEFT_PICKLE_FILE, PEFT_WEIGHTS_FILE, PROCESSED_CONFIG_FILE, PROCESSED_WEIGHTS_FILE,
 };
-use crate::store::{AtomicFile, Losses, StoreError, map_file, read_small, read_small_optional};
+use crate::store::{AtomicFile, Expected, Losses, StoreError, map_file, read_small, read_small_optional};
 use crate::tools::ToolError;
 
 const PRODUCER: &str = concat!("jetspool ", env!("CARGO_PKG_VERSION"), " process-lora");
@@ -104,24 +104,38 @@ pub fn process_lora(options: &ProcessOptions) -> Result<ProcessReport, ToolError
 }
 
 fn read_peft(input_dir: &Path, dropping: Dropping) -> Result<Found, ToolError> {
-    let config_path = input_dir.join(PEFT_CONFIG_FILE);
-    let config_json = read_small(&config_path)?;
-    let config = PeftConfig::parse(&config_json).map_err(ToolError::format(&config_path))?;
-    let path = weights_path(input_dir)?;
-    let file = TensorFile::parse(map_file(&path)?).map_err(ToolError::format(&path))?;
-    let Sorted { pairs, dropped } = sort_tensors(&file, &config, &path, dropping)?;
+    let Opened { config_json, config, weights_path, file } =
+        open(input_dir).map_err(ToolError::explained(input_dir, Expected::PeftAdapter))?;
+    let Sorted { pairs, dropped } = sort_tensors(&file, &config, &weights_path, dropping)?;
     let checked = pairs.into_iter().map(|(module, pair)| {
-        let sources = pair.check(config.rank_of(&module)).map_err(ToolError::format(&path))?;
+        let sources = pair.check(config.rank_of(&module)).map_err(ToolError::format(&weights_path))?;
         Ok((module, sources))
     });
     let pairs = checked.collect::<Result<_, ToolError>>()?;
-    Ok(Found { path, config, config_json, pairs, dropped })
+    Ok(Found { path: weights_path, config, config_json, pairs, dropped })
 }
 
 fn read_gguf(file: &Path, engine_dir: &Path) -> Result<Found, ToolError> {
     let GgufAdapter { config_json, pairs } = read_gguf_adapter(file, engine_dir)?;
     let config = PeftConfig::parse(&config_json).map_err(ToolError::format(file))?;
     Ok(Found { path: file.to_owned(), config, config_json, pairs, dropped: Vec::new() })
+}
+
+/// An adapter as it comes.
+struct Opened {
+    config_json: Vec<u8>,
+    config: PeftConfig,
+    weights_path: PathBuf,
+    file: TensorFile,
+}
+
+fn open(input_dir: &Path) -> Result<Opened, ToolError> {
+    let config_path = input_dir.join(PEFT_CONFIG_FILE);
+    let config_json = read_small(&config_path)?;
+    let config = PeftConfig::parse(&config_json).map_err(ToolError::format(&config_path))?;
+    let weights_path = weights_path(input_dir)?;
+    let file = TensorFile::parse(map_file(&weights_path)?).map_err(ToolError::format(&weights_path))?;
+    Ok(Opened { config_json, config, weights_path, file })
 }
 
 /// What the configuration promises and the tensors do not hold.

@@ -10,8 +10,9 @@ use safetensors::Dtype;
 use crate::format::checkpoint::shards::is_plain_name;
 use crate::format::onnx::tensor::range_in;
 use crate::format::onnx::{ElementType, Model, Place, StoredTensor};
-use crate::format::{Bytes, FormatError, Tensor};
-use crate::store::map_file;
+use crate::format::{Bytes, FormatError, ONNX_DATA, ONNX_MODEL, Tensor};
+use crate::store::mistaken::cut_file;
+use crate::store::{Expected, explain, map_file};
 use crate::tools::ToolError;
 
 /// A model file and the files beside it, each mapped once.
@@ -32,22 +33,37 @@ impl OnnxFiles {
         self.external.borrow().clone()
     }
 
-    /// The files with numbers of the graph's arithmetic; one that is missing is missed later, where it matters.
-    pub fn scalars(&self, model: &Model) -> BTreeMap<String, Bytes> {
-        let files = model.scalar_files().into_iter();
-        files.filter_map(|name| Some((name.to_owned(), self.map(name).ok()?))).collect()
+    /// The files with numbers of the graph's arithmetic.
+    ///
+    /// # Errors
+    /// [`ToolError`] when one is missing or too short: what the graph computes is not known then.
+    pub fn scalars(&self, model: &Model) -> Result<BTreeMap<String, Bytes>, ToolError> {
+        let mut found = BTreeMap::new();
+        for (name, end) in model.scalar_files() {
+            let bytes = self.map(name)?;
+            let n_bytes = (*bytes).as_ref().len();
+            if n_bytes < end {
+                let path = self.path.with_file_name(name);
+                let model = self.path.file_name().unwrap_or_default().display();
+                return Err(cut_file(&path, n_bytes, (&format!("a number of {model}"), end)).into());
+            }
+            found.insert(name.to_owned(), bytes);
+        }
+        Ok(found)
     }
 
     fn map(&self, location: &str) -> Result<Bytes, ToolError> {
         if !is_plain_name(location) {
             let why = format!("external data lies at {location:?}, wanted a plain file name");
-            return Err(self.format_error(FormatError::Damaged { what: "ONNX model", why }));
+            return Err(self.format_error(FormatError::Damaged { what: ONNX_MODEL, why }));
         }
         let mut external = self.external.borrow_mut();
         if let Some(bytes) = external.get(location) {
             return Ok(Arc::clone(bytes));
         }
-        let bytes = map_file(&self.path.with_file_name(location))?;
+        let directory = self.path.parent().unwrap_or(Path::new("."));
+        let bytes = map_file(&self.path.with_file_name(location))
+            .map_err(|error| explain(directory, Expected::Onnx, error))?;
         external.insert(location.to_owned(), Arc::clone(&bytes));
         Ok(bytes)
     }
@@ -79,7 +95,7 @@ impl OnnxFiles {
 
     /// An error of this model.
     pub(super) fn format_error(&self, source: FormatError) -> ToolError {
-        ToolError::Format { path: self.path.clone(), source }
+        ToolError::format(&self.path)(source)
     }
 
     /// The bytes of a tensor where they lie.
@@ -94,7 +110,7 @@ impl OnnxFiles {
         let leaves = |file: &str| ToolError::Format {
             path: if file.is_empty() { self.path.clone() } else { self.path.with_file_name(file) },
             source: FormatError::Damaged {
-                what: "ONNX data",
+                what: ONNX_DATA,
                 why: format!("tensor {name} leaves the file, or its length is not its shape's"),
             },
         };
@@ -114,7 +130,13 @@ impl OnnxFiles {
                 if length.is_some_and(|length| length != n_bytes as u64) {
                     return Err(leaves(location));
                 }
-                (self.map(location)?, dtype, start..end)
+                let bytes = self.map(location)?;
+                let n_held = (*bytes).as_ref().len();
+                if n_held < end {
+                    let path = self.path.with_file_name(location);
+                    return Err(cut_file(&path, n_held, (&format!("tensor {name}"), end)).into());
+                }
+                (bytes, dtype, start..end)
             }
             Place::Fields => {
                 // Only tensors of a few elements are written so.

@@ -9,7 +9,11 @@ use std::io::{self, BufRead};
 use crate::spool::wire::fault::{Fault, FaultCode};
 use crate::spool::wire::json::Value;
 use crate::spool::wire::limits;
+use crate::spool::wire::other_form::is_object_of_requests;
 use crate::spool::wire::span::Span;
+
+/// Bytes of the first line that are kept, to tell a whole request file from a line.
+const MAX_FIRST: usize = 64 << 10;
 
 /// Where the lines stand that are not empty.
 pub struct Lines {
@@ -54,6 +58,8 @@ struct Reading {
     start: u64,
     crc: crc32fast::Hasher,
     n_lines: usize,
+    /// The first line that is not empty, up to some bytes.
+    first: Vec<u8>,
     /// Of the lines up to the limit.
     spans: Vec<Span>,
     repeated: BTreeSet<usize>,
@@ -80,6 +86,9 @@ impl Reading {
         let before = self.line.len() - line.trim_ascii_start().len();
         let line = line.trim_ascii();
         self.n_lines += usize::from(!line.is_empty());
+        if self.n_lines == 1 && self.first.is_empty() {
+            self.first = line[..line.len().min(MAX_FIRST)].to_vec();
+        }
         if !line.is_empty() && self.n_lines <= limits::REQUESTS {
             if custom_id(line).is_some_and(|id| !self.seen.insert(id)) {
                 self.repeated.insert(self.spans.len());
@@ -96,6 +105,10 @@ impl Reading {
         let n = self.n_lines;
         if n == 0 {
             return Err(Fault::new(FaultCode::BadFile, "the file is empty; wanted one JSON object a line"));
+        }
+        if is_object_of_requests(&self.first, n) {
+            let message = "the file is one JSON object, wanted one a line; give it a name that ends in .json";
+            return Err(Fault::new(FaultCode::BadFile, message));
         }
         if n > limits::REQUESTS {
             let message = format!("{n} lines are over the limit of {}; split the file", limits::REQUESTS);
