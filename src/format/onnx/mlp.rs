@@ -59,14 +59,14 @@ impl<'a> OnnxMlp<'a> {
 
 /// What an MLP ends with.
 pub enum Update<'a> {
-    Down(Linear<'a>),
+    Down(Box<Linear<'a>>),
     Mixture(Box<OnnxMixture<'a>>),
 }
 
 /// The end of an MLP, if a value is one.
 pub fn update<'a>(index: &Index<'_, 'a>, value: &'a str) -> Option<Update<'a>> {
     match linear(index, value) {
-        Some(down) => Some(Update::Down(down)),
+        Some(down) => Some(Update::Down(Box::new(down))),
         None => mixture(index, value).map(|mixture| Update::Mixture(Box::new(mixture))),
     }
 }
@@ -77,7 +77,7 @@ pub fn update<'a>(index: &Index<'_, 'a>, value: &'a str) -> Option<Update<'a>> {
 /// [`FormatError::Unsupported`] with the node that is something else.
 pub fn mlp<'a>(index: &Index<'_, 'a>, update: Update<'a>) -> Result<OnnxMlp<'a>, FormatError> {
     match update {
-        Update::Down(down) => Ok(OnnxMlp::Gated(Box::new(gated(index, down)?))),
+        Update::Down(down) => Ok(OnnxMlp::Gated(Box::new(gated(index, *down)?))),
         Update::Mixture(mixture) => Ok(OnnxMlp::Mixture(mixture)),
     }
 }
