@@ -2,7 +2,7 @@
 
 use super::FormatError;
 use super::engine::Limits;
-use crate::numbers::architecture::{Architecture, Experts, LongRopeTable, MAX_HEAD_DIM, RopeScaling};
+use crate::numbers::architecture::{Architecture, Experts, LongRopeTable, MAX_HEAD_DIM, RopeScaling, Yarn};
 
 /// Largest value of each size; real decoders stay well below.
 const MAX_VOCAB: usize = 1 << 24;
@@ -113,6 +113,18 @@ fn check_rope(a: &Architecture, checker: &Checker) -> Result<(), FormatError> {
             checker.range("original_max_position_embeddings", original_max_positions, 1, MAX_POSITIONS)
         }
         RopeScaling::Linear { factor } => checker.positive("rope_scaling.factor", factor),
+        RopeScaling::Yarn(ref yarn) => check_yarn(yarn, a.rope.theta, checker),
+        RopeScaling::Dynamic { factor, max_positions } => {
+            if rotary_dim <= 2 {
+                let wanted = "more than 2 rotated elements of a head for dynamic rope".to_owned();
+                return Err(checker.wrong("head_dim", wanted, a.head_dim));
+            }
+            checker.range("max_position_embeddings", max_positions, 1, MAX_POSITIONS)?;
+            if factor.is_finite() && factor >= 1.0 {
+                return Ok(());
+            }
+            Err(checker.wrong("rope_scaling.factor", "a number of at least 1".to_owned(), factor))
+        }
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
             checker.positive("rope_scaling.factor", factor)?;
             checker.positive("rope_scaling.low_freq_factor", low_freq_factor)?;
@@ -125,6 +137,23 @@ fn check_rope(a: &Architecture, checker: &Checker) -> Result<(), FormatError> {
             checker.range(key, original_max_positions, 1, MAX_POSITIONS)
         }
     }
+}
+
+fn check_yarn(yarn: &Yarn, theta: f64, checker: &Checker) -> Result<(), FormatError> {
+    let numbers = [
+        ("factor", yarn.factor),
+        ("beta_fast", yarn.beta_fast),
+        ("beta_slow", yarn.beta_slow),
+        ("attention_factor", yarn.attention_factor),
+    ];
+    numbers
+        .into_iter()
+        .try_for_each(|(key, number)| checker.positive(&format!("rope_scaling.{key}"), number))?;
+    if theta <= 1.0 {
+        return Err(checker.wrong("rope_theta", "a number above 1 for yarn".to_owned(), theta));
+    }
+    let key = "rope_scaling.original_max_position_embeddings";
+    checker.range(key, yarn.original_max_positions, 1, MAX_POSITIONS)
 }
 
 fn check_table(

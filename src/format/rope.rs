@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::FormatError;
 use super::json::Object;
-use crate::numbers::architecture::{LongRopeTable, RopeScaling};
+use crate::numbers::architecture::{LongRopeTable, RopeScaling, Yarn};
 
 /// More factors than any head has; longer lists are not kept.
 const MAX_FACTORS: usize = 1 << 11;
@@ -24,12 +24,17 @@ pub(super) fn read_rope_scaling(top: Object, key: &'static str) -> Result<RopeSc
             high_freq_factor: object.number("high_freq_factor")?,
             original_max_positions: object.size(ORIGINAL)?,
         }),
+        "yarn" => read_yarn(top, object).map(RopeScaling::Yarn),
+        "dynamic" => Ok(RopeScaling::Dynamic {
+            factor: object.number("factor")?,
+            max_positions: top.size("max_position_embeddings")?,
+        }),
         // The older name.
         "longrope" | "su" => read_long_rope(top, object),
         other => Err(FormatError::Unsupported {
             what: "rope_scaling type",
             found: other.to_owned(),
-            supported: "default, linear, llama3, longrope".to_owned(),
+            supported: "default, linear, llama3, yarn, dynamic, longrope".to_owned(),
         }),
     }
 }
@@ -40,6 +45,32 @@ pub(super) fn rope_type(object: Object<'_>) -> Result<&str, FormatError> {
         Some(kind) => Ok(kind),
         None => Ok(object.optional_text("rope_type")?.unwrap_or("default")),
     }
+}
+
+/// A 0 counts as not given, as there.
+fn read_yarn(top: Object, object: Object) -> Result<Yarn, FormatError> {
+    let factor = object.number("factor")?;
+    let given =
+        |key: &str| Ok::<_, FormatError>(object.optional_number(key)?.filter(|number| *number != 0.0));
+    let usual = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
+    let attention_factor =
+        match (object.optional_number("attention_factor")?, given("mscale")?, given("mscale_all_dim")?) {
+            (Some(factor), ..) => factor,
+            (None, Some(mscale), Some(all)) => usual(mscale) / usual(all),
+            _ => usual(1.0),
+        };
+    let original = object.optional_size(ORIGINAL)?.filter(|positions| *positions != 0);
+    Ok(Yarn {
+        factor,
+        original_max_positions: match original {
+            Some(positions) => positions,
+            None => top.size("max_position_embeddings")?,
+        },
+        beta_fast: given("beta_fast")?.unwrap_or(32.0),
+        beta_slow: given("beta_slow")?.unwrap_or(1.0),
+        truncate: object.optional_flag("truncate")?.unwrap_or(true),
+        attention_factor,
+    })
 }
 
 fn read_long_rope(top: Object, object: Object) -> Result<RopeScaling, FormatError> {
@@ -103,6 +134,19 @@ pub(super) fn rope_scaling_json(scaling: &RopeScaling) -> Value {
                 "original_max_position_embeddings": original_max_positions,
             }),
         ),
+        RopeScaling::Yarn(yarn) => named(
+            "yarn",
+            json!({
+                "factor": yarn.factor,
+                "original_max_position_embeddings": yarn.original_max_positions,
+                "beta_fast": yarn.beta_fast,
+                "beta_slow": yarn.beta_slow,
+                "truncate": yarn.truncate,
+                "attention_factor": yarn.attention_factor,
+            }),
+        ),
+        // The positions stand at the top.
+        RopeScaling::Dynamic { factor, .. } => named("dynamic", json!({ "factor": factor })),
         RopeScaling::LongRope { short, long, .. } => {
             let mut pairs = json!({ "short_factor": short.factors, "long_factor": long.factors });
             if short.attention_factor == long.attention_factor {
@@ -120,6 +164,10 @@ pub(super) fn rope_scaling_json(scaling: &RopeScaling) -> Value {
 pub(super) fn original_max_positions(scaling: &RopeScaling) -> Option<usize> {
     match scaling {
         RopeScaling::LongRope { original_max_positions, .. } => Some(*original_max_positions),
-        RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } => None,
+        RopeScaling::None
+        | RopeScaling::Linear { .. }
+        | RopeScaling::Llama3 { .. }
+        | RopeScaling::Yarn(_)
+        | RopeScaling::Dynamic { .. } => None,
     }
 }

@@ -88,6 +88,15 @@ pub enum RopeScaling {
         high_freq_factor: f64,
         original_max_positions: usize,
     },
+    /// YaRN: what turns seldom in the original context is divided by `factor`, what turns often is kept, a ramp between
+    /// (transformers `modeling_rope_utils._compute_yarn_parameters`).
+    Yarn(Yarn),
+    /// NTK-aware: a larger theta for texts beyond `max_positions`, decided once for an engine, by its capacity
+    /// (transformers `modeling_rope_utils._compute_dynamic_ntk_parameters`).
+    Dynamic {
+        factor: f64,
+        max_positions: usize,
+    },
     /// Phi-3: each frequency divided by its own factor, and cosines and sines multiplied. Which table counts is
     /// decided once for an engine, by its capacity.
     LongRope {
@@ -96,6 +105,21 @@ pub enum RopeScaling {
         long: LongRopeTable,
         original_max_positions: usize,
     },
+}
+
+/// What YaRN takes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Yarn {
+    pub factor: f64,
+    pub original_max_positions: usize,
+    /// Turns in the original context from which on a frequency is kept.
+    pub beta_fast: f64,
+    /// Turns up to which it is divided.
+    pub beta_slow: f64,
+    /// The ends of the ramp are whole numbers.
+    pub truncate: bool,
+    /// Multiplies cosines and sines.
+    pub attention_factor: f64,
 }
 
 /// One of the two tables of LongRoPE (transformers `modeling_rope_utils._compute_longrope_parameters`).

@@ -303,6 +303,12 @@ fn describe_architecture(a: &Architecture, page: &mut Page) {
         RopeScaling::None => String::new(),
         RopeScaling::Linear { factor } => format!(", linear x{factor}"),
         RopeScaling::Llama3 { factor, .. } => format!(", llama3 x{factor}"),
+        RopeScaling::Yarn(yarn) => {
+            format!(", yarn x{} beyond {}", yarn.factor, yarn.original_max_positions)
+        }
+        RopeScaling::Dynamic { factor, max_positions } => {
+            format!(", dynamic x{factor} beyond {max_positions}")
+        }
         RopeScaling::LongRope { original_max_positions, .. } => {
             format!(", longrope beyond {original_max_positions}")
         }

@@ -227,8 +227,12 @@ fn read_rope(top: Object, family: Family) -> Result<Rope, FormatError> {
             return Err(unsupported(
                 "rope_scaling type",
                 "longrope",
-                "default, linear, llama3 for this architecture",
+                "default, linear, llama3, yarn, dynamic for this architecture",
             ));
+        }
+        // As the configuration class of Phi-3 has it.
+        Some(kind @ ("yarn" | "dynamic" | "linear" | "llama3")) if row.has_fused_projections => {
+            return Err(unsupported("rope_scaling type", kind, "default, longrope for this architecture"));
         }
         _ => read_rope_scaling(top, key)?,
     };
@@ -464,7 +468,12 @@ mod tests {
             (json!({"rope_parameters": {"partial_rotary_factor": 0.5}}), "partial_rotary_factor"),
             (json!({"rope_parameters": {"full_attention": {"rope_type": "default"}}}), "rope_parameters"),
             (json!({"quantization_config": {"quant_method": "hqq"}}), "hqq"),
-            (json!({"rope_scaling": {"type": "yarn", "factor": 4.0}}), "yarn"),
+            (json!({"rope_scaling": {"type": "xpos", "factor": 4.0}}), "xpos"),
+            (json!({"rope_scaling": {"type": "yarn"}}), "rope_scaling.factor"),
+            (json!({"rope_scaling": {"type": "yarn", "factor": 4.0, "beta_fast": -1}}), "beta_fast"),
+            (json!({"rope_scaling": {"type": "yarn", "factor": 4.0}, "rope_theta": 1}), "rope_theta"),
+            (json!({"rope_scaling": {"type": "dynamic", "factor": 0.5}}), "rope_scaling.factor"),
+            (json!({"rope_scaling": {"type": "dynamic", "factor": 2}, "head_dim": 2}), "head_dim"),
             (json!({"rope_scaling": {"rope_type": "llama3", "factor": 4.0}}), "low_freq_factor"),
             (json!({"rope_scaling": "yes"}), "rope_scaling"),
             (json!({"num_hidden_layers": 1_000_000_000_000_000_000_u64}), "num_hidden_layers"),
