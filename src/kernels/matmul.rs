@@ -20,8 +20,8 @@ use super::activations::{self, Panel};
 use super::matrix::{GroupScales, Matrix, Values};
 use super::tile::{BLOCK, E4m3, Element, F32_GROUP_ROWS, GROUP_ROWS, TILE_ROWS, Tile};
 use super::weights::{
-    AffineTiles, BlockScales, CodeRows, Codes, I4Tiles, I8Tiles, NumberTiles, Nvfp4Tiles, RowScales, Scales,
-    Unscaled, prefetch,
+    self, AffineTiles, BlockScales, CodeRows, Codes, I4Tiles, I8GroupTiles, I8Tiles, NumberTiles, Nvfp4Tiles,
+    RowScales, Scales, Unscaled, prefetch,
 };
 
 /// One call: some output columns for all rows.
@@ -63,6 +63,11 @@ pub unsafe fn multiply_numbers<T: Tile>(t: T, task: &MatmulTask<'_>) {
                 let (w, scales) = (q.as_ptr().cast::<E4m3>(), RowScales(scale.as_ptr()));
                 numbers(t, task, x, NumberTiles { w, scales, stride });
             }
+            Values::Fp8Groups { q, scale, group } => {
+                let scales = weights::GroupScales { scale: scale.as_ptr(), stride, group };
+                let w = q.as_ptr().cast::<E4m3>();
+                numbers(t, task, x, NumberTiles { w, scales, stride });
+            }
             Values::Mxfp8 { q, scale } => {
                 let scales = BlockScales { scale: scale.as_ptr(), n_blocks: stride / BLOCK };
                 let w = q.as_ptr().cast::<E4m3>();
@@ -92,6 +97,11 @@ pub unsafe fn multiply_codes<T: Tile>(t: T, task: &MatmulTask<'_>) {
         match w {
             Values::I8 { q, scale } => {
                 products(t, task, x, I8Tiles { w: q.as_ptr(), scales: RowScales(scale.as_ptr()), stride })
+            }
+            Values::I8Groups { q, scale, zero, group } => {
+                let zero = zero.map_or(std::ptr::null(), <[f32]>::as_ptr);
+                let (w, scale) = (q.as_ptr(), scale.as_ptr());
+                products(t, task, x, I8GroupTiles { w, scale, zero, stride, group });
             }
             Values::I4 { q, scale, zero, group } => {
                 let (w, zero) = (q.as_ptr(), zero.map_or(std::ptr::null(), <[u8]>::as_ptr));

@@ -34,6 +34,13 @@ pub enum Values<'a> {
         q: &'a [i8],
         scale: &'a [f32],
     },
+    /// A weight is `(q - zero) * scale` of its group. No zeros: all are 0.
+    I8Groups {
+        q: &'a [i8],
+        scale: &'a [f32],
+        zero: Option<&'a [f32]>,
+        group: usize,
+    },
     /// A weight is `(q - zero) * scale` of its group. No zeros: all are 8.
     I4 {
         q: &'a [u8],
@@ -52,6 +59,12 @@ pub enum Values<'a> {
     Fp8 {
         q: &'a [u8],
         scale: &'a [f32],
+    },
+    /// E4M3; a weight is `q * scale` of its group.
+    Fp8Groups {
+        q: &'a [u8],
+        scale: &'a [f32],
+        group: usize,
     },
     /// E4M3, one E8M0 scale per 32 inputs; a weight is `q * scale`.
     Mxfp8 {
@@ -109,14 +122,20 @@ impl<'a> Matrix<'a> {
     pub fn new(values: Values<'a>, n_rows: usize, stride: usize) -> Option<Self> {
         let n_stored = n_rows.checked_next_multiple_of(TILE_ROWS)?;
         let n = n_stored.checked_mul(stride)?;
+        let is_group =
+            |group: usize| group != 0 && group.is_multiple_of(ROW_ALIGN) && stride.is_multiple_of(group);
         let fits = match values {
             Values::F32(v) => v.len() == n,
             Values::F16(v) => v.len() == n,
             Values::I8 { q, scale } => q.len() == n && scale.len() == n_stored,
+            Values::I8Groups { q, scale, zero, group } => {
+                is_group(group)
+                    && q.len() == n
+                    && scale.len() == n / group
+                    && zero.is_none_or(|zero| zero.len() == n / group)
+            }
             Values::I4 { q, scale, zero, group } => {
-                group != 0
-                    && group.is_multiple_of(ROW_ALIGN)
-                    && stride.is_multiple_of(group)
+                is_group(group)
                     && q.len() == n / 2
                     && scale.len() == n / group
                     && zero.is_none_or(|zero| zero.len() == n / group)
@@ -125,6 +144,9 @@ impl<'a> Matrix<'a> {
                 q.len() == n / 2 && scale.len() == n / AFFINE_GROUP * 2 && factor.len() == n_stored * 2
             }
             Values::Fp8 { q, scale } => q.len() == n && scale.len() == n_stored,
+            Values::Fp8Groups { q, scale, group } => {
+                is_group(group) && q.len() == n && scale.len() == n / group
+            }
             Values::Mxfp8 { q, scale } => q.len() == n && scale.len() == n / MXFP8_GROUP,
             Values::Nvfp4 { q, scale, row_scale } => {
                 q.len() == n / 2 && scale.len() == n / NVFP4_GROUP && row_scale.len() == n_stored
@@ -141,6 +163,12 @@ impl<'a> Matrix<'a> {
             Values::F32(v) => Values::F32(&v[part(1)]),
             Values::F16(v) => Values::F16(&v[part(1)]),
             Values::I8 { q, scale } => Values::I8 { q: &q[part(1)], scale: &scale[rows.clone()] },
+            Values::I8Groups { q, scale, zero, group } => Values::I8Groups {
+                q: &q[part(1)],
+                scale: &scale[part(group)],
+                zero: zero.map(|zero| &zero[part(group)]),
+                group,
+            },
             Values::I4 { q, scale, zero, group } => Values::I4 {
                 q: &q[part(2)],
                 scale: scale.part(part(group)),
@@ -153,6 +181,9 @@ impl<'a> Matrix<'a> {
                 factor: &factor[rows.start * 2..rows.end * 2],
             },
             Values::Fp8 { q, scale } => Values::Fp8 { q: &q[part(1)], scale: &scale[rows.clone()] },
+            Values::Fp8Groups { q, scale, group } => {
+                Values::Fp8Groups { q: &q[part(1)], scale: &scale[part(group)], group }
+            }
             Values::Mxfp8 { q, scale } => Values::Mxfp8 { q: &q[part(1)], scale: &scale[part(MXFP8_GROUP)] },
             Values::Nvfp4 { q, scale, row_scale } => Values::Nvfp4 {
                 q: &q[part(2)],
@@ -186,10 +217,16 @@ impl<'a> Matrix<'a> {
     /// What it is multiplied with.
     pub fn partner(&self) -> Partner {
         match self.values {
-            Values::I8 { .. } | Values::I4 { .. } | Values::Affine { .. } | Values::Nvfp4 { .. } => {
-                Partner::I8
-            }
-            Values::F32(_) | Values::F16(_) | Values::Fp8 { .. } | Values::Mxfp8 { .. } => Partner::F32,
+            Values::I8 { .. }
+            | Values::I8Groups { .. }
+            | Values::I4 { .. }
+            | Values::Affine { .. }
+            | Values::Nvfp4 { .. } => Partner::I8,
+            Values::F32(_)
+            | Values::F16(_)
+            | Values::Fp8 { .. }
+            | Values::Fp8Groups { .. }
+            | Values::Mxfp8 { .. } => Partner::F32,
         }
     }
 
@@ -213,6 +250,10 @@ impl<'a> Matrix<'a> {
                 Values::F32(v) => v[number(k)],
                 Values::F16(v) => v[number(k)].to_f32(),
                 Values::I8 { q, scale } => f32::from(q[byte(k)]) * scale[row_idx],
+                Values::I8Groups { q, scale, zero, group } => {
+                    let zero = zero.map_or(0.0, |zero| zero[of_group(k, group)]);
+                    (f32::from(q[byte(k)]) - zero) * scale[of_group(k, group)]
+                }
                 Values::I4 { q, scale, zero, group } => {
                     let zero = zero.map_or(8.0, |zero| f32::from(zero[of_group(k, group)]));
                     (f32::from(nibble(q, k)) - zero) * scale.get(of_group(k, group))
@@ -225,6 +266,7 @@ impl<'a> Matrix<'a> {
                     (f32::from(scale[block]) * f32::from(nibble(q, k)) - minimum) * factor[factors]
                 }
                 Values::Fp8 { q, scale } => e4m3(q[number(k)]) * scale[row_idx],
+                Values::Fp8Groups { q, scale, group } => e4m3(q[number(k)]) * scale[of_group(k, group)],
                 Values::Mxfp8 { q, scale } => e4m3(q[number(k)]) * e8m0(scale[of_group(k, MXFP8_GROUP)]),
                 Values::Nvfp4 { q, scale, row_scale } => {
                     let half = f32::from(E2M1_DOUBLED[usize::from(nibble(q, k))]) * 0.5;

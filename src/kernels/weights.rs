@@ -82,6 +82,23 @@ impl<T: Tile> Scales<T> for BlockScales {
     }
 }
 
+/// By an f32 for each row and group of blocks.
+#[derive(Clone, Copy)]
+pub struct GroupScales {
+    pub scale: *const f32,
+    pub stride: usize,
+    pub group: usize,
+}
+
+impl<T: Tile> Scales<T> for GroupScales {
+    #[inline(always)]
+    unsafe fn add(self, t: T, tile: usize, block: usize, sums: T::Wide, total: T::Wide) -> T::Wide {
+        let group = tile * (self.stride / self.group) + block * BLOCK / self.group;
+        // SAFETY: one scale per row and group; groups are whole blocks.
+        unsafe { t.wide_mul_add(sums, t.wide_load(self.scale.add(group * TILE_ROWS)), total) }
+    }
+}
+
 /// Tiles of codes that meet codes.
 pub trait Codes<T: Tile>: Copy {
     /// Adds a block's products to the totals of `R` rows.
@@ -176,6 +193,48 @@ impl<T: Tile> Codes<T> for I8Tiles {
     unsafe fn finish(self, t: T, tile: usize, total: T::Wide) -> T::Wide {
         // SAFETY: the caller's promise.
         unsafe { self.scales.finish(t, tile, total) }
+    }
+}
+
+/// Groups of scales; null zeros: all are 0.
+#[derive(Clone, Copy)]
+pub struct I8GroupTiles {
+    pub w: *const i8,
+    pub scale: *const f32,
+    pub zero: *const f32,
+    pub stride: usize,
+    pub group: usize,
+}
+
+impl<T: Tile> Codes<T> for I8GroupTiles {
+    #[inline(always)]
+    unsafe fn add_block<const R: usize>(
+        self,
+        t: T,
+        tile: usize,
+        block: usize,
+        x: &CodeRows,
+        totals: &mut [T::Wide; R],
+    ) {
+        // SAFETY: inside the matrix and the rows by the caller; groups are whole blocks.
+        unsafe {
+            let w = self.w.add((tile * self.stride + block * BLOCK) * TILE_ROWS);
+            prefetch(t, w.cast(), BLOCK * TILE_ROWS);
+            let group = (tile * (self.stride / self.group) + block * BLOCK / self.group) * TILE_ROWS;
+            let scale = t.wide_load(self.scale.add(group));
+            let minus_zero = if self.zero.is_null() {
+                t.wide_splat(0.0)
+            } else {
+                t.wide_mul(t.wide_load(self.zero.add(group)), t.wide_splat(-1.0))
+            };
+            let sums = t.dot_i8::<R>(w, x.codes(block));
+            for (r, (total, sum)) in totals.iter_mut().zip(sums).enumerate() {
+                // Whole numbers below 2^24.
+                let sum = t.wide_mul_add(minus_zero, t.wide_splat(x.sum(block, r)), sum);
+                let sum = t.wide_mul(sum, t.wide_splat(x.scale(block, r)));
+                *total = t.wide_mul_add(sum, scale, *total);
+            }
+        }
     }
 }
 

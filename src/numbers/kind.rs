@@ -29,6 +29,10 @@ pub enum Kind {
     F16,
     /// I8 `[t, stride / 4, 16, 4]` and F32 `[t, 16]` named `X.weight_scale`; `w = q * scale`.
     Int8,
+    /// I8 `[t, stride / 4, 16, 4]` and F32 `[t, stride / group, 16]` named `X.weight_scale`; with zeros F32 of the same
+    /// shape named `X.weight_zero`, whole numbers of -128..=128. `w = (q - zero) * scale`, and 0 is the zero where none
+    /// is stored.
+    Int8Groups { group: usize, zeros: Zeros },
     /// U8 `[t, stride / 8, 16, 4]`, nibbles of 0..=15, and `[t, stride / group, 16]` named `X.weight_scale`; with
     /// zeros U8 of the same shape named `X.weight_zero`, 0..=16.
     /// `w = (nibble - zero) * scale`, and 8 is the zero where none is stored.
@@ -39,6 +43,8 @@ pub enum Kind {
     Affine,
     /// F8_E4M3 `[t, stride, 16]` and F32 `[t, 16]` named `X.weight_scale`; `w = q * scale`.
     Fp8,
+    /// F8_E4M3 `[t, stride, 16]` and F32 `[t, stride / group, 16]` named `X.weight_scale`; `w = q * scale`.
+    Fp8Groups { group: usize },
     /// F8_E4M3 `[t, stride, 16]` and F8_E8M0 `[t, stride / 32, 16]` named `X.weight_scale`;
     /// `w = q * 2^(scale - 127)`.
     Mxfp8,
@@ -54,10 +60,11 @@ pub enum ScaleType {
     F32,
 }
 
-/// Whether int4 groups have zeros of their own.
+/// Whether groups have zeros of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Zeros {
-    Eight,
+    /// The middle of the codes.
+    Middle,
     Stored,
 }
 
@@ -135,8 +142,8 @@ impl Kind {
         match self {
             Kind::F32 => Weave::Elements(4),
             Kind::F16 => Weave::Elements(2),
-            Kind::Fp8 | Kind::Mxfp8 => Weave::Elements(1),
-            Kind::Int8 => Weave::Quads,
+            Kind::Fp8 | Kind::Fp8Groups { .. } | Kind::Mxfp8 => Weave::Elements(1),
+            Kind::Int8 | Kind::Int8Groups { .. } => Weave::Quads,
             Kind::Int4 { .. } | Kind::Affine | Kind::Nvfp4 => Weave::Nibbles,
         }
     }
@@ -152,7 +159,7 @@ impl Kind {
 
     /// Bytes of what stands beside the scales: zeros of groups, or factors of rows.
     pub fn extra_bytes(self) -> usize {
-        if matches!(self, Kind::Affine | Kind::Nvfp4) { 4 } else { 1 }
+        if matches!(self, Kind::Affine | Kind::Nvfp4 | Kind::Int8Groups { .. }) { 4 } else { 1 }
     }
 
     /// `int4`, `fp8`: without the details.
@@ -160,9 +167,9 @@ impl Kind {
         match self {
             Kind::F32 => "f32",
             Kind::F16 => "f16",
-            Kind::Int8 => "int8",
+            Kind::Int8 | Kind::Int8Groups { .. } => "int8",
             Kind::Int4 { .. } | Kind::Affine => "int4",
-            Kind::Fp8 => "fp8",
+            Kind::Fp8 | Kind::Fp8Groups { .. } => "fp8",
             Kind::Mxfp8 => "mxfp8",
             Kind::Nvfp4 => "nvfp4",
         }
@@ -175,11 +182,12 @@ impl fmt::Display for Kind {
         if *self == Kind::Affine {
             write!(f, " in blocks of {AFFINE_GROUP} with minima")?;
         }
-        if let Kind::Int4 { group, zeros, .. } = self {
+        if let Kind::Int4 { group, .. } | Kind::Int8Groups { group, .. } | Kind::Fp8Groups { group } = self {
             write!(f, " in groups of {group}")?;
-            if *zeros == Zeros::Stored {
-                f.write_str(" with zeros")?;
-            }
+        }
+        if let Kind::Int4 { zeros: Zeros::Stored, .. } | Kind::Int8Groups { zeros: Zeros::Stored, .. } = self
+        {
+            f.write_str(" with zeros")?;
         }
         Ok(())
     }
@@ -200,6 +208,15 @@ impl Storage {
             Kind::F32 => vec![weight(Dtype::F32, &numbers)],
             Kind::F16 => vec![weight(Dtype::F16, &numbers)],
             Kind::Int8 => vec![weight(Dtype::I8, &[stride / 4, TILE_ROWS, 4]), row_scale(scale_name(name))],
+            Kind::Int8Groups { group, zeros } => {
+                let n_groups = stride / group;
+                let quads = [stride / 4, TILE_ROWS, 4];
+                let mut tensors = vec![weight(Dtype::I8, &quads), scale(Dtype::F32, n_groups)];
+                if zeros == Zeros::Stored {
+                    tensors.push(one(zero_name(name), Dtype::F32, vec![t, n_groups, TILE_ROWS]));
+                }
+                tensors
+            }
             Kind::Int4 { group, scales, zeros } => {
                 let n_groups = stride / group;
                 let dtype = match scales {
@@ -218,6 +235,9 @@ impl Storage {
                 one(row_scale_name(name), Dtype::F32, vec![t, 2, TILE_ROWS]),
             ],
             Kind::Fp8 => vec![weight(Dtype::F8_E4M3, &numbers), row_scale(scale_name(name))],
+            Kind::Fp8Groups { group } => {
+                vec![weight(Dtype::F8_E4M3, &numbers), scale(Dtype::F32, stride / group)]
+            }
             Kind::Mxfp8 => {
                 vec![weight(Dtype::F8_E4M3, &numbers), scale(Dtype::F8_E8M0, stride / MXFP8_GROUP)]
             }

@@ -142,8 +142,19 @@ fn rows_of_none_one_and_several_adapters_give_the_processors_bits() {
 
 #[test]
 fn every_kind_of_stored_weights_gives_the_processors_bits() {
-    let kinds =
-        ["awq_g64", "fp8", "gptq_order", "gptq_symmetric", "int4_awq", "int8_sq", "mixed", "mxfp8", "nvfp4"];
+    let kinds = [
+        "awq_g64",
+        "ct_packed",
+        "fp8",
+        "fp8_blocks",
+        "gptq_order",
+        "gptq_symmetric",
+        "int4_awq",
+        "int8_sq",
+        "mixed",
+        "mxfp8",
+        "nvfp4",
+    ];
     for name in kinds {
         let folder = tempfile::tempdir().unwrap();
         build(&BuildOptions {

@@ -219,14 +219,17 @@ fn a_bad_activation_makes_its_whole_row_bad() {
     let i8s: Vec<i8> = f32s.iter().map(|&x| x as i8).collect();
     let bytes: Vec<u8> = (0..16 * stride).map(|i| (i % 0x70) as u8).collect();
     let (scale, halves) = (vec![0.5; 16], vec![f16::from_f32(0.5); 16 * 2]);
+    let groups = vec![0.5; 16 * 2];
     let (exponents, tenths) = (vec![120_u8; 16 * 2], vec![0x30_u8; 16 * 4]);
     let packed = &bytes[..16 * stride / 2];
     let kinds = [
         Values::F32(&f32s),
         Values::F16(&f16s),
         Values::I8 { q: &i8s, scale: &scale },
+        Values::I8Groups { q: &i8s, scale: &groups, zero: Some(&groups), group: 32 },
         Values::I4 { q: packed, scale: GroupScales::F16(&halves), zero: None, group: 32 },
         Values::Fp8 { q: &bytes, scale: &scale },
+        Values::Fp8Groups { q: &bytes, scale: &groups, group: 32 },
         Values::Mxfp8 { q: &bytes, scale: &exponents },
         Values::Nvfp4 { q: packed, scale: &tenths, row_scale: &scale },
     ];

@@ -49,6 +49,7 @@ struct Stored {
     group_scale: Vec<f16>,
     wide_scale: Vec<f32>,
     zero: Vec<u8>,
+    wide_zero: Vec<f32>,
     byte_scale: Vec<u8>,
     group: usize,
     /// `[n_rows, stride]`
@@ -57,8 +58,22 @@ struct Stored {
     stride: usize,
 }
 
-const KINDS: [&str; 11] =
-    ["f32", "f16", "i8", "i4", "i4 wide", "i4 zeros", "i4 both", "affine", "fp8", "mxfp8", "nvfp4"];
+const KINDS: [&str; 14] = [
+    "f32",
+    "f16",
+    "i8",
+    "i8 groups",
+    "i8 zeros",
+    "i4",
+    "i4 wide",
+    "i4 zeros",
+    "i4 both",
+    "affine",
+    "fp8",
+    "fp8 groups",
+    "mxfp8",
+    "nvfp4",
+];
 
 impl Stored {
     fn all(numbers: &mut Random, n_rows: usize, width: usize) -> Vec<Stored> {
@@ -78,6 +93,8 @@ impl Stored {
         let rows = numbers.floats(n_rows);
         let groups = numbers.floats(n / group);
         let zeros: Vec<u8> = (0..n / group).map(|_| numbers.below(17) as u8).collect();
+        // Of signed codes: -128..=128.
+        let signed_zeros: Vec<f32> = (0..n / group).map(|_| numbers.below(257) as f32 - 128.0).collect();
         let of_16: Vec<u8> = (0..n / 16).map(|i| floats[i * 16]).collect();
         let exponents: Vec<u8> = (0..n / 32).map(|_| 110 + numbers.below(20) as u8).collect();
         // Scale and minimum of each block of 32, factor and factor of the minimum of each row.
@@ -90,6 +107,12 @@ impl Stored {
                 "f32" => f64::from(values[i]),
                 "f16" => f16::from_f32(values[i]).to_f64(),
                 "i8" => f64::from(codes[i].cast_signed().max(-127)) * row_scale(i),
+                "i8 groups" => f64::from(codes[i].cast_signed()) * f64::from(groups[i / group]),
+                "i8 zeros" => {
+                    let code = f64::from(codes[i].cast_signed());
+                    (code - f64::from(signed_zeros[i / group])) * f64::from(groups[i / group])
+                }
+                "fp8 groups" => e4m3(floats[i]) * f64::from(groups[i / group]),
                 "affine" => {
                     let [scale, minimum] = [0, 1].map(|j| f64::from(lines[i / 32 * 2 + j]));
                     let [factor, of_minimum] = [0, 1].map(|j| f64::from(factors[i / stride * 2 + j]));
@@ -121,6 +144,16 @@ impl Stored {
             "i8" => {
                 let codes: Vec<i8> = codes.iter().map(|code| code.cast_signed().max(-127)).collect();
                 stored.i8 = woven(&codes, stride, 4);
+            }
+            "i8 groups" | "i8 zeros" => {
+                let codes: Vec<i8> = codes.iter().map(|code| code.cast_signed()).collect();
+                stored.i8 = woven(&codes, stride, 4);
+                stored.wide_scale = woven(&groups, stride / group, 1);
+                stored.wide_zero = woven(&signed_zeros, stride / group, 1);
+            }
+            "fp8 groups" => {
+                (stored.u8, stored.wide_scale) =
+                    (woven(&floats, stride, 1), woven(&groups, stride / group, 1));
             }
             "affine" => {
                 (stored.u8, stored.byte_scale) =
@@ -156,12 +189,18 @@ impl Stored {
             "f32" => Values::F32(&self.f32),
             "f16" => Values::F16(&self.f16),
             "i8" => Values::I8 { q: &self.i8, scale: &self.row_scale },
+            "i8 groups" => Values::I8Groups { q: &self.i8, scale: &self.wide_scale, zero: None, group },
+            "i8 zeros" => {
+                let zero = Some(&self.wide_zero[..]);
+                Values::I8Groups { q: &self.i8, scale: &self.wide_scale, zero, group }
+            }
             "i4" => Values::I4 { q, scale: narrow, zero: None, group },
             "i4 wide" => Values::I4 { q, scale: wide, zero: None, group },
             "i4 zeros" => Values::I4 { q, scale: narrow, zero, group },
             "i4 both" => Values::I4 { q, scale: wide, zero, group },
             "affine" => Values::Affine { q, scale: &self.byte_scale, factor: &self.row_scale },
             "fp8" => Values::Fp8 { q, scale: &self.row_scale },
+            "fp8 groups" => Values::Fp8Groups { q, scale: &self.wide_scale, group },
             "mxfp8" => Values::Mxfp8 { q, scale: &self.byte_scale },
             _ => Values::Nvfp4 { q, scale: &self.byte_scale, row_scale: &self.row_scale },
         };

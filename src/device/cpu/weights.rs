@@ -44,6 +44,15 @@ impl Weights {
             Kind::F32 => Values::F32(values.as_slice()?),
             Kind::F16 => Values::F16(values.as_slice()?),
             Kind::Int8 => Values::I8 { q: values.as_slice()?, scale: scale.as_ref()?.as_slice()? },
+            Kind::Int8Groups { group, .. } => Values::I8Groups {
+                q: values.as_slice()?,
+                scale: scale.as_ref()?.as_slice()?,
+                zero: match zero {
+                    Some(zero) => Some(zero.as_slice()?),
+                    None => None,
+                },
+                group,
+            },
             Kind::Int4 { group, scales, .. } => {
                 let scale = scale.as_ref()?;
                 let scale = match scales {
@@ -58,6 +67,9 @@ impl Weights {
                 factor: row_scale.as_ref()?.as_slice()?,
             },
             Kind::Fp8 => Values::Fp8 { q: values.data(), scale: scale.as_ref()?.as_slice()? },
+            Kind::Fp8Groups { group } => {
+                Values::Fp8Groups { q: values.data(), scale: scale.as_ref()?.as_slice()?, group }
+            }
             Kind::Mxfp8 => Values::Mxfp8 { q: values.data(), scale: scale.as_ref()?.data() },
             Kind::Nvfp4 => Values::Nvfp4 {
                 q: values.data(),

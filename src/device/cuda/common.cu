@@ -53,7 +53,7 @@ __device__ __forceinline__ int e2m1_doubled(u32 code) {
 }
 
 // How a matrix is stored: numbers::Kind.
-enum Kind { F32, F16, INT8, INT4_F16, INT4_F32, AFFINE, FP8, MXFP8, NVFP4 };
+enum Kind { F32, F16, INT8, INT4_F16, INT4_F32, AFFINE, FP8, MXFP8, NVFP4, FP8_GROUPS, INT8_GROUPS };
 
 struct Matrix {
   const u8* w;
@@ -96,6 +96,11 @@ __device__ __forceinline__ float weight_at(int kind, const Matrix& m, int row, i
       return ((float)m.scale[at] * (float)nibble() - minimum) * float_at(m.more, factor);
     }
     case FP8: return e4m3(m.w[number]) * float_at(m.scale, row);
+    case FP8_GROUPS: return e4m3(m.w[number]) * float_at(m.scale, of_group(m.group));
+    case INT8_GROUPS: {
+      long long at = of_group(m.group);
+      return ((float)(i8)m.w[quad] - (m.more ? float_at(m.more, at) : 0.0f)) * float_at(m.scale, at);
+    }
     case MXFP8: return e4m3(m.w[number]) * e8m0(m.scale[of_group(BLOCK)]);
     default: return (float)e2m1_doubled(nibble()) * 0.5f * e4m3(m.scale[of_group(16)]) * float_at(m.more, row);
   }

@@ -81,6 +81,7 @@ __device__ __forceinline__ void gemm(const Product& p, const CodeRows& x, int4 (
   gemm<K, L>(p, CodeRows{codes, x_scale, x_sum}, staged, scales, sums)
 
 extern "C" __global__ void __launch_bounds__(128) gemm_int8(MATRIX, CODES, OUTPUT) { GEMM(Int8, GemmInt8); }
+extern "C" __global__ void __launch_bounds__(128) gemm_int8_groups(MATRIX, CODES, OUTPUT) { GEMM(Int8Groups, GemmInt8); }
 extern "C" __global__ void __launch_bounds__(128) gemm_int4_f16(MATRIX, CODES, OUTPUT) { GEMM(Int4<true>, GemmNibbles); }
 extern "C" __global__ void __launch_bounds__(128) gemm_int4_f32(MATRIX, CODES, OUTPUT) { GEMM(Int4<false>, GemmNibbles); }
 extern "C" __global__ void __launch_bounds__(128) gemm_affine(MATRIX, CODES, OUTPUT) { GEMM(Affine, GemmNibbles); }

@@ -48,6 +48,16 @@ struct Int8 {
   }
 };
 
+struct Int8Groups : Int8 {
+  static __device__ __forceinline__ float add(const Matrix& m, long long tile, int block, int n, const float* sums, int,
+                                              float scale, float sum, float total) {
+    long long at = (tile * (m.stride / m.group) + block * BLOCK / m.group) * TILE_ROWS + n;
+    float minus_zero = m.more ? float_at(m.more, at) * -1.0f : 0.0f;
+    return fmaf(fmaf(minus_zero, sum, sums[0]) * scale, float_at(m.scale, at), total);
+  }
+  static __device__ __forceinline__ float finish(const Matrix&, long long, int, float total) { return total; }
+};
+
 // Nibbles of eight inputs: the first four low, the others high.
 struct Nibbles {
   static constexpr int WORDS = 4, SUMS = 1;
@@ -185,6 +195,14 @@ struct Fp8 : Floats {
     return total * float_at(m.scale, tile * TILE_ROWS + n);
   }
 };
+struct Fp8Groups : Floats {
+  static constexpr int BYTES = 1;
+  static __device__ __forceinline__ float at(const u8* w, int k) { return e4m3(w[k * TILE_ROWS]); }
+  static __device__ __forceinline__ float add(const Matrix& m, long long tile, int block, int n, float sum, float total) {
+    long long at = (tile * (m.stride / m.group) + block * BLOCK / m.group) * TILE_ROWS + n;
+    return fmaf(sum, float_at(m.scale, at), total);
+  }
+};
 struct Mxfp8 : Floats {
   static constexpr int BYTES = 1;
   static __device__ __forceinline__ float at(const u8* w, int k) { return e4m3(w[k * TILE_ROWS]); }
@@ -267,8 +285,10 @@ __device__ __forceinline__ void numbers_with(int rows, const Product& p, const f
 extern "C" __global__ void __launch_bounds__(128) matmul_f32(MATRIX, const float* x, OUTPUT) { WITH_NUMBERS(Floats); }
 extern "C" __global__ void __launch_bounds__(128) matmul_f16(MATRIX, const float* x, OUTPUT) { WITH_NUMBERS(Halves); }
 extern "C" __global__ void __launch_bounds__(128) matmul_fp8(MATRIX, const float* x, OUTPUT) { WITH_NUMBERS(Fp8); }
+extern "C" __global__ void __launch_bounds__(128) matmul_fp8_groups(MATRIX, const float* x, OUTPUT) { WITH_NUMBERS(Fp8Groups); }
 extern "C" __global__ void __launch_bounds__(128) matmul_mxfp8(MATRIX, const float* x, OUTPUT) { WITH_NUMBERS(Mxfp8); }
 extern "C" __global__ void __launch_bounds__(128) matmul_int8(MATRIX, CODES, OUTPUT) { WITH_CODES(Int8); }
+extern "C" __global__ void __launch_bounds__(128) matmul_int8_groups(MATRIX, CODES, OUTPUT) { WITH_CODES(Int8Groups); }
 extern "C" __global__ void __launch_bounds__(128) matmul_int4_f16(MATRIX, CODES, OUTPUT) { WITH_CODES(Int4<true>); }
 extern "C" __global__ void __launch_bounds__(128) matmul_int4_f32(MATRIX, CODES, OUTPUT) { WITH_CODES(Int4<false>); }
 extern "C" __global__ void __launch_bounds__(128) matmul_affine(MATRIX, CODES, OUTPUT) { WITH_CODES(Affine); }

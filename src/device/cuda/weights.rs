@@ -47,10 +47,13 @@ impl Weights {
     /// As `Matrix` in common.cu: values, scales, what else belongs to a group or a row, stride, group.
     pub fn arguments(&self) -> [Argument; 5] {
         let group = match self.kind {
-            Kind::Int4 { group, .. } => group,
+            Kind::Int4 { group, .. } | Kind::Int8Groups { group, .. } | Kind::Fp8Groups { group } => group,
             _ => 0,
         };
-        let more = if let Kind::Int4 { .. } = self.kind { &self.zero } else { &self.row_scale };
+        let more = match self.kind {
+            Kind::Int4 { .. } | Kind::Int8Groups { .. } => &self.zero,
+            _ => &self.row_scale,
+        };
         [
             Argument::Address(self.values.address()),
             address(self.scale.as_ref()),
@@ -72,6 +75,8 @@ impl Weights {
             Kind::Fp8 => 6,
             Kind::Mxfp8 => 7,
             Kind::Nvfp4 => 8,
+            Kind::Fp8Groups { .. } => 9,
+            Kind::Int8Groups { .. } => 10,
         }
     }
 
@@ -81,10 +86,12 @@ impl Weights {
             Kind::F32 => (&kernels.matmul_f32, 1),
             Kind::F16 => (&kernels.matmul_f16, 1),
             Kind::Int8 => (&kernels.matmul_int8, 1),
+            Kind::Int8Groups { .. } => (&kernels.matmul_int8_groups, 1),
             Kind::Int4 { scales: ScaleType::F16, .. } => (&kernels.matmul_int4_f16, 1),
             Kind::Int4 { scales: ScaleType::F32, .. } => (&kernels.matmul_int4_f32, 1),
             Kind::Affine => (&kernels.matmul_affine, 1),
             Kind::Fp8 => (&kernels.matmul_fp8, 1),
+            Kind::Fp8Groups { .. } => (&kernels.matmul_fp8_groups, 1),
             Kind::Mxfp8 => (&kernels.matmul_mxfp8, 1),
             Kind::Nvfp4 => (&kernels.matmul_nvfp4, 2),
         }
@@ -97,13 +104,17 @@ impl Weights {
             Kind::Int4 { scales: ScaleType::F16, .. } => Some(&kernels.gemm_int4_f16),
             Kind::Int4 { scales: ScaleType::F32, .. } => Some(&kernels.gemm_int4_f32),
             Kind::Affine => Some(&kernels.gemm_affine),
-            Kind::F32 | Kind::F16 | Kind::Fp8 | Kind::Mxfp8 | Kind::Nvfp4 => None,
+            Kind::Int8Groups { .. } => Some(&kernels.gemm_int8_groups),
+            Kind::F32 | Kind::F16 | Kind::Fp8 | Kind::Fp8Groups { .. } | Kind::Mxfp8 | Kind::Nvfp4 => None,
         }
     }
 
     /// Whether it is multiplied with codes, and not with f32.
     pub fn takes_codes(&self) -> bool {
-        matches!(self.kind, Kind::Int8 | Kind::Int4 { .. } | Kind::Affine | Kind::Nvfp4)
+        matches!(
+            self.kind,
+            Kind::Int8 | Kind::Int8Groups { .. } | Kind::Int4 { .. } | Kind::Affine | Kind::Nvfp4
+        )
     }
 
     /// Order and factors of its inputs, if they are changed before they meet the matrix.

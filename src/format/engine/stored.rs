@@ -59,28 +59,37 @@ impl StoredMatrix {
         match (self.values.dtype(), scale) {
             (Dtype::F32, None) => Ok(Kind::F32),
             (Dtype::F16, None) => Ok(Kind::F16),
-            (Dtype::I8, _) => Ok(Kind::Int8),
+            (Dtype::I8, _) => Ok(match self.group() {
+                Some(group) => Kind::Int8Groups { group, zeros: self.zeros() },
+                None => Kind::Int8,
+            }),
             (Dtype::F8_E4M3, Some(Dtype::F8_E8M0)) => Ok(Kind::Mxfp8),
-            (Dtype::F8_E4M3, _) => Ok(Kind::Fp8),
+            (Dtype::F8_E4M3, _) => Ok(self.group().map_or(Kind::Fp8, |group| Kind::Fp8Groups { group })),
             (Dtype::F4, _) => Ok(Kind::Nvfp4),
             (Dtype::U8, Some(Dtype::U8)) => Ok(Kind::Affine),
-            (Dtype::U8, scale) => {
-                let shape = self.scale.as_ref().map_or(&[][..], Tensor::shape);
-                let n_groups = shape.get(1).copied().unwrap_or(0);
-                let stride = row_stride(self.shape.columns);
-                let group = stride.checked_div(n_groups).filter(|group| group * n_groups == stride);
-                Ok(Kind::Int4 {
-                    group: group.unwrap_or(ROW_ALIGN),
-                    scales: if scale == Some(Dtype::F32) { ScaleType::F32 } else { ScaleType::F16 },
-                    zeros: if self.zero.is_some() { Zeros::Stored } else { Zeros::Eight },
-                })
-            }
+            (Dtype::U8, scale) => Ok(Kind::Int4 {
+                group: self.group().unwrap_or(ROW_ALIGN),
+                scales: if scale == Some(Dtype::F32) { ScaleType::F32 } else { ScaleType::F16 },
+                zeros: self.zeros(),
+            }),
             (found, _) => Err(FormatError::Dtype {
                 name: name.to_owned(),
                 wanted: "F32 or F16 without a scale, or I8, U8, F8_E4M3 or F4 with one",
                 found: format!("{found:?}"),
             }),
         }
+    }
+
+    /// Elements that share a scale; none where scales are not those of groups, or do not fill a row.
+    fn group(&self) -> Option<usize> {
+        let shape = self.scale.as_ref().map_or(&[][..], Tensor::shape);
+        let n_groups = shape.get(1).filter(|_| shape.len() == 3)?;
+        let stride = row_stride(self.shape.columns);
+        stride.checked_div(*n_groups).filter(|group| group * n_groups == stride)
+    }
+
+    fn zeros(&self) -> Zeros {
+        if self.zero.is_some() { Zeros::Stored } else { Zeros::Middle }
     }
 
     fn check_order(&self, name: &str) -> Result<(), FormatError> {
