@@ -8,6 +8,9 @@ seeds; nothing is downloaded. Two runs on one machine write the same bytes.
     scripts/python-env                                  # once
     .venv/bin/python scripts/make_references.py         # all
     .venv/bin/python scripts/make_references.py --only qwen2
+
+    scripts/python-env published                        # for checkpoints that other libraries pack
+    .venv-published/bin/python scripts/make_references.py --only published
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ from references.merge import make_merges
 from references.onnx_layouts import make_onnx
 from references.process import processed_adapter, scaled_once
 from references.processed_chat import make_processed_templates
-from references.quantized import make_quantized
+from references.quantized import QUANTIZED, make_quantized
+from references.ropes import make_ropes
 from references.template_places import make_template_places
 from references.tokenizing import make_tokenizers
 from references.tools import make_tool_templates
@@ -66,6 +70,13 @@ def make_model(spec: Checkpoint, root: Path) -> None:
     make_logits(spec, root, processed)
 
 
+def make_published(root: Path) -> None:
+    """Needs libraries of its own: scripts/requirements-published.txt."""
+    from references.published import PUBLISHED
+
+    make_quantized(root, PUBLISHED)
+
+
 def write_index(root: Path) -> None:
     """index.json: every model, every adapter, good or to be refused."""
     models = {}
@@ -86,7 +97,8 @@ def jobs() -> dict[str, Callable[[Path], None]]:
     others = {"tokenizers": make_tokenizers, "templates": make_templates, "processed_templates": make_processed_templates}
     others |= {"tool_templates": make_tool_templates, "template_places": make_template_places}
     others |= {"jinja_features": make_jinja_features, "combined": make_combined}
-    others |= {"onnx": make_onnx, "quantized": make_quantized, "merge": make_merges}
+    others |= {"onnx": make_onnx, "quantized": partial(make_quantized, specs=QUANTIZED), "merge": make_merges}
+    others |= {"published": make_published, "ropes": make_ropes}
     return result | others
 
 
@@ -99,7 +111,9 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     logging.set_verbosity_error()
-    for name in [args.only] if args.only else todo:
+    # Its libraries are not among scripts/requirements.txt.
+    usual = [name for name in todo if name != "published"]
+    for name in [args.only] if args.only else usual:
         print(name, flush=True)
         todo[name](args.out)
     write_index(args.out)

@@ -40,11 +40,11 @@ def e4m3(values: torch.Tensor) -> torch.Tensor:
     return values.clamp(-448, 448).to(torch.float8_e4m3fn)
 
 
-def words(nibbles: list[torch.Tensor]) -> torch.Tensor:
-    """Eight tensors of nibbles to one of i32; the first lies lowest."""
-    word = torch.zeros_like(nibbles[0], dtype=torch.int64)
-    for place, nibble in enumerate(nibbles):
-        word |= nibble.long() << (4 * place)
+def words(codes: list[torch.Tensor]) -> torch.Tensor:
+    """Eight tensors of nibbles, or four of bytes, to one of i32; the first lies lowest."""
+    word = torch.zeros_like(codes[0], dtype=torch.int64)
+    for place, code in enumerate(codes):
+        word |= code.long() << (32 // len(codes) * place)
     return torch.where(word >= 1 << 31, word - (1 << 32), word).to(torch.int32)
 
 
@@ -125,19 +125,20 @@ class Groups:
         return (self.q - self.zero[:, self.index]).float() * self.scale.float()[:, self.index]
 
 
-def grouped(w: torch.Tensor, index: torch.Tensor, symmetric: bool, most: int = 15) -> Groups:
-    n_groups = int(index.max()) + 1
+def grouped(w: torch.Tensor, index: torch.Tensor, symmetric: bool, most: int = 15, largest: int = 15) -> Groups:
+    """`most` is the largest zero, `largest` the largest code."""
+    n_groups, middle = int(index.max()) + 1, (largest + 1) // 2
     scale = torch.zeros(w.shape[0], n_groups, dtype=torch.float16)
-    zero = torch.full((w.shape[0], n_groups), 8)
+    zero = torch.full((w.shape[0], n_groups), middle)
     for group in range(n_groups):
         values = w[:, index == group]
         low, high = values.amin(dim=1).clamp(max=0), values.amax(dim=1).clamp(min=0)
         if symmetric:
-            scale[:, group] = (values.abs().amax(dim=1) / 7).half()
+            scale[:, group] = (values.abs().amax(dim=1) / (middle - 1)).half()
         else:
-            scale[:, group] = ((high - low) / 15).half()
+            scale[:, group] = ((high - low) / largest).half()
             zero[:, group] = (-low / scale[:, group].float()).round().clamp(1, most).long()
-    q = (w / scale.float()[:, index] + zero[:, index]).round().clamp(0, 15).long()
+    q = (w / scale.float()[:, index] + zero[:, index]).round().clamp(0, largest).long()
     return Groups(q, scale, zero, index)
 
 
@@ -155,17 +156,21 @@ def awq(group: int) -> Packer:
     return pack
 
 
-def gptq(group: int, *, symmetric: bool = False, order: bool = False, offset: int = 1, g_idx: bool = True) -> Packer:
+def gptq(
+    group: int, *, bits: int = 4, symmetric: bool = False, order: bool = False, offset: int = 1, g_idx: bool = True
+) -> Packer:
+    largest, per_word = 2**bits - 1, 32 // bits
+
     def pack(w: torch.Tensor, generator: torch.Generator) -> Packed:
         n = w.shape[1]
         index = torch.arange(n) // (group if group > 0 else n)
         if order:
             index = index[torch.randperm(n, generator=generator)]
-        g = grouped(w, index, symmetric, most=15 + offset)
+        g = grouped(w, index, symmetric, most=largest + offset, largest=largest)
         zero = g.zero.T - offset
         tensors = {
-            "qweight": words([g.q.T[place::8] for place in range(8)]),
-            "qzeros": words([zero[:, place::8] for place in range(8)]),
+            "qweight": words([g.q.T[place::per_word] for place in range(per_word)]),
+            "qzeros": words([zero[:, place::per_word] for place in range(per_word)]),
             "scales": g.scale.T,
         }
         return tensors | ({"g_idx": index.to(torch.int32)} if g_idx else {}), g.weight()
@@ -346,10 +351,10 @@ def make_one(spec: Quantized, folder: Path) -> None:
     write_tensors(folder / "logits.safetensors", result)
 
 
-def make_quantized(root: Path) -> None:
+def make_quantized(root: Path, specs: list[Quantized]) -> None:
     """quantized/NAME/: a checkpoint, its adapters and logits.safetensors."""
-    shutil.rmtree(root / "quantized", ignore_errors=True)
-    for spec in QUANTIZED:
+    for spec in specs:
         folder = root / "quantized" / spec.name
+        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         make_one(spec, folder)

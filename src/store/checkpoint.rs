@@ -24,6 +24,15 @@ pub struct Checkpoint {
     weights: WeightFiles,
 }
 
+/// What AutoAWQ and GPTQ, or compressed-tensors, call a weight that they packed.
+pub fn packed_names(weight: &str) -> Vec<String> {
+    let module = weight.strip_suffix(".weight");
+    module
+        .iter()
+        .flat_map(|module| ["qweight", "weight_packed"].map(|part| format!("{module}.{part}")))
+        .collect()
+}
+
 impl Checkpoint {
     /// Opens a directory with plain weights; tensors' bytes are not touched.
     ///
@@ -78,9 +87,8 @@ impl Checkpoint {
     /// The checkpoint's name for what an engine calls `name`, if it is there, and the rows of it that are meant.
     pub fn place(&self, name: &str) -> Option<Place> {
         let mut places = places(&self.config.architecture, name).into_iter();
-        // AutoAWQ and GPTQ call what they packed otherwise.
-        let packed = |name: &str| name.strip_suffix(".weight").map(|module| format!("{module}.qweight"));
-        let is_packed = |name: &str| packed(name).is_some_and(|name| self.weights.shard_of(&name).is_some());
+        let is_packed =
+            |name: &str| packed_names(name).iter().any(|name| self.weights.shard_of(name).is_some());
         let is_quantized = self.config.quantization.is_some();
         places.find(|place| {
             self.weights.shard_of(&place.tensor).is_some() || (is_quantized && is_packed(&place.tensor))

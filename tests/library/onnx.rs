@@ -190,8 +190,10 @@ fn a_graph_that_is_int4_stays_as_it_is_and_says_so() {
 #[test]
 fn quantized_checkpoints_export_and_build_the_same_engine() {
     let cases = [
+        "auto_round_gptq",
         "awq_g128",
         "awq_g64",
+        "ct_mixed",
         "fp8",
         "fused_int4_awq",
         "gptq_row",
@@ -218,6 +220,21 @@ fn quantized_checkpoints_export_and_build_the_same_engine() {
             let different = differences(&checkpoint, &output_dir, Precision::Stored);
             assert!(different.is_empty(), "{name} {precision}: {different:?}");
         }
+    }
+}
+
+/// What DequantizeLinear cannot say goes through a graph as numbers.
+#[test]
+fn other_quantized_checkpoints_export_as_numbers() {
+    for name in ["ct_packed", "fp8_blocks", "gptq_8bit", "nf4"] {
+        let checkpoint = reference(&format!("quantized/{name}"));
+        let scratch = tempfile::tempdir().unwrap();
+        let output_dir = scratch.path().join("onnx");
+        let precision = Precision::F32;
+        export(&ExportOptions { model_dir: checkpoint.clone(), output_dir: output_dir.clone(), precision })
+            .unwrap();
+        let different = differences(&checkpoint, &output_dir, precision);
+        assert!(different.is_empty(), "{name}: {different:?}");
     }
 }
 

@@ -20,12 +20,19 @@ use jetspool::tools::{BuildOptions, BuildReport, ToolError, build};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
-const CASES: [&str; 14] = [
+const CASES: [&str; 22] = [
+    "auto_round",
+    "auto_round_gptq",
     "awq_g128",
     "awq_g64",
+    "ct_float",
+    "ct_mixed",
+    "ct_packed",
     "fp8",
+    "fp8_blocks",
     "fused_gptq",
     "fused_int4_awq",
+    "gptq_8bit",
     "gptq_order",
     "gptq_row",
     "gptq_symmetric",
@@ -34,6 +41,7 @@ const CASES: [&str; 14] = [
     "int8_sq",
     "mixed",
     "mxfp8",
+    "nf4",
     "nvfp4",
 ];
 
@@ -219,6 +227,84 @@ fn engines_are_no_larger_than_what_was_quantized() {
                 ("weight_zero", Dtype::U8, &[4, 3, 16]),
             ],
             kinds: "7 int4 in groups of 32 with zeros, 2 int8",
+        },
+        Case {
+            name: "ct_packed",
+            module: "self_attn.v_proj",
+            tensors: &[
+                ("input_order", Dtype::U32, &[64]),
+                ("weight", Dtype::U8, &[2, 8, 16, 4]),
+                ("weight_scale", Dtype::F32, &[2, 2, 16]),
+                ("weight_zero", Dtype::U8, &[2, 2, 16]),
+            ],
+            kinds: "2 int8, 1 int8 in groups of 32, 1 int8 in groups of 32 with zeros, 1 int4 in groups of 32, \
+                    1 int4 in groups of 32 with zeros, 1 int4 in groups of 64, 1 int4 in groups of 64 with zeros",
+        },
+        Case {
+            name: "ct_packed",
+            module: "mlp.up_proj",
+            tensors: &[
+                ("input_order", Dtype::U32, &[64]),
+                ("weight", Dtype::I8, &[4, 16, 16, 4]),
+                ("weight_scale", Dtype::F32, &[4, 2, 16]),
+                ("weight_zero", Dtype::F32, &[4, 2, 16]),
+            ],
+            kinds: "2 int8",
+        },
+        Case {
+            name: "ct_float",
+            module: "self_attn.o_proj",
+            tensors: &[("weight", Dtype::F8_E4M3, &[4, 64, 16]), ("weight_scale", Dtype::F32, &[4, 2, 16])],
+            kinds: "5 fp8, 1 f16, 1 int8, 1 fp8 in groups of 32",
+        },
+        Case {
+            name: "ct_mixed",
+            module: "mlp.down_proj",
+            tensors: &[
+                ("weight", Dtype::F4, &[4, 12, 16, 8]),
+                ("weight_scale", Dtype::F8_E4M3, &[4, 6, 16]),
+                ("weight_scale_2", Dtype::F32, &[4, 16]),
+            ],
+            kinds: "6 int8, 3 nvfp4",
+        },
+        Case {
+            name: "fp8_blocks",
+            module: "mlp.down_proj",
+            tensors: &[("weight", Dtype::F8_E4M3, &[5, 128, 16]), ("weight_scale", Dtype::F32, &[5, 2, 16])],
+            kinds: "6 fp8 in groups of 32, 1 int8, 1 fp8 in groups of 64",
+        },
+        Case {
+            name: "gptq_8bit",
+            module: "mlp.down_proj",
+            tensors: &[
+                ("input_order", Dtype::U32, &[64]),
+                ("weight", Dtype::I8, &[4, 16, 16, 4]),
+                ("weight_scale", Dtype::F32, &[4, 2, 16]),
+                ("weight_zero", Dtype::F32, &[4, 2, 16]),
+            ],
+            kinds: "7 int8 in groups of 32 with zeros, 2 int8",
+        },
+        Case {
+            name: "auto_round",
+            module: "mlp.gate_proj",
+            tensors: &[
+                ("weight", Dtype::I8, &[4, 16, 16, 4]),
+                ("weight_scale", Dtype::F32, &[4, 2, 16]),
+                ("weight_zero", Dtype::F32, &[4, 2, 16]),
+            ],
+            kinds: "4 int4 in groups of 32 with zeros, 2 int8, 2 int8 in groups of 32 with zeros, 1 f16",
+        },
+        Case {
+            name: "auto_round_gptq",
+            module: "mlp.gate_proj",
+            tensors: &[("weight", Dtype::U8, &[4, 8, 16, 4]), ("weight_scale", Dtype::F16, &[4, 2, 16])],
+            kinds: "7 int4 in groups of 32, 2 int8",
+        },
+        Case {
+            name: "nf4",
+            module: "mlp.gate_proj",
+            tensors: &[("weight", Dtype::F16, &[6, 64, 16])],
+            kinds: "7 f16, 2 int8",
         },
         Case {
             name: "gptq_symmetric",
@@ -428,6 +514,31 @@ fn damaged_tensors_are_named() {
         Case { name: "gptq_order", part: "g_idx", change: |t| put(t, &[255; 4]), said: "group -1 of 2" },
         Case { name: "gptq_order", part: "g_idx", change: |t| put(t, &[0; 8]), said: "gives group 0" },
         Case { name: "gptq_order", part: "g_idx", change: reshape, said: "shape" },
+        Case { name: "ct_packed", part: "weight_packed", change: reshape, said: "shape" },
+        Case { name: "ct_packed", part: "weight_zero_point", change: reshape, said: "shape" },
+        Case { name: "ct_packed", part: "weight_shape", change: |t| put(t, &[65]), said: "[65, 64]" },
+        Case {
+            name: "ct_packed",
+            part: "weight_g_idx",
+            change: |t| put(t, &[9, 0, 0, 0]),
+            said: "group 9 of 2",
+        },
+        Case { name: "ct_mixed", part: "weight_global_scale", change: |t| put(t, &[0; 4]), said: "above 0" },
+        Case { name: "ct_mixed", part: "weight_scale", change: |t| put(t, &[0xff]), said: "NaN" },
+        Case { name: "fp8_blocks", part: "weight_scale_inv", change: reshape, said: "shape" },
+        Case { name: "fp8_blocks", part: "weight", change: |t| put(t, &[0x7f]), said: "NaN" },
+        Case { name: "gptq_8bit", part: "qzeros", change: reshape, said: "shape" },
+        Case {
+            name: "nf4",
+            part: "weight",
+            change: |t| {
+                t.1 = vec![8, 1];
+                t.2.truncate(8);
+            },
+            said: "shape",
+        },
+        Case { name: "nf4", part: "weight.absmax", change: reshape, said: "shape" },
+        Case { name: "nf4", part: "weight.quant_map", change: |t| put(t, &[0, 0, 0xc0, 0x7f]), said: "NaN" },
         Case { name: "gptq_v2", part: "qzeros", change: |t| t.1.reverse(), said: "shape" },
         Case { name: "gptq_v2", part: "scales", change: |t| put(t, &[0, 0x7c]), said: "inf" },
     ];
@@ -447,6 +558,11 @@ fn damaged_tensors_are_named() {
         ("awq_g64", "scales"),
         ("gptq_order", "scales"),
         ("gptq_order", "qzeros"),
+        ("ct_packed", "weight_scale"),
+        ("ct_packed", "weight_zero_point"),
+        ("ct_mixed", "weight_global_scale"),
+        ("fp8_blocks", "weight_scale_inv"),
+        ("nf4", "weight.absmax"),
     ] {
         let full = format!("{UP}.{part}");
         let model = changed(name, |parts| drop(parts.remove(&full)), |_| {});
@@ -463,6 +579,7 @@ fn what_is_not_read_is_refused_by_name() {
     let cases = [
         ("awq_g64", set("version", json!("gemv")), "gemv"),
         ("awq_g64", set("bits", json!(8)), "8"),
+        ("ct_packed", set("format", json!("marlin-24")), "marlin-24"),
         ("awq_g64", set("group_size", json!(48)), "group_size"),
         ("gptq_order", set("bits", json!(3)), "3"),
         ("gptq_order", set("checkpoint_format", json!("marlin")), "marlin"),

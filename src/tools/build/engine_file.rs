@@ -233,7 +233,12 @@ impl<'a> Rows<'a> {
                 Kind::F16 => encode_f16(&row, &mut encoded)?,
                 Kind::Int8 => encode_int8(&row, &mut encoded)?,
                 Kind::Affine => encode_affine(&row, self.spread, &mut encoded)?,
-                Kind::Int4 { .. } | Kind::Fp8 | Kind::Mxfp8 | Kind::Nvfp4 => {
+                Kind::Int4 { .. }
+                | Kind::Int8Groups { .. }
+                | Kind::Fp8
+                | Kind::Fp8Groups { .. }
+                | Kind::Mxfp8
+                | Kind::Nvfp4 => {
                     unreachable!("only rows that are stored so already are given this kind")
                 }
             }

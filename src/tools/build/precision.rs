@@ -6,6 +6,7 @@ use crate::format::Tensor;
 use crate::format::engine::HEAD;
 use crate::numbers::Precision;
 use crate::store::Checkpoint;
+use crate::store::checkpoint::packed_names;
 use crate::tools::ToolError;
 use crate::tools::weights::quantized_source::PARTS;
 
@@ -27,6 +28,8 @@ pub fn resolve_precision(wanted: Precision, checkpoint: &Checkpoint) -> Result<P
     match wanted {
         Precision::F32 | Precision::F16 | Precision::Stored => Ok(wanted),
         _ if quantization.precision() == Some(wanted) => Ok(Precision::Stored),
+        // Nothing of an engine is like it: whatever is stored is rounded again.
+        _ if quantization.is_nf4() => Ok(wanted),
         Precision::Int8 | Precision::Int4 => {
             let what = format!("the checkpoint is quantized as {}, not as {wanted}", quantization.name());
             let advice = "leave --precision out to keep it so, or give f16 or f32 to dequantize it";
@@ -37,25 +40,28 @@ pub fn resolve_precision(wanted: Precision, checkpoint: &Checkpoint) -> Result<P
 
 /// Whether the head has a quantization of its own, and so cannot be the embedding table.
 pub fn has_quantized_head(checkpoint: &Checkpoint) -> bool {
-    let is_quantized = checkpoint.tensor(&format!("{HEAD}_scale")).is_some() || has_packed(checkpoint, HEAD);
+    let is_there = |name: &String| checkpoint.tensor(name).is_some();
+    let scales = ["scale", "scale_inv"].map(|part| format!("{HEAD}_{part}"));
+    let is_quantized = scales.iter().chain(&packed_names(HEAD)).any(is_there);
     is_quantized && checkpoint.config.quantization.is_some()
-}
-
-/// Whether a matrix is there under the name that AutoAWQ and GPTQ give it.
-fn has_packed(checkpoint: &Checkpoint, weight: &str) -> bool {
-    let packed = weight.strip_suffix(".weight").map(|module| format!("{module}.qweight"));
-    checkpoint.config.quantization.is_some() && packed.is_some_and(|name| checkpoint.tensor(&name).is_some())
 }
 
 /// Whether a tensor belongs to a quantized layer that is used, or is a bias of zeros, as GPTQ's tools write
 /// them where the model has none.
 pub fn is_quantization_part(checkpoint: &Checkpoint, name: &str, used: &BTreeSet<String>) -> bool {
+    if checkpoint.config.quantization.is_none() {
+        return false;
+    }
+    // bitsandbytes has its numbers below the weight's own name.
+    if let Some((module, _)) = name.split_once(".weight.") {
+        return used.contains(&format!("{module}.weight"));
+    }
     let Some((module, part)) = name.rsplit_once('.') else { return false };
     // Scales of a cache stand at k and v, also where the checkpoint has those in one matrix.
-    if checkpoint.config.quantization.is_some() && ["k_scale", "v_scale"].contains(&part) {
+    if ["k_scale", "v_scale"].contains(&part) {
         return true;
     }
-    if checkpoint.config.quantization.is_none() || !used.contains(&format!("{module}.weight")) {
+    if !used.contains(&format!("{module}.weight")) {
         return false;
     }
     let is_zero = |tensor: Tensor| tensor.data().iter().all(|byte| *byte == 0);
@@ -70,6 +76,12 @@ pub fn quantization_notes(checkpoint: &Checkpoint) -> Vec<String> {
     if n_scales > 0 {
         notes.push(format!(
             "{n_scales} input_scale are not applied: weights are used as quantized, activations have scales of their own"
+        ));
+    }
+    if let Some(activations) = &quantization.activations {
+        notes.push(format!(
+            "rounding of activations ({activations}) is not applied: weights are used as quantized, activations have \
+             scales of their own"
         ));
     }
     if let Some(cache) = &quantization.cache {

@@ -253,7 +253,7 @@ pub fn find_sources(
         let found = quantization.map(|quantization| quantized_item(checkpoint, quantization, config, item));
         if let Some((rows, found)) = found.transpose().map_err(ToolError::format(path))?.flatten() {
             if let (Item::Matrix { storage, .. }, Precision::Stored) = (&mut *item, config.precision) {
-                *storage = found;
+                *storage = found.unwrap_or(*storage);
             }
             sources.push(rows);
             continue;
@@ -270,31 +270,27 @@ fn quantized_item(
     quantization: &Quantization,
     config: &EngineConfig,
     item: &Item,
-) -> Result<Option<(RowSource, Storage)>, FormatError> {
+) -> Result<Option<(RowSource, Option<Storage>)>, FormatError> {
     let &Item::Matrix { shape, .. } = item else { return Ok(None) };
     let names = checkpoint_names(&config.architecture, item);
     let mut parts = Vec::with_capacity(names.len());
     for name in &names {
         let place = checkpoint.place(name).expect("none is missing");
-        let (n, k) = place.fused.as_ref().map_or((shape.rows, shape.columns), |fused| fused.shape.into());
-        if let Some(mut rows) = quantized_rows(checkpoint, quantization, &place.tensor, (n, k))? {
-            rows.first_row = place.fused.as_ref().map_or(0, |fused| fused.rows.start);
-            parts.push(rows);
-        }
+        parts.extend(quantized_rows(checkpoint, quantization, &place, (shape.rows, shape.columns))?);
     }
     let is_stack = names.first().is_some_and(|name| name != item.name());
     if is_stack && !parts.is_empty() {
         check_stack(&parts, &names, config.precision)?;
     }
-    let Some(storage) = parts.first().map(|rows| rows.storage) else { return Ok(None) };
-    let parts = parts.into_iter().map(RowSource::of).collect();
+    let Some(storage) = parts.first().map(Quantized::storage) else { return Ok(None) };
+    let parts = parts.into_iter().map(RowSource::from).collect();
     Ok(Some((RowSource::joined(parts, shape.rows), storage)))
 }
 
 /// Whether an engine can hold these experts in one stack.
-fn check_stack(parts: &[QuantizedRows], names: &[String], precision: Precision) -> Result<(), FormatError> {
-    let is_like_first = |rows: &QuantizedRows| rows.storage == parts[0].storage;
-    let changes = |rows: &QuantizedRows| rows.storage.changes_inputs();
+fn check_stack(parts: &[Quantized], names: &[String], precision: Precision) -> Result<(), FormatError> {
+    let is_like_first = |rows: &Quantized| rows.storage() == parts[0].storage();
+    let changes = |rows: &Quantized| rows.storage().is_some_and(Storage::changes_inputs);
     let found = match () {
         () if parts.len() < names.len() => "some of them plain",
         () if precision != Precision::Stored => return Ok(()),
@@ -420,6 +416,14 @@ pub(crate) fn limit_warnings(config: &EngineConfig) -> Vec<String> {
         warnings.push(format!(
             "max_kv_cache_capacity {capacity} is more than original_max_position_embeddings \
              {original_max_positions}: the long factors of longrope are used at every position, also in short texts"
+        ));
+    }
+    if let RopeScaling::Dynamic { max_positions, .. } = config.architecture.rope.scaling
+        && capacity > max_positions
+    {
+        warnings.push(format!(
+            "max_kv_cache_capacity {capacity} is more than max_position_embeddings {max_positions}: the theta of dynamic \
+             rope for a text of {capacity} tokens is used at every position, also in short texts"
         ));
     }
     if config.eos_token_ids.is_empty() {

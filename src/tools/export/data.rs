@@ -96,7 +96,7 @@ impl ExportPlan {
                     found.extend(parts.map(|part| ExportTensor::part(&wanted.name, &matrix, part, element)));
                 }
                 Some(Exported::AsNumbers(rows)) => {
-                    found.push(ExportTensor::transposed(wanted, RowSource::of(*rows)))
+                    found.push(ExportTensor::transposed(wanted, rows))
                 }
                 None => found.push(ExportTensor::new(checkpoint, wanted)?),
             }
@@ -232,7 +232,7 @@ fn quantized_matrix(checkpoint: &Checkpoint, wanted: &Wanted) -> Result<Option<E
         return Ok(None);
     };
     let Some(place) = checkpoint.place(&wanted.name) else { return Ok(None) };
-    let rows = quantized_rows(checkpoint, quantization, &place.tensor, (n, k));
+    let rows = quantized_rows(checkpoint, quantization, &place, (n, k));
     let rows = rows.map_err(ToolError::format(checkpoint.directory()))?;
     Ok(rows.map(Exported::new))
 }

@@ -13,6 +13,8 @@ use crate::numbers::kind::{
 };
 use crate::numbers::precision::scale_name;
 use crate::tools::weights::quantized_rows::{QuantizedRows, Scales};
+use crate::tools::weights::quantized_source::Quantized;
+use crate::tools::weights::source::RowSource;
 
 /// One tensor of a quantized matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +43,7 @@ pub struct Form {
 /// What becomes of a quantized matrix.
 pub enum Exported {
     AsItIs(QuantizedMatrix),
-    AsNumbers(Box<QuantizedRows>),
+    AsNumbers(RowSource),
 }
 
 /// A matrix that is exported as it is.
@@ -52,9 +54,12 @@ pub struct QuantizedMatrix {
 }
 
 impl Exported {
-    pub fn new(rows: QuantizedRows) -> Self {
+    pub fn new(quantized: Quantized) -> Self {
+        let Quantized::Rows(rows) = quantized else { return Self::AsNumbers(quantized.into()) };
         let (block, scale_element, has_zeros) = match rows.storage.kind {
-            Kind::F32 | Kind::F16 | Kind::Affine => return Self::AsNumbers(Box::new(rows)),
+            Kind::F32 | Kind::F16 | Kind::Affine | Kind::Int8Groups { .. } | Kind::Fp8Groups { .. } => {
+                return Self::AsNumbers(Quantized::Rows(rows).into());
+            }
             Kind::Int8 | Kind::Fp8 => (None, ElementType::F32, false),
             Kind::Mxfp8 => (Some(MXFP8_GROUP), ElementType::F32, false),
             Kind::Nvfp4 => (Some(NVFP4_GROUP), ElementType::F32, false),
@@ -68,11 +73,11 @@ impl Exported {
             || (has_outer_scale && has_several_outer_scales(&rows))
             || (has_zeros && block.is_some_and(|group| has_large_zero(&rows, group)))
         {
-            return Self::AsNumbers(Box::new(rows));
+            return Self::AsNumbers(Quantized::Rows(rows).into());
         }
         let has_input_scale = rows.input_scale.is_some();
         let form = Form { block, has_outer_scale, has_zeros, has_input_scale, scale_element };
-        Self::AsItIs(QuantizedMatrix { form, rows: Arc::new(rows) })
+        Self::AsItIs(QuantizedMatrix { form, rows: Arc::new(*rows) })
     }
 }
 
@@ -163,7 +168,10 @@ impl QuantizedMatrix {
                     _ => codes.to_vec(),
                 }
             }
-            (Part::Zeros, _) => (0..n_groups).map(|group| rows.zero(row, group)).collect(),
+            (Part::Zeros, _) => {
+                let zero = |group| u8::try_from(rows.zero(row, group)).expect("large ones go as numbers");
+                (0..n_groups).map(zero).collect()
+            }
             (_, Scales::Bytes { tensor, .. }) if self.form.has_outer_scale => {
                 tensor.data()[row * n_groups..][..n_groups].to_vec()
             }

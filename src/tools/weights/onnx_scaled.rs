@@ -5,6 +5,7 @@ use super::onnx_files::OnnxFiles;
 use super::quantized_rows::{CodeLayout, QuantizedRows, Scales, StoredZeros, ZeroLayout, int4_kind};
 use super::source::{Encoded, PackRow, ReadRow, RowSource, decoder};
 use crate::format::Tensor;
+use crate::format::checkpoint::quantization::Bits;
 use crate::format::onnx::tensor::number_at;
 use crate::format::onnx::{ElementType, ScaledWeight, Spread, StoredTensor};
 use crate::numbers::kind::{MXFP8_GROUP, NVFP4_GROUP};
@@ -139,7 +140,12 @@ fn int4(files: &OnnxFiles, weight: &ScaledWeight, group: usize) -> Result<Option
             let words = files.raw(zero)?;
             (
                 CodeLayout::ColumnPairs,
-                Some(StoredZeros { words, layout: ZeroLayout::Rows(n_groups), offset: 0 }),
+                Some(StoredZeros {
+                    words,
+                    layout: ZeroLayout::Nibbles { n_groups },
+                    bits: Bits::Four,
+                    offset: 0,
+                }),
             )
         }
         _ => return Ok(None),

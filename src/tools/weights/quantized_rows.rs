@@ -9,6 +9,7 @@ use safetensors::Dtype;
 use super::plugin_nibbles::{interleaved, tiled};
 use super::source::{Decoder, Encoded, PackRow, ReadRow};
 use crate::format::Tensor;
+use crate::format::checkpoint::quantization::Bits;
 use crate::numbers::kind::{MXFP8_GROUP, NVFP4_GROUP, ScaleType, Zeros};
 use crate::numbers::precision::{ROW_ALIGN, row_stride};
 use crate::numbers::small_floats::{e2m1, e4m3, e8m0};
@@ -25,8 +26,11 @@ pub enum CodeLayout {
     SignedColumnPairs,
     /// `[n / 2, k]`, the even row low, two's complement (ModelOpt W4A16_AWQ).
     RowPairs,
-    /// Words `[k / 8, n]`, eight columns from the lowest nibble (GPTQ).
-    ColumnWords,
+    /// `[n, k]`, a byte each, biased by 128 (compressed-tensors).
+    BiasedBytes,
+    /// Words `[k / 8, n]` of eight columns from the lowest nibble, or `[k / 4, n]` of four from the lowest byte, biased
+    /// by 128 (GPTQ).
+    ColumnWords(Bits),
     /// Words `[k, n / 8]`, eight rows in AutoAWQ's order.
     RowWords,
     /// Of the workflow's plugins for ONNX.
@@ -38,18 +42,22 @@ pub enum CodeLayout {
 pub struct StoredZeros {
     pub words: Tensor,
     pub layout: ZeroLayout,
+    pub bits: Bits,
     /// What is added to each.
     pub offset: u8,
 }
 
-/// Where a zero lies: in words `[n_groups, n / 8]` of eight rows in one of two orders, or in nibbles
-/// `[n, n_groups]`.
+/// Where a zero lies; words hold eight of four bits, or four of eight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ZeroLayout {
+    /// Words `[n_groups, n / 8]` of rows.
     Plain,
+    /// The same in AutoAWQ's order.
     Awq,
-    /// With the number of groups.
-    Rows(usize),
+    /// Words `[n / 8, n_groups]` of rows.
+    Rows { n_groups: usize },
+    /// Nibbles `[n, n_groups]`.
+    Nibbles { n_groups: usize },
 }
 
 /// Scales of groups, rows or the matrix.
@@ -58,6 +66,8 @@ pub enum Scales {
     Rows(Vec<f32>),
     /// F16, BF16 or F32 of int4 groups: `[n, n_groups]`, or `[n_groups, n]`.
     Groups { tensor: Tensor, decode: Decoder, is_group_first: bool },
+    /// F16, BF16 or F32 of blocks of rows and columns: `[n / block[0], k / block[1]]`, rounded up.
+    Blocks { tensor: Tensor, decode: Decoder, block: [usize; 2] },
     /// E8M0 or E4M3 `[n, n_groups]`, and one factor a row.
     Bytes { tensor: Tensor, rows: Vec<f32> },
     /// F32 `[n, n_groups]`, all of them powers of two.
@@ -72,7 +82,7 @@ pub struct QuantizedRows {
     pub codes: Tensor,
     pub layout: CodeLayout,
     pub scales: Scales,
-    /// None: all are 8.
+    /// None: all are the middle of the codes.
     pub zeros: Option<StoredZeros>,
     pub input_scale: Option<Vec<f32>>,
     /// Stored column j is input `order[j]`.
@@ -82,15 +92,33 @@ pub struct QuantizedRows {
 }
 
 impl StoredZeros {
-    /// The zero of a row's group, 0..=16.
-    pub fn get(&self, group: usize, row: usize, n: usize) -> u8 {
-        let in_words = |place: usize| (group * (n / 8) + row / 8) * 8 + place;
+    /// The zero of a row's group, 0..=16 or 0..=256.
+    pub fn get(&self, group: usize, row: usize, n: usize) -> u16 {
+        let per_word = self.bits.per_word();
+        let in_words = |place: usize| (group * (n / per_word) + row / per_word) * per_word + place;
         let place = match self.layout {
-            ZeroLayout::Plain => in_words(row % 8),
+            ZeroLayout::Plain => in_words(row % per_word),
             ZeroLayout::Awq => in_words(awq_place(row % 8)),
-            ZeroLayout::Rows(n_groups) => row * n_groups + group,
+            ZeroLayout::Rows { n_groups } => (row / per_word * n_groups + group) * per_word + row % per_word,
+            ZeroLayout::Nibbles { n_groups } => row * n_groups + group,
         };
-        nibble(self.words.data(), place) + self.offset
+        let zero = match self.bits {
+            Bits::Four => nibble(self.words.data(), place),
+            Bits::Eight => self.words.data()[place],
+        };
+        u16::from(zero) + u16::from(self.offset)
+    }
+
+    /// The zero of symmetric codes.
+    pub fn middle(&self) -> u16 {
+        middle(self.bits)
+    }
+}
+
+fn middle(bits: Bits) -> u16 {
+    match bits {
+        Bits::Four => 8,
+        Bits::Eight => 128,
     }
 }
 
@@ -135,7 +163,10 @@ impl QuantizedRows {
                 // Two's complement to biased by 8.
                 (if row.is_multiple_of(2) { byte & 15 } else { byte >> 4 }) ^ 8
             }
-            CodeLayout::ColumnWords => nibble(data, (column / 8 * n + row) * 8 + column % 8),
+            // Biased by 128 to two's complement.
+            CodeLayout::BiasedBytes => data[row * k + column] ^ 0x80,
+            CodeLayout::ColumnWords(Bits::Eight) => data[(column / 4 * n + row) * 4 + column % 4] ^ 0x80,
+            CodeLayout::ColumnWords(Bits::Four) => nibble(data, (column / 8 * n + row) * 8 + column % 8),
             CodeLayout::RowWords => nibble(data, (column * (n / 8) + row / 8) * 8 + awq_place(row % 8)),
         }
     }
@@ -161,10 +192,11 @@ impl QuantizedRows {
             Scales::Rows(rows) => rows[row],
             Scales::Groups { tensor, decode, is_group_first } => {
                 let at = if *is_group_first { group * self.n + row } else { row * n_groups + group };
-                let size = tensor.dtype().bitsize() / 8;
-                let mut scale = 0.0;
-                decode(&tensor.data()[at * size..][..size], std::slice::from_mut(&mut scale));
-                scale
+                number_at(tensor, *decode, at)
+            }
+            Scales::Blocks { tensor, decode, block: [rows, columns] } => {
+                let at = row / rows * self.k.div_ceil(*columns) + group * self.group() / columns;
+                number_at(tensor, *decode, at)
             }
             Scales::Bytes { tensor, rows } => {
                 let code = tensor.data()[row * n_groups + group];
@@ -178,25 +210,37 @@ impl QuantizedRows {
     /// Columns that share a scale.
     fn group(&self) -> usize {
         match self.storage.kind {
-            Kind::Int4 { group, .. } => group,
+            Kind::Int4 { group, .. } | Kind::Int8Groups { group, .. } | Kind::Fp8Groups { group } => group,
             Kind::Mxfp8 => MXFP8_GROUP,
             Kind::Nvfp4 => NVFP4_GROUP,
             Kind::F32 | Kind::F16 | Kind::Int8 | Kind::Affine | Kind::Fp8 => self.k,
         }
     }
 
-    /// The code that means 0 in a row's group.
-    pub fn zero(&self, row: usize, group: usize) -> u8 {
-        self.zeros.as_ref().map_or(8, |zeros| zeros.get(group, row, self.n))
+    /// The code that means 0 in a row's group, of codes that are not signed.
+    pub fn zero(&self, row: usize, group: usize) -> u16 {
+        match &self.zeros {
+            Some(zeros) => zeros.get(group, row, self.n),
+            None if matches!(self.storage.kind, Kind::Int8Groups { .. }) => middle(Bits::Eight),
+            None => middle(Bits::Four),
+        }
     }
 
     /// What a code means before its scale.
-    fn number(&self, code: u8, zero: u8) -> f32 {
+    fn number(&self, code: u8, zero: u16) -> f32 {
         match self.storage.kind {
             Kind::Int4 { .. } => f32::from(code) - f32::from(zero),
+            Kind::Int8Groups { .. } => f32::from(code.cast_signed()) - signed_zero(zero),
             Kind::Int8 => f32::from(code.cast_signed()),
             Kind::Nvfp4 => e2m1(code),
             _ => e4m3(code),
+        }
+    }
+
+    fn pack_zero(&self, zero: u16, packed: &mut Encoded) {
+        match self.storage.kind {
+            Kind::Int8Groups { .. } => packed.extra.extend(signed_zero(zero).to_le_bytes()),
+            _ => packed.extra.push(u8::try_from(zero).expect("four bits and an offset of one")),
         }
     }
 
@@ -216,9 +260,14 @@ impl QuantizedRows {
                         _ => packed.scales.extend(scale.to_le_bytes()),
                     }
                     if self.zeros.is_some() {
-                        packed.extra.push(self.zero(row, group));
+                        self.pack_zero(self.zero(row, group), packed);
                     }
                 }
+            }
+            Scales::Blocks { .. } => {
+                let n_groups = stride / self.group();
+                let scales = (0..n_groups).map(|group| self.group_scale(row, group, n_groups));
+                packed.scales.extend(scales.flat_map(f32::to_le_bytes));
             }
             Scales::Bytes { tensor, rows } => {
                 let n_groups = self.k / self.group();
@@ -237,6 +286,19 @@ impl QuantizedRows {
             }
         }
     }
+}
+
+/// What a zero of eight bits means to codes that are signed.
+fn signed_zero(zero: u16) -> f32 {
+    f32::from(zero) - f32::from(middle(Bits::Eight))
+}
+
+/// Number `at` of a tensor.
+fn number_at(tensor: &Tensor, decode: Decoder, at: usize) -> f32 {
+    let size = tensor.dtype().bitsize() / 8;
+    let mut number = 0.0;
+    decode(&tensor.data()[at * size..][..size], std::slice::from_mut(&mut number));
+    number
 }
 
 impl ReadRow for QuantizedRows {
@@ -272,7 +334,7 @@ impl PackRow for QuantizedRows {
     fn pack_row(&self, row_idx: usize, packed: &mut Encoded) -> Result<(), f32> {
         let row_idx = self.first_row + row_idx;
         let codes = self.row_codes(row_idx);
-        let is_float = matches!(self.storage.kind, Kind::Fp8 | Kind::Mxfp8);
+        let is_float = matches!(self.storage.kind, Kind::Fp8 | Kind::Fp8Groups { .. } | Kind::Mxfp8);
         if is_float && codes.iter().any(|code| e4m3(*code).is_nan()) {
             return Err(f32::NAN);
         }
@@ -293,6 +355,11 @@ pub fn int4_kind(group: usize, scales: Dtype, zeros: Option<&StoredZeros>) -> Ki
     Kind::Int4 {
         group,
         scales: if scales == Dtype::F16 { ScaleType::F16 } else { ScaleType::F32 },
-        zeros: if zeros.is_some() { Zeros::Stored } else { Zeros::Eight },
+        zeros: if zeros.is_some() { Zeros::Stored } else { Zeros::Middle },
     }
+}
+
+/// How groups of eight bits with such zeros are stored.
+pub fn int8_kind(group: usize, zeros: Option<&StoredZeros>) -> Kind {
+    Kind::Int8Groups { group, zeros: if zeros.is_some() { Zeros::Stored } else { Zeros::Middle } }
 }
