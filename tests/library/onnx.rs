@@ -233,6 +233,7 @@ fn other_quantized_checkpoints_export_as_numbers() {
         let precision = Precision::F32;
         export(&ExportOptions { model_dir: checkpoint.clone(), output_dir: output_dir.clone(), precision })
             .unwrap();
+        insert(&output_dir);
         let different = differences(&checkpoint, &output_dir, precision);
         assert!(different.is_empty(), "{name}: {different:?}");
     }
