@@ -205,7 +205,7 @@ fn read_limits(builder: Object) -> Result<Limits, FormatError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::numbers::architecture::{LongRopeTable, RopeScaling};
+    use crate::numbers::architecture::{LongRopeTable, RopeScaling, Yarn};
 
     fn config() -> EngineConfig {
         EngineConfig {
@@ -291,6 +291,24 @@ mod tests {
             assert!(text.contains("\n  \"original_max_position_embeddings\": 4096,"), "{text}");
             assert!(text.contains("\n  \"partial_rotary_factor\": 0.5,"), "{text}");
             assert_eq!(EngineConfig::from_json(text.as_bytes()), Ok(config));
+        }
+    }
+
+    #[test]
+    fn reads_other_ropes_as_it_writes_them() {
+        let yarn = Yarn {
+            factor: 4.0,
+            original_max_positions: 32,
+            beta_fast: 24.5,
+            beta_slow: 2.0,
+            truncate: false,
+            attention_factor: 1.138_629_436_111_989,
+        };
+        for scaling in [RopeScaling::Yarn(yarn), RopeScaling::Dynamic { factor: 2.5, max_positions: 128 }] {
+            let mut config = config();
+            config.architecture.rope.scaling = scaling;
+            let text = config.to_json();
+            assert_eq!(EngineConfig::from_json(text.as_bytes()), Ok(config), "{text}");
         }
     }
 
