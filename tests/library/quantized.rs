@@ -351,7 +351,8 @@ fn engines_are_no_larger_than_what_was_quantized() {
             .collect();
         assert_eq!(found, wanted, "{name}");
         let text = jetspool::tools::inspect(scratch.path()).unwrap();
-        assert!(text.contains(kinds), "{name}: {text}");
+        // Long lines are cut.
+        assert!(text.contains(&kinds[..kinds.len().min(90)]), "{name}: {text}");
     }
 }
 
