@@ -416,6 +416,14 @@ fn precisions_that_do_not_fit_are_refused_with_advice() {
         let report = build(&options(&checkpoint(name), scratch.path(), precision)).unwrap();
         assert_eq!(report.config.precision, Precision::Stored, "{name}");
     }
+    // What no engine has is rounded again.
+    for (precision, kinds) in
+        [(Precision::Int4, "7 int4 in blocks of 32 with minima, 2 int8"), (Precision::Int8, "9 int8")]
+    {
+        let scratch = tempfile::tempdir().unwrap();
+        let report = build(&options(&checkpoint("nf4"), scratch.path(), precision)).unwrap();
+        assert_eq!(report.kinds, kinds);
+    }
 }
 
 #[test]

@@ -75,7 +75,7 @@ impl ReadRow for Blocks {
 impl PackRow for Blocks {
     fn storage(&self) -> Storage {
         let group = self.kind.block_len();
-        Kind::Int4 { group, scales: ScaleType::F16, zeros: Zeros::Eight }.into()
+        Kind::Int4 { group, scales: ScaleType::F16, zeros: Zeros::Middle }.into()
     }
 
     fn pack_row(&self, row_idx: usize, packed: &mut Encoded) -> Result<(), f32> {
