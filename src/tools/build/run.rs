@@ -29,8 +29,7 @@ use crate::store::engine::{
 use crate::store::{Checkpoint, read_small_optional};
 use crate::tools::place;
 use crate::tools::staging::Staging;
-use crate::tools::weights::quantized_rows::QuantizedRows;
-use crate::tools::weights::quantized_source::quantized_rows;
+use crate::tools::weights::quantized_source::{Quantized, quantized_rows};
 use crate::tools::weights::source::RowSource;
 use crate::tools::{ToolError, WriteError};
 

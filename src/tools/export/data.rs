@@ -95,9 +95,7 @@ impl ExportPlan {
                     let parts = matrix.parts().into_iter();
                     found.extend(parts.map(|part| ExportTensor::part(&wanted.name, &matrix, part, element)));
                 }
-                Some(Exported::AsNumbers(rows)) => {
-                    found.push(ExportTensor::transposed(wanted, rows))
-                }
+                Some(Exported::AsNumbers(rows)) => found.push(ExportTensor::transposed(wanted, rows)),
                 None => found.push(ExportTensor::new(checkpoint, wanted)?),
             }
         }
