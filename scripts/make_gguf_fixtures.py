@@ -44,8 +44,10 @@ GGUFS = [
     ("phi3_short", "phi3", None, {}),
     ("gemma3", "gemma3", None, GEMMA),
 ]
-# The matrices of the layers as blocks of Q4_0.
-QUANTIZED = "llama_q4_0"
+# The matrices as blocks of the kinds that engines keep.
+QUANTIZED = "llama_blocks"
+Q8_0 = gguf.GGMLQuantizationType.Q8_0
+BLOCKS = {"embed_tokens": Q8_0, "gate_proj": Q8_0, "up_proj": gguf.GGMLQuantizationType.Q5_0}
 # Models whose adapter becomes a file, their architecture, and the adapter.
 LORAS = [("llama_bias", "llama", "all_r8"), ("phi3_short", "phi3", "fused_patterns")]
 # tokenizer.ggml.pre of tokenizers.
@@ -192,9 +194,9 @@ def make_model(name: str, architecture: str, tokenizer: str | None, changes: dic
         n_heads = next((n for module, n in counts.items() if f".{module}." in tensor), 0)
         if architecture == "llama" and n_heads:
             values = interleaved(values, n_heads)
-        if quantized and tensor.endswith("_proj.weight"):
-            values = quantize(values.astype("<f4"), gguf.GGMLQuantizationType.Q4_0)
-            writer.add_tensor(name_in_gguf(tensor, architecture), values, raw_dtype=gguf.GGMLQuantizationType.Q4_0)
+        if quantized and values.ndim == 2:
+            kind = BLOCKS.get(tensor.split(".")[-2], gguf.GGMLQuantizationType.Q4_0)
+            writer.add_tensor(name_in_gguf(tensor, architecture), quantize(values.astype("<f4"), kind), raw_dtype=kind)
             continue
         if architecture == "gemma3" and tensor.endswith("norm.weight"):
             values = values.astype("<f4") + 1

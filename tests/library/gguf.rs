@@ -102,25 +102,33 @@ fn logits_are_those_of_the_checkpoints() {
     }
 }
 
-/// Four-bit blocks are those of the file; what the engine cannot hold is rounded as ever.
+/// Blocks of Q4_0, Q5_0 and Q8_0 are those of the file; what the engine cannot hold is rounded as ever.
 #[test]
 fn blocks_that_engines_hold_are_kept() {
     let engine = |precision| {
         let scratch = tempfile::tempdir().unwrap();
-        build_gguf(&options(&gguf("llama_q4_0"), scratch.path(), precision)).unwrap();
-        (Engine::open(scratch.path()).unwrap(), scratch)
+        let engine_dir = scratch.path().join("engine");
+        build_gguf(&options(&gguf("llama_blocks"), &engine_dir, precision)).unwrap();
+        (Engine::open(&engine_dir).unwrap(), scratch)
     };
-    let ((kept, _kept_dir), (plain, _plain_dir)) = (engine(Precision::Stored), engine(Precision::F32));
+    let ((kept, kept_dir), (plain, plain_dir)) = (engine(Precision::Stored), engine(Precision::F32));
     let mut n_kept = 0;
     for item in items(&kept.config.architecture, Precision::F32) {
         let Item::Matrix { name, shape, .. } = &item else { continue };
         let stored = StoredMatrix::find(&kept.tensors, name, *shape).unwrap();
-        if stored.kind.name() == "int4" {
-            assert_eq!(matrix_numbers(&kept, &item), matrix_numbers(&plain, &item), "{name}");
-            n_kept += 1;
-        }
+        let is_wide = ["gate_proj", "up_proj", "embed"].iter().any(|part| name.contains(part));
+        let wanted = if is_wide { "int8 in groups of 32" } else { "int4 in groups of 32" };
+        assert_eq!(stored.kind.to_string(), wanted, "{name}");
+        assert_eq!(matrix_numbers(&kept, &item), matrix_numbers(&plain, &item), "{name}");
+        n_kept += 1;
     }
-    assert_eq!(n_kept, 7);
+    assert_eq!(n_kept, 9);
+    // Inputs are rounded to eight bits in blocks.
+    let [kept_logits, plain_logits] =
+        [kept_dir, plain_dir].map(|folder| Built::open(folder, 2).logits(&[5, 42, 7, 99], None, 4).concat());
+    let largest = |values: &[f32]| values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+    let differences: Vec<f32> = kept_logits.iter().zip(&plain_logits).map(|(a, b)| a - b).collect();
+    assert!(largest(&differences) < 0.05 * largest(&plain_logits), "{}", largest(&differences));
     assert_eq!(kept.config.precision, Precision::Stored);
 }
 

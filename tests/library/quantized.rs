@@ -258,7 +258,7 @@ fn engines_are_no_larger_than_what_was_quantized() {
             name: "ct_float",
             module: "self_attn.o_proj",
             tensors: &[("weight", Dtype::F8_E4M3, &[4, 64, 16]), ("weight_scale", Dtype::F32, &[4, 2, 16])],
-            kinds: "5 fp8, 1 f16, 1 int8, 1 fp8 in groups of 32",
+            kinds: "5 fp8, 2 int8, 1 f16, 1 fp8 in groups of 32",
         },
         Case {
             name: "ct_mixed",

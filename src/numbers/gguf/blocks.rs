@@ -7,6 +7,9 @@ use half::{bf16, f16};
 
 const HALF: usize = 16;
 
+/// The signed codes of a block whose numbers are `d * code`.
+pub type Codes = [i8; 2 * HALF];
+
 pub(super) fn f32(bytes: &[u8], out: &mut [f32]) {
     for (value, four) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
         *value = f32::from_le_bytes(*four);
@@ -27,24 +30,20 @@ pub(super) fn bf16(bytes: &[u8], out: &mut [f32]) {
 
 /// `d`, 32 signed bytes.
 pub(super) fn q8_0(block: &[u8], out: &mut [f32]) {
-    let d = half_at(block, 0);
-    for (value, code) in out.iter_mut().zip(&block[2..]) {
-        *value = d * f32::from(code.cast_signed());
-    }
+    scaled(half_at(block, 0), &q8_0_codes(block), out);
+}
+
+pub(super) fn q8_0_codes(block: &[u8]) -> Codes {
+    std::array::from_fn(|at| block[2 + at].cast_signed())
 }
 
 /// `d`, 16 bytes; codes count from -8.
 pub(super) fn q4_0(block: &[u8], out: &mut [f32]) {
-    let d = half_at(block, 0);
-    nibbles(&block[2..], out, |_, code| d * (f32::from(code) - 8.0));
+    scaled(half_at(block, 0), &q4_0_codes(block), out);
 }
 
-/// The codes of a [`q4_0`] block, 0..=15, 8 of them zero.
-pub(super) fn q4_0_codes(block: &[u8], out: &mut [u8]) {
-    let (low, high) = out.split_at_mut(HALF);
-    for ((code, low), high) in block[2..].iter().zip(low).zip(high) {
-        (*low, *high) = (code & 15, code >> 4);
-    }
+pub(super) fn q4_0_codes(block: &[u8]) -> Codes {
+    std::array::from_fn(|at| nibble(&block[2..], at).cast_signed() - 8)
 }
 
 /// `d`, `m`, 16 bytes.
@@ -55,8 +54,11 @@ pub(super) fn q4_1(block: &[u8], out: &mut [f32]) {
 
 /// `d`, 32 highest bits, 16 bytes; codes count from -16.
 pub(super) fn q5_0(block: &[u8], out: &mut [f32]) {
-    let d = half_at(block, 0);
-    nibbles(&block[6..], out, |at, code| d * (f32::from(fifth_bit(&block[2..6], at) | code) - 16.0));
+    scaled(half_at(block, 0), &q5_0_codes(block), out);
+}
+
+pub(super) fn q5_0_codes(block: &[u8]) -> Codes {
+    std::array::from_fn(|at| (fifth_bit(&block[2..6], at) | nibble(&block[6..], at)).cast_signed() - 16)
 }
 
 /// `d`, `m`, 32 highest bits, 16 bytes.
@@ -70,11 +72,21 @@ pub(super) fn half_at(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
+fn scaled(d: f32, codes: &Codes, out: &mut [f32]) {
+    for (value, code) in out.iter_mut().zip(codes) {
+        *value = d * f32::from(*code);
+    }
+}
+
+/// The four bits of an element.
+fn nibble(codes: &[u8], at: usize) -> u8 {
+    if at < HALF { codes[at] & 15 } else { codes[at - HALF] >> 4 }
+}
+
 /// Gives `value` each element's place in the block and its four bits.
 fn nibbles(codes: &[u8], out: &mut [f32], value: impl Fn(usize, u8) -> f32) {
-    for (at, code) in codes.iter().enumerate() {
-        out[at] = value(at, code & 15);
-        out[at + HALF] = value(at + HALF, code >> 4);
+    for (at, out) in out.iter_mut().enumerate().take(2 * HALF) {
+        *out = value(at, nibble(codes, at));
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Source: `ggml_type` and the block structures of ggml; `gguf.constants` of the Python package gguf.
 
+use super::blocks::Codes;
 use super::{blocks, super_blocks};
 
 /// A kind of stored numbers. A row is whole blocks.
@@ -129,14 +130,16 @@ impl BlockKind {
         is_whole.then(|| (n_columns / row.block_len).checked_mul(row.block_bytes)).flatten()
     }
 
-    /// The scale of a block of Q4_0, as its two bytes, and its codes: `w = scale * (code - 8)`. None for other kinds.
-    pub fn four_bits<'b>(self, block: &'b [u8], codes: &mut [u8]) -> Option<&'b [u8]> {
-        let is_whole =
-            self == BlockKind::Q4_0 && block.len() == self.block_bytes() && codes.len() == self.block_len();
-        is_whole.then(|| {
-            blocks::q4_0_codes(block, codes);
-            &block[..2]
-        })
+    /// The signed codes of a block and what they are multiplied with; none for a kind whose numbers are something else.
+    /// `block` is as long as [`BlockKind::block_bytes`].
+    pub fn scaled_codes(self, block: &[u8]) -> Option<(f32, Codes)> {
+        let codes = match self {
+            BlockKind::Q4_0 => blocks::q4_0_codes,
+            BlockKind::Q5_0 => blocks::q5_0_codes,
+            BlockKind::Q8_0 => blocks::q8_0_codes,
+            _ => return None,
+        };
+        Some((blocks::half_at(block, 0), codes(block)))
     }
 
     /// Decodes as many whole blocks as `bytes` and `out` both have.

@@ -4,4 +4,5 @@ mod blocks;
 mod kind;
 mod super_blocks;
 
+pub use blocks::Codes;
 pub use kind::BlockKind;

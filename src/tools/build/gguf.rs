@@ -20,11 +20,10 @@ use crate::format::{Bytes, FormatError};
 use crate::numbers::Precision;
 use crate::numbers::architecture::Architecture;
 use crate::numbers::family::Family;
-use crate::numbers::gguf::BlockKind;
 use crate::store::{Expected, explain, map_file};
 use crate::text::{VocabularyParts, assemble_tokenizer};
 use crate::tools::ToolError;
-use crate::tools::weights::gguf::gguf_rows;
+use crate::tools::weights::gguf::{gguf_rows, kept_kind};
 use crate::tools::weights::source::RowSource;
 
 /// Builds an engine from a GGUF file, which `model_dir` names.
@@ -46,7 +45,7 @@ pub fn build_gguf(options: &BuildOptions) -> Result<BuildReport, ToolError> {
     let decoder = read_decoder(&file, all).map_err(ToolError::format(path))?;
     refuse_unused(path, &decoder.unused)?;
     check_output(options)?;
-    let is_kept = |(_, tensor): (&str, &GgufTensor)| tensor.kind == BlockKind::Q4_0;
+    let is_kept = |(_, tensor): (&str, &GgufTensor)| kept_kind(tensor.kind).is_some();
     let precision = match options.precision {
         Precision::Stored if !file.tensors().any(is_kept) => Precision::F16,
         wanted => wanted,

@@ -1,5 +1,5 @@
 //! The tensors of a GGUF file as rows: blocks decoded, rows of llama's queries and keys put back in their order. Blocks of
-//! Q4_0 are also what engines have as int4 in groups of 32.
+//! codes with one scale are also what engines have in groups of 32.
 
 use half::f16;
 
@@ -68,31 +68,48 @@ impl ReadRow for Blocks {
     }
 
     fn packed(&self) -> Option<&dyn PackRow> {
-        (self.kind == BlockKind::Q4_0).then_some(self)
+        kept_kind(self.kind).map(|_| self as &dyn PackRow)
+    }
+}
+
+/// How engines hold blocks of a kind as they are.
+pub(crate) fn kept_kind(kind: BlockKind) -> Option<Kind> {
+    let group = kind.block_len();
+    match kind {
+        BlockKind::Q4_0 => Some(Kind::Int4 { group, scales: ScaleType::F16, zeros: Zeros::Middle }),
+        // The fifth bit has no other place.
+        BlockKind::Q5_0 | BlockKind::Q8_0 => Some(Kind::Int8Groups { group, zeros: Zeros::Middle }),
+        _ => None,
     }
 }
 
 impl PackRow for Blocks {
     fn storage(&self) -> Storage {
-        let group = self.kind.block_len();
-        Kind::Int4 { group, scales: ScaleType::F16, zeros: Zeros::Middle }.into()
+        kept_kind(self.kind).expect("nothing else is packed").into()
     }
 
     fn pack_row(&self, row_idx: usize, packed: &mut Encoded) -> Result<(), f32> {
-        let (block_len, stride) = (self.kind.block_len(), row_stride(self.n_columns));
-        let mut codes = vec![8; block_len];
-        for block in self.row(row_idx).chunks_exact(self.kind.block_bytes()) {
-            let scale = self.kind.four_bits(block, &mut codes).unwrap_or_default();
-            let value = f16::from_le_bytes(<[u8; 2]>::try_from(scale).unwrap_or_default());
-            if !value.is_finite() {
-                return Err(value.to_f32());
+        let is_int4 = self.kind == BlockKind::Q4_0;
+        let mut push = |scale: f32, codes: &[i8]| match is_int4 {
+            true => {
+                packed.scales.extend(f16::from_f32(scale).to_le_bytes());
+                packed.weights.extend(codes.iter().map(|code| (code + 8).cast_unsigned()));
             }
-            packed.scales.extend(scale);
-            packed.weights.extend(&codes);
+            false => {
+                packed.scales.extend(scale.to_le_bytes());
+                packed.weights.extend(codes.iter().map(|code| code.cast_unsigned()));
+            }
+        };
+        for block in self.row(row_idx).chunks_exact(self.kind.block_bytes()) {
+            let (scale, codes) = self.kind.scaled_codes(block).expect("nothing else is packed");
+            if !scale.is_finite() {
+                return Err(scale);
+            }
+            push(scale, &codes);
         }
         // What fills up a row counts for nothing.
-        packed.weights.extend(std::iter::repeat_n(8, stride - self.n_columns));
-        packed.scales.extend(std::iter::repeat_n(0, (stride - self.n_columns) / block_len * 2));
+        let n_more = (row_stride(self.n_columns) - self.n_columns) / self.kind.block_len();
+        (0..n_more).for_each(|_| push(0.0, &[0; 32]));
         Ok(())
     }
 
