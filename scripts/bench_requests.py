@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-N_TOKENS, N_ROUNDS = 96, 5
+N_TOKENS, N_ROUNDS = 400, 3
 TEXT = {"type": "string", "minLength": 4000}
 SCHEMA = {"type": "object", "properties": {"text": TEXT}, "required": ["text"], "additionalProperties": False}
 ITEM = {"type": "object", "properties": {"id": {"type": "integer"}, "name": {"type": "string"}}, "required": ["id", "name"]}
