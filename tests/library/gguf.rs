@@ -151,6 +151,10 @@ fn adapters_are_those_of_peft() {
         assert_eq!(weights(&found.path), weights(&wanted.path), "{model}");
         let page = inspect(&gguf(&format!("{model}.{adapter}"))).unwrap();
         assert!(page.contains("adapter.type = lora") && page.contains("process-lora --ggufFile"), "{page}");
+        let not_built = reference(&format!("models/{model}"));
+        let input = ProcessInput::Gguf { file: gguf(&format!("{model}.{adapter}")), engine_dir: not_built };
+        let refused = process_lora(&ProcessOptions { input, ..from_gguf.clone() }).unwrap_err().to_string();
+        assert!(refused.contains("is a checkpoint, wanted an engine directory"), "{refused}");
         // A model is no adapter, and an adapter no model.
         let input = ProcessInput::Gguf { file: gguf("qwen3"), engine_dir: engine_dir.clone() };
         let refused = process_lora(&ProcessOptions { input, ..from_gguf.clone() }).unwrap_err().to_string();

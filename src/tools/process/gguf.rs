@@ -16,7 +16,7 @@ use crate::numbers::Module;
 use crate::numbers::architecture::Architecture;
 use crate::numbers::family::Family;
 use crate::store::engine::CONFIG_FILE;
-use crate::store::{StoreError, map_file, read_small};
+use crate::store::{Expected, StoreError, map_file, read_small};
 use crate::tools::ToolError;
 use crate::tools::weights::gguf::gguf_rows;
 
@@ -35,9 +35,7 @@ pub struct GgufAdapter {
 /// [`ToolError::Refused`] for another kind of file, another architecture than the engine's, and tensors of no linear
 /// layer; [`ToolError::Format`].
 pub fn read_gguf_adapter(path: &Path, engine_dir: &Path) -> Result<GgufAdapter, ToolError> {
-    let config_path = engine_dir.join(CONFIG_FILE);
-    let config =
-        EngineConfig::from_json(&read_small(&config_path)?).map_err(StoreError::format(&config_path))?;
+    let config = engine_config(engine_dir).map_err(ToolError::explained(engine_dir, Expected::Engine))?;
     let wrong = |source| ToolError::Format { path: path.to_owned(), source };
     let bytes = map_file(path)?;
     let file = GgufFile::parse((*bytes).as_ref()).map_err(wrong)?;
@@ -78,6 +76,11 @@ pub fn read_gguf_adapter(path: &Path, engine_dir: &Path) -> Result<GgufAdapter, 
         return Err(ToolError::Refused { path: path.to_owned(), what, advice });
     }
     Ok(GgufAdapter { config_json: adapter_config(&ranks, alpha), pairs })
+}
+
+fn engine_config(engine_dir: &Path) -> Result<EngineConfig, ToolError> {
+    let path = engine_dir.join(CONFIG_FILE);
+    Ok(EngineConfig::from_json(&read_small(&path)?).map_err(StoreError::format(&path))?)
 }
 
 /// The two tensors of a module.
