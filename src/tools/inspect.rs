@@ -245,7 +245,7 @@ fn inspect_gguf(path: &Path, bytes: &[u8], page: &mut Page) -> Result<(), ToolEr
         }
     }
     let kinds = file.tensors().map(|(_, tensor)| (tensor.kind.name().to_owned(), tensor.bytes.len()));
-    if file.metadata.text("general.type").ok().flatten() == Some("adapter") {
+    if file.is_adapter() {
         describe_kinds(kinds.collect(), 0, page);
         page.line("next", "process-lora --ggufFile FILE --engineDir DIR --output_dir DIR");
         return Ok(());

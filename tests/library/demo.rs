@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::support::{Built, argmax, data, json, limits};
+use crate::support::{Built, argmax, build_options, data, json, limits};
 use jetspool::compress::{CalibrationOptions, build_calibrated};
 use jetspool::device::cpu::Lora;
 use jetspool::numbers::{KvCacheDtype, Precision};
 use jetspool::tools::BuildOptions;
-use jetspool::tools::build::{EngineText, Progress};
 
 /// One prompt with the reference's answer.
 struct Case {
@@ -98,15 +97,9 @@ fn a_text_brings_int4_nearer() {
     let build = |n_threads| {
         let folder = tempfile::tempdir().unwrap();
         let options = BuildOptions {
-            model_dir: data("demo/checkpoint"),
-            engine_dir: folder.path().join("engine"),
             limits: limits(),
-            precision: Precision::Int4,
-            head: None,
-            text: EngineText::Optional,
-            gpu: None,
             n_threads,
-            progress: Progress::Quiet,
+            ..build_options(&data("demo/checkpoint"), &folder.path().join("engine"), Precision::Int4, 0)
         };
         let calibration =
             CalibrationOptions { text: data("demo/texts.jsonl"), n_sequences: 64, sequence_len: 64 };

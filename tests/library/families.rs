@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::support::{Built, ids, limits, reference, tensors};
+use crate::support::{Built, build_options, ids, limits, reference, tensors};
 use jetspool::device::Cpu;
 use jetspool::device::cpu::Lora;
 use jetspool::format::{Limits, TensorFile};
@@ -13,7 +13,6 @@ use jetspool::kernels::Kernels;
 use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
 use jetspool::numbers::Precision;
 use jetspool::store::Engine;
-use jetspool::tools::build::{EngineText, Progress};
 use jetspool::tools::{BuildOptions, BuildReport, ToolError, build, inspect};
 
 fn build_with(
@@ -22,17 +21,8 @@ fn build_with(
     max_kv_cache_capacity: usize,
 ) -> Result<BuildReport, ToolError> {
     let max_input_len = max_kv_cache_capacity.min(16);
-    build(&BuildOptions {
-        model_dir: checkpoint.to_owned(),
-        engine_dir: engine_dir.to_owned(),
-        limits: Limits { max_input_len, max_kv_cache_capacity, ..limits() },
-        precision: Precision::F32,
-        head: None,
-        text: EngineText::Optional,
-        gpu: None,
-        n_threads: 2,
-        progress: Progress::Quiet,
-    })
+    let limits = Limits { max_input_len, max_kv_cache_capacity, ..limits() };
+    build(&BuildOptions { limits, ..build_options(checkpoint, engine_dir, Precision::F32, 0) })
 }
 
 /// Largest difference of the first tokens' logits, computed alone, to transformers'.

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::support::{build_engine, limits, reference, standin, tensors};
+use crate::support::{build_engine, build_options, limits, reference, standin, tensors};
 use jetspool::device::cuda::{Cuda, SOURCE};
 use jetspool::device::{Cpu, Device};
 use jetspool::format::{Adapter, Limits};
@@ -12,7 +12,6 @@ use jetspool::kernels::Kernels;
 use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
 use jetspool::numbers::{KvCacheDtype, Precision};
 use jetspool::store::Engine;
-use jetspool::tools::build::{EngineText, Progress};
 use jetspool::tools::{BuildOptions, ProcessOptions, build, process_lora};
 
 fn gpu() -> Cuda {
@@ -157,18 +156,9 @@ fn every_kind_of_stored_weights_gives_the_processors_bits() {
     ];
     for name in kinds {
         let folder = tempfile::tempdir().unwrap();
-        build(&BuildOptions {
-            model_dir: reference("quantized").join(name),
-            engine_dir: folder.path().join("engine"),
-            limits: limits(),
-            precision: Precision::Stored,
-            head: None,
-            text: EngineText::Optional,
-            gpu: None,
-            n_threads: 2,
-            progress: Progress::Quiet,
-        })
-        .unwrap();
+        let (checkpoint, engine_dir) = (reference("quantized").join(name), folder.path().join("engine"));
+        let options = build_options(&checkpoint, &engine_dir, Precision::Stored, 0);
+        build(&BuildOptions { limits: limits(), ..options }).unwrap();
         let case = Case { folder: folder.path(), adapters: &[], kv_cache: KvCacheDtype::Auto, n_tokens: 19 };
         assert_same(&case, name);
     }
@@ -177,18 +167,10 @@ fn every_kind_of_stored_weights_gives_the_processors_bits() {
 #[test]
 fn long_sequences_are_put_together_of_the_same_parts() {
     let folder = tempfile::tempdir().unwrap();
-    build(&BuildOptions {
-        model_dir: reference("models/gemma3"),
-        engine_dir: folder.path().join("engine"),
-        limits: Limits { max_input_len: 1200, max_kv_cache_capacity: 1400, ..limits() },
-        precision: Precision::Int8,
-        head: None,
-        text: EngineText::Optional,
-        gpu: None,
-        n_threads: 2,
-        progress: Progress::Quiet,
-    })
-    .unwrap();
+    let (checkpoint, engine_dir) = (reference("models/gemma3"), folder.path().join("engine"));
+    let options = build_options(&checkpoint, &engine_dir, Precision::Int8, 0);
+    let limits = Limits { max_input_len: 1200, max_kv_cache_capacity: 1400, ..limits() };
+    build(&BuildOptions { limits, ..options }).unwrap();
     let case = Case { folder: folder.path(), adapters: &[], kv_cache: KvCacheDtype::Auto, n_tokens: 1100 };
     assert_same(&case, "1100 tokens");
 }

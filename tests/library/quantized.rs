@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::support::{Built, ids, limits, matrix_numbers, reference, tensors};
+use crate::support::{Built, build_options, ids, limits, matrix_numbers, reference, tensors};
 use half::f16;
 use jetspool::device::Cpu;
 use jetspool::format::engine::{EMBEDDING, HEAD, items};
@@ -15,7 +15,6 @@ use jetspool::model::Decoder;
 use jetspool::numbers::Precision;
 use jetspool::numbers::kind::Stored;
 use jetspool::store::Engine;
-use jetspool::tools::build::{EngineText, Progress};
 use jetspool::tools::{BuildOptions, BuildReport, ToolError, build};
 use safetensors::Dtype;
 use serde_json::{Value, json};
@@ -50,17 +49,7 @@ fn checkpoint(name: &str) -> PathBuf {
 }
 
 fn options(model_dir: &Path, engine_dir: &Path, precision: Precision) -> BuildOptions {
-    BuildOptions {
-        model_dir: model_dir.to_owned(),
-        engine_dir: engine_dir.to_owned(),
-        limits: limits(),
-        precision,
-        head: None,
-        text: EngineText::Optional,
-        gpu: None,
-        n_threads: 2,
-        progress: Progress::Quiet,
-    }
+    BuildOptions { limits: limits(), ..build_options(model_dir, engine_dir, precision, 0) }
 }
 
 /// How far logits may move when inputs of codes are rounded to eight bits, as a share of the largest of them: these

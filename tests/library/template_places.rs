@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use jetspool::answer::TextFiles;
-use jetspool::format::Limits;
 use jetspool::numbers::Precision;
 use jetspool::text::{ChatMessage, ChatTemplate, RenderOptions, SpecialTokens};
-use jetspool::tools::build::{EngineText, Progress};
 use jetspool::tools::{BuildOptions, ExportOptions, build, export};
 use serde_json::{Value, json};
+
+use crate::support::build_options;
 
 fn references() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/references")
@@ -38,17 +38,7 @@ fn checkpoint(case: &Value, directory: &Path) {
 }
 
 fn options(model_dir: &Path, engine_dir: &Path) -> BuildOptions {
-    BuildOptions {
-        model_dir: model_dir.to_owned(),
-        engine_dir: engine_dir.to_owned(),
-        limits: Limits { max_kv_cache_capacity: 512, max_input_len: 256, ..Limits::default() },
-        precision: Precision::F16,
-        head: None,
-        text: EngineText::Optional,
-        gpu: None,
-        n_threads: 1,
-        progress: Progress::Quiet,
-    }
+    build_options(model_dir, engine_dir, Precision::F16, 0)
 }
 
 fn rendered(template: &ChatTemplate, tools: Option<&Value>) -> String {

@@ -69,6 +69,11 @@ impl<'a> GgufFile<'a> {
         Ok(Self { version, metadata, tensors })
     }
 
+    /// Whether it holds what changes a model, and no model.
+    pub fn is_adapter(&self) -> bool {
+        self.metadata.text("general.type").ok().flatten() == Some("adapter")
+    }
+
     pub fn tensor(&self, name: &str) -> Option<&GgufTensor> {
         self.tensors.get(name)
     }

@@ -7,8 +7,8 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::run::{
-    BuildOptions, BuildReport, Prepared, Spreads, check_output, engine_config, limit_warnings, set_head,
-    write_engine,
+    BuildOptions, BuildReport, Prepared, Spreads, check_output, engine_config, keep_packed, limit_warnings,
+    set_head, write_engine,
 };
 use super::text_files::TextFiles;
 use crate::format::adapter::listed;
@@ -35,7 +35,7 @@ pub fn build_gguf(options: &BuildOptions) -> Result<BuildReport, ToolError> {
     let bytes = map_file(path).map_err(|error| explain(path, Expected::Gguf, error))?;
     let all: &[u8] = (*bytes).as_ref();
     let file = GgufFile::parse(all).map_err(ToolError::format(path))?;
-    if file.metadata.text("general.type").ok().flatten() == Some("adapter") {
+    if file.is_adapter() {
         return Err(ToolError::Refused {
             path: path.to_owned(),
             what: "is an adapter, not a model".to_owned(),
@@ -58,13 +58,7 @@ pub fn build_gguf(options: &BuildOptions) -> Result<BuildReport, ToolError> {
     let config = engine_config(options, decoder.architecture, ends, begin)?;
     let mut items = items(&config.architecture, precision);
     let sources = find_sources(&file, &bytes, &config.architecture, &items, path)?;
-    for (item, source) in items.iter_mut().zip(&sources) {
-        if let (Item::Matrix { storage, .. }, Precision::Stored, Some(packed)) =
-            (item, precision, source.packed())
-        {
-            *storage = packed.storage();
-        }
-    }
+    keep_packed(&mut items, &sources, precision);
     set_head(&mut items, options.head);
     let warnings = limit_warnings(&config);
     let prepared = Prepared { config, items, sources, spreads: Spreads::new(), warnings };

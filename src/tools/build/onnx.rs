@@ -7,13 +7,12 @@ use sha2::{Digest, Sha256};
 
 use super::onnx_architecture::architecture;
 use super::run::{
-    BuildOptions, BuildReport, Prepared, Spreads, check_output, engine_config, limit_warnings, set_head,
-    write_engine,
+    BuildOptions, BuildReport, Prepared, Spreads, check_output, engine_config, keep_packed, limit_warnings,
+    set_head, write_engine,
 };
 use super::text_files::TextFiles;
 use crate::format::engine::{
-    EMBEDDING, FINAL_NORM, HEAD, Item, experts_weight, items, projection_bias, projection_weight,
-    router_weight,
+    EMBEDDING, FINAL_NORM, HEAD, experts_weight, items, projection_bias, projection_weight, router_weight,
 };
 use crate::format::onnx::{Linear, Model, Norm, OnnxConfig, OnnxDecoder, OnnxMixture, OnnxMlp};
 use crate::format::{Bytes, FormatError, TensorFile};
@@ -71,17 +70,11 @@ pub fn build_onnx(options: &BuildOptions) -> Result<BuildReport, ToolError> {
     let engine_config = engine_config(options, architecture, eos_token_ids, config.bos_token_id)?;
     let mut items = items(&engine_config.architecture, options.precision);
     let mut sources = Vec::with_capacity(items.len());
-    for item in &mut items {
-        let name = item.name().to_owned();
-        let missing = || ToolError::format(&model_path)(FormatError::MissingTensor { name: name.clone() });
-        let source = found.remove(item.name()).ok_or_else(missing)?;
-        if let (Item::Matrix { storage, .. }, Precision::Stored, Some(packed)) =
-            (item, options.precision, source.packed())
-        {
-            *storage = packed.storage();
-        }
-        sources.push(source);
+    for item in &items {
+        let missing = || FormatError::MissingTensor { name: item.name().to_owned() };
+        sources.push(found.remove(item.name()).ok_or_else(missing).map_err(ToolError::format(&model_path))?);
     }
+    keep_packed(&mut items, &sources, options.precision);
     set_head(&mut items, options.head);
     let mut warnings = limit_warnings(&engine_config);
     if options.precision == Precision::Stored && asked != Precision::Stored {

@@ -248,28 +248,35 @@ pub fn find_sources(
         items.iter().flat_map(|item| checkpoint_names(&config.architecture, item)).collect();
     check_missing(checkpoint, names.iter().map(String::as_str))?;
     let mut sources = Vec::with_capacity(items.len());
-    for item in &mut items {
+    for item in &items {
         let found = quantization.map(|quantization| quantized_item(checkpoint, quantization, config, item));
-        if let Some((rows, found)) = found.transpose().map_err(ToolError::format(path))?.flatten() {
-            if let (Item::Matrix { storage, .. }, Precision::Stored) = (&mut *item, config.precision) {
-                *storage = found.unwrap_or(*storage);
-            }
-            sources.push(rows);
-            continue;
-        }
-        sources.push(plain_rows(checkpoint, &config.architecture, item).map_err(ToolError::format(path))?);
+        sources.push(match found.transpose().map_err(ToolError::format(path))?.flatten() {
+            Some(rows) => rows,
+            None => plain_rows(checkpoint, &config.architecture, item).map_err(ToolError::format(path))?,
+        });
     }
+    keep_packed(&mut items, &sources, config.precision);
     Ok((sources, items))
 }
 
-/// A matrix that the checkpoint has quantized, or all that a stack holds, and how an engine keeps it; none where it
-/// is plain.
+/// What is quantized as engines have it stays so at [`Precision::Stored`].
+pub(crate) fn keep_packed(items: &mut [Item], sources: &[RowSource], precision: Precision) {
+    for (item, source) in items.iter_mut().zip(sources) {
+        if let (Item::Matrix { storage, .. }, Precision::Stored, Some(packed)) =
+            (item, precision, source.packed())
+        {
+            *storage = packed.storage();
+        }
+    }
+}
+
+/// A matrix that the checkpoint has quantized, or all that a stack holds; none where it is plain.
 fn quantized_item(
     checkpoint: &Checkpoint,
     quantization: &Quantization,
     config: &EngineConfig,
     item: &Item,
-) -> Result<Option<(RowSource, Option<Storage>)>, FormatError> {
+) -> Result<Option<RowSource>, FormatError> {
     let &Item::Matrix { shape, .. } = item else { return Ok(None) };
     let names = checkpoint_names(&config.architecture, item);
     let mut parts = Vec::with_capacity(names.len());
@@ -281,9 +288,8 @@ fn quantized_item(
     if is_stack && !parts.is_empty() {
         check_stack(&parts, &names, config.precision)?;
     }
-    let Some(storage) = parts.first().map(Quantized::storage) else { return Ok(None) };
-    let parts = parts.into_iter().map(RowSource::from).collect();
-    Ok(Some((RowSource::joined(parts, shape.rows), storage)))
+    let parts: Vec<RowSource> = parts.into_iter().map(RowSource::from).collect();
+    Ok((!parts.is_empty()).then(|| RowSource::joined(parts, shape.rows)))
 }
 
 /// Whether an engine can hold these experts in one stack.

@@ -40,7 +40,7 @@ pub fn read_gguf_adapter(path: &Path, engine_dir: &Path) -> Result<GgufAdapter, 
     let bytes = map_file(path)?;
     let file = GgufFile::parse((*bytes).as_ref()).map_err(wrong)?;
     let text = |key: &str| file.metadata.text(key).map_err(wrong);
-    if (text("general.type")?, text("adapter.type")?) != (Some("adapter"), Some("lora")) {
+    if !file.is_adapter() || text("adapter.type")? != Some("lora") {
         return Err(ToolError::Refused {
             path: path.to_owned(),
             what: "is a GGUF file, but not of a LoRA adapter".to_owned(),
