@@ -125,6 +125,10 @@ impl Device for Streamed<'_> {
         self.cpu.forget_blocks(cache, blocks);
     }
 
+    fn copy_block(&self, cache: &mut Self::Cache, from: u32, to: u32) {
+        self.cpu.copy_block(cache, from, to);
+    }
+
     fn forget_scratch(&self) {
         self.cpu.forget_scratch();
     }

@@ -111,6 +111,25 @@ impl<T: Pod> Buffer<T> {
         self.context.synchronize()
     }
 
+    /// Copies `len` numbers from `first` on to a buffer of the same context, which may be this one, from `to_first` on.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    ///
+    /// # Panics
+    /// When there are not so many, here or there.
+    pub fn copy_to(&self, first: usize, len: usize, to: &Self, to_first: usize) -> Result<(), CudaError> {
+        assert!(first + len <= self.len && to_first + len <= to.len);
+        let (from, to) = (self.place(first), to.place(to_first));
+        if len == 0 || from == to {
+            return Ok(());
+        }
+        // SAFETY: both places have so many bytes.
+        self.context.call("cuMemcpyDtoDAsync", || unsafe {
+            sys::cuMemcpyDtoDAsync_v2(to, from, len * size_of::<T>(), self.context.stream())
+        })
+    }
+
     fn place(&self, first: usize) -> sys::CUdeviceptr {
         self.at + (first * size_of::<T>()) as u64
     }

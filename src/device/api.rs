@@ -75,6 +75,9 @@ pub trait Device {
     /// Gives the memory of these blocks back; their content is lost.
     fn forget_blocks(&self, cache: &mut Self::Cache, blocks: &[u32]);
 
+    /// Copies all positions of a block into another one, of all layers.
+    fn copy_block(&self, cache: &mut Self::Cache, from: u32, to: u32);
+
     /// Gives buffers back that are only kept for the next operation.
     fn forget_scratch(&self);
 

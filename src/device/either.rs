@@ -128,6 +128,10 @@ impl Device for Opened {
         on_own!(self, (d, cache = cache) => d.forget_blocks(cache, blocks));
     }
 
+    fn copy_block(&self, cache: &mut Self::Cache, from: u32, to: u32) {
+        on_own!(self, (d, cache = cache) => d.copy_block(cache, from, to));
+    }
+
     fn forget_scratch(&self) {
         on_own!(self, (d) => d.forget_scratch());
     }

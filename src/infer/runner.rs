@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use super::guide::{Allowed, GuideCell};
+use super::kv::ledger::BlockCopy;
 use super::request::{Drawing, InferError, Output, Request, Submission};
 use super::sampler::{Scores, TokenLogprob};
 use super::scheduler::{Chunk, Scheduler, SchedulerOptions, StepCounts};
@@ -207,6 +208,9 @@ impl<D: Device> Runner<D> {
         let chunks = self.scheduler.plan();
         if chunks.is_empty() {
             return Vec::new();
+        }
+        for &BlockCopy { from, to } in self.scheduler.copies() {
+            self.decoder.device().copy_block(&mut self.cache, from, to);
         }
         let (running, requests) = (self.scheduler.running(), &self.requests);
         let segment = |chunk: &Chunk| {

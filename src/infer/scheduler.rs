@@ -6,11 +6,13 @@
 //! end, whatever the others do.
 //!
 //! In a step the tokens of the answers come first, but for a quarter of the rows where prompts wait to be read. Of
-//! several sequences with the same beginning one computes it, and the others take it when it is there.
+//! several sequences with the same beginning one computes it, and the others take it when it is there: its blocks
+//! as they are, and a copy of the one in which they part.
 
 use std::collections::{HashSet, VecDeque};
+use std::mem::take;
 
-use super::kv::ledger::Ledger;
+use super::kv::ledger::{BlockCopy, Ledger};
 use super::kv::prefix::Key;
 use super::sequence::{Finish, Sequence, SequenceId, Task};
 
@@ -72,6 +74,8 @@ pub struct Scheduler {
     next_id: u64,
     n_steps: u64,
     counts: StepCounts,
+    /// Of the last plan.
+    copies: Vec<BlockCopy>,
 }
 
 /// How the rows of a step are divided.
@@ -109,6 +113,7 @@ impl Scheduler {
             next_id: 0,
             n_steps: 0,
             counts: StepCounts::default(),
+            copies: Vec::new(),
             options,
         }
     }
@@ -131,8 +136,8 @@ impl Scheduler {
     /// Drops a sequence, if it is still there. Returns whether it was.
     pub fn remove(&mut self, id: SequenceId) -> bool {
         if let Some(index) = self.running.iter().position(|sequence| sequence.id == id) {
-            let sequence = self.running.remove(index);
-            self.ledger.release(sequence.holding);
+            let mut sequence = self.running.remove(index);
+            self.give_up_blocks(&mut sequence);
             return true;
         }
         let n_before = self.waiting.len();
@@ -145,6 +150,7 @@ impl Scheduler {
     pub fn plan(&mut self) -> Vec<Chunk> {
         self.n_steps += 1;
         self.counts = StepCounts::default();
+        self.copies.clear();
         self.admit();
         for index in 0..self.running.len() {
             self.take_cached(index);
@@ -156,17 +162,21 @@ impl Scheduler {
         let mut index = 0;
         while index < self.running.len() {
             let sequence = &self.running[index];
-            let n_wanted = match sequence.n_pending() {
-                1 => usize::from(!passed_over.contains(&sequence.id)),
-                _ if self.is_behind(index, &mut underway) => 0,
-                n_pending => n_pending.min(n_prompt_rows),
+            let is_reading = sequence.n_pending() > 1;
+            let n_wanted = if !is_reading {
+                usize::from(!passed_over.contains(&sequence.id))
+            } else if self.is_behind(index, &mut underway) || n_prompt_rows == 0 {
+                0
+            } else {
+                self.begin_block(index);
+                self.running[index].n_pending().min(n_prompt_rows)
             };
             let n_tokens = self.make_room(index, n_wanted);
             let sequence = &mut self.running[index];
-            if sequence.n_pending() == 1 {
-                sequence.last_turn = if n_wanted > 0 { self.n_steps } else { sequence.last_turn };
-            } else {
+            if is_reading {
                 n_prompt_rows -= n_tokens;
+            } else if n_wanted > 0 {
+                sequence.last_turn = self.n_steps;
             }
             if n_tokens > 0 {
                 chunks.push(Chunk { index, n_tokens });
@@ -176,6 +186,11 @@ impl Scheduler {
         let place = |chunk: &Chunk| (&self.running[chunk.index].adapters, self.running[chunk.index].id);
         chunks.sort_by(|a, b| place(a).cmp(&place(b)));
         chunks
+    }
+
+    /// What is to be copied before the last plan is computed, one after the other.
+    pub fn copies(&self) -> &[BlockCopy] {
+        &self.copies
     }
 
     /// The chunk of the last plan is computed. Returns whether that was the sequence's last token, so that there are
@@ -271,7 +286,24 @@ impl Scheduler {
         }
         let (holding, contents) = sequence.parts();
         self.ledger.attach(holding, contents);
-        sequence.n_computed = sequence.holding.n_positions();
+        let n_computed = sequence.holding.n_positions();
+        self.note_cached(index, n_computed);
+    }
+
+    /// Copies what another block has of the sequence's next one.
+    fn begin_block(&mut self, index: usize) {
+        let (holding, contents) = self.running[index].parts();
+        let n_before = holding.n_positions();
+        if let Some((copy, n_tokens)) = self.ledger.begin(holding, contents) {
+            self.copies.push(copy);
+            self.note_cached(index, n_before + n_tokens);
+        }
+    }
+
+    /// So many tokens of the sequence are there without being computed.
+    fn note_cached(&mut self, index: usize, n_computed: usize) {
+        let sequence = &mut self.running[index];
+        sequence.n_computed = n_computed;
         let n_new = sequence.n_computed.saturating_sub(sequence.n_seen);
         sequence.n_seen += n_new;
         sequence.n_cached += n_new;
@@ -326,10 +358,14 @@ impl Scheduler {
 
     fn preempt_last(&mut self) {
         let Some(mut sequence) = self.running.pop() else { return };
-        self.ledger.release(std::mem::take(&mut sequence.holding));
-        sequence.n_computed = 0;
+        self.give_up_blocks(&mut sequence);
         self.counts.n_preempted += 1;
         self.queue(sequence);
+    }
+
+    fn give_up_blocks(&mut self, sequence: &mut Sequence) {
+        let (holding, n_computed) = (take(&mut sequence.holding), take(&mut sequence.n_computed));
+        self.ledger.release(holding, sequence.contents(), n_computed);
     }
 
     fn queue(&mut self, sequence: Sequence) {

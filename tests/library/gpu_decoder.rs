@@ -33,7 +33,7 @@ struct Case<'a> {
 }
 
 /// Logits of some steps as bits: a prompt in two chunks, then two sequences side by side, one with all adapters, the
-/// other with the third one alone.
+/// other with the third one alone; at last one that goes on in a copy of the other's first block.
 fn logits<D: Device>(device: D, case: &Case<'_>) -> Vec<u32> {
     let engine = Engine::open(&case.folder.join("engine")).unwrap();
     let decoder = Decoder::new(device, &engine.config, &engine.tensors).unwrap().with_kv_cache(case.kv_cache);
@@ -55,10 +55,10 @@ fn logits<D: Device>(device: D, case: &Case<'_>) -> Vec<u32> {
     let blocks: Vec<u32> =
         (0..n_blocks as u32).map(|block| (block * 2 + 1) % (2 * n_blocks as u32)).collect();
     let others: Vec<u32> = (0..n_blocks as u32).map(|block| block * 2).collect();
-    let (mut cache, mut workspace) = (decoder.cache(2 * n_blocks).unwrap(), decoder.workspace());
+    let (mut cache, mut workspace) = (decoder.cache(2 * n_blocks + 1).unwrap(), decoder.workspace());
     let mut found = Vec::new();
-    let mut step = |segments: &[Segment<'_, D>]| {
-        let n_rows = decoder.forward(segments, &mut cache, &mut workspace).unwrap();
+    let mut step = |cache: &mut D::Cache, segments: &[Segment<'_, D>]| {
+        let n_rows = decoder.forward(segments, cache, &mut workspace).unwrap();
         for row in 0..n_rows {
             found.extend(decoder.logits(&workspace, row).iter().map(|x| x.to_bits()));
         }
@@ -71,16 +71,25 @@ fn logits<D: Device>(device: D, case: &Case<'_>) -> Vec<u32> {
         logits,
     };
     let (third, n) = (case.n_tokens / 3, case.n_tokens);
-    step(&[segment(0, third, &blocks[..], &all, LogitRows::None)]);
-    step(&[
-        segment(0, n, &others[..], later, LogitRows::Last),
-        segment(third, n, &blocks[..], &all, LogitRows::All),
-    ]);
-    step(&[
-        segment(n, n + 1, &blocks[..], &all, LogitRows::Last),
-        segment(n, n + 1, &others[..], later, LogitRows::Last),
-    ]);
-    step(&[segment(n + 1, n + 2, &blocks[..], &all, LogitRows::Last)]);
+    step(&mut cache, &[segment(0, third, &blocks[..], &all, LogitRows::None)]);
+    step(
+        &mut cache,
+        &[
+            segment(0, n, &others[..], later, LogitRows::Last),
+            segment(third, n, &blocks[..], &all, LogitRows::All),
+        ],
+    );
+    step(
+        &mut cache,
+        &[
+            segment(n, n + 1, &blocks[..], &all, LogitRows::Last),
+            segment(n, n + 1, &others[..], later, LogitRows::Last),
+        ],
+    );
+    step(&mut cache, &[segment(n + 1, n + 2, &blocks[..], &all, LogitRows::Last)]);
+    let copied = 2 * n_blocks as u32;
+    decoder.device().copy_block(&mut cache, others[0], copied);
+    step(&mut cache, &[segment(8, 12, &[copied], later, LogitRows::All)]);
     found
 }
 

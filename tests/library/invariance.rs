@@ -303,8 +303,10 @@ fn what_others_computed_gives_the_same_bits() {
         for max_batch_size in [1, 5, 12] {
             let (found, counts) = traces(max_batch_size, PrefixCache::DEFAULT, 500);
             assert!(found == wanted, "{precision:?}, batch of {max_batch_size}");
-            // 90 tokens hold 5 blocks; the first of each three computes them.
-            assert_eq!(counts.n_cached_tokens, 12 * 5 * BLOCK_LEN);
+            // 90 tokens hold 5 blocks; the first of each three computes them. Ten more tokens may be copied.
+            let n_copied = counts.n_cached_tokens - 12 * 5 * BLOCK_LEN;
+            assert!(n_copied <= 12 * 10 && n_copied.is_multiple_of(10), "{n_copied}");
+            assert!(max_batch_size > 1 || n_copied == 12 * 10, "{n_copied}");
             let (found, counts) = traces(max_batch_size, PrefixCache::DEFAULT, 16);
             assert!(found == wanted, "{precision:?}, batch of {max_batch_size} with little memory");
             assert!(max_batch_size == 1 || counts.n_preempted > 0, "{counts:?}");
@@ -350,8 +352,9 @@ fn a_hundred_requests_with_one_system_prompt_read_it_once() {
         })
         .collect();
     let (_, counts) = run_all(&mut runner, submissions);
-    // Of 503 tokens 31 blocks are common.
+    // Of 503 tokens 31 blocks are common, and four tokens that are copied once somebody has ended.
     let common = 500 / BLOCK_LEN * BLOCK_LEN;
-    assert_eq!(counts.n_prompt_tokens, common + 100 * (503 - common));
-    assert_eq!((counts.n_cached_tokens, counts.n_prompts_read), (99 * common, 100));
+    assert_eq!((counts.n_prompt_tokens + counts.n_cached_tokens, counts.n_prompts_read), (100 * 503, 100));
+    let n_copied = counts.n_cached_tokens - 99 * common;
+    assert!((4 * 84..=4 * 99).contains(&n_copied), "{n_copied}");
 }

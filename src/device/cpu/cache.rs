@@ -81,6 +81,13 @@ impl Cache {
         }
     }
 
+    /// Copies a whole block.
+    pub fn copy_block(&mut self, from: u32, to: u32) {
+        let n_bytes = self.shape.block_bytes();
+        let [from, to] = [from, to].map(|block| block as usize * n_bytes);
+        self.map.copy_within(from..from + n_bytes, to);
+    }
+
     fn offset(&self, layer: usize, part: Part, head: usize) -> usize {
         offset(&self.shape, layer, part, head)
     }

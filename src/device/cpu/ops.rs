@@ -70,6 +70,10 @@ impl Device for Cpu {
         cache.forget(blocks);
     }
 
+    fn copy_block(&self, cache: &mut Cache, from: u32, to: u32) {
+        cache.copy_block(from, to);
+    }
+
     fn forget_scratch(&self) {
         *self.inputs() = Inputs::default();
         for scratch in &self.scratch {

@@ -78,6 +78,21 @@ impl Cuda {
         }
     }
 
+    /// See [`crate::device::Device::copy_block`].
+    pub(super) fn copy(&self, cache: &mut Cache, from: u32, to: u32) {
+        self.take_blocks(cache, &[to]);
+        let n_bytes = cache.shape.block_bytes();
+        let place = |block: u32| {
+            let (chunk_idx, block_idx) =
+                (block as usize / cache.blocks_per_chunk, block as usize % cache.blocks_per_chunk);
+            cache.chunks[chunk_idx].as_ref().map(|(chunk, _)| (chunk, block_idx * n_bytes))
+        };
+        // Without memory for one of them the step has failed already.
+        if let (Some((source, from)), Some((target, to))) = (place(from), place(to)) {
+            self.note(source.copy_to(from, n_bytes, target, to));
+        }
+    }
+
     /// See [`crate::device::Device::forget_blocks`].
     pub(super) fn forget(cache: &mut Cache, blocks: &[u32]) {
         for &block in blocks {

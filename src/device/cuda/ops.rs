@@ -112,6 +112,10 @@ impl Device for Cuda {
         Self::forget(cache, blocks);
     }
 
+    fn copy_block(&self, cache: &mut Cache, from: u32, to: u32) {
+        self.copy(cache, from, to);
+    }
+
     fn forget_scratch(&self) {
         self.forget_program();
         *self.scratch() = Scratch::default();

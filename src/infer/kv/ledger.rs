@@ -1,7 +1,8 @@
 //! Who holds which block: sequences, and the prefixes that are kept for those to come.
 //!
 //! A sequence takes the blocks of its beginning that are there already, computes the others into blocks of its
-//! own, and lets others find each one as soon as it is full. What nobody uses is evicted when blocks are needed.
+//! own, and lets others find each one as soon as it is full, and the last one when it ends. A block that begins as one of
+//! others does is copied, and computed from where they part. What nobody uses is evicted when blocks are needed.
 
 use std::sync::Arc;
 
@@ -57,6 +58,13 @@ pub struct Found {
     pub n_unused: usize,
 }
 
+/// A block whose first positions are those of another one: all of it is copied, before anything of the step is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockCopy {
+    pub from: u32,
+    pub to: u32,
+}
+
 impl Holding {
     pub fn blocks(&self) -> &[u32] {
         &self.blocks
@@ -88,10 +96,13 @@ impl Contents<'_> {
 
     /// The key of the block at `block_idx` below `parents`, which are all before it.
     fn key(self, parents: &[NodeId]) -> Key {
-        let parent =
-            parents.last().map_or_else(|| Parent::Root(Arc::clone(self.adapters)), |id| Parent::Node(*id));
         let start = parents.len() * BLOCK_LEN;
-        Key::new(parent, &self.tokens[start..start + BLOCK_LEN])
+        Key::new(self.parent(parents), &self.tokens[start..start + BLOCK_LEN])
+    }
+
+    /// What stands before the block below `parents`.
+    fn parent(self, parents: &[NodeId]) -> Parent {
+        parents.last().map_or_else(|| Parent::Root(Arc::clone(self.adapters)), |id| Parent::Node(*id))
     }
 }
 
@@ -130,6 +141,22 @@ impl Ledger {
         (self.max_cached > 0 && n_left > BLOCK_LEN).then(|| contents.key(&holding.nodes))
     }
 
+    /// Begins the block after the full ones with what another block has of its tokens, if one has any. Returns what is
+    /// to be copied and the tokens that are there then.
+    pub fn begin(&mut self, holding: &mut Holding, contents: Contents<'_>) -> Option<(BlockCopy, usize)> {
+        if self.max_cached == 0 || !contents.sharing.takes || !holding.is_full() {
+            return None;
+        }
+        let (_, before_last) = contents.tokens.split_last()?;
+        let wanted = before_last.get(holding.n_positions()..)?;
+        let (id, n_tokens) = self.prefix.longest(&contents.parent(&holding.nodes), wanted)?;
+        let from = self.prefix.block(id);
+        // It may be the very block, if that was the only one to be had.
+        let to = self.take()?;
+        holding.blocks.push(to);
+        Some((BlockCopy { from, to }, n_tokens))
+    }
+
     /// Takes blocks for so many positions; less where there are not enough.
     pub fn grow(&mut self, holding: &mut Holding, n_positions: usize) {
         while holding.n_positions() < n_positions {
@@ -163,8 +190,10 @@ impl Ledger {
         }
     }
 
-    /// The sequence needs its blocks no more; others still find the full ones.
-    pub fn release(&mut self, holding: Holding) {
+    /// The sequence needs its blocks no more; others still find the full ones, and the one in which it ended:
+    /// `n_computed` tokens are in the blocks.
+    pub fn release(&mut self, mut holding: Holding, contents: Contents<'_>, n_computed: usize) {
+        self.publish_tail(&mut holding, contents, n_computed);
         self.now += 1;
         for (block_idx, block) in holding.blocks.into_iter().enumerate().rev() {
             self.pool.release(block);
@@ -211,6 +240,21 @@ impl Ledger {
 
     pub fn n_blocks(&self) -> usize {
         self.pool.n_blocks()
+    }
+
+    /// Lets others find the block after the full ones by the tokens that are in it.
+    fn publish_tail(&mut self, holding: &mut Holding, contents: Contents<'_>, n_computed: usize) {
+        let block_idx = holding.nodes.len();
+        let (start, end) = (block_idx * BLOCK_LEN, n_computed.min(contents.n_given));
+        if self.max_cached == 0 || end <= start {
+            return;
+        }
+        let key = Key::new(contents.parent(&holding.nodes), &contents.tokens[start..end]);
+        if self.prefix.find(&key).is_none() {
+            let block = holding.blocks[block_idx];
+            self.pool.share(block);
+            holding.nodes.push(self.prefix.insert(key, block, block_idx));
+        }
     }
 
     fn next_shared(&self, holding: &Holding, contents: Contents<'_>) -> Option<NodeId> {
@@ -282,16 +326,56 @@ mod tests {
         let second = compute(&mut ledger, contents(&tokens));
         assert_eq!(second.blocks()[..3], first.blocks()[..3]);
         assert_eq!(counts(&ledger), [5, 0, 5]);
-        ledger.release(first);
-        assert_eq!(counts(&ledger), [4, 0, 6]);
-        ledger.release(second);
-        assert_eq!(counts(&ledger), [0, 3, 10]);
+        ledger.release(first, contents(&tokens), 59);
+        assert_eq!(counts(&ledger), [4, 1, 6]);
+        ledger.release(second, contents(&tokens), 59);
+        assert_eq!(counts(&ledger), [0, 4, 10], "three full ones, and the end that both had");
         assert_eq!(ledger.find(contents(&tokens)), Found { n_blocks: 3, n_unused: 3 });
         // A token is left to compute.
         assert_eq!(ledger.find(contents(&tokens[..48])).n_blocks, 2);
         assert_eq!(ledger.find(contents(&tokens[..49])).n_blocks, 3);
         ledger.drop_cached();
         assert_eq!((counts(&ledger), ledger.n_committed()), ([0, 0, 10], 5));
+    }
+
+    #[test]
+    fn a_block_that_parts_from_another_is_begun_with_a_copy() {
+        let mut ledger = Ledger::new(4, usize::MAX);
+        let first: Vec<u32> = (0..40).collect();
+        let holding = compute(&mut ledger, contents(&first));
+        let mut second = first.clone();
+        second[20] = 7;
+        let [from, own] = [holding.blocks()[1], holding.blocks()[2]];
+        let mut begin = |tokens: &[u32], sharing| {
+            let mut holding = Holding::default();
+            let contents = Contents { sharing, ..contents(tokens) };
+            ledger.attach(&mut holding, contents);
+            let begun = ledger.begin(&mut holding, contents);
+            assert_eq!(ledger.begin(&mut holding, contents), None, "it is begun once");
+            let blocks = holding.blocks().to_vec();
+            ledger.release(holding, contents, 0);
+            (begun.map(|(copy, n_tokens)| (copy.from, copy.to == blocks[blocks.len() - 1], n_tokens)), blocks)
+        };
+        let alone = Sharing { takes: false, ..Sharing::default() };
+        assert_eq!(begin(&second, Sharing::default()).0, Some((from, true, 4)));
+        assert_ne!(begin(&second, Sharing::default()).1[1], own);
+        // A token is left to compute.
+        assert_eq!(begin(&first[..32], Sharing::default()).0, Some((from, true, 15)));
+        assert_eq!(begin(&first[..17], Sharing::default()).0, None);
+        assert_eq!(begin(&first[..18], Sharing::default()).0, Some((from, true, 1)));
+        assert_eq!(begin(&second, alone).0, None);
+        ledger.release(holding, contents(&first), 39);
+        let mut greedy = Holding::default();
+        ledger.grow(&mut greedy, 2 * BLOCK_LEN);
+        let mut holding = Holding::default();
+        ledger.attach(&mut holding, contents(&second));
+        let (copy, n_tokens) = ledger.begin(&mut holding, contents(&second)).unwrap();
+        assert_eq!((copy.from, copy.to, n_tokens), (from, from, 4), "there was no other block");
+        assert_eq!(
+            ledger.begin(&mut Holding::default(), contents(&[0, 1, 9])),
+            None,
+            "there is no block at all"
+        );
     }
 
     #[test]
@@ -305,8 +389,8 @@ mod tests {
         assert_eq!(both[0].blocks()[..2], both[1].blocks()[..2]);
         assert_ne!(both[0].blocks()[2], both[1].blocks()[2]);
         assert_eq!(ledger.n_held(), 4);
-        both.into_iter().for_each(|holding| ledger.release(holding));
-        assert_eq!(counts(&ledger), [0, 2, 10]);
+        both.into_iter().for_each(|holding| ledger.release(holding, contents(&tokens), 39));
+        assert_eq!(counts(&ledger), [0, 3, 10]);
     }
 
     #[test]
@@ -317,22 +401,22 @@ mod tests {
         let system = Contents { sharing: Sharing { n_kept: 20, ..Sharing::default() }, ..contents(&all[0]) };
         for asked in [system, contents(&all[1])] {
             let holding = compute(&mut ledger, asked);
-            ledger.release(holding);
+            ledger.release(holding, asked, 39);
         }
         let used = compute(&mut ledger, contents(&all[2]));
-        assert_eq!(counts(&ledger), [3, 4, 5]);
+        assert_eq!(counts(&ledger), [3, 5, 5], "the end of the first was needed");
         let n_found = |ledger: &Ledger| all.each_ref().map(|tokens| ledger.find(contents(tokens)).n_blocks);
         let mut greedy = Holding::default();
         for (n_blocks, wanted) in
-            [(1, [2, 2, 2]), (2, [1, 2, 2]), (3, [1, 1, 2]), (4, [1, 0, 2]), (5, [0, 0, 2]), (6, [0, 0, 2])]
+            [(1, [1, 2, 2]), (2, [1, 2, 2]), (3, [1, 1, 2]), (4, [1, 0, 2]), (5, [0, 0, 2]), (6, [0, 0, 2])]
         {
             ledger.grow(&mut greedy, n_blocks * BLOCK_LEN);
             assert_eq!(n_found(&ledger), wanted, "{n_blocks} blocks");
         }
         assert_eq!(greedy.blocks().len(), 5, "there are no more");
-        ledger.release(used);
-        ledger.release(greedy);
-        assert_eq!(counts(&ledger), [0, 2, 8]);
+        ledger.release(used, contents(&all[2]), 39);
+        ledger.release(greedy, contents(&[]), 0);
+        assert_eq!(counts(&ledger), [0, 3, 8]);
     }
 
     #[test]
@@ -344,20 +428,26 @@ mod tests {
         assert_eq!(ledger.find(contents(&tokens)).n_blocks, 2, "what is beyond the prompt is not found");
         let alone = Contents { sharing: Sharing { takes: false, ..Sharing::default() }, ..contents(&tokens) };
         assert_eq!(ledger.find(alone).n_blocks, 0);
-        ledger.release(holding);
-        assert_eq!(counts(&ledger), [0, 2, 20]);
+        ledger.release(holding, of_prompt, 59);
+        assert_eq!(counts(&ledger), [0, 3, 20]);
+        let mut holding = Holding::default();
+        ledger.attach(&mut holding, contents(&tokens));
+        let begun = ledger.begin(&mut holding, contents(&tokens));
+        assert_eq!(begun.map(|(_, n_tokens)| n_tokens), Some(1), "of the end as well");
     }
 
     #[test]
     fn so_many_are_kept_and_with_none_nothing_is_shared() {
         let tokens: Vec<u32> = (0..100).collect();
-        for (max_cached, n_cached) in [(0, 0), (1, 1), (4, 4), (100, 6)] {
+        for (max_cached, n_cached) in [(0, 0), (1, 1), (4, 4), (100, 7)] {
             let mut ledger = Ledger::new(20, max_cached);
             let holding = compute(&mut ledger, contents(&tokens));
             let n_found = if max_cached > 0 { 6 } else { 0 };
             assert_eq!(ledger.find(contents(&tokens)), Found { n_blocks: n_found, n_unused: 0 });
-            ledger.release(holding);
-            assert_eq!(ledger.find(contents(&tokens)), Found { n_blocks: n_cached, n_unused: n_cached });
+            ledger.release(holding, contents(&tokens), 99);
+            // The end is none that another takes as it is.
+            let n_found = n_cached.min(6);
+            assert_eq!(ledger.find(contents(&tokens)), Found { n_blocks: n_found, n_unused: n_found });
             assert_eq!(counts(&ledger), [0, n_cached, 20]);
         }
     }

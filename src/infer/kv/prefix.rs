@@ -1,4 +1,4 @@
-//! Full blocks by what they hold: the block's tokens, all that stands before them, and the adapters that computed
+//! Blocks by what they hold: the block's tokens, all that stands before them, and the adapters that computed
 //! them. Two blocks that agree in these hold the same bits, whoever computed them.
 //!
 //! A block is a node of a tree. Its key is its parent and its own tokens, and keys are compared as a whole, never
@@ -18,6 +18,9 @@ pub struct AdapterKey {
     content: u64,
     scale_bits: u32,
 }
+
+/// Stands in a key where a block holds nothing: no token of a vocabulary, so that no sequence takes such a block as it is.
+const NOTHING: u32 = u32::MAX;
 
 /// Names a node; never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,10 +55,12 @@ struct Node {
 /// The order of eviction. Whoever uses a node uses its parents, so that a parent is never before its child.
 type Age = (bool, u64, Reverse<usize>, NodeId);
 
-/// The full blocks of one cache, used by sequences or not.
+/// The blocks of one cache that may be found, used by sequences or not.
 pub struct Prefix<S = RandomState> {
     nodes: HashMap<NodeId, Node>,
     by_key: HashMap<Key, NodeId, S>,
+    /// The nodes that stand next below each parent.
+    children: HashMap<Parent, Vec<NodeId>>,
     /// Those that no sequence uses.
     unused: BTreeSet<Age>,
     next_id: u64,
@@ -69,19 +74,41 @@ impl AdapterKey {
 }
 
 impl Key {
-    /// `tokens` are those of one block.
+    /// `tokens` are those of one block, or its first ones if it is not full.
+    ///
+    /// # Panics
+    /// When they are more.
     pub fn new(parent: Parent, tokens: &[u32]) -> Self {
-        Self { parent, tokens: tokens.try_into().expect("keys are made of whole blocks") }
+        let mut all = [NOTHING; BLOCK_LEN];
+        all[..tokens.len()].copy_from_slice(tokens);
+        Self { parent, tokens: all }
     }
 }
 
 impl<S: BuildHasher + Default> Prefix<S> {
     pub fn new() -> Self {
-        Self { nodes: HashMap::new(), by_key: HashMap::default(), unused: BTreeSet::new(), next_id: 0 }
+        Self {
+            nodes: HashMap::new(),
+            by_key: HashMap::default(),
+            children: HashMap::new(),
+            unused: BTreeSet::new(),
+            next_id: 0,
+        }
     }
 
     pub fn find(&self, key: &Key) -> Option<NodeId> {
         self.by_key.get(key).copied()
+    }
+
+    /// The node below `parent` that has most of these tokens at its beginning, and how many; none if that is none.
+    pub fn longest(&self, parent: &Parent, tokens: &[u32]) -> Option<(NodeId, usize)> {
+        let n_common = |id: &NodeId| {
+            let own = &self.nodes[id].key.tokens;
+            own.iter().zip(tokens).take_while(|(own, wanted)| own == wanted).count()
+        };
+        let children = self.children.get(parent)?;
+        let best = children.iter().map(|id| (*id, n_common(id))).max_by_key(|(_, n_tokens)| *n_tokens);
+        best.filter(|(_, n_tokens)| *n_tokens > 0)
     }
 
     /// The node's block.
@@ -94,6 +121,7 @@ impl<S: BuildHasher + Default> Prefix<S> {
         let id = NodeId(self.next_id);
         self.next_id += 1;
         self.nodes.insert(id, Node { key: key.clone(), block, depth, is_kept: false, last_used: 0 });
+        self.children.entry(key.parent.clone()).or_default().push(id);
         let before = self.by_key.insert(key, id);
         debug_assert!(before.is_none(), "one node for each content");
         id
@@ -125,6 +153,12 @@ impl<S: BuildHasher + Default> Prefix<S> {
         let (.., id) = self.unused.pop_first()?;
         let node = self.nodes.remove(&id)?;
         self.by_key.remove(&node.key);
+        if let Some(children) = self.children.get_mut(&node.key.parent) {
+            children.retain(|child| *child != id);
+            if children.is_empty() {
+                self.children.remove(&node.key.parent);
+            }
+        }
         Some(node.block)
     }
 
@@ -235,5 +269,27 @@ mod tests {
         let order: Vec<u32> = std::iter::from_fn(|| prefix.evict()).collect();
         assert_eq!(order, [3, 1, 2, 0]);
         assert_eq!(prefix.block(used), 4, "what is used is never evicted");
+    }
+
+    #[test]
+    fn the_longest_beginning_is_found_below_its_parent_alone() {
+        let mut prefix = Prefix::<RandomState>::new();
+        let mut block = [5; BLOCK_LEN];
+        let all = prefix.insert(Key::new(base(), &block), 0, 0);
+        block[4] = 6;
+        let four = prefix.insert(Key::new(base(), &block), 1, 0);
+        let below = prefix.insert(Key::new(Parent::Node(all), &block), 2, 1);
+        let longest = |prefix: &Prefix, parent: Parent, tokens: &[u32]| prefix.longest(&parent, tokens);
+        assert_eq!(longest(&prefix, base(), &[5; 9]), Some((all, 9)));
+        assert_eq!(longest(&prefix, base(), &[5, 5, 5, 5, 6, 7]), Some((four, 5)));
+        assert_eq!(longest(&prefix, base(), &[7, 5]), None);
+        assert_eq!(longest(&prefix, Parent::Node(all), &[5; 9]), Some((below, 4)));
+        assert_eq!(longest(&prefix, Parent::Node(four), &[5; 9]), None);
+        prefix.set_unused(all, 1);
+        assert_eq!(prefix.evict(), Some(0));
+        assert_eq!(longest(&prefix, base(), &[5; 9]), Some((four, 4)), "what is forgotten is not found");
+        let tail = prefix.insert(Key::new(base(), &[5; 7]), 3, 0);
+        assert_eq!(longest(&prefix, base(), &[5; 9]), Some((tail, 7)));
+        assert_eq!(prefix.find(&Key::new(base(), &[5; BLOCK_LEN])), None);
     }
 }
