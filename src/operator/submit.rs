@@ -7,14 +7,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::unistd::AccessFlags;
-use serde::de::IgnoredAny;
 
 use super::client::ask_within;
 use super::error::OperatorError;
 use super::output::{note, print};
 use crate::spool::control::{JobName, Order, Reply};
 use crate::spool::submit::{submit as drop_in, wait_for_answer};
-use crate::spool::wire::{RequestFile, Stamp};
+use crate::spool::wire::{RequestFile, Stamp, count_failures};
 use crate::spool::{Place, SpoolError, check_spool, form, is_of_lines, printable};
 use crate::store::{Expected, explain, read_small};
 
@@ -86,42 +85,11 @@ fn wait(options: &SubmitOptions, name: OsString, inode: u64) -> Result<PathBuf, 
     }
 }
 
-/// An answer file, of which only the faults matter.
-#[derive(serde::Deserialize)]
-struct Outcome {
-    error: Option<IgnoredAny>,
-    responses: Vec<Response>,
-}
-
-#[derive(serde::Deserialize)]
-struct Response {
-    error: Option<IgnoredAny>,
-}
-
-/// A line of the answer to a batch file.
-#[derive(serde::Deserialize)]
-struct Line {
-    error: Option<IgnoredAny>,
-}
-
 fn check_answer(output: PathBuf) -> Result<(), OperatorError> {
-    let count = if is_of_lines(output.as_os_str()) { count_lines } else { count_responses };
-    let counted = File::open(&output).and_then(|file| Ok(count(BufReader::new(file))?));
+    let is_of_lines = is_of_lines(output.as_os_str());
+    let counted = File::open(&output).and_then(|file| Ok(count_failures(BufReader::new(file), is_of_lines)?));
     match counted.map_err(OperatorError::system("read the answer"))? {
         (_, 0) => Ok(()),
         (n_requests, n_failed) => Err(OperatorError::SomeFailed { n_failed, n_requests, output }),
     }
-}
-
-/// Requests, and how many of them failed.
-fn count_responses(file: BufReader<File>) -> serde_json::Result<(usize, usize)> {
-    let Outcome { error, responses } = serde_json::from_reader(file)?;
-    let n_failed = responses.iter().filter(|response| response.error.is_some()).count();
-    Ok((responses.len(), n_failed.max(usize::from(error.is_some()))))
-}
-
-fn count_lines(file: BufReader<File>) -> serde_json::Result<(usize, usize)> {
-    serde_json::Deserializer::from_reader(file)
-        .into_iter::<Line>()
-        .try_fold((0, 0), |(n, n_failed), line| Ok((n + 1, n_failed + usize::from(line?.error.is_some()))))
 }
