@@ -65,7 +65,8 @@ impl Spool {
         }
         if !self.jobs.contains_key(&id) {
             let journal = Journal::load(&self.disk, id, &self.config.boot_id)?;
-            self.jobs.insert(id, Job { name: claimed.name.clone(), journal, ready: None });
+            self.jobs
+                .insert(id, Job { name: claimed.name.clone(), owner: claimed.owner, journal, ready: None });
         }
         let (mut open, job) = match (input, self.jobs.get_mut(&id)) {
             (Input::File(open), Some(job)) => (open, job),

@@ -168,8 +168,11 @@ impl Spool {
             let share = &mut shares[at];
             share.error = ending.error;
             if share.error.is_none() {
-                self.jobs.remove(&share.id);
-                share.published = Some(ending.out_name.unwrap_or(ending.name));
+                let name = ending.out_name.unwrap_or(ending.name);
+                if let Some(job) = self.jobs.remove(&share.id) {
+                    self.answers.note(name.clone(), job.owner);
+                }
+                share.published = Some(name);
             } else if let Some(job) = self.jobs.get_mut(&share.id).filter(|_| ending.is_ready) {
                 job.ready = Some(Ready { to: ending.to, out_name: ending.out_name });
             }

@@ -45,6 +45,8 @@ pub struct OpenJob {
 pub struct Job {
     /// The name that was dropped.
     pub name: OsString,
+    /// The user whose file it is.
+    pub owner: u32,
     pub journal: Journal,
     /// Its answer stands ready and nothing stops its publication any more.
     pub ready: Option<Ready>,

@@ -1,7 +1,9 @@
 //! A request on disk: the request and answer files, the spool's directories, the journal. Never tokens or tensors.
 
+mod answer_owners;
 pub mod claim;
 pub mod clock;
+mod collect;
 pub mod commit;
 pub mod control;
 #[cfg(test)]

@@ -33,6 +33,8 @@ pub enum Action {
     Requeue,
     /// Removed from new/, hold/ or work/; there will be no answer.
     Delete,
+    /// From out/, where an answer has been read: removed. For programs that carry answers on.
+    Collect,
 }
 
 impl Action {
@@ -42,7 +44,7 @@ impl Action {
             Action::Hold => &[Place::New, Place::Work],
             Action::Release => &[Place::Hold],
             Action::Requeue => &[Place::Failed],
-            Action::Delete => &[],
+            Action::Delete | Action::Collect => &[],
         }
     }
 
@@ -53,6 +55,7 @@ impl Action {
             Action::Release => "released",
             Action::Requeue => "requeued",
             Action::Delete => "deleted",
+            Action::Collect => "collected",
         }
     }
 
@@ -63,6 +66,7 @@ impl Action {
             Action::Release => place == Place::Hold,
             Action::Requeue => matches!(place, Place::Failed | Place::Done),
             Action::Delete => matches!(place, Place::New | Place::Work | Place::Hold),
+            Action::Collect => place == Place::Out,
         }
     }
 }
@@ -187,7 +191,11 @@ impl Spool {
             return Ok(Chosen { jobs, missing, is_more });
         };
         for &name in names {
-            let found = match self.find(name) {
+            let found = match action {
+                Action::Collect => self.answer(name),
+                _ => self.find(name),
+            };
+            let found = match found {
                 Ok(found) => found,
                 Err(error) => {
                     missing.push((name.to_owned(), error));
@@ -213,11 +221,15 @@ impl Spool {
             Action::Release => self.release(job).map(Some),
             Action::Requeue => self.requeue(job).map(Some),
             Action::Delete => self.delete(job).map(|()| None),
+            Action::Collect => self.collect(job).map(|()| None),
         }
     }
 
     /// The user whose file a job is; none if it is gone.
     pub fn owner(&self, job: &Found) -> Option<u32> {
+        if job.place == Place::Out {
+            return self.answer_owner(&job.name);
+        }
         let stat = self.disk.stat(job.place, &file_name(job)).ok().flatten();
         stat.map(|stat| stat.st_uid)
     }

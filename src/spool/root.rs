@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 
+use super::answer_owners::AnswerOwners;
 use super::clock::Now;
 use super::disk::{Disk, Free, Renamed};
 use super::error::SpoolError;
@@ -30,6 +31,8 @@ pub struct Spool {
     pub(super) config: SpoolConfig,
     /// Jobs in work/ that were opened.
     pub(super) jobs: BTreeMap<JobId, Job>,
+    /// Whose the latest answers are.
+    pub(super) answers: AnswerOwners,
     /// The greatest id so far.
     pub(super) last_id: Option<JobId>,
     _lock: Flock<File>,
@@ -61,7 +64,17 @@ impl Spool {
         prepare(&disk.probe);
         check_renames(&mut disk)?;
         let (recovery, last_id) = recover(&mut disk)?;
-        Ok((Self { disk, config, jobs: BTreeMap::new(), last_id, _lock: lock }, recovery))
+        Ok((
+            Self {
+                disk,
+                config,
+                jobs: BTreeMap::new(),
+                answers: AnswerOwners::default(),
+                last_id,
+                _lock: lock,
+            },
+            recovery,
+        ))
     }
 
     pub fn config(&self) -> &SpoolConfig {

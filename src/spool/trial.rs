@@ -257,6 +257,7 @@ impl<'t> Trial<'t> {
             Action::Release => Some(spool.release(&job)?),
             Action::Requeue => Some(spool.requeue(&job)?),
             Action::Delete => spool.delete(&job).map(|()| None)?,
+            Action::Collect => spool.collect(&job).map(|()| None)?,
         };
         (self.tell)(Told::Done(action, name.into()));
         Ok(claimed)
