@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::bridge::BridgeConfig;
 use super::value::{
     known_keys, names, number, one_of, path, path_or_none, paths, resembling, switch, within,
 };
@@ -112,7 +113,13 @@ pub struct Config {
     pub failed_max_days: usize,
     #[serde(default = "number::<1024>", deserialize_with = "within::<0, MAX_MIB, _>")]
     pub failed_max_mib: usize,
+    /// The daemon checks it and has no use for it.
+    #[serde(default)]
+    pub bridge: BridgeConfig,
 }
+
+/// The key whose value is a table of keys.
+const BRIDGE: &str = "bridge";
 
 fn device<'de, D: Deserializer<'de>>(value: D) -> Result<DeviceChoice, D::Error> {
     one_of(value, &DeviceChoice::ALL.map(|choice| (choice.name(), choice)))
@@ -196,7 +203,10 @@ impl Config {
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let file = File { path, text };
         let table = DeTable::parse(text).map_err(|error| file.syntax(&error))?;
-        file.check_names(table.get_ref())?;
+        file.check_names(table.get_ref(), known_keys::<Self>(), "")?;
+        if let Some(bridge) = table.get_ref().get(BRIDGE).and_then(|value| value.get_ref().as_table()) {
+            file.check_names(bridge, known_keys::<BridgeConfig>(), "bridge.")?;
+        }
         let has_roots = table.get_ref().contains_key("allowed_roots");
         let mut config = Self::deserialize(toml::Deserializer::from(table.clone()))
             .map_err(|error| file.value(table.get_ref(), &error))?;
@@ -233,8 +243,13 @@ impl File<'_> {
         ConfigError::Syntax { path: self.path.into(), line, message: error.message().replace('\n', ", ") }
     }
 
-    fn check_names(self, table: &DeTable) -> Result<(), ConfigError> {
-        let known = known_keys::<Config>();
+    /// `inside` stands before the keys' names in messages.
+    fn check_names(
+        self,
+        table: &DeTable,
+        known: &[&'static str],
+        inside: &'static str,
+    ) -> Result<(), ConfigError> {
         let unknown = table.keys().filter(|key| !known.contains(&key.get_ref().as_ref()));
         let Some(key) = unknown.min_by_key(|key| key.span().start) else { return Ok(()) };
         let advice = match resembling(key.get_ref(), known) {
@@ -242,7 +257,7 @@ impl File<'_> {
             None => format!("known are {}", known.join(", ")),
         };
         let (path, line) = (self.path.into(), self.line(key.span().start));
-        Err(ConfigError::UnknownKey { path, line, key: key.get_ref().to_string(), advice })
+        Err(ConfigError::UnknownKey { path, line, key: format!("{inside}{}", key.get_ref()), advice })
     }
 
     /// The message of the error is what was wanted; its place tells the key and what was found.
@@ -250,7 +265,11 @@ impl File<'_> {
         let span = error.span().unwrap_or_default();
         let holds =
             |value: &Spanned<DeValue>| value.span().start <= span.start && span.end <= value.span().end;
-        let key = table.iter().find(|(_, value)| holds(value)).map(|(key, _)| key.get_ref().to_string());
+        let key_in = |table: &DeTable| {
+            table.iter().find(|(_, value)| holds(value)).map(|(key, _)| key.get_ref().to_string())
+        };
+        let inner = table.get(BRIDGE).and_then(|value| value.get_ref().as_table()).and_then(key_in);
+        let key = inner.map(|key| format!("{BRIDGE}.{key}")).or_else(|| key_in(table));
         let found = self.text.get(span.clone()).unwrap_or_default().split_whitespace();
         let mut found = found.collect::<Vec<_>>().join(" ");
         if let Some((end, _)) = found.char_indices().nth(SHOWN_CHARS) {
@@ -281,13 +300,28 @@ mod tests {
     fn the_default_file_says_the_defaults() {
         assert_eq!(parse(DEFAULT_TEXT), Ok(Config::default()));
         for key in known_keys::<Config>() {
-            let is_named = DEFAULT_TEXT.lines().any(|line| line.starts_with(&format!("{key} = ")));
+            let is_named = DEFAULT_TEXT
+                .lines()
+                .any(|line| line.starts_with(&format!("{key} = ")) || line == format!("[{key}]"));
             // The one that is off.
             assert!(is_named || *key == "metrics_file", "{key} is missing in systemd/jetspool.toml");
         }
+        for key in known_keys::<BridgeConfig>() {
+            let (_, bridge) = DEFAULT_TEXT.split_once("\n[bridge]\n").unwrap();
+            let is_named = bridge.lines().any(|line| uncommented(line).starts_with(&format!("{key} = ")));
+            assert!(is_named, "bridge.{key} is missing in systemd/jetspool.toml");
+        }
         let all: String = DEFAULT_TEXT.lines().map(|line| format!("{}\n", uncommented(line))).collect();
         let metrics_file = Some("/var/lib/prometheus/node-exporter/jetspool.prom".into());
-        assert_eq!(parse(&all), Ok(Config { metrics_file, ..Config::default() }));
+        let bridge = BridgeConfig {
+            credentials: Some("/etc/jetspool/bridge.creds".into()),
+            tls_ca: Some("/etc/jetspool/ca.pem".into()),
+            tls_cert: Some("/etc/jetspool/bridge.pem".into()),
+            tls_key: Some("/etc/jetspool/bridge.key".into()),
+            metrics_file: Some("/var/lib/prometheus/node-exporter/jetspool-bridge.prom".into()),
+            ..BridgeConfig::default()
+        };
+        assert_eq!(parse(&all), Ok(Config { metrics_file, bridge, ..Config::default() }));
     }
 
     /// `#key = value` becomes `key = value`; prose begins with a blank.
@@ -343,6 +377,24 @@ mod tests {
                 message: "kv_cache_dtype: wanted \"auto\", \"f32\", \"f16\" or \"int8\", found 'int4'",
             },
             Case { text: "threads =\n", message: "line 1: " },
+            Case {
+                text: "[bridge]\nahaed = 1",
+                message: "line 2: unknown key bridge.ahaed; did you mean ahead?",
+            },
+            Case {
+                text: "threads = 1\n[bridge]\nahead = 0",
+                message: "line 3: bridge.ahead: wanted a whole number from 1 to 256, found 0",
+            },
+            Case {
+                text: "[bridge]\nmodel = 'a b'",
+                message: "bridge.model: wanted up to 48 letters, digits",
+            },
+            Case {
+                text: "[bridge]\nservers = ['http://x']",
+                message: "bridge.servers: wanted a list of addresses",
+            },
+            Case { text: "[bridge]\nservers = []", message: "bridge.servers: wanted a list of addresses" },
+            Case { text: "bridge = 1", message: "line 1: bridge: " },
         ];
         for Case { text, message } in cases {
             let error = parse(text).expect_err(text);

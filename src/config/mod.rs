@@ -1,10 +1,12 @@
 //! The configuration file and the environment, each read and checked once.
 
+mod bridge;
 mod environment;
 mod file;
 mod value;
 
 pub use crate::numbers::DeviceChoice;
+pub use bridge::BridgeConfig;
 pub use environment::{
     LogLevel, LogReader, LogSettings, PressureSettings, ServiceSettings, home_directory, may_colour,
 };

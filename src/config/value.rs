@@ -9,6 +9,8 @@ use toml::Value;
 
 /// Changes of a letter that make two names alike.
 const MAX_CHANGES: usize = 3;
+/// Bytes of a name.
+const MAX_NAME: usize = 48;
 
 /// A whole number in a range.
 pub fn within<'de, const MIN: usize, const MAX: usize, D: Deserializer<'de>>(
@@ -60,6 +62,31 @@ pub fn names<'de, D: Deserializer<'de>>(value: D) -> Result<Vec<String>, D::Erro
     let name = |item: &Value| item.as_str().filter(|name| !name.is_empty()).map(str::to_owned);
     let names = value.as_array().and_then(|items| items.iter().map(name).collect());
     names.ok_or_else(|| D::Error::custom("a list of names in quotes"))
+}
+
+/// A name that is one word of a subject: up to 48 letters, digits, `_` and `-`; an empty text is none.
+pub fn name_or_none<'de, D: Deserializer<'de>>(value: D) -> Result<Option<String>, D::Error> {
+    let value = Value::deserialize(value)?;
+    let is_name = |name: &str| {
+        name.len() <= MAX_NAME && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+    };
+    match value.as_str().filter(|name| is_name(name)) {
+        Some(name) => Ok(Some(name.to_owned()).filter(|name| !name.is_empty())),
+        None => Err(D::Error::custom("up to 48 letters, digits, _ and - in quotes, or \"\" for none")),
+    }
+}
+
+/// Addresses of servers.
+pub fn servers<'de, D: Deserializer<'de>>(value: D) -> Result<Vec<String>, D::Error> {
+    let value = Value::deserialize(value)?;
+    let is_address = |text: &&str| {
+        let host = ["nats://", "tls://"].into_iter().find_map(|scheme| text.strip_prefix(scheme));
+        host.is_some_and(|host| !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c == '/'))
+    };
+    let server = |item: &Value| item.as_str().filter(is_address).map(str::to_owned);
+    let servers: Option<Vec<String>> = value.as_array().and_then(|items| items.iter().map(server).collect());
+    let wanted = "a list of addresses in quotes, \"nats://HOST:PORT\" or \"tls://HOST:PORT\"";
+    servers.filter(|servers| !servers.is_empty()).ok_or_else(|| D::Error::custom(wanted))
 }
 
 fn absolute(value: &Value) -> Option<PathBuf> {
