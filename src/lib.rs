@@ -13,16 +13,18 @@
 //! kernels  arithmetic on slices; scalar.rs is its meaning  store    live files: map, atomic writer, catalog
 //! format   bytes to typed views. Never a path or thread    numbers  kinds of weights, words of the architecture
 //! cuda     the driver of GPUs, loaded when asked for       progress how far long work is, on a terminal
+//! fleet    the bridge to a queue on NATS JetStream, a process of its own: the only room that knows a network
 //! ```
 //!
 //! Arrows (who may use whom), held by tests/library/architecture.rs:
 //!
 //! ```text
 //! main    -> cli answer compress config daemon doctor operator probe tools
-//! cli     -> answer compress config daemon doctor operator probe tools format numbers (options, reports, errors only)
+//! cli     -> answer compress config daemon doctor fleet operator probe tools format numbers (options, reports, errors only)
 //! daemon  -> answer spool config infer (its counts)
 //! answer  -> spool (its wire) config store text infer model device format numbers progress
 //! operator -> spool store
+//! fleet   -> spool (its wire and socket) config store (small files)
 //! doctor  -> answer spool store config format cuda
 //! probe   -> store infer (its sampler) model device kernels format numbers progress
 //! compress -> tools store text model device format numbers progress
@@ -39,9 +41,10 @@
 //! infer samples -> text decodes -> the writer journals each finished request, and brings out/x.json out.
 //!
 //! One async runtime, on one thread, for the daemon's waiting alone: files, signals, orders, memory pressure and
-//! timers wake it; it computes nothing, and no other room knows it.
+//! timers wake it; it computes nothing, and no other room knows it, but for fleet, which has one of its own for the
+//! waiting of the bridge's process.
 //!
-//! Deliberately absent: a network port, a plug-in interface, a global (but for the table of maps
+//! Deliberately absent: a network port (the bridge calls, nobody calls it), a plug-in interface, a global (but for the table of maps
 //! in store/damage.rs, which a signal's handler must find), a second copy of the weights, any answer that depends
 //! on who else is in the batch.
 
@@ -53,6 +56,8 @@ pub mod cuda;
 pub mod daemon;
 pub mod device;
 pub mod doctor;
+#[cfg(feature = "fleet")]
+pub mod fleet;
 pub mod format;
 pub mod infer;
 pub mod kernels;

@@ -37,6 +37,8 @@ fn work(invocation: Invocation) -> Result<(), Stop> {
         Command::MergeLora(args) => cli::show_merge(&tools::merge_lora(&args.options())?),
         Command::ExportLlm(args) => cli::show_export(&tools::export(&args.options())?),
         Command::InsertLora(args) => cli::show_insert(&tools::insert_lora(&args.options())?),
+        #[cfg(feature = "fleet")]
+        Command::Submit(args) if args.is_for_fleet() => args.give_to_fleet(),
         Command::Submit(args) => Ok(operator::submit(&args.options())?),
         Command::Status(args) => Ok(operator::status(&args.options())?),
         Command::Errors(args) => Ok(operator::errors(&args.options())?),
@@ -45,6 +47,10 @@ fn work(invocation: Invocation) -> Result<(), Stop> {
         Command::Requeue(args) => Ok(operator::operate(&args.options(Action::Requeue))?),
         Command::Delete(args) => Ok(operator::operate(&args.options(Action::Delete))?),
         Command::Flush(args) => Ok(operator::flush(args.spool())?),
+        #[cfg(feature = "fleet")]
+        Command::Bridge(args) => args.run(),
+        #[cfg(feature = "fleet")]
+        Command::Fleet(args) => args.run(),
         Command::Doctor(args) => args.show(&doctor::examine(&args.options(), cli::reading)),
         Command::List(args) => {
             let config = Config::find(args.config())?;

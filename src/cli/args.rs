@@ -6,9 +6,13 @@ use clap::{Parser, Subcommand};
 
 use super::ask::AskArgs;
 use super::bench::BenchArgs;
+#[cfg(feature = "fleet")]
+use super::bridge::BridgeArgs;
 use super::build::BuildArgs;
 use super::doctor::DoctorArgs;
 use super::export_llm::ExportArgs;
+#[cfg(feature = "fleet")]
+use super::fleet::FleetArgs;
 use super::insert_lora::InsertArgs;
 use super::inspect::InspectArgs;
 use super::list::ListArgs;
@@ -83,6 +87,10 @@ pub enum Command {
     #[command(after_help = operate::DELETE_HELP)]
     Delete(NamedJobsArgs),
     Flush(FlushArgs),
+    #[cfg(feature = "fleet")]
+    Bridge(BridgeArgs),
+    #[cfg(feature = "fleet")]
+    Fleet(FleetArgs),
     Doctor(DoctorArgs),
     List(ListArgs),
     Inspect(InspectArgs),

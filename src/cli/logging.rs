@@ -17,9 +17,11 @@ use crate::config::{LogLevel, LogReader, LogSettings};
 /// Starts the log, and says which flags do nothing. A second call changes nothing.
 pub fn start_logging(settings: LogSettings, invocation: &Invocation) {
     let level = if invocation.is_debug { settings.level.max(LogLevel::Debug) } else { settings.level };
-    // tokenizers logs every step of every text.
-    let filter =
-        Targets::new().with_default(level_filter(level)).with_target("tokenizers", LevelFilter::WARN);
+    // tokenizers logs every step of every text, async_nats what the bridge says in its own words.
+    let filter = Targets::new()
+        .with_default(level_filter(level))
+        .with_target("tokenizers", LevelFilter::WARN)
+        .with_target("async_nats", LevelFilter::WARN);
     // Internal errors would be printed with eprintln!, which panics when stderr is a closed pipe.
     let format = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)

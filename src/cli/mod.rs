@@ -3,9 +3,13 @@
 mod args;
 mod ask;
 mod bench;
+#[cfg(feature = "fleet")]
+mod bridge;
 mod build;
 mod doctor;
 mod export_llm;
+#[cfg(feature = "fleet")]
+mod fleet;
 mod insert_lora;
 mod inspect;
 mod list;

@@ -12,14 +12,16 @@ use crate::operator::{ErrorsOptions, StatusOptions, SubmitOptions};
 
 const SUBMIT_HELP: &str = "\
 The daemon sees the whole file or nothing. Prints the name that the job has; with --wait, waits for the \
-answer and prints its path.
+answer and prints its path. With --nats the file goes to the queue of a fleet, with the adapters of this machine \
+that it names by path; the job's id is printed, with --wait the answer itself.
 
 Examples:
   jetspool submit request.json
   jetspool submit request.json --wait --timeout 60
-  jetspool submit request.json --spool /tmp/spool";
+  jetspool submit request.json --spool /tmp/spool
+  jetspool submit request.json --nats nats://queue.example:4222 --wait > answer.json";
 
-/// Drop a request file into the spool.
+/// Drop a request file into the spool, or give it to a fleet.
 #[derive(Debug, Args)]
 #[command(after_help = SUBMIT_HELP)]
 pub struct SubmitArgs {
@@ -36,16 +38,38 @@ pub struct SubmitArgs {
     #[arg(long, value_name = "SECONDS", requires = "wait", default_value_t = 3600,
         value_parser = count(1, 31_536_000))]
     timeout: usize,
+    #[cfg(feature = "fleet")]
+    #[command(flatten)]
+    fleet: super::fleet::ProducerArgs,
 }
 
 impl SubmitArgs {
+    /// Whether a fleet is meant, not a spool of this machine.
+    #[cfg(feature = "fleet")]
+    pub fn is_for_fleet(&self) -> bool {
+        self.fleet.is_meant()
+    }
+
+    /// Gives the file to the fleet.
+    ///
+    /// # Errors
+    /// [`Stop`] with what kept it from going on, or what failed in the answer.
+    #[cfg(feature = "fleet")]
+    pub fn give_to_fleet(&self) -> Result<(), super::Stop> {
+        self.fleet.submit(self.file.clone(), self.wait.then(|| self.timeout()))
+    }
+
+    fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout as u64)
+    }
+
     /// The flags as the daemon's room takes them.
     pub fn options(&self) -> SubmitOptions {
         SubmitOptions {
             file: self.file.clone(),
             spool: self.spool.clone(),
             wait: self.wait,
-            timeout: Duration::from_secs(self.timeout as u64),
+            timeout: self.timeout(),
         }
     }
 }

@@ -8,6 +8,8 @@ use clap::error::ErrorKind;
 use crate::answer::AnswerError;
 use crate::config::ConfigError;
 use crate::daemon::DaemonError;
+#[cfg(feature = "fleet")]
+use crate::fleet::FleetError;
 use crate::operator::OperatorError;
 use crate::probe::ProbeError;
 use crate::tools::ToolError;
@@ -110,6 +112,13 @@ impl From<OperatorError> for Stop {
 
 impl From<DaemonError> for Stop {
     fn from(error: DaemonError) -> Self {
+        Self::new(error.exit_code(), error.to_string())
+    }
+}
+
+#[cfg(feature = "fleet")]
+impl From<FleetError> for Stop {
+    fn from(error: FleetError) -> Self {
         Self::new(error.exit_code(), error.to_string())
     }
 }

@@ -9,13 +9,13 @@ use std::fs;
 use std::path::Path;
 
 /// Room and what it may use of ours.
-const ARROWS: [(&str, &[&str]); 21] = [
+const ARROWS: [(&str, &[&str]); 22] = [
     ("main", &["answer", "cli", "compress", "config", "daemon", "doctor", "operator", "probe", "tools"]),
     (
         "cli",
         &[
-            "answer", "compress", "config", "daemon", "doctor", "format", "numbers", "operator", "probe",
-            "tools",
+            "answer", "compress", "config", "daemon", "doctor", "fleet", "format", "numbers", "operator",
+            "probe", "tools",
         ],
     ),
     ("compress", &["device", "format", "model", "numbers", "progress", "store", "text", "tools"]),
@@ -26,6 +26,7 @@ const ARROWS: [(&str, &[&str]); 21] = [
         &["config", "device", "format", "infer", "model", "numbers", "progress", "spool", "store", "text"],
     ),
     ("operator", &["spool", "store"]),
+    ("fleet", &["config", "spool", "store"]),
     ("doctor", &["answer", "config", "cuda", "format", "spool", "store"]),
     ("cuda", &[]),
     // Of infer only the sampler.

@@ -1,0 +1,47 @@
+//! The bridge between a spool and a queue on NATS JetStream: another process, the only room that knows a network.
+
+mod adapters;
+mod attend;
+mod beat;
+mod bridge;
+mod connection;
+mod counts;
+mod daemon;
+mod error;
+mod figures;
+mod files;
+mod heartbeat;
+mod init;
+mod job;
+mod layout;
+mod listing;
+mod names;
+mod notify;
+mod objects;
+mod packed;
+mod producer;
+mod publish;
+mod pull;
+mod references;
+mod runtime;
+mod settings;
+mod shared;
+mod signals;
+mod standing;
+mod table;
+mod unpack;
+mod upload;
+mod wait;
+
+pub use bridge::bridge;
+pub use connection::Access;
+pub use error::FleetError;
+pub use heartbeat::{DeviceState, Heartbeat};
+pub use init::{InitOptions, Made, init};
+pub use layout::Layout;
+pub use listing::{Fleet, Queue, Seen, list};
+pub use names::{JobKey, Model, NotAName, Priority};
+pub use producer::{ProducerOptions, Told, produce};
+pub use settings::{BridgeSettings, model};
+pub use standing::standing;
+pub use upload::add_adapter;
