@@ -19,6 +19,10 @@ mod chat;
 mod damage;
 #[cfg(not(emulated))]
 mod faults_flood;
+#[cfg(all(not(emulated), feature = "fleet"))]
+mod fleet;
+#[cfg(all(not(emulated), feature = "fleet"))]
+mod fleet_chaos;
 #[cfg(not(emulated))]
 mod foreign;
 #[cfg(not(emulated))]

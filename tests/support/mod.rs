@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 
 pub mod cost;
+#[cfg(feature = "fleet")]
+pub mod fleet;
 pub mod panels;
 pub mod random;
 pub mod service;
