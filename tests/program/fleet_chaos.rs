@@ -134,7 +134,8 @@ fn run(chaos: &Chaos) {
     let cut_url = format!("nats://127.0.0.1:{}", proxy.port);
     let mut devices = ["one", "two", "three"].map(|name| {
         let url = if name == "three" { cut_url.clone() } else { server.url() };
-        Device::new(folder.path(), name, &url, "")
+        // Kills count as deliveries: no job is to be given up for them.
+        Device::new(folder.path(), name, &url, "max_deliveries = 1000")
     });
     devices[0].init();
     let client = Client::new(&server.url());
