@@ -26,7 +26,9 @@ pub fn count_failures(answer: impl Read, is_of_lines: bool) -> serde_json::Resul
     let is_failed = |response: &Response| usize::from(response.error.is_some());
     if is_of_lines {
         let lines = serde_json::Deserializer::from_reader(answer).into_iter::<Response>();
-        return lines.into_iter().try_fold((0, 0), |(n, n_failed), line| Ok((n + 1, n_failed + is_failed(&line?))));
+        return lines
+            .into_iter()
+            .try_fold((0, 0), |(n, n_failed), line| Ok((n + 1, n_failed + is_failed(&line?))));
     }
     let Outcome { error, responses } = serde_json::from_reader(answer)?;
     let n_failed: usize = responses.iter().map(is_failed).sum();
