@@ -151,7 +151,10 @@ impl Device {
             "allowed_roots = {roots:?}\nsettle_ms = 50\nfsync = false\n\
              [bridge]\nservers = [{url:?}]\nmodel = {MODEL:?}\ndevice = {name:?}\nadapters = {fetched:?}\n{lines}"
         );
-        Self { name: name.into(), bench: Bench::new(&root, &settings), daemon: None, bridge: None }
+        let bench = Bench::new(&root, &settings);
+        // As the package makes it: the bridge may come before the daemon.
+        std::fs::create_dir_all(bench.place("out")).unwrap();
+        Self { name: name.into(), bench, daemon: None, bridge: None }
     }
 
     /// Daemon and bridge, on a server that has what a fleet needs.
