@@ -27,11 +27,11 @@ RAW = serialization.Encoding.Raw
 PERMISSIONS = {
     "device": {
         "pub": ["JETSPOOL.answers.>", "JETSPOOL.dead.>", "$O.JETSPOOL_answers.>", "$O.JETSPOOL_jobs.>",
-                "$KV.JETSPOOL_devices.>", "$JS.API.>", "$JS.ACK.>"],
+                "$KV.JETSPOOL_devices.>", "$JS.API.>", "$JS.ACK.>", "$JS.FC.>"],
         "sub": ["_INBOX.>"],
     },
     "producer": {
-        "pub": ["JETSPOOL.jobs.>", "$O.JETSPOOL_jobs.>", "$O.JETSPOOL_adapters.>", "$JS.API.>"],
+        "pub": ["JETSPOOL.jobs.>", "$O.JETSPOOL_jobs.>", "$O.JETSPOOL_adapters.>", "$JS.API.>", "$JS.FC.>"],
         "sub": ["JETSPOOL.answers.>", "_INBOX.>"],
     },
 }
