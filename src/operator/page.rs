@@ -51,7 +51,7 @@ impl Page {
         self.lines.join("\n").trim_end().to_owned()
     }
 
-    pub fn heading(&mut self, spool: &Path, snapshot: &Snapshot, report: Option<&Report>) {
+    pub fn heading(&mut self, spool: &Path, report: Option<&Report>) {
         let (colour, state) = match report.map(|report| report.state) {
             None => (Colour::Red, "stopped"),
             Some(State::Running) => (Colour::Green, "running"),
@@ -64,7 +64,6 @@ impl Page {
         };
         self.painted("daemon", colour, state, &facts);
         self.line("spool", &printable(spool).to_string());
-        let _ = snapshot;
         let Some(report) = report else { return };
         let engine = &report.engine;
         self.line("engine", &printable(&engine.directory).to_string());
@@ -120,9 +119,10 @@ impl Page {
             self.line("", &format!("GPU: {} KV, {} steps", mib(gpu.keys_and_values), mib(gpu.steps)));
         }
         let kv = bar(share(memory.kv_in_use), share(memory.kv_capacity));
-        let cached =
-            if memory.kv_cached > 0 { format!(", {} cached", mib(memory.kv_cached)) } else { String::new() };
-        self.line("", &format!("{kv} {} of {} KV{cached}", mib(memory.kv_in_use), mib(memory.kv_capacity)));
+        self.line("", &format!("{kv} {} of {} KV", mib(memory.kv_in_use), mib(memory.kv_capacity)));
+        if memory.kv_cached > 0 {
+            self.line("", &format!("{} KV kept for requests to come", mib(memory.kv_cached)));
+        }
     }
 
     pub fn places(&mut self, snapshot: &Snapshot) {
@@ -153,7 +153,8 @@ impl Page {
         if jobs.is_empty() {
             return;
         }
-        let name_width = (self.width - 34).clamp(16, 40);
+        let longest = jobs.iter().take(N_SHOWN).map(|job| clean(&job.name).chars().count()).max();
+        let name_width = longest.unwrap_or(0).clamp(16, self.width - 34);
         self.push("");
         self.title(&format!("{:<name_width$} {:>4} {:>5}  {:>14}", "job", "prio", "owner", "answered"));
         for job in jobs.iter().take(N_SHOWN) {
@@ -300,5 +301,59 @@ fn age(age: Duration) -> String {
         seconds @ 120..7200 => format!("{} min", seconds / 60),
         seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
         seconds => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A busy daemon with long names and large numbers.
+    fn report() -> Report {
+        let job = |name: &str| {
+            json!({"id": "1k1g0n21fjp", "name": name, "owner": 100_000, "priority": -100, "stage": "suspected",
+                "n_requests": 100_000, "n_answered": 99_999, "n_failed": 7, "n_under_way": 3})
+        };
+        let report = json!({
+            "version": 2, "state": "running", "pid": 4_194_304, "started": 0.0, "written": 0.0,
+            "engine": {"directory": format!("/var/lib/jetspool/{}", "engine/".repeat(20)), "precision": "stored",
+                "max_batch_size": 4096, "max_lora_rank": 4096, "device": "cuda", "kernels": "Orin ".repeat(30)},
+            "queue": {"n_waiting": 9, "n_partial": 1, "n_open": 60, "n_running": 4096, "n_requests": 100_000,
+                "n_answered": 99_999, "jobs": [job("a-nightly-job-of-2026-11-30.json"), job(&"n".repeat(236))]},
+            "speed": {"prompt": 123_456.7, "generated": 12_345.6, "requests": 1.0}, "eta_seconds": 1e7,
+            "totals": {"files_answered": 1e6 as u64, "files_rejected": 1e6 as u64, "requests_answered": 1e9 as u64,
+                "requests_failed": 1e6 as u64, "prompt_tokens": 1, "generated_tokens": 1e12 as u64, "errors": 3},
+            "adapters": [{"name": "a".repeat(300), "n_requests": 9}], "n_adapters_mapped": 100,
+            "memory": {"file_backed": 1_u64 << 36, "anonymous": 1_u64 << 36, "swap": 1_u64 << 30,
+                "kv_in_use": 1_u64 << 35, "kv_cached": 1_u64 << 33, "kv_committed": 0, "kv_capacity": 1_u64 << 36},
+            "trouble": "no space is left on the device: ".repeat(9),
+            "errors": [{"time": 0.0, "job": "x.json", "request": 7, "message": "word ".repeat(99)}],
+        });
+        serde_json::from_value(report).unwrap()
+    }
+
+    fn page(width: usize) -> String {
+        let mut page = Page { lines: Vec::new(), width, is_coloured: false };
+        let report = report();
+        page.heading(Path::new("/var/spool/jetspool"), Some(&report));
+        page.work(&report);
+        page.memory(&report);
+        page.jobs(&report.queue.jobs, report.queue.n_open);
+        page.errors(&report.errors, 1);
+        page.finish(None)
+    }
+
+    #[test]
+    fn nothing_is_wider_than_the_terminal() {
+        for width in [50, 80, 120] {
+            let page = page(width);
+            for line in page.lines() {
+                assert!(line.chars().count() <= width, "{width} columns: {line}");
+            }
+            assert!(page.contains("32768.0 MiB of 65536.0 MiB KV"), "{width} columns: {page}");
+        }
+        assert!(page(80).contains("a-nightly-job-of-2026-11-30.json"), "{}", page(80));
     }
 }

@@ -66,7 +66,7 @@ fn whole(options: &StatusOptions, is_coloured: bool) -> Result<String, OperatorE
         return Ok(as_json(options, &snapshot, report.as_ref()));
     }
     let mut page = Page::new(is_coloured);
-    page.heading(&options.spool, &snapshot, report.as_ref());
+    page.heading(&options.spool, report.as_ref());
     if let Some(report) = &report {
         page.work(report);
         page.memory(report);
