@@ -157,11 +157,11 @@ fn check_paths(options: &RunOptions) -> Result<(), AnswerError> {
     let (input, output) = (real(&options.input_file), real(&options.output_file));
     let profile = options.profile_output_file.as_deref().map(real);
     let (flag, wanted, value) = if output == input {
-        ("outputFile", "another file than --inputFile", output)
+        ("outputFile", "a file other than --inputFile", output)
     } else if profile.as_ref() == Some(&output) {
-        ("profileOutputFile", "another file than --outputFile", output)
+        ("profileOutputFile", "a file other than --outputFile", output)
     } else if profile.as_ref() == Some(&input) {
-        ("profileOutputFile", "another file than --inputFile", input)
+        ("profileOutputFile", "a file other than --inputFile", input)
     } else {
         return Ok(());
     };

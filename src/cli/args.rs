@@ -48,7 +48,7 @@ taken in three spellings: --engineDir, --engine-dir, --engine_dir.
 Examples:
   jetspool ask \"What is aspirin?\" --engineDir engine
   jetspool list
-  jetspool run --engineDir engine --inputFile request.json --outputFile answer.json
+  jetspool run --engineDir engine --inputFile in.json --outputFile out.json
   jetspool submit request.json --wait"
 )]
 pub struct Cli {

@@ -21,9 +21,12 @@ Ctrl-D leaves, /help lists the rest.
 
 Examples:
   jetspool ask \"What is aspirin?\" --engineDir engine
-  jetspool ask \"Translate to French: Hello world\" --lora french --temperature 0
-  jetspool ask --engineDir engine --lora processed/medical --system \"Answer in one sentence.\"
-  git diff | jetspool ask --system \"Summarize this.\" --maxGenerateLength 200 >summary.txt";
+  jetspool ask \"Translate to French: Hello world\" --lora french \\
+    --temperature 0
+  jetspool ask --engineDir engine --lora processed/medical \\
+    --system \"Answer in one sentence.\"
+  git diff | jetspool ask --system \"Summarize this.\" \\
+    --maxGenerateLength 200 >summary.txt";
 
 /// Ask one question, or chat.
 #[derive(Debug, Args)]

@@ -18,11 +18,13 @@ as the engine's limits allow, without adapter and with those given.
 
 Examples:
   jetspool bench --engineDir engine --mode prefill --inputLen 512
-  jetspool bench --engineDir engine --mode decode --batchSize 4 --pastKVLen 512 --json
+  jetspool bench --engineDir engine --mode decode --batchSize 4 \\
+    --pastKVLen 512 --json
   jetspool bench --engineDir engine --mode decode --batchSize 2 \\
     --lora processed/french/processed_adapter_model.safetensors \\
     --lora processed/medical/processed_adapter_model.safetensors
-  jetspool bench --engineDir engine --sweep --lora processed/french/processed_adapter_model.safetensors";
+  jetspool bench --engineDir engine --sweep \\
+    --lora processed/french/processed_adapter_model.safetensors";
 
 /// Time one step of the model.
 #[derive(Debug, Args)]

@@ -37,7 +37,8 @@ Examples:
     --precision int4 --maxLoraRank 16
   jetspool build --modelDir checkpoint --engineDir engine --maxBatchSize 8
   jetspool build --onnxDir onnx --engineDir engine --maxLoraRank 16
-  jetspool build --ggufFile model-Q4_K_M.gguf --engineDir engine --precision int4";
+  jetspool build --ggufFile model-Q4_K_M.gguf --engineDir engine \\
+    --precision int4";
 
 /// Build an engine from a Hugging Face checkpoint, an ONNX directory or a GGUF file.
 #[derive(Debug, Args)]

@@ -18,8 +18,10 @@ matches nothing is an error. A head that is tied to the embedding is written on 
 two changes. The output directory must be new, empty, or the result of an earlier merge.
 
 Examples:
-  jetspool merge-lora --model_dir Qwen2.5-0.5B-Instruct --lora_dir adapters/french --output_dir merged
-  jetspool merge-lora --model_dir Phi-4-multimodal --lora_dir Phi-4-multimodal/vision-lora --output_dir merged
+  jetspool merge-lora --model_dir Qwen2.5-0.5B-Instruct \\
+    --lora_dir adapters/french --output_dir merged
+  jetspool merge-lora --model_dir Phi-4-multimodal \\
+    --lora_dir Phi-4-multimodal/vision-lora --output_dir merged
   jetspool build --modelDir merged --engineDir engine";
 
 /// Merge a PEFT adapter into a checkpoint's weights.

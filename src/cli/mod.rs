@@ -33,7 +33,7 @@ mod workflow;
 pub use args::{Command, Invocation};
 pub use doctor::reading;
 pub use logging::start_logging;
-pub use parse::{documented_command, parse, program_names};
+pub use parse::{documented_command, parse, program_commands};
 pub use show::{
     show, show_bench, show_build, show_export, show_insert, show_merge, show_process, show_quantize,
 };

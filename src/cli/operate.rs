@@ -10,21 +10,21 @@ use crate::operator::{Action, OperateOptions};
 
 pub const HOLD_HELP: &str = "\
 A job that waits is moved from new/ to hold/. One under way is stopped first; what it has answered is kept, \
-and `release` lets it go on from there. Needs the rights of root or of the daemon's user.
+and `release` lets it go on from there. For root, the daemon's user and the owner of the file.
 
 Examples:
   jetspool hold nightly.json
   jetspool hold --all";
 
 pub const RELEASE_HELP: &str = "\
-Moves the job from hold/ back to new/. Requests that were answered before are not run again.
+Moves the job from hold/ to work/. Requests that were answered before are not run again.
 
 Examples:
   jetspool release nightly.json
   jetspool release --all";
 
 pub const REQUEUE_HELP: &str = "\
-Moves the input from failed/ or done/ back to new/: all of it is run anew. An answer that stands in out/ \
+Moves the input from failed/ or done/ to work/: all of it is run again. An answer that stands in out/ \
 stays; the new one has the job's id in its name. --all takes what is in failed/.
 
 Examples:

@@ -52,9 +52,9 @@ pub fn documented_command() -> clap::Command {
     with_exit_codes(Cli::command().mut_subcommands(with_exit_codes))
 }
 
-/// Names for links to the program: those of single commands, and one whose first word is the command.
-pub fn program_names() -> impl Iterator<Item = &'static str> {
-    PROGRAMS.into_iter().map(|(name, _)| name).chain(["trtedge"])
+/// Names for links to the program and the commands that they mean; "" where the first word is the command.
+pub fn program_commands() -> impl Iterator<Item = (&'static str, &'static str)> {
+    PROGRAMS.into_iter().chain([("trtedge", "")])
 }
 
 fn with_exit_codes(command: clap::Command) -> clap::Command {
@@ -62,7 +62,8 @@ fn with_exit_codes(command: clap::Command) -> clap::Command {
     command.after_help(format!("{start}{EXIT_CODES}"))
 }
 
-/// `llm_build --flag` becomes `jetspool build --flag`.
+/// `llm_build --flag` becomes `jetspool build --flag`, `llm_build --version` is that of the program, and `jetspool help
+/// build` is `jetspool build --help`.
 fn with_program_name(mut argv: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let program = argv.next().unwrap_or_default();
     let name = Path::new(&program).file_name().and_then(OsStr::to_str).unwrap_or_default();
@@ -73,6 +74,13 @@ fn with_program_name(mut argv: impl Iterator<Item = OsString>) -> Vec<OsString> 
         argv.next_if(|word| word == "llm");
     }
     words.extend(argv);
+    if words.get(1).is_some_and(|word| word == "help") {
+        words.remove(1);
+        words.push("--help".into());
+    }
+    if words.len() == 3 && matches!(words[2].to_str(), Some("--version" | "-V")) {
+        words.remove(1);
+    }
     words
 }
 
@@ -118,6 +126,37 @@ mod tests {
             let Command::ProcessLora(args) = parse_words(line).expect(line).command else { panic!("{line}") };
             let ProcessInput::Peft(input_dir) = args.options().input else { panic!("{line}") };
             assert_eq!(input_dir, Path::new("a"));
+        }
+    }
+
+    #[test]
+    fn help_and_version_are_found_under_every_name() {
+        for line in ["jetspool help", "jetspool --help", "trtedge help"] {
+            let stop = parse_words(line).expect_err(line);
+            assert!(stop.text().contains("Commands:"), "{line}: {}", stop.text());
+        }
+        for line in ["jetspool help build", "llm_build --help", "jetspool build -h"] {
+            let stop = parse_words(line).expect_err(line);
+            assert!(stop.text().contains("--modelDir <DIR>"), "{line}: {}", stop.text());
+        }
+        for line in ["jetspool --version", "llm_inference --version", "jetspool run -V", "trtedge --version"]
+        {
+            let stop = parse_words(line).expect_err(line);
+            assert_eq!(stop.text().trim(), concat!("jetspool ", env!("CARGO_PKG_VERSION")), "{line}");
+        }
+    }
+
+    #[test]
+    fn no_line_of_an_example_is_broken() {
+        let commands = documented_command();
+        let helps =
+            commands.get_subcommands().chain([&commands]).filter_map(|command| command.get_after_help());
+        for help in helps.map(|help| help.to_string()) {
+            let examples = help.split_once("Examples:\n").and_then(|(_, rest)| rest.split_once("\n\n"));
+            let Some((examples, _)) = examples else { panic!("no examples in {help}") };
+            for line in examples.lines() {
+                assert!(line.len() < 80 && line.starts_with("  "), "{line}");
+            }
         }
     }
 

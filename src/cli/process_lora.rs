@@ -11,8 +11,10 @@ In: adapter_config.json and adapter_model.safetensors, or a GGUF file of llama.c
 config.json. An adapter that this form cannot hold is refused with the names of its tensors.
 
 Examples:
-  jetspool process-lora --input_dir adapters/french --output_dir processed/french
-  jetspool process-lora --ggufFile french.gguf --engineDir engine --output_dir processed/french
+  jetspool process-lora --input_dir adapters/french \\
+    --output_dir processed/french
+  jetspool process-lora --ggufFile french.gguf --engineDir engine \\
+    --output_dir processed/french
   jetspool inspect processed/french/processed_adapter_model.safetensors";
 
 /// Bring an adapter into the form that is used at run time.

@@ -26,7 +26,8 @@ Examples:
   jetspool run --engineDir engine --inputFile input.json --outputFile output.json
   jetspool run --engineDir engine --inputFile input.json --outputFile output.json \\
     --maxGenerateLength 64 --dumpOutput --dumpProfile
-  jetspool run --engineDir engine --inputFile batch.jsonl --outputFile results.jsonl \\
+  jetspool run --engineDir engine \\
+    --inputFile batch.jsonl --outputFile results.jsonl \\
     --servedModelName my-model --loraModules french=adapters/french";
 
 /// Answer the requests of one file, without a daemon.

@@ -60,7 +60,7 @@ pub async fn serve(listener: UnixListener, rights: Rights, events: Events) {
                 });
             }
             Err(error) => {
-                tracing::warn!("cannot take an order: {error}");
+                tracing::warn!("cannot take a control request: {error}");
                 tokio::time::sleep(READ_WITHIN).await;
             }
         }
@@ -74,7 +74,7 @@ async fn converse(mut stream: UnixStream, rights: Rights, events: &Events) -> io
     let mut reader = BufReader::new(reader.take(MAX_LINE_BYTES as u64));
     timeout(READ_WITHIN, reader.read_line(&mut line)).await.map_err(io::Error::other)??;
     let reply = match serde_json::from_str::<Order>(&line) {
-        Err(error) => refused(64, format!("this is no order: {error}")),
+        Err(error) => refused(64, format!("this is no control request: {error}")),
         Ok(_) if !by.is_operator && !by.is_member => {
             refused(77, "only root, the service's user and members of its group may ask".into())
         }

@@ -79,7 +79,8 @@ async fn run(
     let watch = Watch::new(&spool.path(Place::New))?;
     let new_dir = NewDir::open(&config.spool)?;
     let rights = rights(&spool)?;
-    let listener = control::listen(&config.spool).map_err(DaemonError::system("listen for orders"))?;
+    let listener =
+        control::listen(&config.spool).map_err(DaemonError::system("listen for control requests"))?;
     tokio::spawn(control::serve(listener, rights, events.clone()));
 
     let scout = Scout::new(new_dir, Inbox::new(inbox_config(&config)), scan_every(&config), events.clone());

@@ -59,7 +59,7 @@ pub(super) fn advice(thing: &Thing, wanted: Expected, path: &Path) -> String {
             name.rsplit('/').next().unwrap_or("DIR")
         ),
         Thing::Nothing | Thing::HubName(_) => format!("check the path; {}", where_from(wanted)),
-        Thing::DanglingLink => format!("mend the link; {}", where_from(wanted)),
+        Thing::DanglingLink => format!("repair the link; {}", where_from(wanted)),
         Thing::Directory(kind) => directory_advice(kind, wanted, path),
         Thing::File(contents) => {
             let file = if path.is_file() { path } else { parent_of(path) };
