@@ -16,11 +16,11 @@ comparison with another program, or for perplexity.
 Examples:
   jetspool logits --engineDir engine --tokens 151644,872,198 \\
     --outputFile logits.safetensors
-  jetspool logits --engineDir engine --tokens 1,2,3 --outputFile french.safetensors \\
-    --lora processed/french/processed_adapter_model.safetensors
-  jetspool logits --engineDir engine --tokens 1,2,3 --outputFile both.safetensors \\
-    --lora processed/french/processed_adapter_model.safetensors --loraScale 0.7 \\
-    --lora processed/polite/processed_adapter_model.safetensors --loraScale 0.4";
+  jetspool logits --engineDir engine --tokens 1,2 --outputFile a.safetensors \\
+    --lora french/processed_adapter_model.safetensors
+  jetspool logits --engineDir engine --tokens 1,2 --outputFile b.safetensors \\
+    --lora french/processed_adapter_model.safetensors --loraScale 0.7 \\
+    --lora polite/processed_adapter_model.safetensors --loraScale 0.4";
 
 /// Write the logits after each of the given tokens.
 #[derive(Debug, Args)]

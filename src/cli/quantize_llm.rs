@@ -23,8 +23,8 @@ output holds the error of each matrix.
 Examples:
   jetspool quantize-llm --model_dir Qwen2.5-0.5B-Instruct --output_dir int4 \\
     --quantization int4_awq
-  jetspool quantize-llm --model_dir checkpoint --output_dir fp8 --quantization fp8 \\
-    --kv_cache_quantization fp8 --calib requests.jsonl";
+  jetspool quantize-llm --model_dir checkpoint --output_dir fp8 \\
+    --quantization fp8 --kv_cache_quantization fp8 --calib requests.jsonl";
 
 /// Quantize a Hugging Face checkpoint.
 #[derive(Debug, Args)]

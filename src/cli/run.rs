@@ -23,8 +23,8 @@ others, so that the file is the one that an undisturbed run writes (but for `usa
 answers other requests is refused.
 
 Examples:
-  jetspool run --engineDir engine --inputFile input.json --outputFile output.json
-  jetspool run --engineDir engine --inputFile input.json --outputFile output.json \\
+  jetspool run --engineDir engine --inputFile in.json --outputFile out.json
+  jetspool run --engineDir engine --inputFile in.json --outputFile out.json \\
     --maxGenerateLength 64 --dumpOutput --dumpProfile
   jetspool run --engineDir engine \\
     --inputFile batch.jsonl --outputFile results.jsonl \\

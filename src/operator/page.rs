@@ -83,13 +83,13 @@ impl Page {
     pub fn work(&mut self, report: &Report) {
         let (queue, totals, speed) = (&report.queue, &report.totals, &report.speed);
         let most = report.engine.max_batch_size;
-        self.line("now", &format!("{} {} of {most} running", bar(queue.n_running, most), queue.n_running));
+        self.barred("now", &bar(queue.n_running, most), &format!("{} of {most} running", queue.n_running));
         self.line("", &format!("{:.1} tokens/s, prompts {:.1}/s", speed.generated, speed.prompt));
         if queue.n_requests > 0 {
             let eta = report.eta_seconds.and_then(|eta| Duration::try_from_secs_f64(eta).ok());
             let eta = eta.map_or(String::new(), |eta| format!(", ETA {}", age(eta)));
             let done = bar(queue.n_answered, queue.n_requests);
-            self.line("requests", &format!("{done} {} of {}{eta}", queue.n_answered, queue.n_requests));
+            self.barred("requests", &done, &format!("{} of {}{eta}", queue.n_answered, queue.n_requests));
         }
         let n_files = totals.files_answered + totals.files_rejected;
         self.line("so far", &format!("{n_files} files, {} of them rejected", totals.files_rejected));
@@ -119,7 +119,7 @@ impl Page {
             self.line("", &format!("GPU: {} KV, {} steps", mib(gpu.keys_and_values), mib(gpu.steps)));
         }
         let kv = bar(share(memory.kv_in_use), share(memory.kv_capacity));
-        self.line("", &format!("{kv} {} of {} KV", mib(memory.kv_in_use), mib(memory.kv_capacity)));
+        self.barred("", &kv, &format!("{} of {} KV", mib(memory.kv_in_use), mib(memory.kv_capacity)));
         if memory.kv_cached > 0 {
             self.line("", &format!("{} KV kept for requests to come", mib(memory.kv_cached)));
         }
@@ -210,6 +210,13 @@ impl Page {
 
     fn line(&mut self, label: &str, value: &str) {
         self.painted(label, Colour::Plain, value, "");
+    }
+
+    /// A bar and what it stands for; where both do not fit, the bar is left out.
+    fn barred(&mut self, label: &str, bar: &str, value: &str) {
+        let both = format!("{bar} {value}");
+        let fits = both.chars().count() <= self.width.saturating_sub(LABEL + 1);
+        self.line(label, if fits { &both } else { value });
     }
 
     /// A label, a value in a colour and the rest without; cut where the terminal ends.
@@ -352,7 +359,9 @@ mod tests {
             for line in page.lines() {
                 assert!(line.chars().count() <= width, "{width} columns: {line}");
             }
-            assert!(page.contains("32768.0 MiB of 65536.0 MiB KV"), "{width} columns: {page}");
+            for figures in ["32768.0 MiB of 65536.0 MiB KV", "99999 of 100000, ETA 115 days"] {
+                assert!(page.contains(figures), "{width} columns: {page}");
+            }
         }
         assert!(page(80).contains("a-nightly-job-of-2026-11-30.json"), "{}", page(80));
     }
