@@ -99,11 +99,16 @@ impl Layer<'_> {
         Ok((codes, scales))
     }
 
-    /// E4M3 and a factor for each block of outputs and inputs: `weight_scale_inv`, or `weight_scale`.
+    /// The part that is there of two names for the same, or the first one.
+    pub fn one_of(&self, [first, second]: [&'static str; 2]) -> &'static str {
+        if self.get(first).is_none() && self.get(second).is_some() { second } else { first }
+    }
+
+    /// E4M3 and a factor for each block of outputs and inputs.
     pub fn fp8_blocks(&self, block: [usize; 2]) -> Result<QuantizedRows, FormatError> {
         let (n, k, [rows, inputs]) = (self.n, self.k, block);
         let codes = self.require("weight", &[Dtype::F8_E4M3], &[n, k])?;
-        let part = if self.get("weight_scale").is_some() { "weight_scale" } else { "weight_scale_inv" };
+        let part = self.one_of(["weight_scale_inv", "weight_scale"]);
         let tensor = self.require(part, &FLOATS, &[n.div_ceil(rows), k.div_ceil(inputs)])?;
         self.floats(part, &tensor)?;
         let decode = decoder(tensor.dtype()).ok_or_else(|| self.damaged(part, "holds no floats"))?;

@@ -122,7 +122,7 @@ impl Layer<'_> {
 
     fn fp8(&self) -> Result<QuantizedRows, FormatError> {
         let codes = self.require("weight", &[Dtype::F8_E4M3], &[self.n, self.k])?;
-        let scales = Scales::Rows(self.row_scales("weight_scale")?);
+        let scales = Scales::Rows(self.row_scales(self.one_of(["weight_scale", "weight_scale_inv"]))?);
         self.modelopt(Kind::Fp8, (codes, CodeLayout::Bytes, scales))
     }
 
