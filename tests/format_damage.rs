@@ -1,8 +1,6 @@
 //! Damaged files are errors or harmless: never a panic, never much more memory than the file.
 
-#[path = "support/random.rs"]
-#[allow(dead_code, reason = "each test program uses a part")]
-mod random;
+mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -14,18 +12,19 @@ use jetspool::device::Cpu;
 use jetspool::format::engine::items;
 use jetspool::format::onnx::OnnxConfig;
 use jetspool::format::{
-    Adapter, EngineConfig, Limits, PeftConfig, Quantization, ShardIndex, TensorFile, parse_checkpoint_config,
+    Adapter, EngineConfig, PeftConfig, Quantization, ShardIndex, TensorFile, parse_checkpoint_config,
 };
 use jetspool::kernels::Kernels;
 use jetspool::model::Decoder;
 use jetspool::numbers::Precision;
 use jetspool::store::{Checkpoint, Engine};
-use jetspool::tools::build::{EngineText, Progress};
+use jetspool::tools::build::Progress;
 use jetspool::tools::{
     BuildOptions, InsertOptions, MergeOptions, MergeType, ProcessOptions, ToolError, build, build_onnx,
     insert_lora, merge_lora, process_lora,
 };
-use random::Random;
+use support::build_options;
+use support::random::Random;
 
 thread_local! {
     static NOW: Cell<usize> = const { Cell::new(0) };
@@ -124,18 +123,9 @@ fn header_len(bytes: &[u8]) -> usize {
     8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize
 }
 
-fn build_options(model_dir: &Path, engine_dir: &Path) -> BuildOptions {
-    BuildOptions {
-        model_dir: model_dir.to_owned(),
-        engine_dir: engine_dir.to_owned(),
-        limits: Limits { max_lora_rank: 16, ..Limits::default() },
-        precision: Precision::Int4,
-        head: None,
-        text: EngineText::Optional,
-        gpu: None,
-        n_threads: 1,
-        progress: Progress::Quiet,
-    }
+fn options(source: &Path, engine_dir: &Path, precision: Precision, max_lora_rank: usize) -> BuildOptions {
+    // Memory is counted by thread.
+    BuildOptions { n_threads: 1, ..build_options(source, engine_dir, precision, max_lora_rank) }
 }
 
 #[test]
@@ -205,12 +195,12 @@ fn checkpoints() {
     let mut random = Random(5);
     for _ in 0..100 {
         fs::write(&weights, mutate(&good, focus, &mut random)).unwrap();
-        let _ = build(&build_options(scratch.path(), &engine_dir));
+        let _ = build(&options(scratch.path(), &engine_dir, Precision::Int4, 16));
     }
     fs::write(&weights, &good).unwrap();
     for _ in 0..100 {
         fs::write(scratch.path().join("config.json"), mutate(&config, config.len(), &mut random)).unwrap();
-        let _ = build(&build_options(scratch.path(), &engine_dir));
+        let _ = build(&options(scratch.path(), &engine_dir, Precision::Int4, 16));
     }
 }
 
@@ -218,7 +208,7 @@ fn checkpoints() {
 fn engines() {
     let scratch = tempfile::tempdir().unwrap();
     let engine_dir = scratch.path().join("engine");
-    build(&build_options(&model("qwen2"), &engine_dir)).unwrap();
+    build(&options(&model("qwen2"), &engine_dir, Precision::Int4, 16)).unwrap();
     let config_path = engine_dir.join("config.json");
     let config = fs::read(&config_path).unwrap();
     torture("engine config", &config, config.len() - 1, |bytes| EngineConfig::from_json(bytes).is_ok());
@@ -271,11 +261,7 @@ fn onnx_directories() {
 fn check_onnx_directory(layout: &str, data_file: &str) {
     let (scratch, directory) = onnx_directory(layout);
     let engine_dir = scratch.path().join("engine");
-    let options = BuildOptions {
-        limits: Limits::default(),
-        precision: Precision::F16,
-        ..build_options(&directory, &engine_dir)
-    };
+    let options = options(&directory, &engine_dir, Precision::F16, 0);
     let config_path = directory.join("config.json");
     let config = fs::read(&config_path).unwrap();
     torture("ONNX config", &config, config.len() - 1, |bytes| OnnxConfig::from_json(bytes).is_ok());
@@ -325,7 +311,7 @@ fn quantized_checkpoints() {
     for name in ["gptq_order", "awq_g64", "int4_awq", "nvfp4", "mixed", "mxfp8"] {
         let (scratch, directory) = quantized_directory(name);
         let engine_dir = scratch.path().join("engine");
-        let options = BuildOptions { precision: Precision::Stored, ..build_options(&directory, &engine_dir) };
+        let options = options(&directory, &engine_dir, Precision::Stored, 16);
         for file in ["model.safetensors", "config.json", "hf_quant_config.json"] {
             let path = directory.join(file);
             let Ok(good) = fs::read(&path) else { continue };
