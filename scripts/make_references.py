@@ -34,6 +34,7 @@ from references.chat import make_templates
 from references.checkpoints import CHECKPOINTS, Checkpoint, load_checkpoint, make_checkpoint
 from references.combined import make_combined
 from references.common import write_json, write_tensors
+from references.full_tables import make_full_tables
 from references.jinja_features import make_jinja_features
 from references.logits import make_logits
 from references.merge import make_merges
@@ -98,7 +99,7 @@ def jobs() -> dict[str, Callable[[Path], None]]:
     others |= {"tool_templates": make_tool_templates, "template_places": make_template_places}
     others |= {"jinja_features": make_jinja_features, "combined": make_combined}
     others |= {"onnx": make_onnx, "quantized": partial(make_quantized, specs=QUANTIZED), "merge": make_merges}
-    others |= {"published": make_published, "ropes": make_ropes}
+    others |= {"published": make_published, "ropes": make_ropes, "full_tables": make_full_tables}
     return result | others
 
 
