@@ -17,6 +17,8 @@ pub enum Proof {
     Check(fn(&Site)),
     /// A file and tests in it.
     Tests(&'static str, &'static [&'static str]),
+    /// A script measures it, on more data than a test may make.
+    Measured(&'static str),
     /// It says what others do, what somebody may do, or where more stands.
     NoClaim,
 }
@@ -39,6 +41,12 @@ pub fn prove(row: &Row, site: &Site) {
         match proof {
             Proof::Run | Proof::NoClaim => {}
             Proof::Check(check) => check(site),
+            Proof::Measured(script) => {
+                assert!(
+                    Path::new(env!("CARGO_MANIFEST_DIR")).join(script).is_file(),
+                    "{script} is not there"
+                );
+            }
             Proof::Tests(file, names) => {
                 let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
                 let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{file}: {error}"));

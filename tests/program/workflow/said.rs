@@ -2,7 +2,7 @@
 
 use super::checks;
 use super::proof::{
-    Proof::{Check, NoClaim, Run, Tests},
+    Proof::{Check, Measured, NoClaim, Run, Tests},
     Row, row,
 };
 
@@ -262,10 +262,13 @@ const GGUF: &[Row] = &[
 const DIFFERENT: &[Row] = &[
     row(
         "Of memory each tool takes",
-        &[Tests("tests/process_memory.rs", &["one_tensor_is_in_memory_at_a_time"])],
+        &[
+            Tests("tests/process_memory.rs", &["one_tensor_is_in_memory_at_a_time"]),
+            Measured("scripts/bench-tools"),
+        ],
     ),
-    row("`scripts/bench-tools` measures", &[NoClaim]),
-    row("`merge-lora` | holds", &[Tests("tests/process_memory.rs", &["one_tensor_is_in_memory_at_a_time"])]),
+    row("`scripts/bench-tools` measures", &[Measured("scripts/bench-tools")]),
+    row("`merge-lora` | holds", &[Measured("scripts/bench-merge")]),
     row(
         "`process-lora` | wrong for rsLoRA",
         &[Tests(TOOLS, &["processed_adapters_equal_the_references_byte_for_byte"])],
