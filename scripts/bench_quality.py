@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument(
         "--precisions",
         default="f16,f16:from=q4_1,int8,int4,f16:kv=int8,int4:head=f16,int4:head=int4,int4:calib=data/calibration.txt,"
-        "stored:from=q8_0,stored:from=q4_0:head=f16",
+        "stored:from=q8_0,stored:from=q4_k_m,stored:from=q4_0:head=f16",
         help="of ours, with what keys and values or the tables are kept as, a text to calibrate with, or the GGUF file "
         "that it is built from (%(default)s)",
     )

@@ -4,7 +4,8 @@
 blocks/KIND.bin: a few blocks of random bytes with sane scales; blocks/KIND.f32: what gguf.quants makes of them.
 MODEL.gguf: the first layers of reference models as llama.cpp's converter writes them, in the types of their
 checkpoints; MODEL.json: the config.json that says the same. TOKENIZER.vocabulary.gguf: metadata without tensors.
-pieces*.vocabulary.gguf: vocabularies that sentencepiece trained; pieces*.json: texts and the ids that it gives them.
+llama_blocks.gguf and llama_k_blocks.gguf: layers of blocks that engines keep. yarn*.gguf: metadata and a table, yarn*.json:
+the config.json that says the same. pieces*.vocabulary.gguf: vocabularies that sentencepiece trained; pieces*.json: texts and the ids that it gives them.
 
     python -m venv /tmp/v && /tmp/v/bin/pip install -r scripts/requirements-bench.txt sentencepiece==0.2.3
     /tmp/v/bin/python scripts/make_gguf_fixtures.py
@@ -44,10 +45,36 @@ GGUFS = [
     ("phi3_short", "phi3", None, {}),
     ("gemma3", "gemma3", None, GEMMA),
 ]
-# The matrices as blocks of the kinds that engines keep.
+# Some of the matrices' blocks; the others are Q4_0.
 QUANTIZED = "llama_blocks"
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
 BLOCKS = {"embed_tokens": Q8_0, "gate_proj": Q8_0, "up_proj": gguf.GGMLQuantizationType.Q5_0}
+# Blocks of the second such file: rows of 256, and of 32 what has as many inputs.
+K_BLOCKS = {
+    "embed_tokens": "Q6_K",
+    "q_proj": "Q4_K",
+    "k_proj": "Q5_K",
+    "v_proj": "Q6_K",
+    "o_proj": "Q5_1",
+    "gate_proj": "Q4_K",
+    "up_proj": "Q5_K",
+    "down_proj": "Q4_1",
+}
+K_CONFIG = {
+    "model_type": "llama",
+    "num_hidden_layers": 1,
+    "hidden_size": 256,
+    "intermediate_size": 32,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "vocab_size": 96,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+YARNS = {"yarn": YARN, "yarn_given": YARN | {"beta_fast": 24.0, "beta_slow": 1.5, "attention_factor": 1.25}}
 # Models whose adapter becomes a file, their architecture, and the adapter.
 LORAS = [("llama_bias", "llama", "all_r8"), ("phi3_short", "phi3", "fused_patterns")]
 # tokenizer.ggml.pre of tokenizers.
@@ -155,6 +182,15 @@ def add_scaling(writer: gguf.GGUFWriter, config: dict, head_dim: int) -> None:
     if kind == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(scaling["factor"])
+    if kind == "yarn":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(scaling["factor"])
+        writer.add_rope_scaling_orig_ctx_len(scaling["original_max_position_embeddings"])
+        if "beta_fast" in scaling:
+            writer.add_rope_scaling_yarn_beta_fast(scaling["beta_fast"])
+            writer.add_rope_scaling_yarn_beta_slow(scaling["beta_slow"])
+        if "attention_factor" in scaling:
+            writer.add_rope_scaling_yarn_attn_factor(scaling["attention_factor"])
 
 
 def add_vocabulary(writer: gguf.GGUFWriter, tokenizer: str, config: dict) -> None:
@@ -206,6 +242,44 @@ def make_model(name: str, architecture: str, tokenizer: str | None, changes: dic
         elif values.ndim == 1:
             values = values.astype("<f4")
         writer.add_tensor(name_in_gguf(tensor, architecture), values.view(np.uint8) if raw is not None else values, raw_dtype=raw)
+    finish(writer)
+
+
+def random_blocks(rng: np.random.Generator, kind: gguf.GGMLQuantizationType, shape: tuple[int, int], size: float) -> np.ndarray:
+    """Rows of random bytes whose scales are about `size`."""
+    block_len, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    raw = rng.integers(0, 256, size=(shape[0] * shape[1] // block_len, block_bytes), dtype=np.uint8)
+    for at in HALVES[kind.name]:
+        raw[:, at : at + 2] = rng.normal(scale=size, size=(len(raw), 1)).astype("<f2").view(np.uint8)
+    return raw.reshape(shape[0], -1)
+
+
+def make_k_blocks() -> None:
+    rng = np.random.default_rng(16)
+    writer = gguf.GGUFWriter(OUT / "llama_k_blocks.gguf", "llama")
+    add_config(writer, K_CONFIG)
+    hidden, inner, head_dim = K_CONFIG["hidden_size"], K_CONFIG["intermediate_size"], K_CONFIG["head_dim"]
+    n_heads, n_kv_heads = K_CONFIG["num_attention_heads"], K_CONFIG["num_key_value_heads"]
+    shapes = {"q_proj": (n_heads * head_dim, hidden), "o_proj": (hidden, n_heads * head_dim), "down_proj": (hidden, inner)}
+    shapes |= {"k_proj": (n_kv_heads * head_dim, hidden), "v_proj": (n_kv_heads * head_dim, hidden)}
+    shapes["embed_tokens"] = (K_CONFIG["vocab_size"], hidden)
+    for module, name in K_BLOCKS.items():
+        kind, shape = gguf.GGMLQuantizationType[name], shapes.get(module, (inner, hidden))
+        inside = "self_attn" if module[0] in "qkvo" else "mlp"
+        tensor = f"model.layers.0.{inside}.{module}.weight" if module != "embed_tokens" else "model.embed_tokens.weight"
+        raw = random_blocks(rng, kind, shape, 5e-4 if name.endswith("K") else 0.02)
+        writer.add_tensor(gguf_name(tensor), raw, raw_dtype=kind)
+    for name in ("blk.0.attn_norm.weight", "blk.0.ffn_norm.weight", "output_norm.weight"):
+        writer.add_tensor(name, rng.uniform(0.5, 1.5, size=hidden).astype("<f4"))
+    finish(writer)
+
+
+def make_yarn(name: str, scaling: dict) -> None:
+    config = json.loads((MODELS / "qwen3" / "config.json").read_text()) | {"vocab_size": 8, "rope_scaling": scaling}
+    (OUT / f"{name}.json").write_text(json.dumps(config, indent=1) + "\n")
+    writer = gguf.GGUFWriter(OUT / f"{name}.gguf", "qwen3")
+    add_config(writer, config)
+    writer.add_tensor("token_embd.weight", np.zeros((8, config["hidden_size"]), dtype="<f2"))
     finish(writer)
 
 
@@ -303,6 +377,9 @@ def main() -> None:
     for row in GGUFS:
         make_model(*row)
     make_model("llama_bias", "llama", None, {"rope_scaling": LLAMA3_ROPE, "num_hidden_layers": 1}, QUANTIZED)
+    make_k_blocks()
+    for name, scaling in YARNS.items():
+        make_yarn(name, scaling)
     for row in LORAS:
         make_lora(*row)
     for tokenizer in PRE:

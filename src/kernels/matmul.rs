@@ -17,11 +17,11 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::activations::{self, Panel};
-use super::matrix::{GroupScales, Matrix, Values};
+use super::matrix::{GroupScales, LineBits, LineScales, Matrix, Values};
 use super::tile::{BLOCK, E4m3, Element, F32_GROUP_ROWS, GROUP_ROWS, TILE_ROWS, Tile};
 use super::weights::{
-    self, AffineTiles, BlockScales, CodeRows, Codes, I4Tiles, I8GroupTiles, I8Tiles, NumberTiles, Nvfp4Tiles,
-    RowScales, Scales, Unscaled, prefetch,
+    self, AffineTiles, BlockScales, CodeRows, Codes, I4Tiles, I8GroupTiles, I8Tiles, LineTiles, MiddleScales,
+    NumberTiles, Nvfp4Tiles, PairScales, RowScales, Scales, SixTiles, SuperScales, Unscaled, prefetch,
 };
 
 /// One call: some output columns for all rows.
@@ -124,7 +124,49 @@ pub unsafe fn multiply_codes<T: Tile>(t: T, task: &MatmulTask<'_>) {
                 let (w, scale, row_scales) = (q.as_ptr(), scale.as_ptr(), RowScales(row_scale.as_ptr()));
                 products(t, task, x, Nvfp4Tiles { w, scale, row_scales, stride });
             }
+            Values::Lines { q, bits: LineBits::Four, scales } => {
+                lines::<T, 4>(t, task, x, q.as_ptr(), scales);
+            }
+            Values::Lines { q, bits: LineBits::Five, scales } => {
+                lines::<T, 5>(t, task, x, q.as_ptr(), scales);
+            }
+            Values::Sixes { q, scale, factor } => {
+                let (w, scale, factor) = (q.as_ptr(), scale.as_ptr(), factor.as_ptr());
+                products(t, task, x, SixTiles { w, scale, factor, stride });
+            }
             _ => panic!("these weights take f32"),
+        }
+    }
+}
+
+/// Products with codes of `BITS` bits.
+///
+/// # Safety
+/// As [`multiply_numbers`]; `w` are the codes of the task's matrix.
+#[inline(always)]
+unsafe fn lines<T: Tile, const BITS: usize>(
+    t: T,
+    task: &MatmulTask<'_>,
+    x: CodeRows,
+    w: *const u8,
+    scales: LineScales<'_>,
+) {
+    let stride = task.w.stride();
+    // SAFETY: the caller's promise.
+    unsafe {
+        match scales {
+            LineScales::Middle(scale) => {
+                let scales = MiddleScales(scale.as_ptr());
+                products(t, task, x, LineTiles::<_, BITS> { w, scales, stride });
+            }
+            LineScales::Pairs(pairs) => {
+                let scales = PairScales(pairs.as_ptr());
+                products(t, task, x, LineTiles::<_, BITS> { w, scales, stride });
+            }
+            LineScales::Super { scale, factor } => {
+                let scales = SuperScales { scale: scale.as_ptr(), factor: factor.as_ptr() };
+                products(t, task, x, LineTiles::<_, BITS> { w, scales, stride });
+            }
         }
     }
 }

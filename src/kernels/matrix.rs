@@ -4,14 +4,16 @@
 //!
 //! Numbers of a tile lie as `[stride][16]`; bytes of codes as `[stride / 4][16][4]`; nibbles as
 //! `[stride / 8][16][4]` bytes, of eight inputs the first four in the low nibbles. Scales of groups lie as
-//! `[n_groups][16]`. This is the engine file's layout: [`crate::numbers::tiles`].
+//! `[n_groups][16]`. Codes of five and six bits are planes of four bytes a row. This is the engine file's layout:
+//! [`crate::numbers::tiles`].
 
 use std::ops::Range;
 
 use half::f16;
 
 use super::minifloat::{e4m3, e8m0};
-use super::tile::{E2M1_DOUBLED, TILE_ROWS};
+use super::tile::{BLOCK, E2M1_DOUBLED, TILE_ROWS};
+use crate::numbers::kept::{KEPT_GROUP, Q5_0_MIDDLE, Q6_K_GROUP, Q6_K_MIDDLE, SUPER_BLOCK};
 pub use crate::numbers::kind::{AFFINE_GROUP, MXFP8_GROUP, NVFP4_GROUP};
 pub use crate::numbers::precision::{ROW_ALIGN, row_stride};
 use crate::numbers::tiles::n_tiles;
@@ -77,6 +79,36 @@ pub enum Values<'a> {
         scale: &'a [u8],
         row_scale: &'a [f32],
     },
+    /// Codes of four or five bits; a weight is `scale * q + offset` of its block of 32.
+    Lines {
+        q: &'a [u8],
+        bits: LineBits,
+        scales: LineScales<'a>,
+    },
+    /// Codes of six bits; a weight is `factor * scale * (q - 32)`: an I8 scale per 16 inputs, an F16 factor per 256.
+    Sixes {
+        q: &'a [u8],
+        scale: &'a [i8],
+        factor: &'a [f16],
+    },
+}
+
+/// Bits of a code that has a scale and an offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LineBits {
+    Four,
+    Five,
+}
+
+/// Scales and offsets of blocks of 32.
+#[derive(Clone, Copy)]
+pub enum LineScales<'a> {
+    /// `[n_blocks][16]`; offsets are -16 times the scales.
+    Middle(&'a [f16]),
+    /// `[n_blocks][2][16]`: scales, then offsets.
+    Pairs(&'a [f16]),
+    /// `[n_blocks][2][16]` bytes, and `[n_blocks / 8][2][16]` factors of them.
+    Super { scale: &'a [u8], factor: &'a [f16] },
 }
 
 /// Scales of int4 groups.
@@ -92,6 +124,60 @@ pub enum Partner {
     F32,
     /// Codes of eight bits with a scale per block.
     I8,
+}
+
+impl LineBits {
+    pub fn count(self) -> usize {
+        match self {
+            LineBits::Four => 4,
+            LineBits::Five => 5,
+        }
+    }
+}
+
+impl LineScales<'_> {
+    /// Whether they are those of `n` elements in rows of `stride`.
+    fn fit(self, n: usize, stride: usize) -> bool {
+        match self {
+            LineScales::Middle(scale) => scale.len() == n / KEPT_GROUP,
+            LineScales::Pairs(pairs) => pairs.len() == n / KEPT_GROUP * 2,
+            LineScales::Super { scale, factor } => {
+                stride.is_multiple_of(SUPER_BLOCK)
+                    && scale.len() == n / KEPT_GROUP * 2
+                    && factor.len() == n / SUPER_BLOCK * 2
+            }
+        }
+    }
+
+    /// `part` gives the elements of a part that is one of so many.
+    fn part(self, part: impl Fn(usize) -> Range<usize>) -> Self {
+        match self {
+            LineScales::Middle(scale) => LineScales::Middle(&scale[part(KEPT_GROUP)]),
+            LineScales::Pairs(pairs) => LineScales::Pairs(&pairs[part(KEPT_GROUP / 2)]),
+            LineScales::Super { scale, factor } => LineScales::Super {
+                scale: &scale[part(KEPT_GROUP / 2)],
+                factor: &factor[part(SUPER_BLOCK / 2)],
+            },
+        }
+    }
+
+    /// Scale and offset of a lane; `block` counts blocks of all tiles.
+    fn get(self, block: usize, lane: usize) -> [f32; 2] {
+        let first = block * 2 * TILE_ROWS + lane;
+        let pair = [first, first + TILE_ROWS];
+        match self {
+            LineScales::Middle(scale) => {
+                let scale = scale[block * TILE_ROWS + lane].to_f32();
+                [scale, scale * -f32::from(Q5_0_MIDDLE)]
+            }
+            LineScales::Pairs(pairs) => pair.map(|at| pairs[at].to_f32()),
+            LineScales::Super { scale, factor } => {
+                let first = block / (SUPER_BLOCK / KEPT_GROUP) * 2 * TILE_ROWS + lane;
+                [(pair[0], first), (pair[1], first + TILE_ROWS)]
+                    .map(|(at, of)| f32::from(scale[at]) * factor[of].to_f32())
+            }
+        }
+    }
 }
 
 impl GroupScales<'_> {
@@ -151,6 +237,13 @@ impl<'a> Matrix<'a> {
             Values::Nvfp4 { q, scale, row_scale } => {
                 q.len() == n / 2 && scale.len() == n / NVFP4_GROUP && row_scale.len() == n_stored
             }
+            Values::Lines { q, bits, scales } => q.len() == n / 8 * bits.count() && scales.fit(n, stride),
+            Values::Sixes { q, scale, factor } => {
+                stride.is_multiple_of(SUPER_BLOCK)
+                    && q.len() == n / 8 * 6
+                    && scale.len() == n / Q6_K_GROUP
+                    && factor.len() == n / SUPER_BLOCK
+            }
         };
         (fits && stride != 0 && stride.is_multiple_of(ROW_ALIGN)).then_some(Self { values, n_rows, stride })
     }
@@ -190,6 +283,16 @@ impl<'a> Matrix<'a> {
                 scale: &scale[part(NVFP4_GROUP)],
                 row_scale: &row_scale[rows.clone()],
             },
+            Values::Lines { q, bits, scales } => {
+                let bytes = part(8);
+                let q = &q[bytes.start * bits.count()..bytes.end * bits.count()];
+                Values::Lines { q, bits, scales: scales.part(part) }
+            }
+            Values::Sixes { q, scale, factor } => Values::Sixes {
+                q: &q[part(8).start * 6..part(8).end * 6],
+                scale: &scale[part(Q6_K_GROUP)],
+                factor: &factor[part(SUPER_BLOCK)],
+            },
         };
         assert!(n_tiles(n_rows) == tiles.len());
         Self { values, n_rows, stride: self.stride }
@@ -221,7 +324,9 @@ impl<'a> Matrix<'a> {
             | Values::I8Groups { .. }
             | Values::I4 { .. }
             | Values::Affine { .. }
-            | Values::Nvfp4 { .. } => Partner::I8,
+            | Values::Nvfp4 { .. }
+            | Values::Lines { .. }
+            | Values::Sixes { .. } => Partner::I8,
             Values::F32(_)
             | Values::F16(_)
             | Values::Fp8 { .. }
@@ -242,6 +347,20 @@ impl<'a> Matrix<'a> {
         let nibble = |q: &[u8], k: usize| {
             let byte = q[tile * TILE_ROWS * self.stride / 2 + k / 8 * 64 + lane * 4 + k % 4];
             if k % 8 < 4 { byte & 15 } else { byte >> 4 }
+        };
+        // A plane's byte for an input, the bits before its own shifted out.
+        let of_plane = |q: &[u8], k: usize, plane: usize, shift: usize, n_planes: usize| {
+            let block = (tile * self.stride + k) / BLOCK;
+            q[(block * n_planes + plane) * 64 + lane * 4 + k % 4] >> shift
+        };
+        let five = |q: &[u8], k: usize| {
+            let low = of_plane(q, k, k % BLOCK / 8, k / 4 % 2 * 4, 5) & 15;
+            low | (of_plane(q, k, 4, k % BLOCK / 4, 5) & 1) << 4
+        };
+        let six = |q: &[u8], k: usize| {
+            let first = k / 16 % 2 * 3;
+            let low = of_plane(q, k, first + k % 16 / 8, k / 4 % 2 * 4, 6) & 15;
+            low | (of_plane(q, k, first + 2, k % 16 / 4 * 2, 6) & 3) << 4
         };
         let of_group =
             |k: usize, group: usize| tile * TILE_ROWS * (self.stride / group) + k / group * TILE_ROWS + lane;
@@ -271,6 +390,16 @@ impl<'a> Matrix<'a> {
                 Values::Nvfp4 { q, scale, row_scale } => {
                     let half = f32::from(E2M1_DOUBLED[usize::from(nibble(q, k))]) * 0.5;
                     half * e4m3(scale[of_group(k, NVFP4_GROUP)]) * row_scale[row_idx]
+                }
+                Values::Lines { q, bits, scales } => {
+                    let code = if bits == LineBits::Four { nibble(q, k) } else { five(q, k) };
+                    let [scale, offset] = scales.get((tile * self.stride + k) / KEPT_GROUP, lane);
+                    scale * f32::from(code) + offset
+                }
+                Values::Sixes { q, scale, factor } => {
+                    let code = f32::from(six(q, k)) - f32::from(Q6_K_MIDDLE);
+                    let factor = factor[of_group(k, SUPER_BLOCK)].to_f32();
+                    factor * f32::from(scale[of_group(k, Q6_K_GROUP)]) * code
                 }
             };
         }

@@ -116,6 +116,24 @@ unsafe impl Tile for Scalar {
         dot(32, |r, k| unsafe { *x.add(r * 32 + k) }, |n, k| unsafe { nibble(w, n, k) } as i8)
     }
     #[inline(never)]
+    unsafe fn dot_u5<const R: usize>(self, w: *const u8, x: *const i8) -> [Self::Wide; R] {
+        // SAFETY: k < 32 and n < 16.
+        let code = |n: usize, k: usize| unsafe {
+            nibble(w, n, k) | (*w.add(4 * 64 + n * 4 + k % 4) >> (k / 4) & 1) << 4
+        };
+        // SAFETY: k < 32.
+        dot(32, |r, k| unsafe { *x.add(r * 32 + k) }, |n, k| code(n, k) as i8)
+    }
+    #[inline(never)]
+    unsafe fn dot_i6<const R: usize>(self, w: *const u8, x: *const i8) -> [Self::Wide; R] {
+        // SAFETY: k < 16 and n < 16.
+        let code = |n: usize, k: usize| unsafe {
+            nibble(w, n, k) | (*w.add(2 * 64 + n * 4 + k % 4) >> (k / 4 * 2) & 3) << 4
+        };
+        // SAFETY: k < 16.
+        dot(16, |r, k| unsafe { *x.add(r * 32 + k) }, |n, k| code(n, k) as i8 - 32)
+    }
+    #[inline(never)]
     unsafe fn dot_e2m1<const R: usize>(self, w: *const u8, x: *const i8) -> [Self::Wide; R] {
         let number = |code: u8| E2M1_DOUBLED[usize::from(code)];
         // SAFETY: k < 16 and n < 16.

@@ -99,6 +99,19 @@ pub unsafe trait Tile: Simd {
     /// So many elements.
     unsafe fn dot_u4<const R: usize>(self, w: *const u8, x: *const i8) -> [Self::Wide; R];
 
+    /// The same for codes of 0..=31: `w` is `[5][TILE_ROWS][4]` bytes, the planes of five bits of [`crate::numbers::tiles`].
+    ///
+    /// # Safety
+    /// So many elements.
+    unsafe fn dot_u5<const R: usize>(self, w: *const u8, x: *const i8) -> [Self::Wide; R];
+
+    /// The same over 16 inputs for codes of 0..=63 less 32: `w` is `[3][TILE_ROWS][4]` bytes, the planes of half a block of
+    /// six bits, row r of the activations begins at `x + 32 r`.
+    ///
+    /// # Safety
+    /// So many elements.
+    unsafe fn dot_i6<const R: usize>(self, w: *const u8, x: *const i8) -> [Self::Wide; R];
+
     /// The same over 16 inputs for codes of E2M1, twice the sums: `w` is `[2][TILE_ROWS][4]` bytes, row r of the
     /// activations begins at `x + 32 r`.
     ///
@@ -243,6 +256,10 @@ mod tests {
             t.dot_i8::<1>(signed.as_ptr(), x.as_ptr()).into_iter().for_each(&mut keep);
             t.dot_u4::<N_ROWS>(weights.as_ptr(), x.as_ptr()).into_iter().for_each(&mut keep);
             t.dot_u4::<3>(weights.as_ptr(), x.as_ptr()).into_iter().for_each(&mut keep);
+            t.dot_u5::<N_ROWS>(weights.as_ptr(), x.as_ptr()).into_iter().for_each(&mut keep);
+            t.dot_u5::<3>(weights.as_ptr(), x.as_ptr()).into_iter().for_each(&mut keep);
+            t.dot_i6::<N_ROWS>(weights.as_ptr(), x.as_ptr()).into_iter().for_each(&mut keep);
+            t.dot_i6::<1>(weights.as_ptr(), x.as_ptr()).into_iter().for_each(&mut keep);
             t.dot_e2m1::<N_ROWS>(weights.as_ptr(), x.as_ptr()).into_iter().for_each(&mut keep);
             let loaded = [
                 t.wide_load(numbers.as_ptr()),

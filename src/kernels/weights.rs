@@ -1,6 +1,9 @@
 //! What each kind of storage means: sixteen rows of weights as numbers, or as sums of products of codes.
 
+use half::f16;
+
 use super::tile::{BLOCK, Element, TILE_ROWS, Tile};
+use crate::numbers::kept::{Q5_0_MIDDLE, Q6_K_GROUP, SUPER_BLOCK};
 
 /// How far ahead of the sums weights are asked for, in bytes.
 const AHEAD: usize = 4096;
@@ -8,6 +11,8 @@ const LINE: usize = 64;
 
 /// Bytes of a tile per input of nibbles.
 const NIBBLES: usize = TILE_ROWS / 2;
+/// Bytes of a plane of a tile's block.
+const PLANE: usize = 4 * TILE_ROWS;
 
 /// Tiles of numbers that meet f32.
 #[derive(Clone, Copy)]
@@ -364,5 +369,141 @@ impl<T: Tile> Codes<T> for Nvfp4Tiles {
     unsafe fn finish(self, t: T, tile: usize, total: T::Wide) -> T::Wide {
         // SAFETY: the caller's promise.
         unsafe { self.row_scales.finish(t, tile, t.wide_mul(total, t.wide_splat(0.5))) }
+    }
+}
+
+/// Scales and offsets of blocks of 32 inputs.
+pub trait LineScales<T: Tile>: Copy {
+    /// Of the sixteen rows; `block` counts blocks of all tiles.
+    ///
+    /// # Safety
+    /// The block lies inside the matrix.
+    unsafe fn get(self, t: T, block: usize) -> [T::Wide; 2];
+}
+
+/// Scales whose offsets are -16 times them.
+#[derive(Clone, Copy)]
+pub struct MiddleScales(pub *const f16);
+
+impl<T: Tile> LineScales<T> for MiddleScales {
+    #[inline(always)]
+    unsafe fn get(self, t: T, block: usize) -> [T::Wide; 2] {
+        // SAFETY: one scale per row and block.
+        let scale = unsafe { t.wide_load_f16(self.0.add(block * TILE_ROWS)) };
+        [scale, t.wide_mul(scale, t.wide_splat(-f32::from(Q5_0_MIDDLE)))]
+    }
+}
+
+/// Scales, then offsets.
+#[derive(Clone, Copy)]
+pub struct PairScales(pub *const f16);
+
+impl<T: Tile> LineScales<T> for PairScales {
+    #[inline(always)]
+    unsafe fn get(self, t: T, block: usize) -> [T::Wide; 2] {
+        // SAFETY: a scale and an offset per row and block.
+        unsafe {
+            let scale = self.0.add(block * 2 * TILE_ROWS);
+            [t.wide_load_f16(scale), t.wide_load_f16(scale.add(TILE_ROWS))]
+        }
+    }
+}
+
+/// The same as bytes, with factors for each 256 inputs.
+#[derive(Clone, Copy)]
+pub struct SuperScales {
+    pub scale: *const u8,
+    pub factor: *const f16,
+}
+
+impl<T: Tile> LineScales<T> for SuperScales {
+    #[inline(always)]
+    unsafe fn get(self, t: T, block: usize) -> [T::Wide; 2] {
+        // SAFETY: a scale and an offset per row and block, two factors per eight blocks, which a tile has whole.
+        unsafe {
+            let scale = self.scale.add(block * 2 * TILE_ROWS);
+            prefetch(t, scale, 2 * TILE_ROWS);
+            let factor = self.factor.add(block / (SUPER_BLOCK / BLOCK) * 2 * TILE_ROWS);
+            let offset = t.wide_load_u8(scale.add(TILE_ROWS));
+            [
+                t.wide_mul(t.wide_load_u8(scale), t.wide_load_f16(factor)),
+                t.wide_mul(offset, t.wide_load_f16(factor.add(TILE_ROWS))),
+            ]
+        }
+    }
+}
+
+/// Codes of `BITS` bits, 4 or 5, with scales and offsets.
+#[derive(Clone, Copy)]
+pub struct LineTiles<S, const BITS: usize> {
+    pub w: *const u8,
+    pub scales: S,
+    pub stride: usize,
+}
+
+impl<T: Tile, S: LineScales<T>, const BITS: usize> Codes<T> for LineTiles<S, BITS> {
+    #[inline(always)]
+    unsafe fn add_block<const R: usize>(
+        self,
+        t: T,
+        tile: usize,
+        block: usize,
+        x: &CodeRows,
+        totals: &mut [T::Wide; R],
+    ) {
+        // SAFETY: inside the matrix and the rows by the caller.
+        unsafe {
+            let of_all = tile * (self.stride / BLOCK) + block;
+            let w = self.w.add(of_all * BITS * PLANE);
+            prefetch(t, w, BITS * PLANE);
+            let [scale, offset] = self.scales.get(t, of_all);
+            let codes = x.codes(block);
+            let sums = if BITS == 4 { t.dot_u4::<R>(w, codes) } else { t.dot_u5::<R>(w, codes) };
+            for (r, (total, sum)) in totals.iter_mut().zip(sums).enumerate() {
+                let x_scale = x.scale(block, r);
+                let sum = t.wide_mul(sum, t.wide_splat(x_scale));
+                let of_inputs = t.wide_splat(x_scale * x.sum(block, r));
+                *total = t.wide_mul_add(offset, of_inputs, t.wide_mul_add(sum, scale, *total));
+            }
+        }
+    }
+}
+
+/// Codes of six bits, two scales a block.
+#[derive(Clone, Copy)]
+pub struct SixTiles {
+    pub w: *const u8,
+    pub scale: *const i8,
+    pub factor: *const f16,
+    pub stride: usize,
+}
+
+impl<T: Tile> Codes<T> for SixTiles {
+    #[inline(always)]
+    unsafe fn add_block<const R: usize>(
+        self,
+        t: T,
+        tile: usize,
+        block: usize,
+        x: &CodeRows,
+        totals: &mut [T::Wide; R],
+    ) {
+        // SAFETY: inside the matrix and the rows by the caller; a block has two scales, eight of them a factor.
+        unsafe {
+            let of_all = tile * (self.stride / BLOCK) + block;
+            let w = self.w.add(of_all * 6 * PLANE);
+            prefetch(t, w, 6 * PLANE);
+            let scale = self.scale.add(of_all * 2 * TILE_ROWS);
+            let factor = t.wide_load_f16(self.factor.add(of_all / (SUPER_BLOCK / BLOCK) * TILE_ROWS));
+            for half in 0..2 {
+                let codes = x.codes(block).add(half * Q6_K_GROUP);
+                let sums = t.dot_i6::<R>(w.add(half * 3 * PLANE), codes);
+                let scale = t.wide_mul(t.wide_load_i8(scale.add(half * TILE_ROWS)), factor);
+                for (r, (total, sum)) in totals.iter_mut().zip(sums).enumerate() {
+                    let sum = t.wide_mul(sum, t.wide_splat(x.scale(block, r)));
+                    *total = t.wide_mul_add(sum, scale, *total);
+                }
+            }
+        }
     }
 }

@@ -9,6 +9,7 @@ use std::fmt;
 
 use safetensors::Dtype;
 
+use super::kept::KeptBlocks;
 use super::precision::{Precision, row_stride, scale_name};
 use super::tiles::{TILE_ROWS, Weave, n_tiles};
 
@@ -51,6 +52,8 @@ pub enum Kind {
     /// F4 (E2M1) `[t, stride / 8, 16, 8]`, F8_E4M3 `[t, stride / 16, 16]` named `X.weight_scale` and F32 `[t, 16]`
     /// named `X.weight_scale_2`; `w = q * scale * scale_2`.
     Nvfp4,
+    /// Blocks of a GGUF file.
+    Kept(KeptBlocks),
 }
 
 /// Type of the scales of int4 groups.
@@ -145,6 +148,7 @@ impl Kind {
             Kind::Fp8 | Kind::Fp8Groups { .. } | Kind::Mxfp8 => Weave::Elements(1),
             Kind::Int8 | Kind::Int8Groups { .. } => Weave::Quads,
             Kind::Int4 { .. } | Kind::Affine | Kind::Nvfp4 => Weave::Nibbles,
+            Kind::Kept(blocks) => Weave::Planes { bits: blocks.bits() },
         }
     }
 
@@ -153,13 +157,18 @@ impl Kind {
         match self {
             Kind::Int4 { scales: ScaleType::F16, .. } => 2,
             Kind::Affine | Kind::Mxfp8 | Kind::Nvfp4 => 1,
+            Kind::Kept(blocks) => blocks.scale_bytes(),
             _ => 4,
         }
     }
 
-    /// Bytes of what stands beside the scales: zeros of groups, or factors of rows.
+    /// Bytes of what stands beside the scales: zeros of groups, or factors of rows or scales.
     pub fn extra_bytes(self) -> usize {
-        if matches!(self, Kind::Affine | Kind::Nvfp4 | Kind::Int8Groups { .. }) { 4 } else { 1 }
+        match self {
+            Kind::Affine | Kind::Nvfp4 | Kind::Int8Groups { .. } => 4,
+            Kind::Kept(_) => 2,
+            _ => 1,
+        }
     }
 
     /// `int4`, `fp8`: without the details.
@@ -172,6 +181,7 @@ impl Kind {
             Kind::Fp8 | Kind::Fp8Groups { .. } => "fp8",
             Kind::Mxfp8 => "mxfp8",
             Kind::Nvfp4 => "nvfp4",
+            Kind::Kept(blocks) => blocks.name(),
         }
     }
 }
@@ -246,6 +256,11 @@ impl Storage {
                 scale(Dtype::F8_E4M3, stride / NVFP4_GROUP),
                 row_scale(row_scale_name(name)),
             ],
+            Kind::Kept(blocks) => {
+                let names = [name.to_owned(), scale_name(name), row_scale_name(name)];
+                let stored = names.into_iter().zip(blocks.tensors(stride));
+                stored.map(|(name, (dtype, shape))| one(name, dtype, [&[t], &shape[..]].concat())).collect()
+            }
         };
         if self.has_input_scale {
             tensors.push(one(input_scale_name(name), Dtype::F32, vec![columns]));

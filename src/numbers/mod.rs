@@ -8,6 +8,7 @@ pub mod feedback;
 pub mod gguf;
 pub mod int4;
 pub mod int8;
+pub mod kept;
 pub mod kind;
 mod module;
 pub mod precision;
@@ -15,6 +16,7 @@ pub mod small_floats;
 pub mod tiles;
 
 pub use device::DeviceChoice;
+pub use kept::KeptBlocks;
 pub use kind::{Kind, MatrixShape, Storage};
 pub use module::Module;
 pub use precision::{KvCacheDtype, Precision};

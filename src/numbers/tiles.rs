@@ -22,11 +22,13 @@ pub enum Weave {
     Quads,
     /// Eight nibbles of each row, which come one per byte.
     Nibbles,
+    /// 32 codes of four to six bits of each row, which come one per byte: planes of four bytes a row. See [`planes`].
+    Planes { bits: usize },
 }
 
 impl Weave {
     /// Appends the tiles of rows that lie one behind the other, `row_bytes` each; fewer than a tile's rows are filled
-    /// up with zeros. A row of nibbles is a multiple of eight bytes, one of quads of four.
+    /// up with zeros. A row of nibbles is a multiple of eight bytes, one of quads of four, one of planes of 32.
     pub fn append(self, rows: &[u8], row_bytes: usize, out: &mut Vec<u8>) {
         let packed: Vec<u8>;
         let (rows, row_bytes, size) = match self {
@@ -35,6 +37,10 @@ impl Weave {
             Weave::Nibbles => {
                 packed = rows.chunks_exact(8).flat_map(pack).collect();
                 (&packed[..], row_bytes / 2, 4)
+            }
+            Weave::Planes { bits } => {
+                packed = rows.as_chunks().0.iter().flat_map(|codes| planes(codes, bits)).flatten().collect();
+                (&packed[..], row_bytes / 8 * bits, 4)
             }
         };
         let start = out.len();
@@ -58,6 +64,23 @@ pub fn weave<E: Copy>(rows: &[E], width: usize, size: usize, out: &mut [E]) {
 /// Eight codes in four bytes.
 fn pack(codes: &[u8]) -> [u8; 4] {
     std::array::from_fn(|i| codes[i] & 15 | codes[i + 4] << 4)
+}
+
+/// 32 codes as `bits` planes of four bytes; a quad is four consecutive inputs, whose codes stand in a plane's four bytes.
+///
+/// Nibbles are packed as ever, two quads to a plane. Five bits: four planes of nibbles, then one where bit j of a byte is
+/// the fifth of its code in quad j. Six bits: for each half of 16, two planes of nibbles, then one where the bits
+/// 2 j and 2 j + 1 of a byte are the upper ones of its code in the half's quad j.
+fn planes(codes: &[u8; 32], bits: usize) -> impl Iterator<Item = [u8; 4]> {
+    let (n_parts, n_upper) = (if bits == 6 { 2 } else { 1 }, bits - 4);
+    codes.chunks(32 / n_parts).flat_map(move |part| {
+        let low = part.chunks_exact(8).map(pack);
+        let upper = std::array::from_fn(|i| {
+            let quads = part.chunks_exact(4).enumerate();
+            quads.fold(0, |byte, (j, quad)| byte | quad[i] >> 4 << (j * n_upper))
+        });
+        low.chain((n_upper > 0).then_some(upper))
+    })
 }
 
 #[cfg(test)]

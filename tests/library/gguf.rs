@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use jetspool::format::StoredMatrix;
 use jetspool::format::engine::{Item, items};
-use jetspool::format::gguf::{GgufFile, Value, read_decoder, read_vocabulary};
+use jetspool::format::gguf::{GgufFile, Value, gguf_place, read_decoder, read_vocabulary};
+use jetspool::format::parse_checkpoint_config;
 use jetspool::numbers::Precision;
 use jetspool::numbers::architecture::RopeScaling;
 use jetspool::numbers::gguf::BlockKind;
@@ -102,33 +103,69 @@ fn logits_are_those_of_the_checkpoints() {
     }
 }
 
-/// Blocks of Q4_0, Q5_0 and Q8_0 are those of the file; what the engine cannot hold is rounded as ever.
+/// What each matrix of the files is kept as, others than q4_0.
+const KEPT: [(&str, &[(&str, &str)]); 2] = [
+    (
+        "llama_blocks",
+        &[("gate_proj", "int8 in groups of 32"), ("embed", "int8 in groups of 32"), ("up_proj", "q5_0")],
+    ),
+    (
+        "llama_k_blocks",
+        &[
+            ("embed", "q6_k"),
+            ("q_proj", "q4_k"),
+            ("k_proj", "q5_k"),
+            ("v_proj", "q6_k"),
+            ("o_proj", "q5_1"),
+            ("gate_proj", "q4_k"),
+            ("up_proj", "q5_k"),
+            ("down_proj", "q4_1"),
+        ],
+    ),
+];
+
+/// Every block is that of the file, to the bits of its numbers, in about its bytes.
 #[test]
-fn blocks_that_engines_hold_are_kept() {
+fn blocks_are_kept() {
+    KEPT.iter().for_each(|(name, kinds)| assert_kept(name, kinds));
+}
+
+fn assert_kept(file: &str, kinds: &[(&str, &str)]) {
     let engine = |precision| {
         let scratch = tempfile::tempdir().unwrap();
         let engine_dir = scratch.path().join("engine");
-        build_gguf(&options(&gguf("llama_blocks"), &engine_dir, precision)).unwrap();
+        build_gguf(&options(&gguf(file), &engine_dir, precision)).unwrap();
         (Engine::open(&engine_dir).unwrap(), scratch)
     };
     let ((kept, kept_dir), (plain, plain_dir)) = (engine(Precision::Stored), engine(Precision::F32));
-    let mut n_kept = 0;
+    let bytes = fs::read(gguf(file)).unwrap();
+    let parsed = GgufFile::parse(&bytes).unwrap();
     for item in items(&kept.config.architecture, Precision::F32) {
         let Item::Matrix { name, shape, .. } = &item else { continue };
         let stored = StoredMatrix::find(&kept.tensors, name, *shape).unwrap();
-        let is_wide = ["gate_proj", "up_proj", "embed"].iter().any(|part| name.contains(part));
-        let wanted = if is_wide { "int8 in groups of 32" } else { "int4 in groups of 32" };
-        assert_eq!(stored.kind.to_string(), wanted, "{name}");
-        assert_eq!(matrix_numbers(&kept, &item), matrix_numbers(&plain, &item), "{name}");
-        n_kept += 1;
+        let wanted = kinds.iter().find(|(part, _)| name.contains(part));
+        assert_eq!(
+            stored.kind.to_string(),
+            wanted.map_or("int4 in groups of 32", |(_, kind)| kind),
+            "{name}"
+        );
+        let numbers = matrix_numbers(&kept, &item).unwrap();
+        assert!(numbers.iter().any(|number| *number != 0.0), "{name}");
+        assert_eq!(Some(numbers), matrix_numbers(&plain, &item), "{name}");
+        let place = gguf_place(&kept.config.architecture, name).unwrap();
+        // Scales of six bits take a byte each, those of Q8_0 four.
+        let in_file =
+            parsed.tensor(&place.tensor).unwrap().bytes.len() * shape.rows.next_multiple_of(16) / shape.rows;
+        let in_engine = [Some(&stored.values), stored.scale.as_ref(), stored.row_scale.as_ref()];
+        let in_engine: usize = in_engine.into_iter().flatten().map(|tensor| tensor.data().len()).sum();
+        assert!(in_engine <= in_file * 106 / 100, "{name}: {in_engine} of {in_file}");
     }
-    assert_eq!(n_kept, 9);
     // Inputs are rounded to eight bits in blocks.
     let [kept_logits, plain_logits] =
         [kept_dir, plain_dir].map(|folder| Built::open(folder, 2).logits(&[5, 42, 7, 99], None, 4).concat());
     let largest = |values: &[f32]| values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
     let differences: Vec<f32> = kept_logits.iter().zip(&plain_logits).map(|(a, b)| a - b).collect();
-    assert!(largest(&differences) < 0.05 * largest(&plain_logits), "{}", largest(&differences));
+    assert!(largest(&differences) < 0.05 * largest(&plain_logits), "{file} {}", largest(&differences));
     assert_eq!(kept.config.precision, Precision::Stored);
 }
 
@@ -237,6 +274,19 @@ fn an_engine_has_the_texts_of_its_file() {
     let texts = json(&engine_dir.join("tokenizer_config.json"));
     assert_eq!((&texts["chat_template"], &texts["eos_token"]), (&template.into(), &"<|im_end|>".into()));
     assert!(Engine::open(&engine_dir).unwrap().tokenizer_table.is_some());
+}
+
+/// As the checkpoint's configuration has it, from which llama.cpp's converter takes the keys.
+#[test]
+fn yarn_is_that_of_the_checkpoint() {
+    for name in ["yarn", "yarn_given"] {
+        let bytes = fs::read(gguf(name)).unwrap();
+        let found = read_decoder(&GgufFile::parse(&bytes).unwrap(), &bytes).unwrap().architecture.rope;
+        let config = fs::read(data(&format!("gguf/{name}.json"))).unwrap();
+        let wanted = parse_checkpoint_config(&config).unwrap().architecture.rope;
+        assert!(matches!(found.scaling, RopeScaling::Yarn(_)), "{name}");
+        assert_eq!(found, wanted, "{name}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::support::{build_engine, build_options, limits, reference, standin, tensors};
+use crate::support::{build_engine, build_options, data, limits, reference, standin, tensors};
 use jetspool::device::cuda::{Cuda, SOURCE};
 use jetspool::device::{Cpu, Device};
 use jetspool::format::{Adapter, Limits};
@@ -12,7 +12,7 @@ use jetspool::kernels::Kernels;
 use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
 use jetspool::numbers::{KvCacheDtype, Precision};
 use jetspool::store::Engine;
-use jetspool::tools::{BuildOptions, ProcessOptions, build, process_lora};
+use jetspool::tools::{BuildOptions, ProcessOptions, build, build_gguf, process_lora};
 
 fn gpu() -> Cuda {
     standin::load();
@@ -168,6 +168,19 @@ fn every_kind_of_stored_weights_gives_the_processors_bits() {
         let (checkpoint, engine_dir) = (reference("quantized").join(name), folder.path().join("engine"));
         let options = build_options(&checkpoint, &engine_dir, Precision::Stored, 0);
         build(&BuildOptions { limits: limits(), ..options }).unwrap();
+        let case = Case { folder: folder.path(), adapters: &[], kv_cache: KvCacheDtype::Auto, n_tokens: 19 };
+        assert_same(&case, name);
+    }
+}
+
+/// Of the two files together: every kind that GGUF files have and engines keep.
+#[test]
+fn blocks_of_gguf_files_give_the_processors_bits() {
+    for name in ["llama_blocks", "llama_k_blocks"] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = data(&format!("gguf/{name}.gguf"));
+        let options = build_options(&file, &folder.path().join("engine"), Precision::Stored, 0);
+        build_gguf(&BuildOptions { limits: limits(), ..options }).unwrap();
         let case = Case { folder: folder.path(), adapters: &[], kv_cache: KvCacheDtype::Auto, n_tokens: 19 };
         assert_same(&case, name);
     }

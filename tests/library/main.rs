@@ -6,6 +6,7 @@ mod support;
 mod architecture;
 mod combined;
 mod invariance;
+mod kept_blocks;
 mod kernels;
 mod not_finite;
 mod parity;

@@ -10,7 +10,7 @@ use jetspool::kernels::lora::{ExpandTask, PART_INPUTS, ShrinkTask};
 use jetspool::kernels::matrix::{GroupScales, Matrix, Partner, Values, row_stride};
 
 /// `[n, width]` to `[tiles][unit][16][size]`, filled up with zeros.
-fn woven<E: Copy + Default>(rows: &[E], width: usize, size: usize) -> Vec<E> {
+pub fn woven<E: Copy + Default>(rows: &[E], width: usize, size: usize) -> Vec<E> {
     let n_rows = rows.len() / width;
     let mut tiles = vec![E::default(); n_rows.next_multiple_of(16) * width];
     for (i, element) in rows.iter().enumerate() {
@@ -209,7 +209,7 @@ impl Stored {
 }
 
 /// Rows of `width` values, zero up to the stride; of very different sizes, some blocks of zeros.
-fn padded_rows(numbers: &mut Random, n_rows: usize, width: usize) -> Vec<f32> {
+pub fn padded_rows(numbers: &mut Random, n_rows: usize, width: usize) -> Vec<f32> {
     let stride = row_stride(width);
     let mut rows = vec![0.0; n_rows * stride];
     for row in rows.chunks_exact_mut(stride) {
@@ -222,7 +222,7 @@ fn padded_rows(numbers: &mut Random, n_rows: usize, width: usize) -> Vec<f32> {
 }
 
 /// What a row becomes before it meets the matrix: the rule of kernels/activations.rs in f64.
-fn rounded(x: &[f32], partner: Partner) -> Vec<f64> {
+pub fn rounded(x: &[f32], partner: Partner) -> Vec<f64> {
     let block = |block: &[f32]| -> Vec<f64> {
         let largest = block.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
         if partner == Partner::F32 || largest < 1e-30 {

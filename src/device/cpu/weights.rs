@@ -4,10 +4,10 @@ use safetensors::Dtype;
 
 use crate::device::check::{check_shape, check_type};
 use crate::format::{FormatError, StoredMatrix, Tensor};
-use crate::kernels::matrix::{GroupScales, Matrix, Values, row_stride};
+use crate::kernels::matrix::{GroupScales, LineBits, LineScales, Matrix, Values, row_stride};
 use crate::kernels::tile::TILE_ROWS;
-use crate::numbers::Kind;
 use crate::numbers::kind::{MatrixShape, ScaleType};
+use crate::numbers::{KeptBlocks, Kind};
 
 pub(super) const CHECKED: &str = "type and alignment were checked when the tensor was taken";
 
@@ -76,11 +76,27 @@ impl Weights {
                 scale: scale.as_ref()?.data(),
                 row_scale: row_scale.as_ref()?.as_slice()?,
             },
+            Kind::Kept(blocks) => self.kept(blocks)?,
         };
         let MatrixShape { n_parts, rows, .. } = self.stored.shape;
         // A stack is one matrix of whole tiles.
         let n_rows = if n_parts == 1 { rows } else { self.stored.shape.n_tiles() * TILE_ROWS };
         Matrix::new(values, n_rows, self.stride)
+    }
+
+    fn kept(&self, blocks: KeptBlocks) -> Option<Values<'_>> {
+        let (q, scale) = (self.stored.values.data(), self.stored.scale.as_ref()?);
+        let factor = self.stored.row_scale.as_ref();
+        let lines = |bits, scales| Values::Lines { q, bits, scales };
+        let with_factors = || Some(LineScales::Super { scale: scale.data(), factor: factor?.as_slice()? });
+        Some(match blocks {
+            KeptBlocks::Q4_1 => lines(LineBits::Four, LineScales::Pairs(scale.as_slice()?)),
+            KeptBlocks::Q5_0 => lines(LineBits::Five, LineScales::Middle(scale.as_slice()?)),
+            KeptBlocks::Q5_1 => lines(LineBits::Five, LineScales::Pairs(scale.as_slice()?)),
+            KeptBlocks::Q4K => lines(LineBits::Four, with_factors()?),
+            KeptBlocks::Q5K => lines(LineBits::Five, with_factors()?),
+            KeptBlocks::Q6K => Values::Sixes { q, scale: scale.as_slice()?, factor: factor?.as_slice()? },
+        })
     }
 
     /// Whether the inputs are changed before they meet the matrix.

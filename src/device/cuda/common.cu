@@ -53,12 +53,14 @@ __device__ __forceinline__ int e2m1_doubled(u32 code) {
 }
 
 // How a matrix is stored: numbers::Kind.
-enum Kind { F32, F16, INT8, INT4_F16, INT4_F32, AFFINE, FP8, MXFP8, NVFP4, FP8_GROUPS, INT8_GROUPS };
+enum Kind {
+  F32, F16, INT8, INT4_F16, INT4_F32, AFFINE, FP8, MXFP8, NVFP4, FP8_GROUPS, INT8_GROUPS, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K
+};
 
 struct Matrix {
   const u8* w;
   const u8* scale;
-  const u8* more;  // zeros of groups (or null: 8), factors or scales of rows
+  const u8* more;  // zeros of groups (or null: 8), factors or scales of rows, factors of scales
   int stride, group;
 };
 
@@ -67,6 +69,38 @@ __device__ __forceinline__ float float_at(const u8* at, long long index) {
 }
 __device__ __forceinline__ float half_at(const u8* at, long long index) {
   return float_of_half(reinterpret_cast<const u16*>(at)[index]);
+}
+
+// Scales and offsets of blocks of 32 inputs, as kernels/weights.rs; `block` counts blocks of all tiles.
+struct MiddleScales {
+  static __device__ __forceinline__ void get(const Matrix& m, long long block, int n, float& scale, float& offset) {
+    scale = half_at(m.scale, block * TILE_ROWS + n);
+    offset = scale * -16.0f;
+  }
+};
+struct PairScales {
+  static __device__ __forceinline__ void get(const Matrix& m, long long block, int n, float& scale, float& offset) {
+    scale = half_at(m.scale, block * 2 * TILE_ROWS + n);
+    offset = half_at(m.scale, (block * 2 + 1) * TILE_ROWS + n);
+  }
+};
+struct SuperScales {
+  static __device__ __forceinline__ void get(const Matrix& m, long long block, int n, float& scale, float& offset) {
+    const u8* bytes = m.scale + block * 2 * TILE_ROWS + n;
+    long long factors = block / 8 * 2 * TILE_ROWS + n;
+    scale = (float)bytes[0] * half_at(m.more, factors);
+    offset = (float)bytes[TILE_ROWS] * half_at(m.more, factors + TILE_ROWS);
+  }
+};
+
+// The code of an input in planes of five or six bits: numbers/tiles.rs. `block` is the first byte of its block.
+__device__ __forceinline__ int code_of_five(const u8* block, int lane, int k) {
+  const u8* at = block + lane * 4 + k % 4;
+  return (at[k / 8 * 64] >> k / 4 % 2 * 4 & 15) | (at[4 * 64] >> k / 4 & 1) << 4;
+}
+__device__ __forceinline__ int code_of_six(const u8* block, int lane, int k) {
+  const u8* at = block + k / 16 * 3 * 64 + lane * 4 + k % 4;
+  return (at[k % 16 / 8 * 64] >> k / 4 % 2 * 4 & 15) | (at[2 * 64] >> k % 16 / 4 * 2 & 3) << 4;
 }
 
 // One weight as f32: Matrix::read_row.
@@ -100,6 +134,25 @@ __device__ __forceinline__ float weight_at(int kind, const Matrix& m, int row, i
     case INT8_GROUPS: {
       long long at = of_group(m.group);
       return ((float)(i8)m.w[quad] - (m.more ? float_at(m.more, at) : 0.0f)) * float_at(m.scale, at);
+    }
+    case Q4_1:
+    case Q5_0:
+    case Q5_1:
+    case Q4_K:
+    case Q5_K: {
+      long long block = (tile * stride + k) / BLOCK;
+      float scale, offset;
+      if (kind == Q5_0) MiddleScales::get(m, block, lane, scale, offset);
+      else if (kind == Q4_1 || kind == Q5_1) PairScales::get(m, block, lane, scale, offset);
+      else SuperScales::get(m, block, lane, scale, offset);
+      bool has_four = kind == Q4_1 || kind == Q4_K;
+      int code = has_four ? nibble() : code_of_five(m.w + block * 5 * 64, lane, k % BLOCK);
+      return scale * (float)code + offset;
+    }
+    case Q6_K: {
+      float factor = half_at(m.more, of_group(256)), scale = (float)(i8)m.scale[of_group(16)];
+      int code = code_of_six(m.w + (tile * stride + k) / BLOCK * 6 * 64, lane, k % BLOCK);
+      return factor * scale * ((float)code - 32.0f);
     }
     case MXFP8: return e4m3(m.w[number]) * e8m0(m.scale[of_group(BLOCK)]);
     default: return (float)e2m1_doubled(nibble()) * 0.5f * e4m3(m.scale[of_group(16)]) * float_at(m.more, row);

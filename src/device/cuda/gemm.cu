@@ -24,6 +24,27 @@ struct GemmNibbles {
   }
 };
 
+struct GemmFives {
+  static constexpr int WORDS = 80;
+  static __device__ __forceinline__ void load(const u8* block, int g, int t, u32 (&a)[4]) {
+    for (int i = 0; i < 4; i++) {
+      int n = g + i % 2 * 8, j = t + i / 2 * 4;
+      a[i] = (u32)Fives::quad((u32)word(block, j / 2 * TILE_ROWS + n), (u32)word(block, 4 * TILE_ROWS + n), j);
+    }
+  }
+};
+// A half's sums are those of an instruction for which the other half is 0.
+struct GemmSixes {
+  static constexpr int WORDS = 96;
+  static __device__ __forceinline__ void load(const u8* block, int g, int t, u32 (&a)[4]) {
+    for (int i = 0; i < 4; i++) {
+      int n = g + i % 2 * 8, first = i / 2 * 3;
+      u32 low = (u32)word(block, (first + t / 2) * TILE_ROWS + n), upper = (u32)word(block, (first + 2) * TILE_ROWS + n);
+      a[i] = (u32)Sixes::quad(low, upper, t);
+    }
+  }
+};
+
 // `K` tells how sums are added, `L` how words are loaded.
 template <class K, class L>
 __device__ __forceinline__ void gemm(const Product& p, const CodeRows& x, int4 (*codes)[GEMM_ROWS][2],
@@ -53,13 +74,19 @@ __device__ __forceinline__ void gemm(const Product& p, const CodeRows& x, int4 (
     L::load(w + (long long)block * (L::WORDS * 4), g, t, a);
     const int* rows = reinterpret_cast<const int*>(codes[stage]);
     for (int f = 0; f < GEMM_ROWS / 8; f++) {
-      int found[4];
+      int found[K::SUMS][4];
       const int* row = rows + (f * 8 + g) * 8;
-      mma_s8(found, a, (u32)row[t], (u32)row[t + 4]);
+      if (K::SUMS == 1) {
+        mma_s8(found[0], a, (u32)row[t], (u32)row[t + 4]);
+      } else {
+        mma_s8(found[0], a, (u32)row[t], 0);
+        mma_s8(found[K::SUMS - 1], a, 0, (u32)row[t + 4]);
+      }
       for (int i = 0; i < 4; i++) {
         int column = f * 8 + t * 2 + i % 2, n = g + i / 2 * 8;
-        float sum = (float)found[i];
-        totals[f][i] = K::add(m, has_tile ? tile : 0, block, n, &sum, 0, scales[stage][column], sums[stage][column], totals[f][i]);
+        float of_block[K::SUMS];
+        for (int s = 0; s < K::SUMS; s++) of_block[s] = (float)found[s][i];
+        totals[f][i] = K::add(m, has_tile ? tile : 0, block, n, of_block, 1, scales[stage][column], sums[stage][column], totals[f][i]);
       }
     }
     __syncthreads();
@@ -85,3 +112,9 @@ extern "C" __global__ void __launch_bounds__(128) gemm_int8_groups(MATRIX, CODES
 extern "C" __global__ void __launch_bounds__(128) gemm_int4_f16(MATRIX, CODES, OUTPUT) { GEMM(Int4<true>, GemmNibbles); }
 extern "C" __global__ void __launch_bounds__(128) gemm_int4_f32(MATRIX, CODES, OUTPUT) { GEMM(Int4<false>, GemmNibbles); }
 extern "C" __global__ void __launch_bounds__(128) gemm_affine(MATRIX, CODES, OUTPUT) { GEMM(Affine, GemmNibbles); }
+extern "C" __global__ void __launch_bounds__(128) gemm_q4_1(MATRIX, CODES, OUTPUT) { GEMM(Q41, GemmNibbles); }
+extern "C" __global__ void __launch_bounds__(128) gemm_q5_0(MATRIX, CODES, OUTPUT) { GEMM(Q50, GemmFives); }
+extern "C" __global__ void __launch_bounds__(128) gemm_q5_1(MATRIX, CODES, OUTPUT) { GEMM(Q51, GemmFives); }
+extern "C" __global__ void __launch_bounds__(128) gemm_q4_k(MATRIX, CODES, OUTPUT) { GEMM(Q4K, GemmNibbles); }
+extern "C" __global__ void __launch_bounds__(128) gemm_q5_k(MATRIX, CODES, OUTPUT) { GEMM(Q5K, GemmFives); }
+extern "C" __global__ void __launch_bounds__(128) gemm_q6_k(MATRIX, CODES, OUTPUT) { GEMM(Q6K, GemmSixes); }

@@ -121,6 +121,67 @@ struct Nvfp4 {
   }
 };
 
+// Five bits: nibbles, and a word whose bytes have the fifth bit of quad j at bit j.
+struct Fives {
+  static constexpr int WORDS = 5, SUMS = 1;
+  // The codes of inputs 4 j to 4 j + 3, one to a byte.
+  static __device__ __forceinline__ int quad(u32 low, u32 upper, int j) {
+    return (int)((low >> j % 2 * 4 & 0x0f0f0f0f) | (upper >> j & 0x01010101) << 4);
+  }
+  static __device__ __forceinline__ void dot(const int (&w)[WORDS], const int (&x)[8], int (&sums)[SUMS]) {
+    for (int j = 0; j < 8; j++) sums[0] = __dp4a(quad((u32)w[j / 2], (u32)w[4], j), x[j], sums[0]);
+  }
+};
+
+// Six bits less 32: of each half two words of nibbles, and one whose bytes have the upper bits of quad j at bit 2 j.
+struct Sixes {
+  static constexpr int WORDS = 6, SUMS = 2;
+  // The numbers of inputs 4 j to 4 j + 3 of a half, one to a byte.
+  static __device__ __forceinline__ int quad(u32 low, u32 upper, int j) {
+    u32 codes = (low >> j % 2 * 4 & 0x0f0f0f0f) | (upper >> 2 * j & 0x03030303) << 4;
+    // The sign of a number of six bits, spread over two more.
+    u32 numbers = codes ^ 0x20202020;
+    return (int)(numbers | (numbers & 0x20202020) * 6);
+  }
+  static __device__ __forceinline__ void dot(const int (&w)[WORDS], const int (&x)[8], int (&sums)[SUMS]) {
+    for (int j = 0; j < 8; j++) {
+      int half = j / 4;
+      int numbers = quad((u32)w[half * 3 + j % 4 / 2], (u32)w[half * 3 + 2], j % 4);
+      sums[half] = __dp4a(numbers, x[j], sums[half]);
+    }
+  }
+};
+
+// Codes `C` with scales and offsets `S`.
+template <class C, class S>
+struct Lines : C {
+  static __device__ __forceinline__ float add(const Matrix& m, long long tile, int block, int n, const float* sums, int,
+                                              float scale, float sum, float total) {
+    float weight_scale, offset;
+    S::get(m, tile * (m.stride / BLOCK) + block, n, weight_scale, offset);
+    return fmaf(offset, scale * sum, fmaf(sums[0] * scale, weight_scale, total));
+  }
+  static __device__ __forceinline__ float finish(const Matrix&, long long, int, float total) { return total; }
+};
+
+struct Q6K : Sixes {
+  static __device__ __forceinline__ float add(const Matrix& m, long long tile, int block, int n, const float* sums,
+                                              int step, float scale, float, float total) {
+    long long of_all = tile * (m.stride / BLOCK) + block;
+    const u8* scales = m.scale + of_all * 2 * TILE_ROWS + n;
+    float factor = half_at(m.more, of_all / 8 * TILE_ROWS + n);
+    total = fmaf(sums[0] * scale, (float)(i8)scales[0] * factor, total);
+    return fmaf(sums[step] * scale, (float)(i8)scales[TILE_ROWS] * factor, total);
+  }
+  static __device__ __forceinline__ float finish(const Matrix&, long long, int, float total) { return total; }
+};
+
+using Q41 = Lines<Nibbles, PairScales>;
+using Q50 = Lines<Fives, MiddleScales>;
+using Q51 = Lines<Fives, PairScales>;
+using Q4K = Lines<Nibbles, SuperScales>;
+using Q5K = Lines<Fives, SuperScales>;
+
 // The rows that a block of threads has; false for none.
 __device__ __forceinline__ bool rows_of(const Product& p, RowGroup& group) {
   if (p.groups) {
@@ -293,3 +354,9 @@ extern "C" __global__ void __launch_bounds__(128) matmul_int4_f16(MATRIX, CODES,
 extern "C" __global__ void __launch_bounds__(128) matmul_int4_f32(MATRIX, CODES, OUTPUT) { WITH_CODES(Int4<false>); }
 extern "C" __global__ void __launch_bounds__(128) matmul_affine(MATRIX, CODES, OUTPUT) { WITH_CODES(Affine); }
 extern "C" __global__ void __launch_bounds__(128) matmul_nvfp4(MATRIX, CODES, OUTPUT) { WITH_CODES(Nvfp4); }
+extern "C" __global__ void __launch_bounds__(128) matmul_q4_1(MATRIX, CODES, OUTPUT) { WITH_CODES(Q41); }
+extern "C" __global__ void __launch_bounds__(128) matmul_q5_0(MATRIX, CODES, OUTPUT) { WITH_CODES(Q50); }
+extern "C" __global__ void __launch_bounds__(128) matmul_q5_1(MATRIX, CODES, OUTPUT) { WITH_CODES(Q51); }
+extern "C" __global__ void __launch_bounds__(128) matmul_q4_k(MATRIX, CODES, OUTPUT) { WITH_CODES(Q4K); }
+extern "C" __global__ void __launch_bounds__(128) matmul_q5_k(MATRIX, CODES, OUTPUT) { WITH_CODES(Q5K); }
+extern "C" __global__ void __launch_bounds__(128) matmul_q6_k(MATRIX, CODES, OUTPUT) { WITH_CODES(Q6K); }

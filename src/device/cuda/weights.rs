@@ -8,9 +8,9 @@ use super::kernels::Kernels;
 use crate::cuda::{Argument, CudaError, Function};
 use crate::device::check::{check_shape, check_type};
 use crate::format::{FormatError, StoredMatrix, Tensor};
-use crate::numbers::Kind;
 use crate::numbers::kind::ScaleType;
 use crate::numbers::precision::row_stride;
+use crate::numbers::{KeptBlocks, Kind};
 
 /// A matrix of the engine, or a stack of them.
 pub struct Weights {
@@ -77,6 +77,12 @@ impl Weights {
             Kind::Nvfp4 => 8,
             Kind::Fp8Groups { .. } => 9,
             Kind::Int8Groups { .. } => 10,
+            Kind::Kept(KeptBlocks::Q4_1) => 11,
+            Kind::Kept(KeptBlocks::Q5_0) => 12,
+            Kind::Kept(KeptBlocks::Q5_1) => 13,
+            Kind::Kept(KeptBlocks::Q4K) => 14,
+            Kind::Kept(KeptBlocks::Q5K) => 15,
+            Kind::Kept(KeptBlocks::Q6K) => 16,
         }
     }
 
@@ -94,6 +100,12 @@ impl Weights {
             Kind::Fp8Groups { .. } => (&kernels.matmul_fp8_groups, 1),
             Kind::Mxfp8 => (&kernels.matmul_mxfp8, 1),
             Kind::Nvfp4 => (&kernels.matmul_nvfp4, 2),
+            Kind::Kept(KeptBlocks::Q4_1) => (&kernels.matmul_q4_1, 1),
+            Kind::Kept(KeptBlocks::Q5_0) => (&kernels.matmul_q5_0, 1),
+            Kind::Kept(KeptBlocks::Q5_1) => (&kernels.matmul_q5_1, 1),
+            Kind::Kept(KeptBlocks::Q4K) => (&kernels.matmul_q4_k, 1),
+            Kind::Kept(KeptBlocks::Q5K) => (&kernels.matmul_q5_k, 1),
+            Kind::Kept(KeptBlocks::Q6K) => (&kernels.matmul_q6_k, 2),
         }
     }
 
@@ -105,6 +117,12 @@ impl Weights {
             Kind::Int4 { scales: ScaleType::F32, .. } => Some(&kernels.gemm_int4_f32),
             Kind::Affine => Some(&kernels.gemm_affine),
             Kind::Int8Groups { .. } => Some(&kernels.gemm_int8_groups),
+            Kind::Kept(KeptBlocks::Q4_1) => Some(&kernels.gemm_q4_1),
+            Kind::Kept(KeptBlocks::Q5_0) => Some(&kernels.gemm_q5_0),
+            Kind::Kept(KeptBlocks::Q5_1) => Some(&kernels.gemm_q5_1),
+            Kind::Kept(KeptBlocks::Q4K) => Some(&kernels.gemm_q4_k),
+            Kind::Kept(KeptBlocks::Q5K) => Some(&kernels.gemm_q5_k),
+            Kind::Kept(KeptBlocks::Q6K) => Some(&kernels.gemm_q6_k),
             Kind::F32 | Kind::F16 | Kind::Fp8 | Kind::Fp8Groups { .. } | Kind::Mxfp8 | Kind::Nvfp4 => None,
         }
     }
@@ -113,7 +131,12 @@ impl Weights {
     pub fn takes_codes(&self) -> bool {
         matches!(
             self.kind,
-            Kind::Int8 | Kind::Int8Groups { .. } | Kind::Int4 { .. } | Kind::Affine | Kind::Nvfp4
+            Kind::Int8
+                | Kind::Int8Groups { .. }
+                | Kind::Int4 { .. }
+                | Kind::Affine
+                | Kind::Nvfp4
+                | Kind::Kept(_)
         )
     }
 

@@ -7,7 +7,7 @@ use crate::numbers::kind::{
     ScaleType, Stored, Zeros, input_order_name, input_scale_name, row_scale_name, zero_name,
 };
 use crate::numbers::precision::{ROW_ALIGN, row_stride, scale_name};
-use crate::numbers::{Kind, MatrixShape, Storage};
+use crate::numbers::{KeptBlocks, Kind, MatrixShape, Storage};
 
 /// The tensors of a matrix, found in an engine and checked.
 #[derive(Clone)]
@@ -55,6 +55,9 @@ impl StoredMatrix {
 
     /// By the types of the weight and its scale; shapes are checked afterwards.
     fn recognize(&self, name: &str) -> Result<Kind, FormatError> {
+        if let Some(blocks) = self.kept_blocks() {
+            return Ok(Kind::Kept(blocks));
+        }
         let scale = self.scale.as_ref().map(Tensor::dtype);
         match (self.values.dtype(), scale) {
             (Dtype::F32, None) => Ok(Kind::F32),
@@ -78,6 +81,13 @@ impl StoredMatrix {
                 found: format!("{found:?}"),
             }),
         }
+    }
+
+    /// Blocks of a GGUF file, which have their planes.
+    fn kept_blocks(&self) -> Option<KeptBlocks> {
+        let &[_, _, bits, _, _] = self.values.shape() else { return None };
+        let scale = self.scale.as_ref()?;
+        KeptBlocks::recognize(bits, scale.dtype(), scale.shape().len())
     }
 
     /// Elements that share a scale; none where scales are not those of groups, or do not fill a row.

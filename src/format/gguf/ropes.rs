@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::cursor::damaged;
 use super::file::GgufFile;
+use super::metadata::missing;
 use crate::format::FormatError;
 use crate::format::error::unsupported;
 use crate::numbers::architecture::{Architecture, LongRopeTable, RopeScaling};
@@ -33,8 +34,35 @@ pub(super) fn rope_scaling(file: &GgufFile, all: &[u8], prefix: &str) -> Result<
     match kind.unwrap_or("none") {
         "none" => Ok(Value::Null),
         "linear" => Ok(json!({"rope_type": "linear", "factor": metadata.number(&key("factor"))?})),
-        other => Err(unsupported("rope.scaling.type", other, "none, linear, and longrope with its factors")),
+        "yarn" => yarn(file, &key),
+        other => {
+            let supported = "none, linear, yarn, and longrope with its factors";
+            Err(unsupported("rope.scaling.type", other, supported))
+        }
     }
+}
+
+/// What the converter found in the checkpoint's configuration; `key` gives the name of one of its keys.
+fn yarn(file: &GgufFile, key: &dyn Fn(&str) -> String) -> Result<Value, FormatError> {
+    let number = |name: &str| file.metadata.number(&key(name));
+    let factor = number("factor")?.ok_or_else(|| missing(&key("factor")))?;
+    if let Some(found) = number("yarn_ext_factor")?.filter(|found| *found != 1.0) {
+        return Err(unsupported("rope.scaling.yarn_ext_factor", found, "1"));
+    }
+    let original = file.metadata.size(&key("original_context_length"))?;
+    let mut scaling = json!({
+        "rope_type": "yarn",
+        "factor": factor,
+        "original_max_position_embeddings": original,
+        "beta_fast": number("yarn_beta_fast")?,
+        "beta_slow": number("yarn_beta_slow")?,
+        "attention_factor": number("yarn_attn_factor")?,
+    });
+    // llama.cpp multiplies what follows from the factor by it.
+    if let (Some(more), None) = (number("attn_factor")?, number("yarn_attn_factor")?) {
+        scaling["attention_factor"] = (more * (0.1 * factor.max(1.0).ln() + 1.0)).into();
+    }
+    Ok(scaling)
 }
 
 /// The factors of Llama 3, where the file has them: the same for texts of all lengths.

@@ -190,6 +190,26 @@ unsafe impl<const PRODUCTS: u8> Tile for Neon<PRODUCTS> {
         unsafe { products::<PRODUCTS, R, 4>(x, oct) }
     }
     #[inline(always)]
+    unsafe fn dot_u5<const R: usize>(self, w: *const u8, x: *const i8) -> [Self::Wide; R] {
+        let oct = |oct: usize, part: usize| unsafe {
+            let upper = vld1q_u8(w.add(4 * 64 + part * 16));
+            let [low, high] = nibbles(w.add(oct * 64 + part * 16));
+            [with_upper(low, upper, oct * 2, 16), with_upper(high, upper, oct * 2 + 1, 16)]
+                .map(|codes| vreinterpretq_s8_u8(codes))
+        };
+        unsafe { products::<PRODUCTS, R, 4>(x, oct) }
+    }
+    #[inline(always)]
+    unsafe fn dot_i6<const R: usize>(self, w: *const u8, x: *const i8) -> [Self::Wide; R] {
+        let oct = |oct: usize, part: usize| unsafe {
+            let upper = vld1q_u8(w.add(2 * 64 + part * 16));
+            let [low, high] = nibbles(w.add(oct * 64 + part * 16));
+            [with_upper(low, upper, oct * 4, 0x30), with_upper(high, upper, oct * 4 + 2, 0x30)]
+                .map(|codes| vsubq_s8(vreinterpretq_s8_u8(codes), vdupq_n_s8(32)))
+        };
+        unsafe { products::<PRODUCTS, R, 2>(x, oct) }
+    }
+    #[inline(always)]
     unsafe fn dot_e2m1<const R: usize>(self, w: *const u8, x: *const i8) -> [Self::Wide; R] {
         let numbers = unsafe { vld1q_s8(E2M1_DOUBLED.as_ptr()) };
         let oct = |oct: usize, part: usize| unsafe {
@@ -209,6 +229,17 @@ unsafe fn nibbles(from: *const u8) -> [uint8x16_t; 2] {
         let bytes = vld1q_u8(from);
         [vandq_u8(bytes, vdupq_n_u8(15)), vshrq_n_u8::<4>(bytes)]
     }
+}
+
+/// Low nibbles with the bits from `first` on of `upper` above them, as many as `mask` says.
+///
+/// # Safety
+/// NEON.
+#[inline(always)]
+unsafe fn with_upper(low: uint8x16_t, upper: uint8x16_t, first: usize, mask: u8) -> uint8x16_t {
+    // A shift by less than nothing is one to the right.
+    let shift = 4 - i8::try_from(first).expect("at most seven");
+    unsafe { vorrq_u8(low, vandq_u8(vshlq_u8(upper, vdupq_n_s8(shift)), vdupq_n_u8(mask))) }
 }
 
 /// The sums of `R` rows of codes, 32 bytes apart, with sixteen rows of weights over `OCTS` times eight inputs.

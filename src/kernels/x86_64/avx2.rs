@@ -188,6 +188,74 @@ unsafe impl Tile for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn dot_u5<const R: usize>(self, w: *const u8, x: *const i8) -> [Self::Wide; R] {
+        unsafe {
+            let (fifth, ones) = (_mm256_set1_epi8(16), _mm256_set1_epi16(1));
+            let upper = load_pair(w.add(4 * 64));
+            let mut wide = [[_mm256_setzero_si256(); 2]; R];
+            for half in 0..2 {
+                // The bits of this half's quads come to the fifth place one after the other.
+                let mut upper = if half == 0 { up_by_four(upper) } else { upper };
+                let mut sums = [[_mm256_setzero_si256(); 2]; R];
+                for oct in half * 2..half * 2 + 2 {
+                    for (quad, low) in nibbles(load_pair(w.add(oct * 64))).into_iter().enumerate() {
+                        let codes = [
+                            _mm256_or_si256(low[0], _mm256_and_si256(upper[0], fifth)),
+                            _mm256_or_si256(low[1], _mm256_and_si256(upper[1], fifth)),
+                        ];
+                        upper = [_mm256_srli_epi16::<1>(upper[0]), _mm256_srli_epi16::<1>(upper[1])];
+                        for (r, sums) in sums.iter_mut().enumerate() {
+                            let x = broadcast(x.add(r * 32 + oct * 8 + quad * 4));
+                            for (half, sum) in sums.iter_mut().enumerate() {
+                                // Eight products of 31 * 127 fit into 16 bits.
+                                *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(codes[half], x));
+                            }
+                        }
+                    }
+                }
+                for (wide, sums) in wide.iter_mut().zip(sums) {
+                    wide[0] = _mm256_add_epi32(wide[0], _mm256_madd_epi16(sums[0], ones));
+                    wide[1] = _mm256_add_epi32(wide[1], _mm256_madd_epi16(sums[1], ones));
+                }
+            }
+            let mut found = [[_mm256_setzero_ps(); 2]; R];
+            for (found, wide) in found.iter_mut().zip(wide) {
+                *found = [_mm256_cvtepi32_ps(wide[0]), _mm256_cvtepi32_ps(wide[1])];
+            }
+            found
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_i6<const R: usize>(self, w: *const u8, x: *const i8) -> [Self::Wide; R] {
+        unsafe {
+            let (mask, middle) = (_mm256_set1_epi8(0x30), _mm256_set1_epi8(32));
+            let upper = load_pair(w.add(2 * 64));
+            let mut sums = [[_mm256_setzero_si256(); 2]; R];
+            for oct in 0..2 {
+                // The bits of this oct's quads come to their place one after the other.
+                let mut upper = if oct == 0 { up_by_four(upper) } else { upper };
+                for (quad, low) in nibbles(load_pair(w.add(oct * 64))).into_iter().enumerate() {
+                    let mut codes = [_mm256_setzero_si256(); 2];
+                    for (half, codes) in codes.iter_mut().enumerate() {
+                        let code = _mm256_or_si256(low[half], _mm256_and_si256(upper[half], mask));
+                        *codes = _mm256_sub_epi8(code, middle);
+                    }
+                    upper = [_mm256_srli_epi16::<2>(upper[0]), _mm256_srli_epi16::<2>(upper[1])];
+                    let sizes = [_mm256_abs_epi8(codes[0]), _mm256_abs_epi8(codes[1])];
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let x = broadcast(x.add(r * 32 + oct * 8 + quad * 4));
+                        for (half, sum) in sums.iter_mut().enumerate() {
+                            let x = _mm256_sign_epi8(x, codes[half]);
+                            // Eight products of 32 * 127 fit into 16 bits.
+                            *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(sizes[half], x));
+                        }
+                    }
+                }
+            }
+            pairs_to_f32(&sums)
+        }
+    }
+    #[inline(always)]
     unsafe fn dot_e2m1<const R: usize>(self, w: *const u8, x: *const i8) -> [Self::Wide; R] {
         unsafe {
             let numbers = _mm256_broadcastsi128_si256(_mm_loadu_si128(E2M1_DOUBLED.as_ptr().cast()));
@@ -244,6 +312,15 @@ unsafe fn nibbles(codes: [__m256i; 2]) -> [[__m256i; 2]; 2] {
             [_mm256_and_si256(high[0], mask), _mm256_and_si256(high[1], mask)],
         ]
     }
+}
+
+/// The low nibbles of each byte as the high ones; what becomes of the low ones is nobody's.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn up_by_four(bits: [__m256i; 2]) -> [__m256i; 2] {
+    unsafe { [_mm256_slli_epi16::<4>(bits[0]), _mm256_slli_epi16::<4>(bits[1])] }
 }
 
 /// Sums of neighbouring 16-bit lanes.

@@ -167,6 +167,50 @@ unsafe impl Tile for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn dot_u5<const R: usize>(self, w: *const u8, x: *const i8) -> [__m512; R] {
+        unsafe {
+            let fifth = _mm512_set1_epi8(16);
+            let upper = _mm512_loadu_si512(w.add(4 * 64).cast());
+            let mut sums = [_mm512_setzero_si512(); R];
+            for half in 0..2 {
+                // The bits of this half's quads come to the fifth place one after the other.
+                let mut upper = if half == 0 { _mm512_slli_epi16::<4>(upper) } else { upper };
+                for oct in half * 2..half * 2 + 2 {
+                    for (quad, low) in nibbles(w.add(oct * 64)).into_iter().enumerate() {
+                        let codes = _mm512_or_si512(low, _mm512_and_si512(upper, fifth));
+                        upper = _mm512_srli_epi16::<1>(upper);
+                        for (r, sum) in sums.iter_mut().enumerate() {
+                            let x = broadcast(x.add(r * 32 + oct * 8 + quad * 4));
+                            *sum = _mm512_dpbusd_epi32(*sum, codes, x);
+                        }
+                    }
+                }
+            }
+            to_f32(&sums)
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_i6<const R: usize>(self, w: *const u8, x: *const i8) -> [__m512; R] {
+        unsafe {
+            let (mask, middle) = (_mm512_set1_epi8(0x30), _mm512_set1_epi8(32));
+            let upper = _mm512_loadu_si512(w.add(2 * 64).cast());
+            let mut sums = [_mm512_setzero_si512(); R];
+            for oct in 0..2 {
+                // The bits of this oct's quads come to their place one after the other.
+                let mut upper = if oct == 0 { _mm512_slli_epi16::<4>(upper) } else { upper };
+                for (quad, low) in nibbles(w.add(oct * 64)).into_iter().enumerate() {
+                    let code = _mm512_or_si512(low, _mm512_and_si512(upper, mask));
+                    upper = _mm512_srli_epi16::<2>(upper);
+                    let codes = Signed::new(_mm512_sub_epi8(code, middle));
+                    for (r, sum) in sums.iter_mut().enumerate() {
+                        *sum = codes.dot(*sum, broadcast(x.add(r * 32 + oct * 8 + quad * 4)));
+                    }
+                }
+            }
+            to_f32(&sums)
+        }
+    }
+    #[inline(always)]
     unsafe fn dot_e2m1<const R: usize>(self, w: *const u8, x: *const i8) -> [__m512; R] {
         unsafe {
             let numbers = _mm512_broadcast_i32x4(_mm_loadu_si128(E2M1_DOUBLED.as_ptr().cast()));

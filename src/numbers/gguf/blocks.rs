@@ -49,7 +49,9 @@ pub(super) fn q4_0_codes(block: &[u8]) -> Codes {
 /// `d`, `m`, 16 bytes.
 pub(super) fn q4_1(block: &[u8], out: &mut [f32]) {
     let (d, m) = (half_at(block, 0), half_at(block, 2));
-    nibbles(&block[4..], out, |_, code| d * f32::from(code) + m);
+    for (at, value) in out.iter_mut().enumerate() {
+        *value = d * f32::from(nibble(&block[4..], at)) + m;
+    }
 }
 
 /// `d`, 32 highest bits, 16 bytes; codes count from -16.
@@ -58,13 +60,15 @@ pub(super) fn q5_0(block: &[u8], out: &mut [f32]) {
 }
 
 pub(super) fn q5_0_codes(block: &[u8]) -> Codes {
-    std::array::from_fn(|at| (fifth_bit(&block[2..6], at) | nibble(&block[6..], at)).cast_signed() - 16)
+    std::array::from_fn(|at| five_bits(&block[2..], at).cast_signed() - 16)
 }
 
 /// `d`, `m`, 32 highest bits, 16 bytes.
 pub(super) fn q5_1(block: &[u8], out: &mut [f32]) {
     let (d, m) = (half_at(block, 0), half_at(block, 2));
-    nibbles(&block[8..], out, |at, code| d * f32::from(fifth_bit(&block[4..8], at) | code) + m);
+    for (at, value) in out.iter_mut().enumerate() {
+        *value = d * f32::from(five_bits(&block[4..], at)) + m;
+    }
 }
 
 /// The f16 at a byte of a block.
@@ -79,18 +83,11 @@ fn scaled(d: f32, codes: &Codes, out: &mut [f32]) {
 }
 
 /// The four bits of an element.
-fn nibble(codes: &[u8], at: usize) -> u8 {
+pub(super) fn nibble(codes: &[u8], at: usize) -> u8 {
     if at < HALF { codes[at] & 15 } else { codes[at - HALF] >> 4 }
 }
 
-/// Gives `value` each element's place in the block and its four bits.
-fn nibbles(codes: &[u8], out: &mut [f32], value: impl Fn(usize, u8) -> f32) {
-    for (at, out) in out.iter_mut().enumerate().take(2 * HALF) {
-        *out = value(at, nibble(codes, at));
-    }
-}
-
-/// The bit of an element, at the place of the fifth.
-fn fifth_bit(bits: &[u8], at: usize) -> u8 {
-    (bits[at / 8] >> (at % 8) & 1) << 4
+/// The five bits of an element: four bytes of highest bits, then 16 of the others.
+pub(super) fn five_bits(codes: &[u8], at: usize) -> u8 {
+    (codes[at / 8] >> (at % 8) & 1) << 4 | nibble(&codes[4..], at)
 }

@@ -135,7 +135,6 @@ impl BlockKind {
     pub fn scaled_codes(self, block: &[u8]) -> Option<(f32, Codes)> {
         let codes = match self {
             BlockKind::Q4_0 => blocks::q4_0_codes,
-            BlockKind::Q5_0 => blocks::q5_0_codes,
             BlockKind::Q8_0 => blocks::q8_0_codes,
             _ => return None,
         };

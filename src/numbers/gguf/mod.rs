@@ -2,7 +2,9 @@
 
 mod blocks;
 mod kind;
+mod parts;
 mod super_blocks;
 
 pub use blocks::Codes;
 pub use kind::BlockKind;
+pub use parts::RowParts;

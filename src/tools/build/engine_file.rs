@@ -238,7 +238,8 @@ impl<'a> Rows<'a> {
                 | Kind::Fp8
                 | Kind::Fp8Groups { .. }
                 | Kind::Mxfp8
-                | Kind::Nvfp4 => {
+                | Kind::Nvfp4
+                | Kind::Kept(_) => {
                     unreachable!("only rows that are stored so already are given this kind")
                 }
             }

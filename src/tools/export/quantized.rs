@@ -57,7 +57,12 @@ impl Exported {
     pub fn new(quantized: Quantized) -> Self {
         let Quantized::Rows(rows) = quantized else { return Self::AsNumbers(quantized.into()) };
         let (block, scale_element, has_zeros) = match rows.storage.kind {
-            Kind::F32 | Kind::F16 | Kind::Affine | Kind::Int8Groups { .. } | Kind::Fp8Groups { .. } => {
+            Kind::F32
+            | Kind::F16
+            | Kind::Affine
+            | Kind::Int8Groups { .. }
+            | Kind::Fp8Groups { .. }
+            | Kind::Kept(_) => {
                 return Self::AsNumbers(Quantized::Rows(rows).into());
             }
             Kind::Int8 | Kind::Fp8 => (None, ElementType::F32, false),

@@ -1,15 +1,15 @@
-//! The tensors of a GGUF file as rows: blocks decoded, rows of llama's queries and keys put back in their order. Blocks of
-//! codes with one scale are also what engines have in groups of 32.
+//! The tensors of a GGUF file as rows: blocks decoded, rows of llama's queries and keys put back in their order. Engines
+//! hold blocks of each kind with their own codes: Q4_0 and Q8_0 as groups of 32, the others as what they are.
 
 use half::f16;
 
 use super::source::{Encoded, PackRow, ReadRow, RowSource};
 use crate::format::gguf::{GgufFile, GgufPlace, RowOrder};
 use crate::format::{Bytes, FormatError};
-use crate::numbers::gguf::BlockKind;
+use crate::numbers::gguf::{BlockKind, RowParts};
 use crate::numbers::kind::{ScaleType, Zeros};
 use crate::numbers::precision::row_stride;
-use crate::numbers::{Kind, Storage};
+use crate::numbers::{KeptBlocks, Kind, Storage};
 
 /// The rows of an item with the given shape; `bytes` are those of the file.
 ///
@@ -77,9 +77,21 @@ pub(crate) fn kept_kind(kind: BlockKind) -> Option<Kind> {
     let group = kind.block_len();
     match kind {
         BlockKind::Q4_0 => Some(Kind::Int4 { group, scales: ScaleType::F16, zeros: Zeros::Middle }),
-        // The fifth bit has no other place.
-        BlockKind::Q5_0 | BlockKind::Q8_0 => Some(Kind::Int8Groups { group, zeros: Zeros::Middle }),
-        _ => None,
+        BlockKind::Q8_0 => Some(Kind::Int8Groups { group, zeros: Zeros::Middle }),
+        _ => KeptBlocks::of(kind).map(Kind::Kept),
+    }
+}
+
+impl Blocks {
+    fn pack_kept(&self, row_idx: usize, packed: &mut Encoded) -> Result<(), f32> {
+        let mut row = RowParts::default();
+        for block in self.row(row_idx).chunks_exact(self.kind.block_bytes()) {
+            row.push(self.kind, block)?;
+        }
+        packed.weights.extend(row.codes);
+        packed.scales.extend(row.scales);
+        packed.extra.extend(row.factors);
+        Ok(())
     }
 }
 
@@ -89,6 +101,9 @@ impl PackRow for Blocks {
     }
 
     fn pack_row(&self, row_idx: usize, packed: &mut Encoded) -> Result<(), f32> {
+        if KeptBlocks::of(self.kind).is_some() {
+            return self.pack_kept(row_idx, packed);
+        }
         let is_int4 = self.kind == BlockKind::Q4_0;
         let mut push = |scale: f32, codes: &[i8]| match is_int4 {
             true => {

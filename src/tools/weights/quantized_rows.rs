@@ -213,7 +213,7 @@ impl QuantizedRows {
             Kind::Int4 { group, .. } | Kind::Int8Groups { group, .. } | Kind::Fp8Groups { group } => group,
             Kind::Mxfp8 => MXFP8_GROUP,
             Kind::Nvfp4 => NVFP4_GROUP,
-            Kind::F32 | Kind::F16 | Kind::Int8 | Kind::Affine | Kind::Fp8 => self.k,
+            Kind::F32 | Kind::F16 | Kind::Int8 | Kind::Affine | Kind::Fp8 | Kind::Kept(_) => self.k,
         }
     }
 
