@@ -4,8 +4,9 @@
 blocks/KIND.bin: a few blocks of random bytes with sane scales; blocks/KIND.f32: what gguf.quants makes of them.
 MODEL.gguf: the first layers of reference models as llama.cpp's converter writes them, in the types of their
 checkpoints; MODEL.json: the config.json that says the same. TOKENIZER.vocabulary.gguf: metadata without tensors.
-llama_blocks.gguf and llama_k_blocks.gguf: layers of blocks that engines keep. yarn*.gguf: metadata and a table, yarn*.json:
-the config.json that says the same. pieces*.vocabulary.gguf: vocabularies that sentencepiece trained; pieces*.json: texts and the ids that it gives them.
+llama_blocks.gguf and llama_k_blocks.gguf: layers of blocks that engines keep. yarn*.gguf: metadata and a table;
+yarn*.json: the config.json that says the same. pieces*.vocabulary.gguf: vocabularies that sentencepiece trained;
+pieces*.json: texts and the ids that it gives them.
 
     python -m venv /tmp/v && /tmp/v/bin/pip install -r scripts/requirements-bench.txt sentencepiece==0.2.3
     /tmp/v/bin/python scripts/make_gguf_fixtures.py
