@@ -253,7 +253,8 @@ impl Client {
             let quickly = options.reconnect_delay_callback(|_| Duration::from_millis(100));
             quickly.request_timeout(Some(Duration::from_secs(2))).connect(url).await.unwrap()
         });
-        let mut context = jetstream::new(client);
+        // It starts a task.
+        let mut context = runtime.block_on(async { jetstream::new(client) });
         context.set_timeout(Duration::from_secs(2));
         Self { runtime, context }
     }
