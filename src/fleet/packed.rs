@@ -71,7 +71,7 @@ impl Packed {
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub fn to_be_sent(&mut self) -> io::Result<impl AsyncRead + Unpin> {
+    pub fn body(&mut self) -> io::Result<impl AsyncRead + Unpin> {
         Ok(Blocking(self.read()?))
     }
 
@@ -80,9 +80,10 @@ impl Packed {
         for (name, n_bytes, file) in &mut self.files {
             file.rewind()?;
             let filler = n_bytes.next_multiple_of(BLOCK as u64) - *n_bytes;
-            let body = Whole { left: *n_bytes, file };
-            parts =
-                Box::new(parts.chain(header(name, *n_bytes)?).chain(body).chain(io::repeat(0).take(filler)));
+            let content = Whole { left: *n_bytes, file };
+            parts = Box::new(
+                parts.chain(header(name, *n_bytes)?).chain(content).chain(io::repeat(0).take(filler)),
+            );
         }
         Ok(Box::new(parts.chain(io::repeat(0).take(2 * BLOCK as u64))))
     }

@@ -43,7 +43,7 @@ pub async fn upload(connection: &Connection, directory: &Path) -> Result<Adapter
         metadata: HashMap::from([(SOURCE.to_owned(), name)]),
         ..connection.object(digest.object())
     };
-    let mut bytes = packed.to_be_sent().map_err(FleetError::system("read the adapter"))?;
+    let mut bytes = packed.body().map_err(FleetError::system("read the adapter"))?;
     adapters.put(metadata, &mut bytes).await.map_err(FleetError::server("take the adapter"))?;
     Ok(digest)
 }

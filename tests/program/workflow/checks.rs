@@ -43,7 +43,7 @@ fn demo(path: &str) -> String {
 
 /// scripts/package takes them from the command line's own list.
 pub fn names_are_links_of_the_package(site: &Site) {
-    let packaged: BTreeSet<&str> = jetspool::cli::program_names().collect();
+    let packaged: BTreeSet<&str> = jetspool::cli::program_commands().map(|(name, _)| name).collect();
     for name in site.names("bin") {
         assert!(packaged.contains(name.as_str()), "{name} is not in {packaged:?}");
     }
