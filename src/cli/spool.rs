@@ -19,7 +19,7 @@ Examples:
   jetspool submit request.json
   jetspool submit request.json --wait --timeout 60
   jetspool submit request.json --spool /tmp/spool
-  jetspool submit request.json --nats nats://queue.example:4222 --wait > answer.json";
+  jetspool submit request.json --nats nats://queue.example:4222 --wait";
 
 /// Drop a request file into the spool, or give it to a fleet.
 #[derive(Debug, Args)]

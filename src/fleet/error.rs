@@ -30,7 +30,7 @@ pub enum FleetError {
         listed(known)
     )]
     NoModel { wanted: String, known: Vec<String> },
-    #[error("name the model with --model: {}", listed(known))]
+    #[error("name the model whose queue it is for with --model; of the fleet's queues, {}", listed(known))]
     WhichModel { known: Vec<String> },
     #[error("{}: {found}; wanted {wanted}", path.display())]
     File { path: PathBuf, found: String, wanted: &'static str },
@@ -83,7 +83,7 @@ impl FleetError {
 /// Models for a message.
 fn listed(known: &[String]) -> String {
     match known {
-        [] => "no device was heard of yet".to_owned(),
-        known => format!("its devices have {}", known.join(", ")),
+        [] => "it has none yet".to_owned(),
+        known => format!("it has those of {}", known.join(", ")),
     }
 }

@@ -90,6 +90,7 @@ impl Layout {
                 subjects: vec!["JETSPOOL.dead.*".into()],
                 max_age: KEEP_DEAD,
                 max_message_size: MAX_MESSAGE,
+                allow_direct: true,
                 ..self.stream(DEAD, "jobs that were given up")
             },
             self.objects(JOB_OBJECTS, KEEP_JOB_OBJECTS, "bodies of large jobs"),

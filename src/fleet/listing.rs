@@ -69,9 +69,9 @@ pub fn list(access: &Access) -> Result<Fleet, FleetError> {
     })
 }
 
-/// Models of the devices that were heard of.
+/// Models that have queues: also those whose devices are all away.
 pub async fn models(connection: &Connection) -> Result<BTreeSet<String>, FleetError> {
-    Ok(heartbeats(connection).await?.into_iter().map(|heartbeat| heartbeat.model).collect())
+    Ok(queues(connection).await?.into_iter().map(|queue| queue.model).collect())
 }
 
 /// The latest heartbeat of each device, by name. What does not say what it should is not shown.

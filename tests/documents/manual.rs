@@ -32,11 +32,11 @@ fn section<'p>(page: &'p Page, title: &str) -> Option<&'p str> {
     Some(after.split_once("\n.SH ").map_or(after, |(section, _)| section))
 }
 
-/// Flags at the beginning of a line below `Options:`.
+/// Flags at the beginning of an indented line from `Options:` on: those of a group have a heading of their own.
 fn flags_of_help(help: &str) -> BTreeSet<String> {
     let (_, options) = help.split_once("\nOptions:\n").unwrap();
-    let (options, _) = options.split_once("\n\n").unwrap();
-    let lines = options.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
+    let lines = options.lines().filter(|line| line.starts_with("  ") && line.trim_start().starts_with('-'));
+    let lines = lines.map(str::trim_start);
     let words = lines.flat_map(|line| line.split([' ', ',']));
     words.filter(|word| word.starts_with('-')).map(str::to_owned).collect()
 }

@@ -52,7 +52,7 @@ fn what_a_fleet_needs_is_made_once_and_differences_are_told() {
     let client = Client::new(&server.url());
     let mut config =
         client.wait(client.context.get_stream("JETSPOOL_ANSWERS")).unwrap().cached_info().config.clone();
-    config.max_age = Duration::from_secs(60);
+    (config.max_age, config.duplicate_window) = (Duration::from_secs(60), Duration::from_secs(60));
     client.wait(client.context.update_stream(&config)).unwrap();
     let third = device.bridge_command(&["init"]).output().unwrap();
     let said = String::from_utf8(third.stdout).unwrap();

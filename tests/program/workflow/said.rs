@@ -2,11 +2,12 @@
 
 use super::checks;
 use super::proof::{
+    Proof,
     Proof::{Check, Measured, NoClaim, Run, Tests},
     Row, row,
 };
 
-pub const PAGE: &[&[Row]] = &[STATIC, DYNAMIC, ELSEWHERE, QUESTION, TEMPLATE, GGUF, DIFFERENT];
+pub const PAGE: &[&[Row]] = &[STATIC, DYNAMIC, ELSEWHERE, QUESTION, TEMPLATE, GGUF, DIFFERENT, COMMANDS];
 
 const MERGE: &str = "tests/library/merge.rs";
 const STATIC_WAY: &str = "tests/library/static_way.rs";
@@ -239,10 +240,17 @@ const GGUF: &[Row] = &[
     row("Architectures: llama", &[Tests(OF_GGUF, &["engines_are_those_of_the_checkpoints"])]),
     row("Another one, a mixture of experts", &[Tests(OF_GGUF, &["what_is_not_read_is_named"])]),
     row("Weights: F32", &[Tests(OF_GGUF, &["blocks_decode_to_the_bits_of_the_package"])]),
-    row("They are decoded to exactly", &[Tests(OF_GGUF, &["engines_are_those_of_the_checkpoints"])]),
-    row("Without one Q4_0", &[Tests(OF_GGUF, &["blocks_that_engines_hold_are_kept"])]),
-    row("`int8` is near the size", &[NoClaim]),
-    row("Keeping the other kinds of blocks", &[NoClaim]),
+    row("Rotary frequencies may be stretched", &[Tests(OF_GGUF, &["yarn_is_that_of_the_checkpoint"])]),
+    row(
+        "Without `--precision` every block",
+        &[
+            Tests(OF_GGUF, &["blocks_are_kept"]),
+            Tests("tests/library/gpu_decoder.rs", &["blocks_of_gguf_files_give_the_processors_bits"]),
+        ],
+    ),
+    row("The engine has the file's size but for scales", &[Tests(OF_GGUF, &["blocks_are_kept"])]),
+    row("SmolLM2-135M of a Q4_K_M file", &[Measured("scripts/bench-quality")]),
+    row("With `--precision` the weights", &[Tests(OF_GGUF, &["engines_are_those_of_the_checkpoints"])]),
     row(
         "Text: vocabularies of byte pairs",
         &[Tests(
@@ -320,3 +328,28 @@ const DIFFERENT: &[Row] = &[
 ];
 
 const QUANTIZED: &str = "tests/library/quantized/numbers.rs";
+
+const MANUAL: &[Proof] =
+    &[Tests("tests/documents/manual.rs", &["pages_have_the_flags_of_the_help", "pages_have_their_sections"])];
+
+/// What each command does is the matter of its own tests; that it is there under these names is that of its page.
+const COMMANDS: &[Row] = &[
+    row("`serve` |", MANUAL),
+    row("`run` |", MANUAL),
+    row("`ask` |", MANUAL),
+    row("`list` |", MANUAL),
+    row("`build` |", MANUAL),
+    row("`process-lora` | `tensorrt", MANUAL),
+    row("`quantize-llm` | `tensorrt", MANUAL),
+    row("`merge-lora` | `tensorrt", MANUAL),
+    row("`export-llm` | `tensorrt", MANUAL),
+    row("`insert-lora` | `tensorrt", MANUAL),
+    row("`submit`, `status`", MANUAL),
+    row("`hold`, `release`", MANUAL),
+    row("`bridge`, `fleet`", MANUAL),
+    row("`doctor` |", MANUAL),
+    row("`inspect` |", MANUAL),
+    row("`logits` |", MANUAL),
+    row("`bench` |", MANUAL),
+    row("`jetspool COMMAND --help`", MANUAL),
+];
