@@ -37,7 +37,8 @@ impl Beat {
     pub async fn beat(&mut self, state: &DaemonState) {
         self.now = self.heartbeat(state);
         let is_due = |last: Option<Instant>, every| last.is_none_or(|last| last.elapsed() >= every);
-        if is_due(self.last_told, HEARTBEAT_EVERY) {
+        // What a server that is away was not told, it hears as soon as it is back.
+        if self.is_connected() && is_due(self.last_told, HEARTBEAT_EVERY) {
             self.last_told = Some(Instant::now());
             self.tell();
         }
@@ -103,10 +104,8 @@ impl Beat {
 
     /// Without waiting: a server that is away must not keep the loop from its work.
     fn tell(&self) {
-        if self.is_connected() {
-            let (shared, now) = (Arc::clone(&self.shared), self.now.clone());
-            tokio::spawn(async move { timeout(WITHIN, put(shared, now)).await });
-        }
+        let (shared, now) = (Arc::clone(&self.shared), self.now.clone());
+        tokio::spawn(async move { timeout(WITHIN, put(shared, now)).await });
     }
 
     fn write(&mut self) {

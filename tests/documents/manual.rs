@@ -35,6 +35,7 @@ fn section<'p>(page: &'p Page, title: &str) -> Option<&'p str> {
 /// Flags at the beginning of an indented line from `Options:` on: those of a group have a heading of their own.
 fn flags_of_help(help: &str) -> BTreeSet<String> {
     let (_, options) = help.split_once("\nOptions:\n").unwrap();
+    let (options, _) = options.split_once("\nExamples:\n").unwrap();
     let lines = options.lines().filter(|line| line.starts_with("  ") && line.trim_start().starts_with('-'));
     let lines = lines.map(str::trim_start);
     let words = lines.flat_map(|line| line.split([' ', ',']));

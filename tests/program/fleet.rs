@@ -104,9 +104,11 @@ fn a_job_has_the_answer_that_the_device_gives_itself() {
     assert_eq!(again.stdout, given.as_bytes());
     assert_eq!(client.n_taken("JETSPOOL_ANSWERS"), Some(2));
 
-    let fleet = ok(&mut jetspool(&["fleet", "--json", "--nats", &server.url()]));
-    let fleet: Value = serde_json::from_slice(&fleet.stdout).unwrap();
-    assert_eq!(fleet["devices"][0]["device"], "one", "{fleet}");
+    let fleet: Value = wait_for("heartbeat", || {
+        let fleet = ok(&mut jetspool(&["fleet", "--json", "--nats", &server.url()]));
+        let fleet: Value = serde_json::from_slice(&fleet.stdout).unwrap();
+        (fleet["devices"][0]["device"] == "one").then_some(fleet)
+    });
     assert_eq!(fleet["devices"][0]["model"], MODEL, "{fleet}");
     assert_eq!((&fleet["n_answers"], fleet["queues"].as_array().unwrap().len()), (&json!(2), 3), "{fleet}");
     let text = ok(&mut jetspool(&["fleet", "--nats", &server.url()])).stdout;
@@ -123,9 +125,9 @@ fn large_jobs_and_answers_travel_as_objects() {
     let Some(server) = Server::start(folder.path(), "max_payload: 98304") else { return };
     let device = Device::started_and_made(folder.path(), "one", &server.url(), "");
     let client = Client::new(&server.url());
-    let requests: Vec<Value> = (0..40)
+    let requests: Vec<Value> = (0..80)
         .map(|i| {
-            let mut request = long_request(&format!("{i} {}", "padding ".repeat(110)), None, 4);
+            let mut request = long_request(&format!("{i} {}", "padding ".repeat(50)), None, 4);
             request["num_logprobs"] = json!(20);
             request
         })
