@@ -4,8 +4,6 @@
 mod support;
 
 mod architecture;
-mod combined;
-mod invariance;
 mod kept_blocks;
 mod kernels;
 mod not_finite;
@@ -17,6 +15,8 @@ mod same_bits;
 #[cfg(not(emulated))]
 mod bench;
 #[cfg(not(emulated))]
+mod combined;
+#[cfg(not(emulated))]
 mod cuda;
 #[cfg(not(emulated))]
 mod demo;
@@ -26,6 +26,8 @@ mod families;
 mod gguf;
 #[cfg(not(emulated))]
 mod gpu_decoder;
+#[cfg(not(emulated))]
+mod invariance;
 #[cfg(not(emulated))]
 mod jinja;
 #[cfg(not(emulated))]
