@@ -22,7 +22,7 @@ pub enum Weave {
     Quads,
     /// Eight nibbles of each row, which come one per byte.
     Nibbles,
-    /// 32 codes of four to six bits of each row, which come one per byte: planes of four bytes a row. See [`planes`].
+    /// 32 codes of four to six bits of each row, which come one per byte: planes of four bytes a row. See `planes`.
     Planes { bits: usize },
 }
 
