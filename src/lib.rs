@@ -13,6 +13,7 @@
 //! kernels  arithmetic on slices; scalar.rs is its meaning  store    live files: map, atomic writer, catalog
 //! format   bytes to typed views. Never a path or thread    numbers  kinds of weights, words of the architecture
 //! cuda     the driver of GPUs, loaded when asked for       progress how far long work is, on a terminal
+//! service  signals, and what systemd is told
 //! fleet    the bridge to a queue on NATS JetStream, a process of its own: the only room that knows a network
 //! ```
 //!
@@ -21,10 +22,10 @@
 //! ```text
 //! main    -> cli answer compress config daemon doctor operator probe tools
 //! cli     -> answer compress config daemon doctor fleet operator probe tools format numbers (options, reports, errors only)
-//! daemon  -> answer spool config infer (its counts)
+//! daemon  -> answer spool config service infer (its counts)
 //! answer  -> spool (its wire) config store text infer model device format numbers progress
 //! operator -> spool store
-//! fleet   -> spool (its wire and socket) config store (small files)
+//! fleet   -> spool (its wire and socket) config service store (small files)
 //! doctor  -> answer spool store config format cuda
 //! probe   -> store infer (its sampler) model device kernels format numbers progress
 //! compress -> tools store text model device format numbers progress
@@ -32,7 +33,8 @@
 //! infer   -> model device (its trait) format
 //! model   -> device format numbers     device -> kernels format numbers cuda
 //! kernels -> numbers                   store  -> format            format -> numbers
-//! config  -> numbers                   spool, text, numbers, cuda, progress -> nothing of ours
+//! config  -> numbers                   service -> config
+//! spool, text, numbers, cuda, progress -> nothing of ours
 //! ```
 //!
 //! Life of `x.json`: renamed into new/ -> the scout sees it, the spool's writer claims it -> wire reads it under
@@ -66,6 +68,7 @@ pub mod numbers;
 pub mod operator;
 pub mod probe;
 pub mod progress;
+pub mod service;
 pub mod spool;
 pub mod store;
 pub mod text;

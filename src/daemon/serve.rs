@@ -12,16 +12,15 @@ use super::error::DaemonError;
 use super::event::Events;
 use super::link::Link;
 use super::main_loop::{MainLoop, Parts, Threads};
-use super::notify::Manager;
 use super::prepare::Lanes;
 use super::progress::Progress;
 use super::relief::Relief;
 use super::scout::Scout;
 use super::settings::{inbox_config, scan_every, spool_config, text_source, unload_after};
-use super::signals::Signals;
 use super::writer::Writer;
 use crate::answer::{AdapterPlaces, AnswerError, EngineOptions, Engines, open_engine};
 use crate::config::{Config, ServiceSettings};
+use crate::service::{Manager, Signals};
 use crate::spool::{Inbox, NewDir, Place, Spool, Watch};
 
 /// Opening the spool and the engine, and trying it, may take so long on a cold disk.

@@ -13,17 +13,17 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::attend::attend;
 use super::beat::Beat;
-use super::connection::Patience;
+use super::connection::Retry;
 use super::daemon::DaemonState;
 use super::error::FleetError;
 use super::names::SpoolName;
-use super::notify::Manager;
 use super::publish::Publisher;
 use super::pull::Puller;
 use super::runtime::block_on;
 use super::settings::BridgeSettings;
 use super::shared::{Mode, Shared};
-use super::signals::Signals;
+use crate::config::ServiceSettings;
+use crate::service::{Manager, Signals};
 use crate::spool::{Arrival, Place, Watch, check_spool};
 
 /// How often the daemon is asked how it is.
@@ -50,7 +50,7 @@ pub fn bridge(settings: BridgeSettings) -> Result<(), FleetError> {
 async fn run(settings: BridgeSettings, signals: Signals) -> Result<(), FleetError> {
     check_spool(&settings.spool)?;
     let name = format!("jetspool bridge {}", settings.device);
-    let connection = settings.access.connect(&name, Patience::Endless).await?;
+    let connection = settings.access.connect(&name, Retry::Forever).await?;
     let publisher = Publisher { connection, device: settings.device.clone() };
     let (mode, receiver) = watch::channel(Mode::Pausing);
     let shared = Arc::new(Shared::new(settings, publisher, receiver));
@@ -105,7 +105,7 @@ impl Bridge {
         let waiting = |error| FleetError::System { action: "wait", source: error };
         let mut signals = watched(signals).map_err(waiting)?;
         let watch = watched(watch).map_err(waiting)?;
-        let mut manager = Manager::from_environment();
+        let mut manager = Manager::new(&ServiceSettings::from_environment());
         manager.ready();
         let mut ask = interval(ASK_EVERY);
         ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -129,7 +129,8 @@ impl Bridge {
                     let state = self.shared.daemon.state().await;
                     self.set_mode(&state);
                     self.beat.beat(&state).await;
-                    manager.turned(&self.beat.line());
+                    manager.status(&self.beat.line());
+                    manager.turned(None);
                     let connection = &self.shared.publisher.connection;
                     let connects = connection.client.statistics().connects.load(Ordering::Relaxed);
                     if connects != self.connects || next_scan <= Instant::now() {

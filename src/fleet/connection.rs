@@ -39,11 +39,11 @@ pub struct Access {
 
 /// What happens where no server answers at first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Patience {
+pub enum Retry {
     /// It is an error: somebody waits.
-    None,
+    Never,
     /// It is tried again for ever.
-    Endless,
+    Forever,
 }
 
 /// A connection, which finds its way back by itself.
@@ -78,9 +78,9 @@ impl Access {
     /// Connects; `name` is what the server's own lists call this client.
     ///
     /// # Errors
-    /// [`FleetError`] when a file of secrets cannot be used, or, without patience, when no server answers.
-    pub async fn connect(&self, name: &str, patience: Patience) -> Result<Connection, FleetError> {
-        let options = self.options(name, patience)?;
+    /// [`FleetError`] when a file of secrets cannot be used, or, [`Retry::Never`], when no server answers.
+    pub async fn connect(&self, name: &str, retry: Retry) -> Result<Connection, FleetError> {
+        let options = self.options(name, retry)?;
         let connected = options.connect(self.servers.clone()).await;
         let client = connected.map_err(|error| FleetError::NoServer {
             servers: self.shown(),
@@ -92,14 +92,14 @@ impl Access {
         Ok(Connection { client, jetstream })
     }
 
-    fn options(&self, name: &str, patience: Patience) -> Result<ConnectOptions, FleetError> {
+    fn options(&self, name: &str, retry: Retry) -> Result<ConnectOptions, FleetError> {
         let mut options = ConnectOptions::new()
             .name(name)
             .ping_interval(PING_EVERY)
             .request_timeout(Some(WITHIN))
             .reconnect_delay_callback(pause);
         // A command says itself what it could not do.
-        if patience == Patience::Endless {
+        if retry == Retry::Forever {
             options = options.retry_on_initial_connect().max_reconnects(None).event_callback(tell);
         }
         if let Some(path) = &self.credentials {
@@ -208,7 +208,7 @@ mod tests {
             assert_eq!(read.is_ok(), is_taken, "{mode:o}: {read:?}");
         }
         let access = Access { credentials: Some(path), ..Access::default() };
-        let error = access.options("test", Patience::None).unwrap_err();
+        let error = access.options("test", Retry::Never).unwrap_err();
         assert!(error.to_string().contains("chmod o= "), "{error}");
     }
 

@@ -6,7 +6,7 @@ use async_nats::jetstream::consumer::IntoConsumerConfig;
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::{self, ErrorCode, consumer, stream};
 
-use super::connection::{Access, Patience};
+use super::connection::{Access, Retry};
 use super::error::FleetError;
 use super::layout::{JOBS, Layout};
 use super::names::Model;
@@ -45,7 +45,7 @@ impl fmt::Display for Made {
 /// [`FleetError`] when the server cannot be asked or refuses, and [`FleetError::Differs`].
 pub fn init(options: &InitOptions, mut tell: impl FnMut(&str, &Made)) -> Result<(), FleetError> {
     block_on(async {
-        let connection = options.access.connect("jetspool bridge init", Patience::None).await?;
+        let connection = options.access.connect("jetspool bridge init", Retry::Never).await?;
         let jetstream = &connection.jetstream;
         let (mut n_things, mut n_differing) = (0, 0);
         let mut note = |name: &str, made: &Made| {

@@ -10,7 +10,7 @@ use async_nats::jetstream::stream::Stream;
 use futures_util::StreamExt;
 use serde::Serialize;
 
-use super::connection::{Access, Connection, Patience};
+use super::connection::{Access, Connection, Retry};
 use super::error::FleetError;
 use super::heartbeat::Heartbeat;
 use super::layout::{ADAPTERS, ANSWERS, DEAD, DEVICES, JOBS};
@@ -56,7 +56,7 @@ pub struct Queue {
 /// [`FleetError`] when it cannot be asked, or has no fleet.
 pub fn list(access: &Access) -> Result<Fleet, FleetError> {
     block_on(async {
-        let connection = access.connect("jetspool fleet", Patience::None).await?;
+        let connection = access.connect("jetspool fleet", Retry::Never).await?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let seen = |heartbeat: Heartbeat| Seen { seconds_ago: (now - heartbeat.at).max(0.0), heartbeat };
         Ok(Fleet {

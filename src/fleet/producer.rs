@@ -8,7 +8,7 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use bytes::Bytes;
 
-use super::connection::{Access, Connection, Patience};
+use super::connection::{Access, Connection, Retry};
 use super::error::FleetError;
 use super::layout::{FORMAT_HEADER, HEADER_ROOM, ID_HEADER, JOB_OBJECTS, JOBS, OBJECT_HEADER};
 use super::listing::models;
@@ -66,7 +66,7 @@ pub fn produce(options: &ProducerOptions, mut tell: impl FnMut(Told<'_>)) -> Res
         .map_err(|fault| FleetError::Rejected { path: path.clone(), fault })?;
     let is_of_lines = is_of_lines(path.as_os_str());
     block_on(async {
-        let connection = options.access.connect("jetspool submit", Patience::None).await?;
+        let connection = options.access.connect("jetspool submit", Retry::Never).await?;
         let format = if is_of_lines { JobFormat::Jsonl } else { JobFormat::Json };
         let body = if is_of_lines { bytes.into() } else { with_adapters(&connection, path, bytes).await? };
         let model = match &options.model {

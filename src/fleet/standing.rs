@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_nats::jetstream::context::KeyValueErrorKind;
 
-use super::connection::Patience;
+use super::connection::Retry;
 use super::error::FleetError;
 use super::heartbeat::Heartbeat;
 use super::layout::DEVICES;
@@ -18,7 +18,7 @@ use super::settings::BridgeSettings;
 /// [`FleetError`] when it cannot be asked, or has no fleet.
 pub fn standing(settings: &BridgeSettings) -> Result<Option<Seen>, FleetError> {
     block_on(async {
-        let connection = settings.access.connect("jetspool bridge status", Patience::None).await?;
+        let connection = settings.access.connect("jetspool bridge status", Retry::Never).await?;
         let refused = "say what it knows of this device";
         let store =
             connection.jetstream.get_key_value(DEVICES).await.map_err(|error| match error.kind() {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use async_nats::jetstream::context::ObjectStoreErrorKind;
 use async_nats::jetstream::object_store::{InfoErrorKind, ObjectMetadata, ObjectStore};
 
-use super::connection::{Access, Connection, Patience};
+use super::connection::{Access, Connection, Retry};
 use super::error::FleetError;
 use super::layout::ADAPTERS;
 use super::names::AdapterDigest;
@@ -22,7 +22,7 @@ const SOURCE: &str = "source";
 /// [`FleetError`] when it is none, or the server does not take it.
 pub fn add_adapter(access: &Access, directory: PathBuf) -> Result<String, FleetError> {
     block_on(async {
-        let connection = access.connect("jetspool fleet add-adapter", Patience::None).await?;
+        let connection = access.connect("jetspool fleet add-adapter", Retry::Never).await?;
         Ok(upload(&connection, &directory).await?.to_string())
     })
 }

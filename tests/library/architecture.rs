@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 /// Room and what it may use of ours.
-const ARROWS: [(&str, &[&str]); 22] = [
+const ARROWS: [(&str, &[&str]); 23] = [
     ("main", &["answer", "cli", "compress", "config", "daemon", "doctor", "operator", "probe", "tools"]),
     (
         "cli",
@@ -19,14 +19,14 @@ const ARROWS: [(&str, &[&str]); 22] = [
         ],
     ),
     ("compress", &["device", "format", "model", "numbers", "progress", "store", "text", "tools"]),
-    ("daemon", &["answer", "config", "infer", "spool"]),
+    ("daemon", &["answer", "config", "infer", "service", "spool"]),
     // Of the spool only the wire.
     (
         "answer",
         &["config", "device", "format", "infer", "model", "numbers", "progress", "spool", "store", "text"],
     ),
     ("operator", &["spool", "store"]),
-    ("fleet", &["config", "spool", "store"]),
+    ("fleet", &["config", "service", "spool", "store"]),
     ("doctor", &["answer", "config", "cuda", "format", "spool", "store"]),
     ("cuda", &[]),
     // Of infer only the sampler.
@@ -44,6 +44,7 @@ const ARROWS: [(&str, &[&str]); 22] = [
     ("format", &["numbers"]),
     ("numbers", &[]),
     ("progress", &[]),
+    ("service", &["config"]),
 ];
 
 const MAX_FILE_LINES: usize = 600;

@@ -15,7 +15,7 @@ use sd_notify::NotifyState;
 
 use crate::config::ServiceSettings;
 
-/// While something is owed it is tried again after this long.
+/// What was not taken is sent again after this long.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// A longer time is asked for at most so often.
 const EXTEND_EVERY: Duration = Duration::from_secs(1);
@@ -25,9 +25,11 @@ const EXTEND_EVERY: Duration = Duration::from_secs(1);
 pub struct Manager {
     line: Option<Line>,
     /// States it has not taken yet, oldest first.
-    owed: VecDeque<String>,
-    /// A status it has not taken yet.
-    owed_status: Option<String>,
+    unsent: VecDeque<String>,
+    /// The last status.
+    status: String,
+    /// The same in words of the protocol, if it has not been taken yet.
+    unsent_status: Option<String>,
     watchdog: Option<Watchdog>,
     extended: Option<Instant>,
     /// Whether the log says already that nobody is there.
@@ -59,19 +61,28 @@ impl Manager {
         });
         let watchdog =
             settings.watchdog.map(|limit| Watchdog { every: limit / 4, last: None, progress: None });
-        Self { line, owed: VecDeque::new(), owed_status: None, watchdog, extended: None, is_lost: false }
+        Self {
+            line,
+            unsent: VecDeque::new(),
+            status: String::new(),
+            unsent_status: None,
+            watchdog,
+            extended: None,
+            is_lost: false,
+        }
     }
 
     /// Start-up or a reload is done.
     pub fn ready(&mut self) {
-        self.owe(&[NotifyState::Ready]);
+        self.queue(&[NotifyState::Ready]);
     }
 
-    /// One line for `systemctl status`.
+    /// One line for `systemctl status`; the line before it is not sent twice.
     pub fn status(&mut self, text: &str) {
-        if self.line.is_some() {
-            self.owed_status = Some(NotifyState::Status(&text.replace('\n', " ")).to_string());
-            self.pay();
+        if self.line.is_some() && self.status != text {
+            text.clone_into(&mut self.status);
+            self.unsent_status = Some(NotifyState::Status(&text.replace('\n', " ")).to_string());
+            self.flush();
         }
     }
 
@@ -79,14 +90,14 @@ impl Manager {
     pub fn reloading(&mut self) {
         // systemd 253 and newer wants the time, to tell this reload from an earlier one.
         match NotifyState::monotonic_usec_now() {
-            Ok(time) => self.owe(&[NotifyState::Reloading, time]),
-            Err(_) => self.owe(&[NotifyState::Reloading]),
+            Ok(time) => self.queue(&[NotifyState::Reloading, time]),
+            Err(_) => self.queue(&[NotifyState::Reloading]),
         }
     }
 
     /// The daemon drains and ends.
     pub fn stopping(&mut self) {
-        self.owe(&[NotifyState::Stopping]);
+        self.queue(&[NotifyState::Stopping]);
     }
 
     /// Start-up or the end may take `longer` from now on, whatever the unit's time limits say.
@@ -94,14 +105,14 @@ impl Manager {
         if self.extended.is_none_or(|last| last.elapsed() >= EXTEND_EVERY) {
             self.extended = Some(Instant::now());
             let longer = u32::try_from(longer.as_micros()).unwrap_or(u32::MAX);
-            self.owe(&[NotifyState::ExtendTimeoutUsec(longer)]);
+            self.queue(&[NotifyState::ExtendTimeoutUsec(longer)]);
         }
     }
 
     /// To be called by the loop now and then: `progress` is a counter of what was computed, none while there
     /// is nothing to compute. Only if it has moved since the last sign of life is there another.
     pub fn turned(&mut self, progress: Option<u64>) {
-        self.pay();
+        self.flush();
         let Some(watchdog) = &mut self.watchdog else { return };
         if watchdog.last.is_some_and(|last| last.elapsed() < watchdog.every) {
             return;
@@ -110,40 +121,40 @@ impl Manager {
             return;
         }
         (watchdog.last, watchdog.progress) = (Some(Instant::now()), progress);
-        // It is behind what is owed, or it is not heard: then nobody watches the time either.
-        if self.owed.is_empty() {
+        // It is behind what waits, or it is not heard: then nobody watches the time either.
+        if self.unsent.is_empty() {
             self.send(&NotifyState::Watchdog.to_string());
         }
     }
 
     /// How long the loop may sleep at most.
     pub fn due_in(&self) -> Option<Duration> {
-        let owes = !self.owed.is_empty() || self.owed_status.is_some();
-        let retry = owes.then_some(RETRY_AFTER);
+        let is_waiting = !self.unsent.is_empty() || self.unsent_status.is_some();
+        let retry = is_waiting.then_some(RETRY_AFTER);
         let sign = self.watchdog.as_ref().map(|watchdog| watchdog.every);
         retry.into_iter().chain(sign).min()
     }
 
-    fn owe(&mut self, states: &[NotifyState<'_>]) {
+    fn queue(&mut self, states: &[NotifyState<'_>]) {
         if self.line.is_some() {
             let lines: Vec<String> = states.iter().map(NotifyState::to_string).collect();
-            self.owed.push_back(lines.join("\n"));
-            self.pay();
+            self.unsent.push_back(lines.join("\n"));
+            self.flush();
         }
     }
 
-    /// Sends what is owed, as far as it is taken.
-    fn pay(&mut self) {
-        while let Some(state) = self.owed.pop_front() {
+    /// Sends what waits, as far as it is taken.
+    fn flush(&mut self) {
+        while let Some(state) = self.unsent.pop_front() {
             if !self.send(&state) {
-                self.owed.push_front(state);
+                self.unsent.push_front(state);
                 return;
             }
         }
-        if let Some(status) = self.owed_status.take()
+        if let Some(status) = self.unsent_status.take()
             && !self.send(&status)
         {
-            self.owed_status = Some(status);
+            self.unsent_status = Some(status);
         }
     }
 
@@ -206,6 +217,7 @@ mod tests {
     #[test]
     fn states_are_said_in_the_words_of_sd_notify() {
         let mut listener = listener(None);
+        listener.manager.status("two\nlines");
         listener.manager.status("two\nlines");
         listener.manager.ready();
         listener.manager.extend_timeout(Duration::from_secs(2));
@@ -272,10 +284,10 @@ mod tests {
         manager.ready();
         manager.status("idle");
         manager.turned(None);
-        assert_eq!((manager.owed.len(), manager.owed_status.clone(), manager.due_in()), (0, None, None));
+        assert_eq!((manager.unsent.len(), manager.unsent_status.clone(), manager.due_in()), (0, None, None));
         let mut listener = listener(None);
         drop(listener.socket);
         listener.manager.ready();
-        assert!(listener.manager.owed.is_empty(), "nobody is there to take it later");
+        assert!(listener.manager.unsent.is_empty(), "nobody is there to take it later");
     }
 }

@@ -33,7 +33,7 @@ impl Signals {
         Ok(Self { pipe, end, reload })
     }
 
-    /// Whether the daemon is to end. Stays true.
+    /// Whether the process is to end. Stays true.
     pub fn end_wanted(&self) -> bool {
         self.end.load(Ordering::SeqCst)
     }
