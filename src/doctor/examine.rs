@@ -6,7 +6,7 @@ use super::finding::Finding;
 use super::options::DoctorOptions;
 use super::service::Viewer;
 use super::unit::Unit;
-use super::{access, engine, machine, places, service, unit};
+use super::{access, engine, fleet, machine, places, service, unit};
 use crate::config::{Config, ConfigError};
 
 /// Looks at everything; `progress` is told of each file that is read as a whole.
@@ -70,6 +70,7 @@ fn as_this_user(
         Err(_) => Config::default(),
     };
     findings.push(machine::gpu(&config.engine));
+    findings.extend(fleet::examine(&config));
     findings.extend(access::examine(&config, &options.system_root, unit));
     findings.extend(engine::examine(&config, &options.config, unit, progress));
     findings

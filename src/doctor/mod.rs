@@ -6,6 +6,7 @@ mod access;
 mod engine;
 mod examine;
 mod finding;
+mod fleet;
 mod machine;
 mod options;
 mod places;

@@ -121,6 +121,15 @@ fn a_healthy_machine_needs_nothing_and_each_fault_is_named_with_its_remedy() {
             spoil: |folder| configure(folder, "memory_mib = 1\n"),
         },
         Case {
+            topic: "bridge",
+            verdict: "problem",
+            words: ["fetched lie outside allowed_roots", "systemctl reload"],
+            spoil: |folder| {
+                write(&folder.join("fetched/5f0c/config.json"), "{}");
+                configure(folder, &format!("[bridge]\nadapters = {:?}\n", folder.join("fetched")));
+            },
+        },
+        Case {
             topic: "spool",
             verdict: "note",
             words: ["mode 750, wanted 3770: producers", "chmod 3770"],
