@@ -12,17 +12,63 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::fleet::{Client, Device, Server, free_port, neutral, wait_at_most, wait_for};
+use crate::support::network::Network;
 use crate::support::random::Random;
 use crate::support::service::long_request;
 use crate::support::serving::{Bench, folder, job};
 
-/// How much is disturbed.
+/// How much is disturbed, and where.
 struct Chaos {
+    ways: Ways,
     n_jobs: usize,
     /// Between two kills.
     pause: Duration,
     limit: Duration,
     seed: u64,
+}
+
+/// How devices reach the server.
+#[derive(Clone, Copy, PartialEq)]
+enum Ways {
+    /// Two of them directly; the third's connections are closed when it is cut off.
+    Proxy,
+    /// Each over a link of its own, on which packets are lost when it is cut off.
+    Links,
+}
+
+/// What cuts devices off.
+enum Cutter {
+    Proxy(Proxy),
+    Links(Network),
+}
+
+impl Cutter {
+    fn to(server: &Server, network: Option<Network>) -> Self {
+        network.map_or_else(|| Self::Proxy(Proxy::to(server.port)), Self::Links)
+    }
+
+    /// The server as a device sees it.
+    fn url(&self, device: usize, server: &Server) -> String {
+        match self {
+            Self::Links(network) => format!("nats://{}:{}", network.machine(device).hub, server.port),
+            Self::Proxy(proxy) if device == 2 => format!("nats://127.0.0.1:{}", proxy.port),
+            Self::Proxy(_) => server.url(),
+        }
+    }
+
+    fn prefix(&self, device: usize) -> Vec<String> {
+        match self {
+            Self::Links(network) => network.machine(device).prefix(),
+            Self::Proxy(_) => Vec::new(),
+        }
+    }
+
+    fn cut(&self, device: usize, is_cut: bool) {
+        match self {
+            Self::Links(network) => network.machine(device).cut(is_cut),
+            Self::Proxy(proxy) => proxy.cut(is_cut),
+        }
+    }
 }
 
 /// A way to the server that can be cut.
@@ -95,9 +141,12 @@ fn undisturbed(folder: &Path, jobs: &BTreeMap<String, String>) -> BTreeMap<Strin
         .collect()
 }
 
+const N_DEVICES: usize = 3;
+
 /// Kills what chance says, and starts it again after a while.
-fn disturb(random: &mut Random, server: &mut Server, devices: &mut [Device], proxy: &Proxy) {
-    let device = &mut devices[random.below(3)];
+fn disturb(random: &mut Random, server: &mut Server, devices: &mut [Device], cutter: &Cutter) {
+    let i = random.below(N_DEVICES);
+    let device = &mut devices[i];
     match random.below(8) {
         0..=2 => {
             device.bridge = None;
@@ -120,22 +169,29 @@ fn disturb(random: &mut Random, server: &mut Server, devices: &mut [Device], pro
             std::thread::sleep(Duration::from_millis(random.below(300) as u64));
             server.revive();
         }
-        _ => proxy.cut(random.below(2) == 0),
+        _ => cutter.cut(i, random.below(2) == 0),
     }
 }
 
 fn run(chaos: &Chaos) {
     let folder = folder();
-    let Some(mut server) = Server::start(folder.path(), "") else { return };
+    let network = (chaos.ways == Ways::Links).then(|| Network::of(N_DEVICES));
+    if matches!(network, Some(None)) {
+        return;
+    }
+    // In a namespace of the test's own nobody else hears it.
+    let address = if chaos.ways == Ways::Links { "0.0.0.0" } else { "127.0.0.1" };
+    let Some(mut server) = Server::listening(address, folder.path(), "") else { return };
+    let cutter = Cutter::to(&server, network.flatten());
     let jobs: BTreeMap<String, String> =
         (0..chaos.n_jobs).map(|i| (format!("job-{i}"), chaos_job(i))).collect();
     let wanted = undisturbed(folder.path(), &jobs);
-    let proxy = Proxy::to(server.port);
-    let cut_url = format!("nats://127.0.0.1:{}", proxy.port);
-    let mut devices = ["one", "two", "three"].map(|name| {
-        let url = if name == "three" { cut_url.clone() } else { server.url() };
+    let mut devices: [Device; N_DEVICES] = std::array::from_fn(|i| {
         // Kills count as deliveries: no job is to be given up for them.
-        Device::new(folder.path(), name, &url, "max_deliveries = 1000")
+        let lines = "max_deliveries = 1000";
+        let url = cutter.url(i, &server);
+        let device = Device::new(folder.path(), &format!("device{i}"), &url, lines);
+        Device { bridge_prefix: cutter.prefix(i), ..device }
     });
     devices[0].init();
     let client = Client::new(&server.url());
@@ -155,10 +211,10 @@ fn run(chaos: &Chaos) {
     while client.n_messages("JETSPOOL_ANSWERS").is_none_or(|found| found < n * 9 / 10) {
         assert!(begin.elapsed() < chaos.limit, "{:?} answers", client.n_messages("JETSPOOL_ANSWERS"));
         std::thread::sleep(chaos.pause);
-        disturb(&mut random, &mut server, &mut devices, &proxy);
+        disturb(&mut random, &mut server, &mut devices, &cutter);
         n_kills += 1;
     }
-    proxy.cut(false);
+    (0..N_DEVICES).for_each(|i| cutter.cut(i, false));
     let logs = |devices: &[Device]| devices.iter().map(Device::logs).collect::<String>();
     let answered = |client: &Client| (client.n_messages("JETSPOOL_ANSWERS")? == n).then_some(());
     wait_at_most(chaos.limit, &format!("all answers, seed {}", chaos.seed), &mut || answered(&client));
@@ -182,13 +238,20 @@ fn run(chaos: &Chaos) {
 
 #[test]
 fn every_job_has_one_answer_whatever_is_killed() {
-    run(&Chaos { n_jobs: 60, pause: Duration::from_millis(150), limit: Duration::from_secs(120), seed: 1 });
+    run(&Chaos {
+        ways: Ways::Proxy,
+        n_jobs: 60,
+        pause: Duration::from_millis(150),
+        limit: Duration::from_secs(120),
+        seed: 1,
+    });
 }
 
 #[test]
 #[ignore = "long; scripts/check --full"]
 fn a_thousand_jobs_have_one_answer_each_whatever_is_killed() {
-    run(&Chaos { n_jobs: 1000, pause: Duration::from_millis(150), limit: Duration::from_secs(900), seed: 2 });
+    let (pause, limit) = (Duration::from_millis(150), Duration::from_secs(900));
+    run(&Chaos { ways: Ways::Links, n_jobs: 1000, pause, limit, seed: 2 });
 }
 
 #[test]
@@ -211,4 +274,39 @@ fn a_device_that_is_cut_off_goes_on_and_publishes_when_it_is_back() {
     assert_eq!(said.header("Jetspool-Device"), "far");
     client.wait_for_no_jobs();
     wait_for("empty spool", || device.left_of_fleet().is_empty().then_some(()));
+}
+
+#[test]
+fn another_device_answers_for_one_behind_a_dead_link_and_the_late_answer_is_dropped() {
+    let folder = folder();
+    let Some(network) = Network::of(2) else { return };
+    let Some(server) = Server::listening("0.0.0.0", folder.path(), "") else { return };
+    let device = |name: &str, i: usize| {
+        let machine = network.machine(i);
+        let url = format!("nats://{}:{}", machine.hub, server.port);
+        let mut device = Device::new(folder.path(), name, &url, "");
+        device.bridge_prefix = machine.prefix();
+        device
+    };
+    let (mut far, mut near) = (device("far", 0), device("near", 1));
+    far.init();
+    let client = Client::new(&server.url());
+    client.set_ack_wait(Duration::from_secs(3));
+    far.start_daemon();
+    far.start_bridge();
+    let requests: Vec<Value> = vec![long_request("hi", None, 40); 4];
+    client.give("normal", "job", &json!({"temperature": 0, "requests": requests}).to_string());
+    wait_for("job in the spool", || (!far.left_of_fleet().is_empty()).then_some(()));
+    network.machine(0).cut(true);
+    wait_for("answer in out/", || (far.bench.n_files("out") == 1).then_some(()));
+    near.start_daemon();
+    near.start_bridge();
+    let said = client.wait_for_answer("job");
+    assert_eq!(said.header("Jetspool-Device"), "near");
+    client.wait_for_no_jobs();
+    assert_eq!(far.bench.n_files("out"), 1, "{}", far.logs());
+    network.machine(0).cut(false);
+    wait_for("empty spool", || far.left_of_fleet().is_empty().then_some(()));
+    assert_eq!(client.n_taken("JETSPOOL_ANSWERS"), Some(1));
+    assert_eq!(client.answer("job"), Some(said));
 }

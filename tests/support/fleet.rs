@@ -14,7 +14,7 @@ use async_nats::jetstream::{self, Context};
 use nix::sys::signal::Signal;
 
 use super::cost::without_cost;
-use super::service::{jetspool, ok};
+use super::service::{jetspool, ok, under};
 use super::serving::{Bench, demo};
 
 /// The model of all devices here.
@@ -90,6 +90,11 @@ pub struct Server {
 impl Server {
     /// Its files are kept in `folder`; `lines` are added to its configuration.
     pub fn start(folder: &Path, lines: &str) -> Option<Self> {
+        Self::listening("127.0.0.1", folder, lines)
+    }
+
+    /// The same at another address, which 127.0.0.1 must reach too.
+    pub fn listening(address: &str, folder: &Path, lines: &str) -> Option<Self> {
         let program = server_program()?;
         let folder = folder.join("server");
         std::fs::create_dir_all(&folder).unwrap();
@@ -97,7 +102,7 @@ impl Server {
         let store = folder.join("store");
         // Written through: what was acknowledged is there after a SIGKILL of the server anyway; this costs little here.
         let text = format!(
-            "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: {store:?}, sync_interval: \"2s\" }}\n{lines}\n"
+            "listen: \"{address}:{port}\"\njetstream {{ store_dir: {store:?}, sync_interval: \"2s\" }}\n{lines}\n"
         );
         std::fs::write(folder.join("server.conf"), text).unwrap();
         let mut server = Self { program, folder, port, process: None };
@@ -138,6 +143,8 @@ pub struct Device {
     pub bench: Bench,
     pub daemon: Option<Process>,
     pub bridge: Option<Process>,
+    /// Words before the bridge's own: where it runs.
+    pub bridge_prefix: Vec<String>,
 }
 
 impl Device {
@@ -154,7 +161,7 @@ impl Device {
         let bench = Bench::new(&root, &settings);
         // As the package makes it: the bridge may come before the daemon.
         std::fs::create_dir_all(bench.place("out")).unwrap();
-        Self { name: name.into(), bench, daemon: None, bridge: None }
+        Self { name: name.into(), bench, daemon: None, bridge: None, bridge_prefix: Vec::new() }
     }
 
     /// Daemon and bridge, on a server that has what a fleet needs.
@@ -177,7 +184,8 @@ impl Device {
     pub fn start_bridge(&mut self) {
         let path = self.bench.root.join("bridge.log");
         let log = std::fs::File::options().create(true).append(true).open(path).unwrap();
-        let mut command = jetspool(&["bridge", "--config"]);
+        let prefix: Vec<&str> = self.bridge_prefix.iter().map(String::as_str).collect();
+        let mut command = under(&prefix, &["bridge", "--config"]);
         command.arg(self.config()).env("JETSPOOL_LOG", "debug").stdout(Stdio::null()).stderr(log);
         self.bridge = Some(Process::start(&mut command));
     }

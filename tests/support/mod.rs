@@ -4,6 +4,8 @@
 pub mod cost;
 #[cfg(feature = "fleet")]
 pub mod fleet;
+#[cfg(feature = "fleet")]
+pub mod network;
 pub mod panels;
 pub mod random;
 pub mod service;
