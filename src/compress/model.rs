@@ -23,12 +23,12 @@ pub struct Linear {
     /// None: it stays.
     pub method: Option<Method>,
     /// What the model calls it: one matrix, or those that a fused one holds.
-    pub parts: Vec<Part>,
+    pub parts: Vec<SubMatrix>,
     source: RowSource,
 }
 
 /// A matrix that the model knows by a plain name, such as one expert's.
-pub struct Part {
+pub struct SubMatrix {
     /// `model.layers.0.mlp.experts.3.up_proj.weight`
     pub name: String,
     /// The item of an engine that holds it: itself, or the stack of all experts.
@@ -170,7 +170,7 @@ impl Model {
             for name in checkpoint_names(&self.config.architecture, item) {
                 let Place { tensor, fused } = checkpoint.place(&name).expect("the sources have it");
                 let first_row = fused.as_ref().map_or(0, |fused| fused.rows.start);
-                let part = Part { name, item: item_name.clone(), first_row };
+                let part = SubMatrix { name, item: item_name.clone(), first_row };
                 // Parts of a fused matrix are neighbours.
                 if let Some(last) = linears.last_mut().filter(|last| last.name == tensor) {
                     last.parts.push(part);

@@ -23,7 +23,7 @@ impl std::error::Error for CudaError {}
 impl fmt::Display for CudaError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { call, code } = *self;
-        match words(code) {
+        match meaning(code) {
             Some(words) => write!(f, "{call}: {words} (CUDA error {code})"),
             None => write!(f, "{call}: CUDA error {code}"),
         }
@@ -31,7 +31,7 @@ impl fmt::Display for CudaError {
 }
 
 /// Of the codes in cuda.h those that a machine, an engine or a kernel can cause.
-fn words(code: u32) -> Option<&'static str> {
+fn meaning(code: u32) -> Option<&'static str> {
     Some(match code {
         1 => "a value is not allowed",
         2 => "out of memory",

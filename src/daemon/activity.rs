@@ -206,7 +206,7 @@ impl Activity {
 }
 
 /// One line for `systemctl status`.
-pub fn words(report: &Report) -> String {
+pub fn status_line(report: &Report) -> String {
     let (queue, totals) = (&report.queue, &report.totals);
     let mut text = match (queue.n_running, queue.n_open) {
         (0, 0) => "idle".to_owned(),

@@ -48,7 +48,7 @@ pub enum Event {
 /// What the scout saw. It is ready for more of what the watch says.
 pub struct Seen {
     pub candidates: Vec<Candidate>,
-    pub strangers: Vec<OsString>,
+    pub foreign_names: Vec<OsString>,
     pub n_waiting: usize,
     pub n_partial: usize,
 }

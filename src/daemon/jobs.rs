@@ -37,7 +37,7 @@ pub struct Jobs {
     /// A suspect is in flight, and nothing else may be.
     is_alone: bool,
     /// Suspects that may wait have waited long enough.
-    is_patient: bool,
+    are_suspects_due: bool,
     /// Ends of the daemon that one request may cause.
     max_crashes: u32,
 }
@@ -116,7 +116,7 @@ impl Jobs {
             n_in_flight: 0,
             n_slow: 0,
             is_alone: false,
-            is_patient: false,
+            are_suspects_due: false,
             max_crashes: max_crashes.max(1),
         }
     }
@@ -126,8 +126,8 @@ impl Jobs {
     }
 
     /// Suspects that let others go first need not wait any more.
-    pub fn end_patience(&mut self) {
-        self.is_patient = true;
+    pub fn stop_waiting_for_suspects(&mut self) {
+        self.are_suspects_due = true;
     }
 
     /// Jobs in work/, open or not.
@@ -352,7 +352,7 @@ impl Jobs {
         for (id, job) in &self.open {
             let Stage::Answering(work) = &job.stage else { continue };
             for (&index, &n_crashes) in &work.suspects {
-                let may_wait = n_crashes > 0 && !(self.is_patient && n_crashes < self.max_crashes);
+                let may_wait = n_crashes > 0 && !(self.are_suspects_due && n_crashes < self.max_crashes);
                 if may_wait {
                     deferred.push((n_crashes, *id, index));
                 } else if first.is_none() {

@@ -103,7 +103,7 @@ fn who_ended_the_daemon_alone_lets_others_go_first_and_is_given_up_in_the_end() 
     // Others that come again and again do not put it off for ever.
     let mut jobs = self::jobs(&[(1, ROOT, 1, 0, &[(0, 1)]), (2, ROOT, 9, 0, &[])]);
     assert_eq!(next(&mut jobs), Some((2, 0, How::Shared)));
-    jobs.end_patience();
+    jobs.stop_waiting_for_suspects();
     assert_eq!(next(&mut jobs), None, "it is its turn as soon as what runs has ended");
     answer(&mut jobs, 2, 0);
     assert_eq!(next(&mut jobs), Some((1, 0, How::Alone)));

@@ -248,7 +248,7 @@ impl MainLoop {
     fn turn(&mut self) {
         if !self.is_ending {
             if self.started.elapsed() >= SUSPECTS_WAIT {
-                self.jobs.end_patience();
+                self.jobs.stop_waiting_for_suspects();
             }
             self.mend_engine();
             self.sleep_or_wake();
@@ -313,7 +313,7 @@ impl MainLoop {
 
     fn tell(&mut self) {
         let report = self.report(0);
-        self.manager.status(&activity::words(&report));
+        self.manager.status(&activity::status_line(&report));
         self.told = Instant::now();
         let is_quiet = !self.is_busy();
         if self.is_news && (is_quiet || self.saved.elapsed() >= SAVE_EVERY) {

@@ -134,7 +134,7 @@ impl Scout {
         self.wanted -= candidates.len();
         Ok(Seen {
             candidates,
-            strangers: self.inbox.take_strangers(),
+            foreign_names: self.inbox.take_foreign_names(),
             n_waiting: self.inbox.n_waiting(),
             n_partial: self.inbox.n_partial(),
         })

@@ -44,12 +44,12 @@ impl MainLoop {
         self.is_scout_busy = false;
         self.is_news |= (self.n_waiting, self.n_partial) != (seen.n_waiting, seen.n_partial);
         (self.n_waiting, self.n_partial) = (seen.n_waiting, seen.n_partial);
-        for stranger in seen.strangers {
-            let why = match split_suffix(&stranger) {
+        for name in seen.foreign_names {
+            let why = match split_suffix(&name) {
                 Some(_) => "a name of more than 236 bytes cannot be a job's",
                 None => "only names ending in .json or .jsonl are jobs",
             };
-            tracing::warn!("new/{} is left alone: {why}", printable(&stranger));
+            tracing::warn!("new/{} is left alone: {why}", printable(&name));
         }
         for reply in self.flushing.drain(..) {
             let _ = reply.send(Reply::Flushed);

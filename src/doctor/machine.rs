@@ -56,7 +56,7 @@ pub fn gpu(engine: &Path) -> Finding {
         }
     };
     let (major, minor) = driver.version;
-    let gpus: Vec<String> = driver.gpus.iter().map(gpu_words).collect();
+    let gpus: Vec<String> = driver.gpus.iter().map(describe_gpu).collect();
     let gpus = if gpus.is_empty() { "no device".to_owned() } else { gpus.join("; ") };
     let found = format!("{gpus}; CUDA {major}.{minor}");
     let Some(architecture) = driver.gpus.first().map(Gpu::architecture) else {
@@ -71,7 +71,7 @@ pub fn gpu(engine: &Path) -> Finding {
     Finding::note("gpu", format!("{found}; the engine has no kernels for it")).advice(advice)
 }
 
-fn gpu_words(gpu: &Gpu) -> String {
+fn describe_gpu(gpu: &Gpu) -> String {
     let (major, minor) = gpu.capability;
     let memory = gpu.memory >> 20;
     let whose = if gpu.is_integrated { "shared with the processor" } else { "its own" };

@@ -38,6 +38,22 @@ impl TensorFile {
     ///
     /// # Errors
     /// [`FormatError::Damaged`] when the header is not JSON, offsets leave the file, overlap or leave holes.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use jetspool::format::TensorFile;
+    ///
+    /// // Eight bytes of length, a header of JSON, the data.
+    /// let header = br#"{"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}  "#;
+    /// let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    /// file.extend_from_slice(header);
+    /// file.extend_from_slice(&[0; 8]);
+    /// let file = TensorFile::parse(Arc::new(file))?;
+    /// assert_eq!(file.require("x")?.shape(), [2]);
+    /// assert!(file.require("y").is_err());
+    /// # Ok::<_, jetspool::format::FormatError>(())
+    /// ```
     pub fn parse(bytes: Bytes) -> Result<Self, FormatError> {
         let all: &[u8] = (*bytes).as_ref();
         let damaged = |why: String| FormatError::Damaged { what: SAFETENSORS_FILE, why };

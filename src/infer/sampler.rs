@@ -83,6 +83,13 @@ impl<'a> Scores<'a> {
     }
 
     /// The token at `index` of the answer.
+    ///
+    /// ```
+    /// use jetspool::infer::{Sampling, Scores};
+    ///
+    /// let greedy = Sampling { temperature: 0.0, top_p: 1.0, top_k: 0, seed: 0, logit_bias: vec![(0, 5.0)] };
+    /// assert_eq!(Scores::new(&[0.5, 2.0, 1.0], &greedy).choose(&greedy, 0), 0);
+    /// ```
     pub fn choose(&self, sampling: &Sampling, index: u64) -> u32 {
         let token = self.choose_any(sampling, index);
         // With fewer tokens left than are kept in order, one of the others may stand at the end.

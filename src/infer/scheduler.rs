@@ -259,22 +259,22 @@ impl Scheduler {
 
     /// The first one waits for its blocks, and the others behind it: a long one is not passed for ever.
     fn admit(&mut self) {
-        let owed = |sequence: &Sequence| {
+        let missing = |sequence: &Sequence| {
             RESERVE + sequence.n_blocks_now().saturating_sub(sequence.holding.blocks().len())
         };
-        let mut n_owed: usize = self.running.iter().map(owed).sum();
+        let mut n_missing: usize = self.running.iter().map(missing).sum();
         while self.running.len() < self.batch_limit {
             let Some(next) = self.waiting.front() else { return };
             let found = self.ledger.find(next.contents());
             let n_needed = next.n_blocks_now() - found.n_blocks + found.n_unused + RESERVE;
-            if !self.running.is_empty() && n_owed + n_needed > self.ledger.n_available() {
+            if !self.running.is_empty() && n_missing + n_needed > self.ledger.n_available() {
                 return;
             }
             let Some(sequence) = self.waiting.pop_front() else { return };
             let index = self.running.partition_point(|running| running.rank() < sequence.rank());
             self.running.insert(index, sequence);
             self.take_cached(index);
-            n_owed += owed(&self.running[index]);
+            n_missing += missing(&self.running[index]);
         }
     }
 
@@ -315,7 +315,7 @@ impl Scheduler {
         let sequence = &self.running[index];
         let (holding, contents) = (&sequence.holding, sequence.contents());
         let Some(key) = self.ledger.next_key(holding, contents) else { return false };
-        if contents.sharing.takes && holding.is_full() && underway.contains(&key) {
+        if contents.takes_next(holding) && underway.contains(&key) {
             return true;
         }
         if contents.gives_next(holding) {

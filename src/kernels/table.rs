@@ -6,9 +6,9 @@ use super::activations::{self, CodesMut};
 use super::attention::{self, AttendTask, Weight};
 use super::elementwise;
 use super::lora::{self, ExpandTask, ShrinkTask};
-use super::low_rank::{self, LowRankTask};
 use super::matmul::{self, MatmulTask};
 use super::matrix::Partner;
+use super::merge_delta::{self, LowRankTask};
 use super::scalar::Scalar;
 
 /// One instruction set's operations; the safety contracts are those of the functions of the same name.
@@ -62,7 +62,7 @@ macro_rules! table {
         }
         $(#[$features])?
         unsafe fn low_rank(task: &mut LowRankTask<'_>) {
-            unsafe { low_rank::low_rank($isa, task) }
+            unsafe { merge_delta::low_rank($isa, task) }
         }
         $(#[$features])?
         unsafe fn rms_norm(x: *const f32, weight: &[f32], eps: f32, y: *mut f32) {

@@ -74,7 +74,7 @@ impl<D: Device> Weights<D> {
     /// # Errors
     /// [`FormatError`] naming the first tensor that is missing or does not fit.
     pub fn new(device: &D, architecture: &Architecture, file: &TensorFile) -> Result<Self, FormatError> {
-        let source = Source { device, file };
+        let source = WeightSource { device, file };
         let table = (architecture.vocab_size, architecture.hidden_size);
         let layers = (0..architecture.n_layers)
             .map(|layer| source.layer(architecture, layer))
@@ -90,12 +90,12 @@ impl<D: Device> Weights<D> {
     }
 }
 
-struct Source<'a, D> {
+struct WeightSource<'a, D> {
     device: &'a D,
     file: &'a TensorFile,
 }
 
-impl<D: Device> Source<'_, D> {
+impl<D: Device> WeightSource<'_, D> {
     fn matrix(&self, name: &str, shape: (usize, usize)) -> Result<D::Weights, FormatError> {
         self.device.weights(name, StoredMatrix::find(self.file, name, shape)?)
     }

@@ -49,6 +49,14 @@ impl fmt::Display for Precision {
 }
 
 /// A name that no precision has.
+///
+/// ```
+/// use jetspool::numbers::Precision;
+///
+/// assert_eq!("int4".parse(), Ok(Precision::Int4));
+/// let error = "int3".parse::<Precision>().expect_err("no precision");
+/// assert!(error.to_string().contains("supported: f32, f16, int8, int4"));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("precision is not supported: {0}; supported: f32, f16, int8, int4, stored")]
 pub struct UnknownPrecision(String);

@@ -2,6 +2,13 @@
 //! Floating Point Specification" 1.0).
 
 /// E4M3: a sign, four bits of exponent with bias 7, three of mantissa; no infinities, 0x7f and 0xff are NaN.
+///
+/// ```
+/// use jetspool::numbers::small_floats::{e4m3, to_e4m3};
+///
+/// assert_eq!(e4m3(0x7e), 448.0);
+/// assert_eq!(e4m3(to_e4m3(0.3)), 0.3125);
+/// ```
 pub fn e4m3(bits: u8) -> f32 {
     let magnitude = bits & 0x7f;
     let (exponent, mantissa) = (i32::from(magnitude >> 3), f32::from(magnitude & 7));

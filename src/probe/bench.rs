@@ -68,7 +68,7 @@ pub fn bench(options: &BenchOptions) -> Result<BenchReport, ProbeError> {
     let n_steps: usize = cases.iter().map(|case| case.iterations.saturating_add(1)).sum();
     let bar = Bar::of(Progress::Bar, n_steps as u64, "steps");
     for case in cases {
-        bar.say(case.words());
+        bar.say(case.label());
         reports.push(bench.time(case, &bar, &mut logits)?);
     }
     bar.say("reading memory");

@@ -23,7 +23,7 @@ pub struct Case {
 
 impl Case {
     /// In a few words.
-    pub fn words(self) -> String {
+    pub fn label(self) -> String {
         let Self { batch_size, len, .. } = self;
         match self.mode {
             BenchMode::Prefill => format!("prefill, {batch_size} x {len}"),

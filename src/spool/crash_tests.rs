@@ -388,7 +388,7 @@ fn a_journal_whose_sync_failed_is_not_written_again() {
 }
 
 #[test]
-fn left_overs_are_removed_and_strangers_left_alone() {
+fn left_overs_are_removed_and_foreign_files_left_alone() {
     let dir = scratch();
     let root = dir.path().join("spool");
     drop(Spool::open(&root, config()).unwrap());
@@ -397,7 +397,7 @@ fn left_overs_are_removed_and_strangers_left_alone() {
     }
     fs::create_dir_all(root.join("tmp/1kvzb7c8m0c.trash/inner")).unwrap();
     let (mut spool, recovery) = Spool::open(&root, config()).unwrap();
-    assert_eq!((recovery.n_removed, recovery.strangers), (4, vec!["stranger".into()]));
+    assert_eq!((recovery.n_removed, recovery.foreign_names), (4, vec!["stranger".into()]));
     assert_eq!((names(&root, Place::Tmp).len(), names(&root, Place::Work)), (0, vec!["stranger".into()]));
     // An id that was seen is never given again, even by a clock that went back.
     fs::write(root.join("work/3gzzzzzzzz0.y.json"), input(1)).unwrap();

@@ -1,7 +1,7 @@
 //! What stands in new/ and may be taken. The watch is a hint, the scan is the truth.
 //!
 //! Only names that end in `.json` or `.jsonl` are jobs. Dot names, `*.tmp` and `*.part` belong to producers that are not
-//! done yet; any other name is left alone and reported once as a stranger. A file that was renamed in is
+//! done yet; any other name is left alone and reported once as foreign. A file that was renamed in is
 //! whole. Any other is looked into: one that is cut in the middle is waited for, however slowly it comes.
 //!
 //! The owners of the files take turns; among those of one owner the first that came is the first taken, by
@@ -24,8 +24,8 @@ use super::wire::{Completeness, completeness, lines_completeness};
 
 /// Names kept in memory; the rest is found by a later scan.
 const MAX_WAITING: usize = 8_192;
-/// Strangers that are remembered, so that each is told once.
-const MAX_STRANGERS: usize = 256;
+/// Foreign names that are remembered, so that each is told once.
+const MAX_FOREIGN_NAMES: usize = 256;
 /// A file cut in the middle and not written to for so long is taken, and its answer says what is wrong.
 const ABANDONED_AFTER: Duration = Duration::from_secs(3600);
 /// A file is looked into again after this many times the time that it took before.
@@ -110,8 +110,8 @@ pub struct Inbox {
     parked: HashMap<OsString, Parked>,
     /// Set aside with the inode they had: not offered again.
     set_aside: HashMap<OsString, u64>,
-    strangers: HashSet<OsString>,
-    fresh_strangers: Vec<OsString>,
+    foreign_names: HashSet<OsString>,
+    new_foreign_names: Vec<OsString>,
     /// The owner who was served last.
     turn: u32,
     /// There were more names than are kept.
@@ -134,8 +134,8 @@ impl Inbox {
             keys: HashMap::new(),
             parked: HashMap::new(),
             set_aside: HashMap::new(),
-            strangers: HashSet::new(),
-            fresh_strangers: Vec::new(),
+            foreign_names: HashSet::new(),
+            new_foreign_names: Vec::new(),
             turn: 0,
             is_cut: false,
             looked_until: (0, 0),
@@ -162,9 +162,9 @@ impl Inbox {
         (self.is_cut, self.n_seen, self.n_empty) = (false, 0, 0);
         let mut failed = None;
         dir.list(|name| match self.kind(name) {
-            Kind::Unready => {}
-            Kind::Stranger => self.note_stranger(name),
-            Kind::Job => match dir.stat(name) {
+            FileKind::Unready => {}
+            FileKind::Foreign => self.note_foreign(name),
+            FileKind::Job => match dir.stat(name) {
                 Ok(Some(stat)) => {
                     self.n_seen += 1;
                     self.see(name, &stat, How::Scanned);
@@ -204,9 +204,9 @@ impl Inbox {
             Arrival::Rescan | Arrival::Lost => return Ok(false),
         };
         match self.kind(name) {
-            Kind::Unready => {}
-            Kind::Stranger => self.note_stranger(name),
-            Kind::Job => {
+            FileKind::Unready => {}
+            FileKind::Foreign => self.note_foreign(name),
+            FileKind::Job => {
                 if let Some(stat) = dir.stat(name)? {
                     self.see(name, &stat, how);
                 }
@@ -285,8 +285,8 @@ impl Inbox {
     }
 
     /// Names in new/ that are no jobs and were not told yet.
-    pub fn take_strangers(&mut self) -> Vec<OsString> {
-        std::mem::take(&mut self.fresh_strangers)
+    pub fn take_foreign_names(&mut self) -> Vec<OsString> {
+        std::mem::take(&mut self.new_foreign_names)
     }
 
     fn offer(&mut self, name: OsString, inode: u64) -> Candidate {
@@ -406,20 +406,20 @@ impl Inbox {
         }
     }
 
-    fn kind(&self, name: &OsStr) -> Kind {
+    fn kind(&self, name: &OsStr) -> FileKind {
         let bytes = name.as_bytes();
         if bytes.starts_with(b".") || bytes.ends_with(b".tmp") || bytes.ends_with(b".part") {
-            Kind::Unready
+            FileKind::Unready
         } else if split_suffix(name).is_some() && bytes.len() <= self.config.max_name_bytes {
-            Kind::Job
+            FileKind::Job
         } else {
-            Kind::Stranger
+            FileKind::Foreign
         }
     }
 
-    fn note_stranger(&mut self, name: &OsStr) {
-        if self.strangers.len() < MAX_STRANGERS && self.strangers.insert(name.to_owned()) {
-            self.fresh_strangers.push(name.to_owned());
+    fn note_foreign(&mut self, name: &OsStr) {
+        if self.foreign_names.len() < MAX_FOREIGN_NAMES && self.foreign_names.insert(name.to_owned()) {
+            self.new_foreign_names.push(name.to_owned());
         }
     }
 }
@@ -451,10 +451,10 @@ enum Look {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Kind {
+enum FileKind {
     Job,
     Unready,
-    Stranger,
+    Foreign,
 }
 
 fn is_regular(stat: &FileStat) -> bool {

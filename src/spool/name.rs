@@ -115,6 +115,16 @@ pub fn without_id(name: &OsStr) -> Option<OsString> {
 }
 
 /// Stem and suffix of a job's name.
+///
+/// ```
+/// use std::ffi::OsStr;
+///
+/// use jetspool::spool::split_suffix;
+///
+/// let (stem, suffix) = split_suffix(OsStr::new("monday.jsonl")).expect("a job");
+/// assert_eq!((stem.to_str(), suffix), (Some("monday"), ".jsonl"));
+/// assert_eq!(split_suffix(OsStr::new("notes.txt")), None);
+/// ```
 pub fn split_suffix(name: &OsStr) -> Option<(&OsStr, &'static str)> {
     let stem = |suffix: &str| name.as_bytes().strip_suffix(suffix.as_bytes()).map(OsStr::from_bytes);
     SUFFIXES.into_iter().find_map(|suffix| Some((stem(suffix)?, suffix)))

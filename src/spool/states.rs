@@ -77,7 +77,7 @@ pub struct Recovery {
     /// Left-overs that were removed from tmp/ and work/.
     pub n_removed: usize,
     /// Names in work/ that are none of the spool's; left alone.
-    pub strangers: Vec<OsString>,
+    pub foreign_names: Vec<OsString>,
 }
 
 /// What stands in the spool's own directories.
@@ -87,7 +87,7 @@ struct Inventory {
     held: BTreeMap<JobId, OsString>,
     endings: Vec<Ending>,
     journals: Vec<JobId>,
-    strangers: Vec<OsString>,
+    foreign_names: Vec<OsString>,
     /// Names in tmp/.
     left_overs: Vec<OsString>,
     last_id: Option<JobId>,
@@ -128,7 +128,7 @@ pub(super) fn recover(disk: &mut Disk) -> Result<(Recovery, Option<JobId>), Spoo
         disk.remove(Place::Tmp, &name)?;
         recovery.n_removed += 1;
     }
-    recovery.strangers = found.strangers;
+    recovery.foreign_names = found.foreign_names;
     Ok((recovery, found.last_id))
 }
 
@@ -149,7 +149,7 @@ impl Inventory {
                 found.note(id);
                 found.journals.push(id);
             }
-            _ => found.strangers.push(file.to_owned()),
+            _ => found.foreign_names.push(file.to_owned()),
         })?;
         disk.list(Place::Hold, |file| {
             if let (Some(id), name) = name::split_held(file) {

@@ -295,7 +295,7 @@ mod tests {
         let (mut spool, recovery) = Spool::open(&root, config()).unwrap();
         let unfinished: Vec<_> = recovery.unfinished.iter().map(|claimed| claimed.name.clone()).collect();
         assert_eq!((recovery.n_finished, unfinished.len()), (1, 3), "{unfinished:?}");
-        assert!(recovery.strangers.is_empty() && !root.join(CONTROL).exists());
+        assert!(recovery.foreign_names.is_empty() && !root.join(CONTROL).exists());
         // The id tells the time of the old claim, or else that of the file.
         let times = recovery.unfinished.iter().map(|claimed| claimed.id.unix_time() as u64);
         assert_eq!(times.collect::<Vec<_>>(), [1_764_000_000, 1_764_115_200, 1_764_115_200]);

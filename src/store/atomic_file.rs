@@ -59,6 +59,16 @@ impl AtomicFile {
     ///
     /// # Errors
     /// [`StoreError::Io`].
+    ///
+    /// ```
+    /// use jetspool::store::AtomicFile;
+    ///
+    /// let folder = tempfile::tempdir()?;
+    /// let path = folder.path().join("x");
+    /// AtomicFile::write(&path, b"all of it")?;
+    /// assert_eq!(std::fs::read(&path)?, b"all of it");
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     pub fn write(target: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         let mut file = Self::create(target)?;
         file.write_all(bytes).map_err(StoreError::io(target, "write"))?;

@@ -54,7 +54,7 @@ impl DirectoryKind {
     }
 
     /// The kind as people call it.
-    pub fn words(&self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Engine => "an engine",
             Self::TensorRtEngine => "an engine of TensorRT",

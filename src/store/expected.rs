@@ -21,7 +21,7 @@ pub enum Expected {
 }
 
 impl Expected {
-    pub(super) fn words(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Engine => "an engine directory, as jetspool build writes it",
             Self::Checkpoint => {

@@ -71,12 +71,12 @@ pub fn explain(path: &Path, wanted: Expected, error: StoreError) -> StoreError {
     let found = match &thing {
         Thing::Nothing | Thing::HubName(_) => NOT_THERE.to_owned(),
         Thing::DanglingLink => "a link to a file that is not there".to_owned(),
-        Thing::Directory(kind) => kind.words().to_owned(),
+        Thing::Directory(kind) => kind.name().to_owned(),
         Thing::File(contents) => contents.to_string(),
         Thing::Special(words) => (*words).to_owned(),
         Thing::Unseen => return error,
     };
-    mistaken(path, (found, wanted.words()), advice(&thing, wanted, path))
+    mistaken(path, (found, wanted.name()), advice(&thing, wanted, path))
 }
 
 /// The error for a file that is damaged because it is another kind of file, or not all of it.

@@ -57,6 +57,13 @@ impl std::fmt::Display for AllowedRoots {
 ///
 /// # Errors
 /// [`StoreError::NotPlainName`] for an empty one, `.`, `..`, and any with a slash, backslash or NUL.
+///
+/// ```
+/// use jetspool::store::roots::plain_name;
+///
+/// assert!(plain_name("french").is_ok());
+/// assert!(plain_name("../french").is_err());
+/// ```
 pub fn plain_name(name: &str) -> Result<&str, StoreError> {
     if is_plain_name(name) { Ok(name) } else { Err(StoreError::NotPlainName { path: name.into() }) }
 }

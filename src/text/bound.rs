@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use super::table::TableView;
-use super::wire::ModelOptions;
+use super::tokenizer_json::ModelOptions;
 
 /// Most that a Unicode normal form shrinks text by: the Kelvin sign has three bytes and becomes one, a mathematical
 /// letter with two marks has eight and becomes two.

@@ -6,7 +6,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::ops::Range;
 
 use super::table::{Merge, TableView};
-use super::wire::ModelOptions;
+use super::tokenizer_json::ModelOptions;
 
 /// Words up to this many bytes are remembered during one text.
 const MAX_REMEMBERED_BYTES: usize = 64;

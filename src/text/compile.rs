@@ -5,7 +5,7 @@ use super::error::damaged;
 use super::table::{
     EMPTY, ENTRY_LEN, HEADER_LEN, Header, MERGE_LEN, SLOT_LEN, TableSource, hash_pair, hash_text, probes,
 };
-use super::wire::{MergeWire, ModelBulk, TokenizerWire};
+use super::tokenizer_json::{MergeWire, ModelBulk, TokenizerWire};
 
 /// The table of a tokenizer.json; `Tokenizer::open` checks the parts that the library reads.
 ///

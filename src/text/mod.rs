@@ -36,8 +36,8 @@ mod table;
 mod template;
 mod text_methods;
 mod tokenizer;
+mod tokenizer_json;
 mod vocabulary;
-mod wire;
 
 pub use answer::AnswerDecoder;
 pub use assemble::{TokenizerFiles, VocabularyParts, assemble_tokenizer};

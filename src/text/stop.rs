@@ -1,6 +1,15 @@
 //! Stop strings: an answer ends before the first one that its decoded text holds.
 
 /// Watches an answer's text as it grows.
+///
+/// ```
+/// use jetspool::text::StopStrings;
+///
+/// let mut stops = StopStrings::new(["END".to_owned()]);
+/// assert_eq!(stops.push("The E"), None);
+/// assert_eq!(stops.n_open(), 1, "the E may begin a stop string");
+/// assert_eq!(stops.push("ND."), Some(4));
+/// ```
 #[derive(Debug, Clone)]
 pub struct StopStrings {
     stops: Vec<String>,

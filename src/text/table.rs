@@ -186,7 +186,7 @@ impl<'a> TableView<'a> {
         slots.find_map(|slot| {
             let start = slot * MERGE_LEN;
             let Some(bytes) = self.merges.get(start..start + MERGE_LEN) else { return Some(None) };
-            let [slot_left, slot_right, rank, id] = words(bytes);
+            let [slot_left, slot_right, rank, id] = four_numbers(bytes);
             match (slot_left, slot_right) {
                 _ if (slot_left, slot_right) == (left, right) => Some(Some(Merge { rank, id })),
                 (EMPTY, _) => Some(None),
@@ -338,7 +338,7 @@ fn u32_at(bytes: &[u8], idx: usize, item_len: usize, offset: usize) -> Option<u3
 }
 
 /// Four numbers of the 16 bytes of a merge.
-fn words(bytes: &[u8]) -> [u32; 4] {
+fn four_numbers(bytes: &[u8]) -> [u32; 4] {
     [0, 4, 8, 12].map(|offset| u32_at(bytes, 0, 0, offset).unwrap_or(EMPTY))
 }
 

@@ -14,14 +14,14 @@ use super::special::SpecialTokens;
 /// A checkpoint's chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    kind: Kind,
+    kind: Form,
     /// Of conversations with tools; none: as the others.
     of_tools: Option<Box<JinjaTemplate>>,
     special: SpecialTokens,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum Form {
     Jinja(Box<JinjaTemplate>),
     Processed(ProcessedTemplate),
 }
@@ -37,7 +37,7 @@ impl ChatTemplate {
         special: SpecialTokens,
     ) -> Result<Self, TextError> {
         let jinja = JinjaTemplate::compile(source, variables)?;
-        Ok(Self { kind: Kind::Jinja(Box::new(jinja)), of_tools: None, special })
+        Ok(Self { kind: Form::Jinja(Box::new(jinja)), of_tools: None, special })
     }
 
     /// The bytes of a processed_chat_template.json.
@@ -45,7 +45,7 @@ impl ChatTemplate {
     /// # Errors
     /// `Damaged`.
     pub fn from_processed(json: &[u8], special: SpecialTokens) -> Result<Self, TextError> {
-        Ok(Self { kind: Kind::Processed(ProcessedTemplate::parse(json)?), of_tools: None, special })
+        Ok(Self { kind: Form::Processed(ProcessedTemplate::parse(json)?), of_tools: None, special })
     }
 
     /// The same with another template, in Jinja, for conversations with tools.
@@ -72,8 +72,8 @@ impl ChatTemplate {
             .collect();
         match (&self.kind, &self.of_tools) {
             (_, Some(of_tools)) if options.tools.is_some() => of_tools.render(&turns, &self.special, options),
-            (Kind::Jinja(template), _) => template.render(&turns, &self.special, options),
-            (Kind::Processed(template), _) => template.render(&turns, &self.special, options),
+            (Form::Jinja(template), _) => template.render(&turns, &self.special, options),
+            (Form::Processed(template), _) => template.render(&turns, &self.special, options),
         }
     }
 

@@ -20,8 +20,8 @@ use super::error::TextError;
 use super::prompt::Prompt;
 use super::special::SpecialTokens;
 use super::table::{SharedBytes, TableSource, TokenTable, wrong};
+use super::tokenizer_json::{PartsWire, present};
 use super::vocabulary::{PatternPair, Vocabulary};
-use super::wire::{PartsWire, present};
 
 /// Runs of white space of 1,000,000 characters make the library's patterns give up: ids go wrong in silence.
 const MAX_SPACE_BYTES: usize = 900_000;

@@ -8,7 +8,7 @@ use jetspool::kernels::Kernels;
 use jetspool::kernels::attention::{
     AttendTask, CacheValues, HeadCache, PART, Query, Weight, parts, scratch_len,
 };
-use jetspool::kernels::low_rank::LowRankTask;
+use jetspool::kernels::merge_delta::LowRankTask;
 
 #[test]
 fn low_rank_rows_equal_scalar_and_a_naive_product() {

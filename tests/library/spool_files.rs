@@ -253,7 +253,7 @@ fn a_name_that_is_too_long_is_never_claimed() {
     let mut inbox = Intake::new(&spool, Duration::ZERO);
     inbox.scan();
     assert!(inbox.next().is_none());
-    assert_eq!(inbox.inbox.take_strangers(), [name.as_str()]);
+    assert_eq!(inbox.inbox.take_foreign_names(), [name.as_str()]);
     // An inbox that would take it changes nothing.
     inbox.inbox.set_config(InboxConfig {
         max_input_bytes: 1000,
@@ -302,7 +302,10 @@ fn a_scan_waits_for_files_to_settle_and_takes_the_first_one_first() {
     let mut patient = Intake::new(&spool, Duration::from_secs(3600));
     patient.scan();
     assert!(patient.next().is_none());
-    assert_eq!((patient.inbox.n_waiting(), patient.inbox.take_strangers()), (3, vec!["stranger.txt".into()]));
+    assert_eq!(
+        (patient.inbox.n_waiting(), patient.inbox.take_foreign_names()),
+        (3, vec!["stranger.txt".into()])
+    );
     patient.note(&Arrival::Closed("a.json".into()));
     // Nothing comes of a name that is not there or not ready.
     for name in ["gone.json", ".dot.json", "stranger.txt"] {

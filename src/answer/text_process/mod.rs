@@ -1,10 +1,10 @@
 //! Prompts are rendered and tokenized in a process of its own, which may take its time and memory, break or be killed
-//! without anybody else noticing: templates, tokenizers and texts are strangers'.
+//! without anybody else noticing: templates, tokenizers and texts come from anybody.
 
 mod frame;
 mod limits;
+mod messages;
 mod process;
-mod wire;
 mod worker;
 
 pub use limits::{Launch, TextLimits};

@@ -20,7 +20,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use super::frame::{Arriving, framed};
 use super::limits::{Launch, TextLimits};
-use super::wire::{self, Opening};
+use super::messages::{self, Opening};
 use crate::answer::prompter::{Prepared, PromptRequest};
 use crate::answer::text_files::TEXT_FILES;
 use crate::answer::usage::mib;
@@ -139,7 +139,7 @@ impl TextProcess {
     /// # Errors
     /// [`NotPrepared`]; what took too much or broke the process is the request's [`FaultCode::PromptTooCostly`].
     pub fn prepare(&mut self, request: &PromptRequest) -> Result<Prepared, NotPrepared> {
-        self.guarded(|process| process.prepare_twice(&wire::request_to_bytes(request)))
+        self.guarded(|process| process.prepare_twice(&messages::request_to_bytes(request)))
     }
 
     /// Tries the engine's text in a new process: opens it and renders a short conversation.
@@ -154,7 +154,7 @@ impl TextProcess {
             chat: ChatOptions::default(),
             local_time: 0,
         };
-        match self.guarded(|process| process.prepare_twice(&wire::request_to_bytes(&request))) {
+        match self.guarded(|process| process.prepare_twice(&messages::request_to_bytes(&request))) {
             Ok(_) => Ok(()),
             Err(NotPrepared::Refused(fault)) if fault.code == FaultCode::BadRequest => Ok(()),
             Err(error) => Err(error.to_string()),
@@ -192,7 +192,7 @@ impl TextProcess {
             self.start()?;
             answer = self.exchange(request);
         }
-        let answer = answer.and_then(|bytes| wire::parse_answer(&bytes).map_err(|_| Broken::Language));
+        let answer = answer.and_then(|bytes| messages::parse_answer(&bytes).map_err(|_| Broken::Language));
         match answer {
             Ok(prepared) => prepared.map_err(NotPrepared::Refused),
             Err(broken) => Err(self.not_prepared(broken)),
@@ -222,7 +222,7 @@ impl TextProcess {
         self.send_opening(&channel)?;
         self.channel = Some(channel);
         let opened = self.exchange_frame(&[]).map_err(|broken| self.not_prepared(broken))?;
-        wire::parse_opened(&opened).map_err(|why| {
+        messages::parse_opened(&opened).map_err(|why| {
             self.stop();
             NotPrepared::Refused(Fault::new(FaultCode::Internal, why))
         })
@@ -323,7 +323,7 @@ impl TextProcess {
         let cost = match broken {
             Broken::Cancelled => return NotPrepared::Cancelled,
             Broken::Language => {
-                return NotPrepared::Refused(Fault::new(FaultCode::Internal, wire::BadFrame.to_string()));
+                return NotPrepared::Refused(Fault::new(FaultCode::Internal, messages::BadFrame.to_string()));
             }
             Broken::TooSlow => format!("takes more than {} s", time.as_secs_f64()),
             Broken::TooLarge => format!("takes more than {} of memory", mib(memory_bytes)),

@@ -16,7 +16,7 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::sys::time::TimeValLike;
 
 use super::frame::{read_frame, write_frame};
-use super::wire::{self, Opening};
+use super::messages::{self, Opening};
 use crate::answer::error::AnswerError;
 use crate::answer::prompter::Prompter;
 use crate::answer::text_files::{TEXT_FILES, TextFiles};
@@ -43,15 +43,15 @@ fn serve() -> io::Result<()> {
     limit(Resource::RLIMIT_DATA, opening.memory_bytes.saturating_add(STACKS));
     let opened = open(&opening, files);
     let said = opened.as_ref().map(|_| ()).map_err(ToString::to_string);
-    write_frame(&channel, &wire::opened_to_bytes(&said))?;
+    write_frame(&channel, &messages::opened_to_bytes(&said))?;
     let Ok(prompter) = opened else { return Ok(()) };
     while let Some(frame) = read_frame(&channel)? {
         limit_time(Duration::from_millis(opening.time_ms));
-        let answer = match wire::parse_request(&frame) {
+        let answer = match messages::parse_request(&frame) {
             Ok(request) => prompter.prepare(&request),
             Err(error) => Err(Fault::new(FaultCode::Internal, error.to_string())),
         };
-        write_frame(&channel, &wire::answer_to_bytes(&answer))?;
+        write_frame(&channel, &messages::answer_to_bytes(&answer))?;
         if frame.len() > LARGE_REQUEST {
             drop((frame, answer));
             give_back_heap();

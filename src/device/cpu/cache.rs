@@ -24,7 +24,7 @@ pub struct Cache {
 
 /// Which half of a position's entry.
 #[derive(Clone, Copy)]
-pub enum Part {
+pub enum Half {
     Key,
     Value,
 }
@@ -53,8 +53,8 @@ impl Cache {
             },
             blocks,
             block_stride: self.shape.block_elements(),
-            key_offset: self.offset(layer, Part::Key, head),
-            value_offset: self.offset(layer, Part::Value, head),
+            key_offset: self.offset(layer, Half::Key, head),
+            value_offset: self.offset(layer, Half::Value, head),
             head_stride: self.shape.head_stride(),
         }
     }
@@ -88,7 +88,7 @@ impl Cache {
         self.map.copy_within(from..from + n_bytes, to);
     }
 
-    fn offset(&self, layer: usize, part: Part, head: usize) -> usize {
+    fn offset(&self, layer: usize, part: Half, head: usize) -> usize {
         offset(&self.shape, layer, part, head)
     }
 }
@@ -113,7 +113,7 @@ impl CacheWriter<'_> {
     /// The block lies in the cache, the slot in the block, and nobody else touches this position.
     pub unsafe fn write(
         self,
-        (layer, part): (usize, Part),
+        (layer, part): (usize, Half),
         (block, slot): (u32, usize),
         row: &[f32],
         narrow: impl Fn(&[f32], &mut [f16]),
@@ -124,8 +124,8 @@ impl CacheWriter<'_> {
         for (head, values) in row.chunks_exact(shape.head_dim).enumerate() {
             let start = block as usize * shape.block_elements() + offset(shape, layer, part, head);
             let place = |d: usize| match part {
-                Part::Key => start + d * shape.block_len + slot,
-                Part::Value => start + slot * shape.head_stride() + d,
+                Half::Key => start + d * shape.block_len + slot,
+                Half::Value => start + slot * shape.head_stride() + d,
             };
             // SAFETY: the caller's promise; the places lie in the block.
             unsafe {
@@ -167,10 +167,10 @@ fn position_codes(values: &[f32], codes: &mut [i8]) -> f32 {
 }
 
 /// Elements from a block's first to a head's.
-fn offset(shape: &CacheShape, layer: usize, part: Part, head: usize) -> usize {
+fn offset(shape: &CacheShape, layer: usize, part: Half, head: usize) -> usize {
     let part_idx = match part {
-        Part::Key => 0,
-        Part::Value => 1,
+        Half::Key => 0,
+        Half::Value => 1,
     };
     ((layer * 2 + part_idx) * shape.n_kv_heads + head) * shape.part_elements()
 }

@@ -165,8 +165,8 @@ impl Device for Cpu {
             assert!((place.0 as usize) < n_blocks);
             // SAFETY: each row of a step has a position of its own, in a block of its sequence.
             unsafe {
-                writer.write((layer, cache::Part::Key), place, k.row(row_idx), narrow);
-                writer.write((layer, cache::Part::Value), place, v.row(row_idx), narrow);
+                writer.write((layer, cache::Half::Key), place, k.row(row_idx), narrow);
+                writer.write((layer, cache::Half::Value), place, v.row(row_idx), narrow);
             }
         });
     }

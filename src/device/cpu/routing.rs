@@ -14,7 +14,7 @@ pub struct ExpertRows {
 
 /// A row with the weight it has in a sum.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Part {
+pub struct WeightedRow {
     pub row: usize,
     pub weight: f32,
 }
@@ -27,7 +27,7 @@ pub struct Routing {
     /// The ranges of `rows` that have an expert in common.
     pub groups: Vec<ExpertRows>,
     /// For each row its places in `rows` with their weights, by rising expert: `[n_rows * n_used]`.
-    pub parts: Vec<Part>,
+    pub parts: Vec<WeightedRow>,
 }
 
 impl Routing {
@@ -39,7 +39,8 @@ impl Routing {
         // By expert, then by row; a row has an expert once.
         order.sort_unstable_by_key(|&choice| (chosen[choice].expert, chosen[choice].row));
         let mut groups: Vec<ExpertRows> = Vec::new();
-        let mut parts: Vec<Part> = chosen.iter().map(|c| Part { row: 0, weight: c.weight }).collect();
+        let mut parts: Vec<WeightedRow> =
+            chosen.iter().map(|c| WeightedRow { row: 0, weight: c.weight }).collect();
         for (place, &choice) in order.iter().enumerate() {
             let expert = chosen[choice].expert;
             parts[choice].row = place;

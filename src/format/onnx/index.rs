@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use super::model::{Attribute, Graph, Node};
+use super::protobuf::damaged;
 use super::tensor::StoredTensor;
-use super::wire::damaged;
 use crate::format::FormatError;
 
 /// Operators that only move elements or change their type.

@@ -9,9 +9,9 @@ mod linear;
 mod mlp;
 pub mod model;
 mod norm;
+pub mod protobuf;
 mod scaled;
 pub mod tensor;
-pub mod wire;
 pub mod write;
 
 pub use config::OnnxConfig;

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::protobuf::{Fields, damaged};
 use super::tensor::{ElementType, Place, StoredTensor};
-use super::wire::{Fields, damaged};
 use crate::format::FormatError;
 
 /// Most nodes, initializers and values of a graph; each takes a hundred bytes here and two in a crafted file.

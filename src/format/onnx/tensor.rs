@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
-use super::wire::{Field, Fields, Value, damaged};
+use super::protobuf::{Field, Fields, Value, damaged};
 use crate::format::FormatError;
 use crate::numbers::small_floats::{e2m1, e4m3, e8m0};
 

@@ -89,6 +89,11 @@ impl Default for Sharing {
 }
 
 impl Contents<'_> {
+    /// Whether the block after those that the sequence holds may be one that others have.
+    pub fn takes_next(self, holding: &Holding) -> bool {
+        self.sharing.takes && holding.is_full()
+    }
+
     /// Whether others may find the block that comes after the full ones.
     pub fn gives_next(self, holding: &Holding) -> bool {
         (holding.nodes.len() + 1) * BLOCK_LEN <= self.n_given
@@ -144,7 +149,7 @@ impl Ledger {
     /// Begins the block after the full ones with what another block has of its tokens, if one has any. Returns what is
     /// to be copied and the tokens that are there then.
     pub fn begin(&mut self, holding: &mut Holding, contents: Contents<'_>) -> Option<(BlockCopy, usize)> {
-        if self.max_cached == 0 || !contents.sharing.takes || !holding.is_full() {
+        if self.max_cached == 0 || !contents.takes_next(holding) {
             return None;
         }
         let (_, before_last) = contents.tokens.split_last()?;
@@ -258,8 +263,7 @@ impl Ledger {
     }
 
     fn next_shared(&self, holding: &Holding, contents: Contents<'_>) -> Option<NodeId> {
-        let may_take = contents.sharing.takes && holding.is_full();
-        let key = may_take.then(|| self.next_key(holding, contents)).flatten()?;
+        let key = contents.takes_next(holding).then(|| self.next_key(holding, contents)).flatten()?;
         self.prefix.find(&key)
     }
 

@@ -109,6 +109,17 @@ const OWN_FIELDS: [&str; 13] = [
 
 impl RequestFile {
     /// Reads the top level. The fault is of the whole file: not JSON, no `requests`, a wrong top-level field.
+    ///
+    /// ```
+    /// use jetspool::spool::wire::RequestFile;
+    ///
+    /// let text = r#"{"requests": [{"messages": [{"role": "user", "content": "Hello"}]}]}"#;
+    /// let file = RequestFile::parse(text.into())?;
+    /// assert_eq!(file.n_requests(), 1);
+    /// let fault = RequestFile::parse(b"{}".to_vec()).expect_err("no requests");
+    /// assert!(fault.message.contains("requests"), "{}", fault.message);
+    /// # Ok::<_, jetspool::spool::wire::Fault>(())
+    /// ```
     pub fn parse(bytes: Vec<u8>) -> Result<Self, Fault> {
         let text = String::from_utf8(bytes).map_err(|e| {
             let at = e.utf8_error().valid_up_to();

@@ -25,6 +25,14 @@ struct Scan {
 ///
 /// # Errors
 /// The reader's.
+///
+/// ```
+/// use jetspool::spool::wire::{Completeness, completeness};
+///
+/// assert_eq!(completeness(&br#"{"requests": ["#[..])?, Completeness::Partial);
+/// assert_eq!(completeness(&br#"{"requests": []}"#[..])?, Completeness::Whole);
+/// # std::io::Result::Ok(())
+/// ```
 pub fn completeness(text: impl Read) -> io::Result<Completeness> {
     let mut scan = Scan::default();
     read_parts(text, |part| scan.take(part)).map(|is_clear| match is_clear || scan.is_closed {

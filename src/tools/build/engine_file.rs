@@ -1,6 +1,6 @@
 //! Writes `llm.engine`: header first, then tensor after tensor, a few rows in memory at a time.
 //!
-//! Rows are encoded by several threads, whole tiles each; a row's numbers depend on that row alone, so the file is
+//! StoredRows are encoded by several threads, whole tiles each; a row's numbers depend on that row alone, so the file is
 //! the same for any number of threads.
 
 use std::io::Write;
@@ -98,13 +98,14 @@ impl<'a, W: Write> EngineWriter<'a, W> {
         match item {
             Item::Vector { name, len } => {
                 let storage = Kind::F32.into();
-                let vector = Rows { source, n_columns: *len, stride: *len, storage, spread: None };
+                let vector = StoredRows { source, n_columns: *len, stride: *len, storage, spread: None };
                 let encoded = vector.encode(0..1).map_err(|found| range_error(name, found, Kind::F32))?;
                 self.put(&encoded.weights)
             }
             Item::Matrix { name, shape, storage } => {
                 let stride = row_stride(shape.columns);
-                let matrix = Rows { source, n_columns: shape.columns, stride, storage: *storage, spread };
+                let matrix =
+                    StoredRows { source, n_columns: shape.columns, stride, storage: *storage, spread };
                 let beside = self.add_rows(&matrix, *shape, name)?;
                 beside.iter().filter(|bytes| !bytes.is_empty()).try_for_each(|bytes| self.put(bytes))?;
                 let inputs = matrix.packed().map(PackRow::inputs).unwrap_or_default();
@@ -116,7 +117,7 @@ impl<'a, W: Write> EngineWriter<'a, W> {
     /// Writes the tiles of a matrix and returns what stands beside them.
     fn add_rows(
         &mut self,
-        matrix: &Rows,
+        matrix: &StoredRows,
         shape: MatrixShape,
         name: &str,
     ) -> Result<[Vec<u8>; 2], WriteError> {
@@ -165,9 +166,9 @@ fn range_error(name: &str, found: f32, kind: Kind) -> WriteError {
     WriteError::Range { name: name.to_owned(), found, precision: kind.name() }
 }
 
-/// Rows of one tensor and how they are stored.
+/// StoredRows of one tensor and how they are stored.
 #[derive(Clone, Copy)]
-struct Rows<'a> {
+struct StoredRows<'a> {
     source: &'a RowSource,
     n_columns: usize,
     stride: usize,
@@ -176,7 +177,7 @@ struct Rows<'a> {
 }
 
 /// The tiles of some rows; they begin with a tile's first row.
-fn encode_in_threads(matrix: &Rows, rows: Range<usize>, n_threads: usize) -> Vec<Result<Encoded, f32>> {
+fn encode_in_threads(matrix: &StoredRows, rows: Range<usize>, n_threads: usize) -> Vec<Result<Encoded, f32>> {
     let per_thread = rows.len().div_ceil(n_threads).next_multiple_of(TILE_ROWS);
     thread::scope(|scope| {
         let handles: Vec<_> = (rows.clone())
@@ -193,7 +194,7 @@ fn encode_in_threads(matrix: &Rows, rows: Range<usize>, n_threads: usize) -> Vec
     })
 }
 
-/// Rows in the order of tiles.
+/// StoredRows in the order of tiles.
 fn woven(rows: &Encoded, n_rows: usize, kind: Kind) -> Encoded {
     let mut tiles = Encoded::default();
     let parts = [
@@ -209,7 +210,7 @@ fn woven(rows: &Encoded, n_rows: usize, kind: Kind) -> Encoded {
     tiles
 }
 
-impl<'a> Rows<'a> {
+impl<'a> StoredRows<'a> {
     /// The rows as they are, where they are stored so.
     fn packed(&self) -> Option<&'a dyn PackRow> {
         self.source.packed().filter(|packed| packed.storage() == self.storage)

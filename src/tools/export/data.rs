@@ -7,7 +7,7 @@ use std::sync::Arc;
 use half::f16;
 use safetensors::Dtype;
 
-use super::quantized::{Exported, Form, Part, QuantizedMatrix, part_name};
+use super::quantized::{Exported, Form, MatrixPart, QuantizedMatrix, part_name};
 use crate::format::engine::{EMBEDDING, FINAL_NORM, HEAD, PAGE, projection_bias};
 use crate::format::header::Header;
 use crate::format::onnx::ElementType;
@@ -35,7 +35,7 @@ const CHUNK_BYTES: usize = 8 << 20;
 pub struct ExportTensor {
     /// The checkpoint's name, and the graph's.
     name: String,
-    source: Source,
+    source: TensorSource,
     /// In the graph.
     dims: Vec<usize>,
     element: ElementType,
@@ -43,7 +43,7 @@ pub struct ExportTensor {
 }
 
 #[derive(Clone)]
-enum Source {
+enum TensorSource {
     /// In the checkpoint's order.
     Plain {
         tensor: Tensor,
@@ -53,7 +53,7 @@ enum Source {
     Vector(Arc<RowSource>),
     /// Stored `[in, out]` where the checkpoint has `[out, in]`.
     Transposed(Arc<RowSource>),
-    Quantized(QuantizedMatrix, Part),
+    Quantized(QuantizedMatrix, MatrixPart),
 }
 
 #[derive(Clone)]
@@ -247,7 +247,7 @@ impl ExportTensor {
             let rows = RowSource::new(&name, tensor, &dims).map_err(to_error)?;
             return Ok(match wanted.layout {
                 Layout::PlusOne => {
-                    let source = Source::Vector(Arc::new(RowSource::plus_one(rows)));
+                    let source = TensorSource::Vector(Arc::new(RowSource::plus_one(rows)));
                     Self { name, source, dims, element, place: Place::Data(0) }
                 }
                 Layout::Transposed | Layout::AsItIs => Self::transposed(wanted, rows),
@@ -261,19 +261,25 @@ impl ExportTensor {
             let found = format!("{:?}", tensor.dtype());
             return Err(to_error(FormatError::Dtype { name, wanted: "F32, F16 or BF16", found }));
         };
-        Ok(Self { name, source: Source::Plain { tensor, decode }, dims, element, place: Place::Data(0) })
+        Ok(Self {
+            name,
+            source: TensorSource::Plain { tensor, decode },
+            dims,
+            element,
+            place: Place::Data(0),
+        })
     }
 
     fn transposed(wanted: &Wanted, rows: RowSource) -> Self {
         let mut dims = wanted.shape.clone();
         dims.reverse();
-        let source = Source::Transposed(Arc::new(rows));
+        let source = TensorSource::Transposed(Arc::new(rows));
         Self { name: wanted.name.clone(), source, dims, element: wanted.element, place: Place::Data(0) }
     }
 
-    fn part(weight: &str, matrix: &QuantizedMatrix, part: Part, activations: ElementType) -> Self {
+    fn part(weight: &str, matrix: &QuantizedMatrix, part: MatrixPart, activations: ElementType) -> Self {
         let (element, dims) = matrix.layout(part, activations);
-        let source = Source::Quantized(matrix.clone(), part);
+        let source = TensorSource::Quantized(matrix.clone(), part);
         Self { name: part_name(weight, part), source, dims, element, place: Place::Data(0) }
     }
 
@@ -298,7 +304,7 @@ impl ExportTensor {
     /// Writes the elements in the graph's order, converted.
     fn write(&self, out: &mut dyn Write) -> Result<(), WriteError> {
         match &self.source {
-            Source::Plain { tensor, decode } => {
+            TensorSource::Plain { tensor, decode } => {
                 let size = tensor.dtype().bitsize() / 8;
                 let mut values = vec![0.0; CHUNK_BYTES / 4];
                 for bytes in tensor.data().chunks(values.len() * size) {
@@ -308,14 +314,14 @@ impl ExportTensor {
                 }
                 Ok(())
             }
-            Source::Vector(row) => {
+            TensorSource::Vector(row) => {
                 let mut values = vec![0.0; self.dims.iter().product()];
                 row.read_row(0, &mut values);
                 self.put(&values, out)
             }
-            Source::Transposed(rows) => self.write_transposed(rows, out),
-            Source::Quantized(matrix, Part::InputScale) => self.put(matrix.input_scale(), out),
-            Source::Quantized(matrix, part) => Ok(matrix.write(*part, out)?),
+            TensorSource::Transposed(rows) => self.write_transposed(rows, out),
+            TensorSource::Quantized(matrix, MatrixPart::InputScale) => self.put(matrix.input_scale(), out),
+            TensorSource::Quantized(matrix, part) => Ok(matrix.write(*part, out)?),
         }
     }
 

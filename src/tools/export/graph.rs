@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::data::{ExportPlan, module_weight};
-use super::quantized::{Form, Part, part_name};
+use super::quantized::{Form, MatrixPart, part_name};
 use crate::format::engine::{EMBEDDING, FINAL_NORM, HEAD, projection_bias};
 use crate::format::onnx::ElementType;
 use crate::format::onnx::write::{self, Dim, NewAttribute, NewGraph, NewNode, NewPlace};
@@ -285,15 +285,20 @@ impl Builder<'_> {
         let Some(&form) = self.quantized.get(weight) else {
             return self.node(&product, "MatMul", &[x, weight], &[]);
         };
-        let part = |part: Part| part_name(weight, part);
+        let part = |part: MatrixPart| part_name(weight, part);
         let mut x = x.to_owned();
         if form.has_input_scale {
-            x = self.node(&format!("{path}/pre_quant_scale/Mul"), "Mul", &[&x, &part(Part::InputScale)], &[]);
+            x = self.node(
+                &format!("{path}/pre_quant_scale/Mul"),
+                "Mul",
+                &[&x, &part(MatrixPart::InputScale)],
+                &[],
+            );
         }
-        let mut scale = part(Part::Scales);
+        let mut scale = part(MatrixPart::Scales);
         if form.has_outer_scale {
             let name = format!("{path}/weight_scale/DequantizeLinear");
-            scale = self.node(&name, "DequantizeLinear", &[&scale, &part(Part::OuterScale)], &[]);
+            scale = self.node(&name, "DequantizeLinear", &[&scale, &part(MatrixPart::OuterScale)], &[]);
         }
         // Numbers have the type of their scale: it is widened first, and they are narrowed last.
         let mut element = form.scale_element;
@@ -302,7 +307,7 @@ impl Builder<'_> {
             let name = format!("{path}/weight_scale/Cast");
             scale = self.node(&name, "Cast", &[&scale], &[to(element)]);
         }
-        let (zeros, mut inputs) = (part(Part::Zeros), vec![weight, &scale]);
+        let (zeros, mut inputs) = (part(MatrixPart::Zeros), vec![weight, &scale]);
         inputs.extend(form.has_zeros.then_some(zeros.as_str()));
         let mut attributes = vec![("axis", NewAttribute::Int(i64::from(form.block.is_some())))];
         attributes.extend(form.block.map(|block| ("block_size", NewAttribute::Int(whole(block)))));

@@ -18,7 +18,7 @@ use crate::tools::weights::source::RowSource;
 
 /// One tensor of a quantized matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum MatrixPart {
     Codes,
     Scales,
     /// One number that the scales are multiplied with.
@@ -99,26 +99,26 @@ fn has_large_zero(rows: &QuantizedRows, group: usize) -> bool {
 }
 
 impl QuantizedMatrix {
-    pub fn parts(&self) -> Vec<Part> {
+    pub fn parts(&self) -> Vec<MatrixPart> {
         let form = &self.form;
         let some = [
-            (Part::OuterScale, form.has_outer_scale),
-            (Part::Zeros, form.has_zeros),
-            (Part::InputScale, form.has_input_scale),
+            (MatrixPart::OuterScale, form.has_outer_scale),
+            (MatrixPart::Zeros, form.has_zeros),
+            (MatrixPart::InputScale, form.has_input_scale),
         ];
         let some = some.into_iter().filter(|(_, is_there)| *is_there).map(|(part, _)| part);
-        [Part::Codes, Part::Scales].into_iter().chain(some).collect()
+        [MatrixPart::Codes, MatrixPart::Scales].into_iter().chain(some).collect()
     }
 
     /// Type and shape of a part; factors of inputs have the type of the graph's activations.
-    pub fn layout(&self, part: Part, activations: ElementType) -> (ElementType, Vec<usize>) {
+    pub fn layout(&self, part: MatrixPart, activations: ElementType) -> (ElementType, Vec<usize>) {
         let rows = &self.rows;
         let groups = match self.form.block {
             Some(group) => vec![rows.n, rows.k / group],
             None => vec![rows.n],
         };
         match part {
-            Part::Codes => {
+            MatrixPart::Codes => {
                 let element = match rows.storage.kind {
                     Kind::Int4 { zeros: Zeros::Stored, .. } => ElementType::U4,
                     Kind::Int4 { .. } => ElementType::I4,
@@ -128,11 +128,11 @@ impl QuantizedMatrix {
                 };
                 (element, vec![rows.n, rows.k])
             }
-            Part::Scales if self.form.has_outer_scale => (ElementType::E4m3, groups),
-            Part::Scales => (self.form.scale_element, groups),
-            Part::OuterScale => (ElementType::F32, vec![]),
-            Part::Zeros => (ElementType::U4, groups),
-            Part::InputScale => (activations, vec![rows.k]),
+            MatrixPart::Scales if self.form.has_outer_scale => (ElementType::E4m3, groups),
+            MatrixPart::Scales => (self.form.scale_element, groups),
+            MatrixPart::OuterScale => (ElementType::F32, vec![]),
+            MatrixPart::Zeros => (ElementType::U4, groups),
+            MatrixPart::InputScale => (activations, vec![rows.k]),
         }
     }
 
@@ -140,13 +140,13 @@ impl QuantizedMatrix {
     ///
     /// # Errors
     /// The writer's.
-    pub fn write(&self, part: Part, out: &mut dyn Write) -> io::Result<()> {
+    pub fn write(&self, part: MatrixPart, out: &mut dyn Write) -> io::Result<()> {
         match part {
-            Part::Zeros => {
+            MatrixPart::Zeros => {
                 let zeros: Vec<u8> = (0..self.rows.n).flat_map(|row| self.row(part, row)).collect();
                 out.write_all(&pairs(&zeros))
             }
-            Part::OuterScale => match &self.rows.scales {
+            MatrixPart::OuterScale => match &self.rows.scales {
                 Scales::Bytes { rows, .. } => out.write_all(&rows[0].to_le_bytes()),
                 _ => Ok(()),
             },
@@ -160,11 +160,11 @@ impl QuantizedMatrix {
     }
 
     /// A row's bytes of a part; of zeros one byte each.
-    fn row(&self, part: Part, row: usize) -> Vec<u8> {
+    fn row(&self, part: MatrixPart, row: usize) -> Vec<u8> {
         let rows = &self.rows;
         let n_groups = self.form.block.map_or(1, |group| rows.k / group);
         match (part, &rows.scales) {
-            (Part::Codes, _) => {
+            (MatrixPart::Codes, _) => {
                 let codes = &rows.row_codes(row)[..rows.k];
                 match rows.storage.kind {
                     Kind::Int4 { zeros: Zeros::Stored, .. } | Kind::Nvfp4 => pairs(codes),
@@ -173,7 +173,7 @@ impl QuantizedMatrix {
                     _ => codes.to_vec(),
                 }
             }
-            (Part::Zeros, _) => {
+            (MatrixPart::Zeros, _) => {
                 let zero = |group| u8::try_from(rows.zero(row, group)).expect("large ones go as numbers");
                 (0..n_groups).map(zero).collect()
             }
@@ -199,12 +199,12 @@ fn pairs(codes: &[u8]) -> Vec<u8> {
 }
 
 /// The name of a part in the graph.
-pub fn part_name(weight: &str, part: Part) -> String {
+pub fn part_name(weight: &str, part: MatrixPart) -> String {
     match part {
-        Part::Codes => weight.to_owned(),
-        Part::Scales => scale_name(weight),
-        Part::OuterScale => row_scale_name(weight),
-        Part::Zeros => zero_name(weight),
-        Part::InputScale => input_scale_name(weight),
+        MatrixPart::Codes => weight.to_owned(),
+        MatrixPart::Scales => scale_name(weight),
+        MatrixPart::OuterScale => row_scale_name(weight),
+        MatrixPart::Zeros => zero_name(weight),
+        MatrixPart::InputScale => input_scale_name(weight),
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::format::FormatError;
-use crate::format::onnx::wire::Fields;
+use crate::format::onnx::protobuf::Fields;
 use crate::format::onnx::write::{self, Dim, NewAttribute, NewNode};
 use crate::format::onnx::{ElementType, Linear, LinearWeight, Model, OnnxDecoder};
 use crate::numbers::Module;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use super::element::Element;
 use crate::format::Tensor;
 use crate::kernels::Kernels;
-use crate::kernels::low_rank::LowRankTask;
+use crate::kernels::merge_delta::LowRankTask;
 use crate::tools::weights::source::Decoder;
 
 /// Rows that are computed together.

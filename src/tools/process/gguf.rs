@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::matrix::Source;
+use super::matrix::AdapterMatrix;
 use crate::format::adapter::listed;
 use crate::format::gguf::{GgufFile, GgufPlace, RowOrder, gguf_module_place};
 use crate::format::{Bytes, EngineConfig, FormatError};
@@ -26,7 +26,7 @@ pub struct GgufAdapter {
     /// adapter_config.json that says the same.
     pub config_json: Vec<u8>,
     /// A and B of each module, by its path.
-    pub pairs: BTreeMap<String, (Source, Source)>,
+    pub pairs: BTreeMap<String, (AdapterMatrix, AdapterMatrix)>,
 }
 
 /// Reads an adapter.
@@ -94,14 +94,17 @@ struct Pair<'f, 'a> {
 
 impl Pair<'_, '_> {
     /// `[rank, in]` and `[out, rank]`, rows as checkpoints have them.
-    fn read(self, (n_outputs, n_inputs): (usize, usize)) -> Result<(Source, Source), FormatError> {
+    fn read(
+        self,
+        (n_outputs, n_inputs): (usize, usize),
+    ) -> Result<(AdapterMatrix, AdapterMatrix), FormatError> {
         let missing = |name: &str| FormatError::MissingTensor { name: name.to_owned() };
         let found = self.file.tensor(&self.a).ok_or_else(|| missing(&self.a))?;
         let rank = found.shape.first().copied().unwrap_or_default();
         let source = |name: String, order, shape: [usize; 2]| {
             let place = GgufPlace { tensor: name, fused: None, order };
             let rows = gguf_rows(self.file, self.bytes, &place, &shape)?;
-            Ok::<_, FormatError>(Source::of(place.tensor, rows, shape))
+            Ok::<_, FormatError>(AdapterMatrix::of(place.tensor, rows, shape))
         };
         Ok((
             source(self.a, RowOrder::Same, [rank, n_inputs])?,

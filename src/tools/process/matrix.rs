@@ -9,20 +9,20 @@ use crate::format::{FormatError, Tensor};
 use crate::tools::weights::source::RowSource;
 
 /// A matrix of an adapter's file whose type can be read.
-pub struct Source {
+pub struct AdapterMatrix {
     /// In the file.
     pub name: String,
     rows: RowSource,
     shape: [usize; 2],
 }
 
-impl std::fmt::Debug for Source {
+impl std::fmt::Debug for AdapterMatrix {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {:?}", self.name, self.shape)
     }
 }
 
-impl Source {
+impl AdapterMatrix {
     /// # Errors
     /// [`FormatError`] where the tensor is no matrix of floats.
     pub fn new(name: &str, tensor: &Tensor) -> Result<Self, FormatError> {

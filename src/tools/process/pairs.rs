@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::matrix::Source;
+use super::matrix::AdapterMatrix;
 use crate::format::adapter::{listed, without_wrappers_of_training};
 use crate::format::{FormatError, LoraPart, PeftConfig, PeftName, Tensor, TensorFile};
 use crate::store::adapter_files::PEFT_CONFIG_FILE;
@@ -39,14 +39,14 @@ impl Pair {
     ///
     /// # Errors
     /// [`FormatError`] where one is missing or has another shape.
-    pub fn check(&self, rank: usize) -> Result<(Source, Source), FormatError> {
+    pub fn check(&self, rank: usize) -> Result<(AdapterMatrix, AdapterMatrix), FormatError> {
         let ((a_name, a), (b_name, b)) = match (&self.a, &self.b) {
             (Some(a), Some(b)) => (a, b),
             (Some((name, _)), None) => return Err(missing(name.replace(".lora_A", ".lora_B"))),
             (None, Some((name, _))) => return Err(missing(name.replace(".lora_B", ".lora_A"))),
             (None, None) => return Err(missing("lora_A".to_owned())),
         };
-        let (a, b) = (Source::new(a_name, a)?, Source::new(b_name, b)?);
+        let (a, b) = (AdapterMatrix::new(a_name, a)?, AdapterMatrix::new(b_name, b)?);
         let ([a_rows, n_inputs], [n_outputs, b_columns]) = (a.shape(), b.shape());
         if a_rows != rank {
             return Err(wrong_rank(&a, rank, [rank, n_inputs]));
@@ -58,7 +58,7 @@ impl Pair {
     }
 }
 
-fn wrong_rank(source: &Source, rank: usize, wanted: [usize; 2]) -> FormatError {
+fn wrong_rank(source: &AdapterMatrix, rank: usize, wanted: [usize; 2]) -> FormatError {
     FormatError::Shape {
         name: format!("{} (rank {rank} by {PEFT_CONFIG_FILE})", source.name),
         wanted: wanted.to_vec(),

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use safetensors::Dtype;
 
 use super::gguf::{GgufAdapter, read_gguf_adapter};
-use super::matrix::Source;
+use super::matrix::AdapterMatrix;
 pub use super::pairs::Dropping;
 use super::pairs::{Sorted, sort_tensors};
 use crate::format::adapter::Mark;
@@ -56,7 +56,7 @@ struct Found {
     config: PeftConfig,
     config_json: Vec<u8>,
     /// A and B by module.
-    pairs: BTreeMap<String, (Source, Source)>,
+    pairs: BTreeMap<String, (AdapterMatrix, AdapterMatrix)>,
     dropped: Vec<String>,
 }
 
@@ -74,7 +74,7 @@ pub struct ProcessReport {
 }
 
 /// A tensor that is written, and the factor of its values.
-type Planned = (Source, Option<f64>);
+type Planned = (AdapterMatrix, Option<f64>);
 
 /// Processes an adapter.
 ///
