@@ -159,7 +159,7 @@ impl Page {
         self.title(&format!("{:<name_width$} {:>4} {:>5}  {:>14}", "job", "prio", "owner", "answered"));
         for job in jobs.iter().take(N_SHOWN) {
             let mark = if job.stage == JobStage::Suspected { " alone" } else { "" };
-            let name = shortened(&clean(&job.name), name_width);
+            let name = shortened_name(&clean(&job.name), name_width);
             let done = format!("{} of {}", job.n_answered, job.n_requests);
             self.push(&format!("{name:<name_width$} {:>4} {:>5}  {done:>14}{mark}", job.priority, job.owner));
         }
@@ -268,6 +268,17 @@ fn shortened(text: &str, width: usize) -> String {
     text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
+/// The same of a name: what tells names apart stands at their ends.
+fn shortened_name(name: &str, width: usize) -> String {
+    let n_chars = name.chars().count();
+    if n_chars <= width {
+        return name.to_owned();
+    }
+    let n_end = width.saturating_sub(1) / 2;
+    let n_start = width.saturating_sub(1 + n_end);
+    name.chars().take(n_start).chain(['…']).chain(name.chars().skip(n_chars - n_end)).collect()
+}
+
 /// Lines of at most `width` characters, broken between words where there are any.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
@@ -364,5 +375,14 @@ mod tests {
             }
         }
         assert!(page(80).contains("a-nightly-job-of-2026-11-30.json"), "{}", page(80));
+    }
+
+    #[test]
+    fn long_names_keep_both_their_ends() {
+        for (width, wanted) in
+            [(40, "nightly-2026-11-30.json"), (12, "nightl….json"), (3, "n…n"), (1, "…"), (0, "…")]
+        {
+            assert_eq!(shortened_name("nightly-2026-11-30.json", width), wanted);
+        }
     }
 }
