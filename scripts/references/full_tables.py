@@ -22,11 +22,11 @@ PREFIX = "base_model.model."
 TABLES = {"embedding": "model.embed_tokens.weight", "head": "lm_head.weight"}
 # Model, its plain adapter, the table that is saved beside it, and whether it differs from the base's.
 CASES = [
-    ("qwen2", "all_r8", "embedding", False),
-    ("qwen2", "all_r8", "embedding", True),
-    ("qwen2", "all_r8", "head", True),
-    ("qwen2_odd", "all_r8", "embedding", True),
-    ("qwen2_odd", "all_r8", "head", True),
+    ("qwen2", "mlp_r3", "embedding", False),
+    ("qwen2", "mlp_r3", "embedding", True),
+    ("qwen2", "mlp_r3", "head", True),
+    ("qwen2_odd", "all_r5", "embedding", True),
+    ("qwen2_odd", "all_r5", "head", True),
 ]
 
 

@@ -641,6 +641,38 @@ fn a_table_that_is_the_base_s_leaves_the_head_tied() {
     }
 }
 
+/// A whole table beside an adapter, without modules_to_save: PEFT's load puts it into the base, of a tied model into both.
+#[test]
+fn whole_tables_beside_an_adapter_equal_peft() {
+    let wanted = tensors(&reference("merge/full_tables.safetensors"));
+    let cases: BTreeSet<&str> = wanted.names().map(|name| name.split_once('/').unwrap().0).collect();
+    assert_eq!(cases.len(), 5);
+    for case in cases {
+        let model = if case.starts_with("qwen2_odd") { "qwen2_odd" } else { "qwen2" };
+        let (scratch, lora) = (tempfile::tempdir().unwrap(), reference("merge/full_tables").join(case));
+        let output = scratch.path().join("merged");
+        merge(&reference(&format!("models/{model}")), &lora, &output).unwrap();
+        let merged = WeightFiles::open(&output).unwrap();
+        let is_tied = ids(&wanted, &format!("{case}/tied")) == [1];
+        assert_eq!(merged.tensor("lm_head.weight").is_none(), is_tied, "{case}");
+        let config = crate::support::json(&output.join("config.json"));
+        assert_eq!(config["tie_word_embeddings"], is_tied, "{case}");
+        for name in ["model.embed_tokens.weight", "lm_head.weight", "model.layers.0.mlp.up_proj.weight"] {
+            let wanted = floats(&wanted.require(&format!("{case}/{name}")).unwrap());
+            let head_is_table = is_tied && name == "lm_head.weight";
+            let found =
+                merged.tensor(if head_is_table { "model.embed_tokens.weight" } else { name }).unwrap();
+            assert_eq!(found.dtype(), Dtype::F16);
+            let found = floats(&found);
+            assert_eq!(found.len().div_ceil(STRIDE), wanted.len(), "{case} {name}");
+            for (found, wanted) in found.iter().step_by(STRIDE).zip(wanted) {
+                let bound = if name.contains("up_proj") { unit(wanted, Dtype::F16) } else { 0.0 };
+                assert!((found - wanted).abs() <= bound, "{case} {name}: {found} wanted {wanted}");
+            }
+        }
+    }
+}
+
 #[test]
 fn tensors_without_a_place_are_told_in_one_short_list() {
     let model = copy(&reference("models/qwen2"));
