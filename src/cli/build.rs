@@ -22,14 +22,14 @@ restart.
 
 Quantized checkpoints: ModelOpt's FP8, W4A16_AWQ, W8A8_SQ_PER_CHANNEL, NVFP4 and MXFP8 (of quantize-llm, also \
 mixed), AutoAWQ (gemm, 4 bits), GPTQ and AutoRound (4 and 8 bits), compressed-tensors (int4, int8, fp8, nvfp4), fp8 in \
-blocks or for the matrix, bitsandbytes nf4. Without --precision their weights stay as they are, with their own scales and \
-zeros (nf4 becomes f16); what is not quantized is f16, and the embedding and an own head are int8. --precision f16 or \
+blocks or for the matrix, bitsandbytes nf4 and fp4. Without --precision their weights stay as they are, with their own \
+scales and zeros; what is not quantized is f16, and the embedding and an own head are int8. --precision f16 or \
 f32 makes numbers of them. Scales of activations and of the cache are not applied.
 
 A GGUF file is what llama.cpp and Ollama use: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K and Q6_K weights \
-of the architectures llama, qwen2, qwen3, phi3 and gemma3, with tokenizer and chat template. Without --precision Q4_0, Q5_0 \
-and Q8_0 stay as they are and the others become f16; with one all are rounded to it: int8 is near the size of files of \
-eight bits, int4 near that of those of four.
+of the architectures llama, qwen2, qwen3, phi3 and gemma3, with tokenizer and chat template. Without --precision blocks stay \
+as they are, and numbers become f16; with one all are rounded to it: int8 is near the size of files of eight bits, int4 near \
+that of those of four.
 
 An engine for GPUs is one for the processor with kernels beside it: --target cuda:sm_87 adds those for Orin, and the \
 answers are the same on both.

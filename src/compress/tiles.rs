@@ -74,6 +74,7 @@ fn tile(cpu: &Cpu, rows: Range<usize>, n_columns: usize, fill: Fill<'_>) -> Weig
         scale: None,
         row_scale: None,
         zero: None,
+        levels: None,
         input_scale: None,
         input_order: None,
     };

@@ -18,10 +18,11 @@ use std::ops::Range;
 
 use super::activations::{self, Panel};
 use super::matrix::{GroupScales, LineBits, LineScales, Matrix, Values};
-use super::tile::{BLOCK, E4m3, Element, F32_GROUP_ROWS, GROUP_ROWS, TILE_ROWS, Tile};
+use super::numbers::{self, BlockScales, LevelTiles, NumberTiles, Numbers, RowScales, Unscaled};
+use super::tile::{BLOCK, E4m3, F32_GROUP_ROWS, GROUP_ROWS, TILE_ROWS, Tile};
 use super::weights::{
-    self, AffineTiles, BlockScales, CodeRows, Codes, I4Tiles, I8GroupTiles, I8Tiles, LineTiles, MiddleScales,
-    NumberTiles, Nvfp4Tiles, PairScales, RowScales, Scales, SixTiles, SuperScales, Unscaled, prefetch,
+    AffineTiles, CodeRows, Codes, I4Tiles, I8GroupTiles, I8Tiles, LineTiles, MiddleScales, Nvfp4Tiles,
+    PairScales, SixTiles, SuperScales,
 };
 
 /// One call: some output columns for all rows.
@@ -64,7 +65,7 @@ pub unsafe fn multiply_numbers<T: Tile>(t: T, task: &MatmulTask<'_>) {
                 numbers(t, task, x, NumberTiles { w, scales, stride });
             }
             Values::Fp8Groups { q, scale, group } => {
-                let scales = weights::GroupScales { scale: scale.as_ptr(), stride, group };
+                let scales = numbers::GroupScales { scale: scale.as_ptr(), stride, group };
                 let w = q.as_ptr().cast::<E4m3>();
                 numbers(t, task, x, NumberTiles { w, scales, stride });
             }
@@ -72,6 +73,10 @@ pub unsafe fn multiply_numbers<T: Tile>(t: T, task: &MatmulTask<'_>) {
                 let scales = BlockScales { scale: scale.as_ptr(), n_blocks: stride / BLOCK };
                 let w = q.as_ptr().cast::<E4m3>();
                 numbers(t, task, x, NumberTiles { w, scales, stride });
+            }
+            Values::Levels { q, levels, scale, group } => {
+                let scales = numbers::GroupScales { scale: scale.as_ptr(), stride, group };
+                numbers(t, task, x, LevelTiles { w: q.as_ptr(), levels: levels.as_ptr(), scales });
             }
             _ => panic!("these weights take codes"),
         }
@@ -281,12 +286,7 @@ unsafe fn totals_before<T: Tile, const R: usize>(t: T, piece: &Piece, kept: *con
 type Kept<const N: usize> = [MaybeUninit<f32>; N];
 
 #[inline(always)]
-unsafe fn numbers<T: Tile, E: Element<T>, S: Scales<T>>(
-    t: T,
-    task: &MatmulTask<'_>,
-    x: *const f32,
-    w: NumberTiles<E, S>,
-) {
+unsafe fn numbers<T: Tile, W: Numbers<T>>(t: T, task: &MatmulTask<'_>, x: *const f32, w: W) {
     const SLOT: usize = F32_GROUP_ROWS * TILE_ROWS;
     let mut kept: Kept<{ Pieces::SLOTS * SLOT }> = [const { MaybeUninit::uninit() }; _];
     for piece in Pieces::new(task, activations::n_f32_groups(task.n_rows)) {
@@ -298,17 +298,17 @@ unsafe fn numbers<T: Tile, E: Element<T>, S: Scales<T>>(
             with_rows!(
                 rows.len(),
                 [1 2 3 4 5 F32_GROUP_ROWS],
-                numbers_piece::<(T, E, S)>(t, task, w, &piece, (rows.start, x), kept)
+                numbers_piece::<(T, W)>(t, task, w, &piece, (rows.start, x), kept)
             );
         }
     }
 }
 
 #[inline(always)]
-unsafe fn numbers_piece<T: Tile, E: Element<T>, S: Scales<T>, const R: usize>(
+unsafe fn numbers_piece<T: Tile, W: Numbers<T>, const R: usize>(
     t: T,
     task: &MatmulTask<'_>,
-    w: NumberTiles<E, S>,
+    w: W,
     piece: &Piece,
     (first_row, x): (usize, *const f32),
     kept: *mut f32,
@@ -318,22 +318,11 @@ unsafe fn numbers_piece<T: Tile, E: Element<T>, S: Scales<T>, const R: usize>(
     unsafe {
         let mut totals = totals_before::<T, R>(t, piece, kept);
         for block in piece.inputs.start / BLOCK..piece.inputs.end / BLOCK {
-            let first = block * BLOCK;
-            prefetch(t, w.at(tile, first).cast(), BLOCK * TILE_ROWS * size_of::<E>());
-            let mut sums = [t.wide_splat(0.0); R];
-            for k in first..first + BLOCK {
-                let weights = E::load(t, w.at(tile, k));
-                for (r, sum) in sums.iter_mut().enumerate() {
-                    *sum = t.wide_mul_add(weights, t.wide_splat(*x.add(k * R + r)), *sum);
-                }
-            }
-            for (total, sum) in totals.iter_mut().zip(sums) {
-                *total = w.scales.add(t, tile, block, sum, *total);
-            }
+            w.add_block(t, tile, block, x.add(block * BLOCK * R), &mut totals);
         }
         if piece.inputs.end == task.w.stride() {
             for total in &mut totals {
-                *total = w.scales.finish(t, tile, *total);
+                *total = w.finish(t, tile, *total);
             }
             store(t, task, tile, first_row, totals);
         } else {

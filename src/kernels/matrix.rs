@@ -79,6 +79,13 @@ pub enum Values<'a> {
         scale: &'a [u8],
         row_scale: &'a [f32],
     },
+    /// Nibbles; a weight is `levels[q] * scale` of its group. `levels` are sixteen.
+    Levels {
+        q: &'a [u8],
+        levels: &'a [f32],
+        scale: &'a [f32],
+        group: usize,
+    },
     /// Codes of four or five bits; a weight is `scale * q + offset` of its block of 32.
     Lines {
         q: &'a [u8],
@@ -237,6 +244,9 @@ impl<'a> Matrix<'a> {
             Values::Nvfp4 { q, scale, row_scale } => {
                 q.len() == n / 2 && scale.len() == n / NVFP4_GROUP && row_scale.len() == n_stored
             }
+            Values::Levels { q, levels, scale, group } => {
+                is_group(group) && q.len() == n / 2 && scale.len() == n / group && levels.len() == 16
+            }
             Values::Lines { q, bits, scales } => q.len() == n / 8 * bits.count() && scales.fit(n, stride),
             Values::Sixes { q, scale, factor } => {
                 stride.is_multiple_of(SUPER_BLOCK)
@@ -283,6 +293,9 @@ impl<'a> Matrix<'a> {
                 scale: &scale[part(NVFP4_GROUP)],
                 row_scale: &row_scale[rows.clone()],
             },
+            Values::Levels { q, levels, scale, group } => {
+                Values::Levels { q: &q[part(2)], levels, scale: &scale[part(group)], group }
+            }
             Values::Lines { q, bits, scales } => {
                 let bytes = part(8);
                 let q = &q[bytes.start * bits.count()..bytes.end * bits.count()];
@@ -331,7 +344,8 @@ impl<'a> Matrix<'a> {
             | Values::F16(_)
             | Values::Fp8 { .. }
             | Values::Fp8Groups { .. }
-            | Values::Mxfp8 { .. } => Partner::F32,
+            | Values::Mxfp8 { .. }
+            | Values::Levels { .. } => Partner::F32,
         }
     }
 
@@ -390,6 +404,9 @@ impl<'a> Matrix<'a> {
                 Values::Nvfp4 { q, scale, row_scale } => {
                     let half = f32::from(E2M1_DOUBLED[usize::from(nibble(q, k))]) * 0.5;
                     half * e4m3(scale[of_group(k, NVFP4_GROUP)]) * row_scale[row_idx]
+                }
+                Values::Levels { q, levels, scale, group } => {
+                    levels[usize::from(nibble(q, k))] * scale[of_group(k, group)]
                 }
                 Values::Lines { q, bits, scales } => {
                     let code = if bits == LineBits::Four { nibble(q, k) } else { five(q, k) };

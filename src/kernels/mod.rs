@@ -9,6 +9,7 @@ pub mod matmul;
 pub mod matrix;
 pub mod merge_delta;
 pub mod minifloat;
+mod numbers;
 pub mod scalar;
 pub mod simd;
 mod table;

@@ -106,6 +106,13 @@ unsafe impl Tile for Scalar {
     wide_of_pairs!(Lanes);
 
     #[inline(never)]
+    unsafe fn wide_choose(self, numbers: *const f32, words: *const u8, shift: u32) -> Self::Wide {
+        // SAFETY: 16 words by the trait's contract; a code is below 16.
+        let words = unsafe { words.cast::<[[u8; 4]; TILE_ROWS]>().read_unaligned() }.map(u32::from_le_bytes);
+        let number = |word: u32| unsafe { *numbers.add((word >> shift & 15) as usize) };
+        [0, LANES].map(|first| std::array::from_fn(|i| number(words[first + i])))
+    }
+    #[inline(never)]
     unsafe fn dot_i8<const R: usize>(self, w: *const i8, x: *const i8) -> [Self::Wide; R] {
         // SAFETY: k < 32 and n < 16.
         dot(32, |r, k| unsafe { *x.add(r * 32 + k) }, |n, k| unsafe { *w.add(k / 4 * 64 + n * 4 + k % 4) })

@@ -18,6 +18,12 @@ pub const GROUP_ROWS: usize = 4;
 /// Rows of f32 that do, at most: sums that wait for nothing else leave room for more of them in the registers.
 pub const F32_GROUP_ROWS: usize = 6;
 
+/// Bytes of a tile per input of nibbles.
+pub const NIBBLES: usize = TILE_ROWS / 2;
+/// How far ahead of the sums weights are asked for, in bytes.
+const AHEAD: usize = 4096;
+const LINE: usize = 64;
+
 /// Sixteen f32 lanes, and products of blocks of codes.
 ///
 /// # Safety
@@ -54,6 +60,12 @@ pub unsafe trait Tile: Simd {
     /// 16 elements.
     unsafe fn wide_load_e4m3(self, from: *const u8) -> Self::Wide;
 
+    /// Those of sixteen numbers that codes of four bits choose, which begin at bit `shift` of little-endian words.
+    ///
+    /// # Safety
+    /// 16 numbers, 16 words of four bytes; `shift` is at most 28.
+    unsafe fn wide_choose(self, numbers: *const f32, words: *const u8, shift: u32) -> Self::Wide;
+
     /// E8M0 codes as numbers.
     ///
     /// # Safety
@@ -84,6 +96,14 @@ pub unsafe trait Tile: Simd {
     /// A hint that these bytes are needed soon; any address will do.
     #[inline(always)]
     fn prefetch(self, _at: *const u8) {}
+
+    /// Asks for the bytes that come some time after these.
+    #[inline(always)]
+    fn prefetch_ahead(self, at: *const u8, n_bytes: usize) {
+        for line in (0..n_bytes).step_by(LINE) {
+            self.prefetch(at.wrapping_add(AHEAD + line));
+        }
+    }
 
     /// `sum_k w[n, k] * x[r, k]` over a block of 32, for codes of -127..=127: `w` is `[8][TILE_ROWS][4]`, `x` is
     /// `[R][32]`.
@@ -268,6 +288,9 @@ mod tests {
                 t.wide_load_e8m0([120_u8; TILE_ROWS].as_ptr()),
             ];
             loaded.into_iter().for_each(&mut keep);
+            for shift in (0..32).step_by(4) {
+                keep(t.wide_choose(numbers.as_ptr(), weights.as_ptr(), shift));
+            }
             let sum = t.wide_add(loaded[2], t.wide_splat(0.3));
             keep(t.wide_mul_add(loaded[0], loaded[1], t.wide_mul(loaded[2], sum)));
             let mut partial = [7.0; TILE_ROWS];

@@ -1,108 +1,13 @@
-//! What each kind of storage means: sixteen rows of weights as numbers, or as sums of products of codes.
+//! Weights that are codes and meet codes: sixteen rows at a time, as sums of products of both.
 
 use half::f16;
 
-use super::tile::{BLOCK, Element, TILE_ROWS, Tile};
+use super::numbers::{RowScales, Scales};
+use super::tile::{BLOCK, Element, NIBBLES, TILE_ROWS, Tile};
 use crate::numbers::kept::{Q5_0_MIDDLE, Q6_K_GROUP, SUPER_BLOCK};
 
-/// How far ahead of the sums weights are asked for, in bytes.
-const AHEAD: usize = 4096;
-const LINE: usize = 64;
-
-/// Bytes of a tile per input of nibbles.
-const NIBBLES: usize = TILE_ROWS / 2;
 /// Bytes of a plane of a tile's block.
 const PLANE: usize = 4 * TILE_ROWS;
-
-/// Tiles of numbers that meet f32.
-#[derive(Clone, Copy)]
-pub struct NumberTiles<E, S> {
-    pub w: *const E,
-    pub scales: S,
-    pub stride: usize,
-}
-
-impl<E, S> NumberTiles<E, S> {
-    /// The sixteen numbers of a tile for input `k`.
-    #[inline(always)]
-    pub fn at(&self, tile: usize, k: usize) -> *const E {
-        self.w.wrapping_add((tile * self.stride + k) * TILE_ROWS)
-    }
-}
-
-/// What sums are multiplied by.
-pub trait Scales<T: Tile>: Copy {
-    /// Adds the sums of a block to the totals.
-    ///
-    /// # Safety
-    /// Tile and block lie inside the matrix.
-    #[inline(always)]
-    unsafe fn add(self, t: T, _tile: usize, _block: usize, sums: T::Wide, total: T::Wide) -> T::Wide {
-        t.wide_add(total, sums)
-    }
-
-    /// What totals become in the end.
-    ///
-    /// # Safety
-    /// The tile lies inside the matrix.
-    #[inline(always)]
-    unsafe fn finish(self, _t: T, _tile: usize, total: T::Wide) -> T::Wide {
-        total
-    }
-}
-
-/// By nothing.
-#[derive(Clone, Copy)]
-pub struct Unscaled;
-
-impl<T: Tile> Scales<T> for Unscaled {}
-
-/// By an f32 for each row.
-#[derive(Clone, Copy)]
-pub struct RowScales(pub *const f32);
-
-impl<T: Tile> Scales<T> for RowScales {
-    #[inline(always)]
-    unsafe fn finish(self, t: T, tile: usize, total: T::Wide) -> T::Wide {
-        // SAFETY: one scale per row.
-        unsafe { t.wide_mul(total, t.wide_load(self.0.add(tile * TILE_ROWS))) }
-    }
-}
-
-/// By an E8M0 for each row and block.
-#[derive(Clone, Copy)]
-pub struct BlockScales {
-    pub scale: *const u8,
-    pub n_blocks: usize,
-}
-
-impl<T: Tile> Scales<T> for BlockScales {
-    #[inline(always)]
-    unsafe fn add(self, t: T, tile: usize, block: usize, sums: T::Wide, total: T::Wide) -> T::Wide {
-        // SAFETY: one scale per row and block.
-        unsafe {
-            let scale = self.scale.add((tile * self.n_blocks + block) * TILE_ROWS);
-            t.wide_mul_add(sums, t.wide_load_e8m0(scale), total)
-        }
-    }
-}
-
-/// By an f32 for each row and group of blocks.
-#[derive(Clone, Copy)]
-pub struct GroupScales {
-    pub scale: *const f32,
-    pub stride: usize,
-    pub group: usize,
-}
-
-impl<T: Tile> Scales<T> for GroupScales {
-    #[inline(always)]
-    unsafe fn add(self, t: T, tile: usize, block: usize, sums: T::Wide, total: T::Wide) -> T::Wide {
-        let group = tile * (self.stride / self.group) + block * BLOCK / self.group;
-        // SAFETY: one scale per row and group; groups are whole blocks.
-        unsafe { t.wide_mul_add(sums, t.wide_load(self.scale.add(group * TILE_ROWS)), total) }
-    }
-}
 
 /// Tiles of codes that meet codes.
 pub trait Codes<T: Tile>: Copy {
@@ -158,14 +63,6 @@ impl CodeRows {
     }
 }
 
-/// Asks for the bytes that come some time after these.
-#[inline(always)]
-pub fn prefetch<T: Tile>(t: T, at: *const u8, n_bytes: usize) {
-    for line in (0..n_bytes).step_by(LINE) {
-        t.prefetch(at.wrapping_add(AHEAD + line));
-    }
-}
-
 #[derive(Clone, Copy)]
 pub struct I8Tiles {
     pub w: *const i8,
@@ -186,7 +83,7 @@ impl<T: Tile> Codes<T> for I8Tiles {
         // SAFETY: inside the matrix and the rows by the caller.
         unsafe {
             let w = self.w.add((tile * self.stride + block * BLOCK) * TILE_ROWS);
-            prefetch(t, w.cast(), BLOCK * TILE_ROWS);
+            t.prefetch_ahead(w.cast(), BLOCK * TILE_ROWS);
             let sums = t.dot_i8::<R>(w, x.codes(block));
             for (r, (total, sum)) in totals.iter_mut().zip(sums).enumerate() {
                 *total = t.wide_mul_add(sum, t.wide_splat(x.scale(block, r)), *total);
@@ -224,7 +121,7 @@ impl<T: Tile> Codes<T> for I8GroupTiles {
         // SAFETY: inside the matrix and the rows by the caller; groups are whole blocks.
         unsafe {
             let w = self.w.add((tile * self.stride + block * BLOCK) * TILE_ROWS);
-            prefetch(t, w.cast(), BLOCK * TILE_ROWS);
+            t.prefetch_ahead(w.cast(), BLOCK * TILE_ROWS);
             let group = (tile * (self.stride / self.group) + block * BLOCK / self.group) * TILE_ROWS;
             let scale = t.wide_load(self.scale.add(group));
             let minus_zero = if self.zero.is_null() {
@@ -266,7 +163,7 @@ impl<T: Tile, E: Element<T>> Codes<T> for I4Tiles<E> {
         // SAFETY: inside the matrix and the rows by the caller; groups are whole blocks.
         unsafe {
             let w = self.w.add((tile * self.stride + block * BLOCK) * NIBBLES);
-            prefetch(t, w, BLOCK * NIBBLES);
+            t.prefetch_ahead(w, BLOCK * NIBBLES);
             let group = (tile * (self.stride / self.group) + block * BLOCK / self.group) * TILE_ROWS;
             let scale = E::load(t, self.scale.add(group));
             let minus_zero = if self.zero.is_null() {
@@ -307,9 +204,9 @@ impl<T: Tile> Codes<T> for AffineTiles {
         // SAFETY: inside the matrix and the rows by the caller.
         unsafe {
             let w = self.w.add((tile * self.stride + block * BLOCK) * NIBBLES);
-            prefetch(t, w, BLOCK * NIBBLES);
+            t.prefetch_ahead(w, BLOCK * NIBBLES);
             let scales = self.scale.add((tile * (self.stride / BLOCK) + block) * 2 * TILE_ROWS);
-            prefetch(t, scales, 2 * TILE_ROWS);
+            t.prefetch_ahead(scales, 2 * TILE_ROWS);
             let scale = t.wide_load_u8(scales);
             let factor = t.wide_load(self.factor.add((tile * 2 + 1) * TILE_ROWS));
             let minimum = t.wide_mul(t.wide_load_u8(scales.add(TILE_ROWS)), factor);
@@ -352,7 +249,7 @@ impl<T: Tile> Codes<T> for Nvfp4Tiles {
         // SAFETY: inside the matrix and the rows by the caller; a block has two scales.
         unsafe {
             let w = self.w.add((tile * self.stride + block * BLOCK) * NIBBLES);
-            prefetch(t, w, BLOCK * NIBBLES);
+            t.prefetch_ahead(w, BLOCK * NIBBLES);
             let scale = self.scale.add((tile * self.stride / HALF + block * 2) * TILE_ROWS);
             for half in 0..2 {
                 let sums = t.dot_e2m1::<R>(w.add(half * HALF * NIBBLES), x.codes(block).add(half * HALF));
@@ -422,7 +319,7 @@ impl<T: Tile> LineScales<T> for SuperScales {
         // SAFETY: a scale and an offset per row and block, two factors per eight blocks, which a tile has whole.
         unsafe {
             let scale = self.scale.add(block * 2 * TILE_ROWS);
-            prefetch(t, scale, 2 * TILE_ROWS);
+            t.prefetch_ahead(scale, 2 * TILE_ROWS);
             let factor = self.factor.add(block / (SUPER_BLOCK / BLOCK) * 2 * TILE_ROWS);
             let offset = t.wide_load_u8(scale.add(TILE_ROWS));
             [
@@ -455,7 +352,7 @@ impl<T: Tile, S: LineScales<T>, const BITS: usize> Codes<T> for LineTiles<S, BIT
         unsafe {
             let of_all = tile * (self.stride / BLOCK) + block;
             let w = self.w.add(of_all * BITS * PLANE);
-            prefetch(t, w, BITS * PLANE);
+            t.prefetch_ahead(w, BITS * PLANE);
             let [scale, offset] = self.scales.get(t, of_all);
             let codes = x.codes(block);
             let sums = if BITS == 4 { t.dot_u4::<R>(w, codes) } else { t.dot_u5::<R>(w, codes) };
@@ -492,7 +389,7 @@ impl<T: Tile> Codes<T> for SixTiles {
         unsafe {
             let of_all = tile * (self.stride / BLOCK) + block;
             let w = self.w.add(of_all * 6 * PLANE);
-            prefetch(t, w, 6 * PLANE);
+            t.prefetch_ahead(w, 6 * PLANE);
             let scale = self.scale.add(of_all * 2 * TILE_ROWS);
             let factor = t.wide_load_f16(self.factor.add(of_all / (SUPER_BLOCK / BLOCK) * TILE_ROWS));
             for half in 0..2 {

@@ -10,6 +10,7 @@ use std::fmt;
 use safetensors::Dtype;
 
 use super::kept::KeptBlocks;
+use super::levels::Levels;
 use super::precision::{Precision, row_stride, scale_name};
 use super::tiles::{TILE_ROWS, Weave, n_tiles};
 
@@ -52,6 +53,9 @@ pub enum Kind {
     /// F4 (E2M1) `[t, stride / 8, 16, 8]`, F8_E4M3 `[t, stride / 16, 16]` named `X.weight_scale` and F32 `[t, 16]`
     /// named `X.weight_scale_2`; `w = q * scale * scale_2`.
     Nvfp4,
+    /// U8 `[t, stride / 8, 16, 4]`, nibbles, F32 `[t, stride / group, 16]` named `X.weight_scale` and F32 `[16]` named
+    /// `X.weight_levels`; `w = levels[nibble] * scale`.
+    Levels { group: usize, levels: Levels },
     /// Blocks of a GGUF file.
     Kept(KeptBlocks),
 }
@@ -119,6 +123,11 @@ pub fn zero_name(weight: &str) -> String {
     format!("{weight}_zero")
 }
 
+/// `X.weight` to `X.weight_levels`.
+pub fn levels_name(weight: &str) -> String {
+    format!("{weight}_levels")
+}
+
 /// `X.weight` to `X.pre_quant_scale`.
 pub fn input_scale_name(weight: &str) -> String {
     format!("{}.pre_quant_scale", weight.strip_suffix(".weight").unwrap_or(weight))
@@ -147,7 +156,7 @@ impl Kind {
             Kind::F16 => Weave::Elements(2),
             Kind::Fp8 | Kind::Fp8Groups { .. } | Kind::Mxfp8 => Weave::Elements(1),
             Kind::Int8 | Kind::Int8Groups { .. } => Weave::Quads,
-            Kind::Int4 { .. } | Kind::Affine | Kind::Nvfp4 => Weave::Nibbles,
+            Kind::Int4 { .. } | Kind::Affine | Kind::Nvfp4 | Kind::Levels { .. } => Weave::Nibbles,
             Kind::Kept(blocks) => Weave::Planes { bits: blocks.bits() },
         }
     }
@@ -171,6 +180,17 @@ impl Kind {
         }
     }
 
+    /// Inputs of a row that share a scale, where the kind leaves it open.
+    pub fn group(self) -> Option<usize> {
+        match self {
+            Kind::Int4 { group, .. }
+            | Kind::Int8Groups { group, .. }
+            | Kind::Fp8Groups { group }
+            | Kind::Levels { group, .. } => Some(group),
+            _ => None,
+        }
+    }
+
     /// `int4`, `fp8`: without the details.
     pub fn name(self) -> &'static str {
         match self {
@@ -181,6 +201,7 @@ impl Kind {
             Kind::Fp8 | Kind::Fp8Groups { .. } => "fp8",
             Kind::Mxfp8 => "mxfp8",
             Kind::Nvfp4 => "nvfp4",
+            Kind::Levels { levels, .. } => levels.name(),
             Kind::Kept(blocks) => blocks.name(),
         }
     }
@@ -192,7 +213,7 @@ impl fmt::Display for Kind {
         if *self == Kind::Affine {
             write!(f, " in blocks of {AFFINE_GROUP} with minima")?;
         }
-        if let Kind::Int4 { group, .. } | Kind::Int8Groups { group, .. } | Kind::Fp8Groups { group } = self {
+        if let Some(group) = self.group() {
             write!(f, " in groups of {group}")?;
         }
         if let Kind::Int4 { zeros: Zeros::Stored, .. } | Kind::Int8Groups { zeros: Zeros::Stored, .. } = self
@@ -255,6 +276,11 @@ impl Storage {
                 weight(Dtype::F4, &nibbles(8)),
                 scale(Dtype::F8_E4M3, stride / NVFP4_GROUP),
                 row_scale(row_scale_name(name)),
+            ],
+            Kind::Levels { group, levels } => vec![
+                weight(Dtype::U8, &nibbles(4)),
+                scale(Dtype::F32, stride / group),
+                one(levels_name(name), Dtype::F32, vec![levels.table().len()]),
             ],
             Kind::Kept(blocks) => {
                 let names = [name.to_owned(), scale_name(name), row_scale_name(name)];

@@ -232,6 +232,7 @@ fn a_bad_activation_makes_its_whole_row_bad() {
         Values::Fp8Groups { q: &bytes, scale: &groups, group: 32 },
         Values::Mxfp8 { q: &bytes, scale: &exponents },
         Values::Nvfp4 { q: packed, scale: &tenths, row_scale: &scale },
+        Values::Levels { q: packed, levels: &f32s[..16], scale: &groups, group: 32 },
     ];
     for (kind_idx, values) in kinds.into_iter().enumerate() {
         let w = Matrix::new(values, n_outputs, stride).unwrap();

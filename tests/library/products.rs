@@ -51,6 +51,7 @@ struct Stored {
     zero: Vec<u8>,
     wide_zero: Vec<f32>,
     byte_scale: Vec<u8>,
+    levels: Vec<f32>,
     group: usize,
     /// `[n_rows, stride]`
     weights: Vec<f64>,
@@ -58,7 +59,7 @@ struct Stored {
     stride: usize,
 }
 
-const KINDS: [&str; 14] = [
+const KINDS: [&str; 15] = [
     "f32",
     "f16",
     "i8",
@@ -73,6 +74,7 @@ const KINDS: [&str; 14] = [
     "fp8 groups",
     "mxfp8",
     "nvfp4",
+    "levels",
 ];
 
 impl Stored {
@@ -100,6 +102,7 @@ impl Stored {
         // Scale and minimum of each block of 32, factor and factor of the minimum of each row.
         let lines: Vec<u8> = (0..n / 16).map(|_| numbers.below(256) as u8).collect();
         let factors = numbers.floats(n_rows * 2);
+        stored.levels = numbers.floats(16);
         stored.row_scale = if name == "affine" { woven(&factors, 2, 1) } else { woven(&rows, 1, 1) };
         let row_scale = |i: usize| f64::from(rows[i / stride]);
         stored.weights = (0..n)
@@ -113,6 +116,7 @@ impl Stored {
                     (code - f64::from(signed_zeros[i / group])) * f64::from(groups[i / group])
                 }
                 "fp8 groups" => e4m3(floats[i]) * f64::from(groups[i / group]),
+                "levels" => f64::from(stored.levels[usize::from(nibbles[i])]) * f64::from(groups[i / group]),
                 "affine" => {
                     let [scale, minimum] = [0, 1].map(|j| f64::from(lines[i / 32 * 2 + j]));
                     let [factor, of_minimum] = [0, 1].map(|j| f64::from(factors[i / stride * 2 + j]));
@@ -201,6 +205,7 @@ impl Stored {
             "affine" => Values::Affine { q, scale: &self.byte_scale, factor: &self.row_scale },
             "fp8" => Values::Fp8 { q, scale: &self.row_scale },
             "fp8 groups" => Values::Fp8Groups { q, scale: &self.wide_scale, group },
+            "levels" => Values::Levels { q, levels: &self.levels, scale: &self.wide_scale, group },
             "mxfp8" => Values::Mxfp8 { q, scale: &self.byte_scale },
             _ => Values::Nvfp4 { q, scale: &self.byte_scale, row_scale: &self.row_scale },
         };

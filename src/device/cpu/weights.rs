@@ -39,7 +39,7 @@ impl Weights {
     }
 
     fn matrix(&self) -> Option<Matrix<'_>> {
-        let StoredMatrix { values, scale, row_scale, zero, .. } = &self.stored;
+        let StoredMatrix { values, scale, row_scale, zero, levels, .. } = &self.stored;
         let values = match self.stored.kind {
             Kind::F32 => Values::F32(values.as_slice()?),
             Kind::F16 => Values::F16(values.as_slice()?),
@@ -75,6 +75,12 @@ impl Weights {
                 q: values.data(),
                 scale: scale.as_ref()?.data(),
                 row_scale: row_scale.as_ref()?.as_slice()?,
+            },
+            Kind::Levels { group, .. } => Values::Levels {
+                q: values.data(),
+                levels: levels.as_ref()?.as_slice()?,
+                scale: scale.as_ref()?.as_slice()?,
+                group,
             },
             Kind::Kept(blocks) => self.kept(blocks)?,
         };

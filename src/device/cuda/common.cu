@@ -54,13 +54,14 @@ __device__ __forceinline__ int e2m1_doubled(u32 code) {
 
 // How a matrix is stored: numbers::Kind.
 enum Kind {
-  F32, F16, INT8, INT4_F16, INT4_F32, AFFINE, FP8, MXFP8, NVFP4, FP8_GROUPS, INT8_GROUPS, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K
+  F32, F16, INT8, INT4_F16, INT4_F32, AFFINE, FP8, MXFP8, NVFP4, FP8_GROUPS, INT8_GROUPS, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K,
+  LEVELS
 };
 
 struct Matrix {
   const u8* w;
   const u8* scale;
-  const u8* more;  // zeros of groups (or null: 8), factors or scales of rows, factors of scales
+  const u8* more;  // zeros of groups (or null: 8), factors or scales of rows, factors of scales, numbers of codes
   int stride, group;
 };
 
@@ -154,6 +155,7 @@ __device__ __forceinline__ float weight_at(int kind, const Matrix& m, int row, i
       int code = code_of_six(m.w + (tile * stride + k) / BLOCK * 6 * 64, lane, k % BLOCK);
       return factor * scale * ((float)code - 32.0f);
     }
+    case LEVELS: return float_at(m.more, nibble()) * float_at(m.scale, of_group(m.group));
     case MXFP8: return e4m3(m.w[number]) * e8m0(m.scale[of_group(BLOCK)]);
     default: return (float)e2m1_doubled(nibble()) * 0.5f * e4m3(m.scale[of_group(16)]) * float_at(m.more, row);
   }

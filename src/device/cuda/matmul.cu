@@ -236,39 +236,51 @@ __device__ __forceinline__ void multiply_codes(const Product& p, const CodeRows&
   store(p, group, part, n, K::finish(m, tile, n, total));
 }
 
-// Kinds of numbers.
-struct Floats {
-  static constexpr int BYTES = 4;
-  static __device__ __forceinline__ float at(const u8* w, int k) { return float_at(w, k * TILE_ROWS); }
+// Kinds of numbers: those of four inputs, `w` being where the output's part of a block begins, and how a block's sum is
+// added to the total. Here elements of `BYTES` that lie as [inputs][16] and have no scale; `K` says what one is.
+template <class K, int BYTES>
+struct Elements {
+  static constexpr int OUTPUT_BYTES = BYTES, BLOCK_BYTES = BLOCK * TILE_ROWS * BYTES;
+  static __device__ __forceinline__ void quad(const Matrix&, const u8* w, int k, float (&weights)[4]) {
+    for (int i = 0; i < 4; i++) weights[i] = K::at(w, (k + i) * TILE_ROWS);
+  }
   static __device__ __forceinline__ float add(const Matrix&, long long, int, int, float sum, float total) {
     return total + sum;
   }
   static __device__ __forceinline__ float finish(const Matrix&, long long, int, float total) { return total; }
 };
-struct Halves : Floats {
-  static constexpr int BYTES = 2;
-  static __device__ __forceinline__ float at(const u8* w, int k) { return half_at(w, k * TILE_ROWS); }
+struct Floats : Elements<Floats, 4> {
+  static __device__ __forceinline__ float at(const u8* w, int index) { return float_at(w, index); }
 };
-struct Fp8 : Floats {
-  static constexpr int BYTES = 1;
-  static __device__ __forceinline__ float at(const u8* w, int k) { return e4m3(w[k * TILE_ROWS]); }
+struct Halves : Elements<Halves, 2> {
+  static __device__ __forceinline__ float at(const u8* w, int index) { return half_at(w, index); }
+};
+struct E4m3 : Elements<E4m3, 1> {
+  static __device__ __forceinline__ float at(const u8* w, int index) { return e4m3(w[index]); }
+};
+struct Fp8 : E4m3 {
   static __device__ __forceinline__ float finish(const Matrix& m, long long tile, int n, float total) {
     return total * float_at(m.scale, tile * TILE_ROWS + n);
   }
 };
-struct Fp8Groups : Floats {
-  static constexpr int BYTES = 1;
-  static __device__ __forceinline__ float at(const u8* w, int k) { return e4m3(w[k * TILE_ROWS]); }
+struct Fp8Groups : E4m3 {
   static __device__ __forceinline__ float add(const Matrix& m, long long tile, int block, int n, float sum, float total) {
     long long at = (tile * (m.stride / m.group) + block * BLOCK / m.group) * TILE_ROWS + n;
     return fmaf(sum, float_at(m.scale, at), total);
   }
 };
-struct Mxfp8 : Floats {
-  static constexpr int BYTES = 1;
-  static __device__ __forceinline__ float at(const u8* w, int k) { return e4m3(w[k * TILE_ROWS]); }
+struct Mxfp8 : E4m3 {
   static __device__ __forceinline__ float add(const Matrix& m, long long tile, int block, int n, float sum, float total) {
     return fmaf(sum, e8m0(m.scale[(tile * (m.stride / BLOCK) + block) * TILE_ROWS + n]), total);
+  }
+};
+// Nibbles that choose one of sixteen numbers; groups have scales as those of fp8.
+struct Levels : Fp8Groups {
+  static constexpr int OUTPUT_BYTES = 4, BLOCK_BYTES = BLOCK * TILE_ROWS / 2;
+  static __device__ __forceinline__ void quad(const Matrix& m, const u8* w, int k, float (&weights)[4]) {
+    // Four inputs are low, the other four high.
+    u32 codes = (u32)word(w, k / 8 * TILE_ROWS) >> k % 8;
+    for (int i = 0; i < 4; i++) weights[i] = float_at(m.more, codes >> 8 * i & 15);
   }
 };
 
@@ -279,7 +291,7 @@ __device__ __forceinline__ void multiply_numbers(const Product& p, const float* 
   const Matrix& m = p.m;
   int n_blocks = m.stride / BLOCK, n = threadIdx.x % TILE_ROWS, part = threadIdx.x / TILE_ROWS;
   long long tile = (long long)group.expert * gridDim.x + blockIdx.x;
-  const u8* w = m.w + (tile * m.stride * TILE_ROWS + n) * K::BYTES;
+  const u8* w = m.w + tile * m.stride * (K::BLOCK_BYTES / BLOCK) + n * K::OUTPUT_BYTES;
   float total = 0.0f;
   for (int first = 0; first < n_blocks; first += CHUNK) {
     int end = min(n_blocks, first + CHUNK);
@@ -287,8 +299,7 @@ __device__ __forceinline__ void multiply_numbers(const Product& p, const float* 
       float found[R] = {};
       for (int k = 0; k < BLOCK; k += 4) {
         float weights[4];
-        for (int i = 0; i < 4; i++)
-          weights[i] = K::at(w + (long long)block * BLOCK * TILE_ROWS * K::BYTES, k + i);
+        K::quad(m, w + (long long)block * K::BLOCK_BYTES, k, weights);
         for (int r = 0; r < R; r++) {
           long long row = group.first + min(r, group.n_rows - 1);
           float4 inputs = *reinterpret_cast<const float4*>(x + row * m.stride + block * BLOCK + k);
@@ -348,6 +359,7 @@ extern "C" __global__ void __launch_bounds__(128) matmul_f16(MATRIX, const float
 extern "C" __global__ void __launch_bounds__(128) matmul_fp8(MATRIX, const float* x, OUTPUT) { WITH_NUMBERS(Fp8); }
 extern "C" __global__ void __launch_bounds__(128) matmul_fp8_groups(MATRIX, const float* x, OUTPUT) { WITH_NUMBERS(Fp8Groups); }
 extern "C" __global__ void __launch_bounds__(128) matmul_mxfp8(MATRIX, const float* x, OUTPUT) { WITH_NUMBERS(Mxfp8); }
+extern "C" __global__ void __launch_bounds__(128) matmul_levels(MATRIX, const float* x, OUTPUT) { WITH_NUMBERS(Levels); }
 extern "C" __global__ void __launch_bounds__(128) matmul_int8(MATRIX, CODES, OUTPUT) { WITH_CODES(Int8); }
 extern "C" __global__ void __launch_bounds__(128) matmul_int8_groups(MATRIX, CODES, OUTPUT) { WITH_CODES(Int8Groups); }
 extern "C" __global__ void __launch_bounds__(128) matmul_int4_f16(MATRIX, CODES, OUTPUT) { WITH_CODES(Int4<true>); }

@@ -20,6 +20,7 @@ pub struct Weights {
     scale: Option<Place>,
     row_scale: Option<Place>,
     zero: Option<Place>,
+    levels: Option<Place>,
     input_scale: Option<Place>,
     input_order: Option<Place>,
 }
@@ -39,6 +40,7 @@ impl Weights {
             scale: optional(&stored.scale)?,
             row_scale: optional(&stored.row_scale)?,
             zero: optional(&stored.zero)?,
+            levels: optional(&stored.levels)?,
             input_scale: optional(&stored.input_scale)?,
             input_order: optional(&stored.input_order)?,
         })
@@ -46,12 +48,10 @@ impl Weights {
 
     /// As `Matrix` in common.cu: values, scales, what else belongs to a group or a row, stride, group.
     pub fn arguments(&self) -> [Argument; 5] {
-        let group = match self.kind {
-            Kind::Int4 { group, .. } | Kind::Int8Groups { group, .. } | Kind::Fp8Groups { group } => group,
-            _ => 0,
-        };
+        let group = self.kind.group().unwrap_or(0);
         let more = match self.kind {
             Kind::Int4 { .. } | Kind::Int8Groups { .. } => &self.zero,
+            Kind::Levels { .. } => &self.levels,
             _ => &self.row_scale,
         };
         [
@@ -83,6 +83,7 @@ impl Weights {
             Kind::Kept(KeptBlocks::Q4K) => 14,
             Kind::Kept(KeptBlocks::Q5K) => 15,
             Kind::Kept(KeptBlocks::Q6K) => 16,
+            Kind::Levels { .. } => 17,
         }
     }
 
@@ -106,6 +107,7 @@ impl Weights {
             Kind::Kept(KeptBlocks::Q4K) => (&kernels.matmul_q4_k, 1),
             Kind::Kept(KeptBlocks::Q5K) => (&kernels.matmul_q5_k, 1),
             Kind::Kept(KeptBlocks::Q6K) => (&kernels.matmul_q6_k, 2),
+            Kind::Levels { .. } => (&kernels.matmul_levels, 1),
         }
     }
 
@@ -123,7 +125,13 @@ impl Weights {
             Kind::Kept(KeptBlocks::Q4K) => Some(&kernels.gemm_q4_k),
             Kind::Kept(KeptBlocks::Q5K) => Some(&kernels.gemm_q5_k),
             Kind::Kept(KeptBlocks::Q6K) => Some(&kernels.gemm_q6_k),
-            Kind::F32 | Kind::F16 | Kind::Fp8 | Kind::Fp8Groups { .. } | Kind::Mxfp8 | Kind::Nvfp4 => None,
+            Kind::F32
+            | Kind::F16
+            | Kind::Fp8
+            | Kind::Fp8Groups { .. }
+            | Kind::Mxfp8
+            | Kind::Nvfp4
+            | Kind::Levels { .. } => None,
         }
     }
 

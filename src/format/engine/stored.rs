@@ -4,10 +4,10 @@ use safetensors::Dtype;
 
 use crate::format::{FormatError, Tensor, TensorFile};
 use crate::numbers::kind::{
-    ScaleType, Stored, Zeros, input_order_name, input_scale_name, row_scale_name, zero_name,
+    ScaleType, Stored, Zeros, input_order_name, input_scale_name, levels_name, row_scale_name, zero_name,
 };
 use crate::numbers::precision::{ROW_ALIGN, row_stride, scale_name};
-use crate::numbers::{KeptBlocks, Kind, MatrixShape, Storage};
+use crate::numbers::{KeptBlocks, Kind, Levels, MatrixShape, Storage};
 
 /// The tensors of a matrix, found in an engine and checked.
 #[derive(Clone)]
@@ -18,6 +18,7 @@ pub struct StoredMatrix {
     pub scale: Option<Tensor>,
     pub row_scale: Option<Tensor>,
     pub zero: Option<Tensor>,
+    pub levels: Option<Tensor>,
     pub input_scale: Option<Tensor>,
     /// A permutation of the inputs.
     pub input_order: Option<Tensor>,
@@ -37,6 +38,7 @@ impl StoredMatrix {
             scale: file.get(&scale_name(name)),
             row_scale: file.get(&row_scale_name(name)),
             zero: file.get(&zero_name(name)),
+            levels: file.get(&levels_name(name)),
             input_scale: file.get(&input_scale_name(name)),
             input_order: file.get(&input_order_name(name)),
         };
@@ -57,6 +59,18 @@ impl StoredMatrix {
     fn recognize(&self, name: &str) -> Result<Kind, FormatError> {
         if let Some(blocks) = self.kept_blocks() {
             return Ok(Kind::Kept(blocks));
+        }
+        if let Some(numbers) = &self.levels {
+            let group = self.group().unwrap_or(ROW_ALIGN);
+            return numbers
+                .as_slice()
+                .and_then(Levels::of)
+                .map(|levels| Kind::Levels { group, levels })
+                .ok_or_else(|| {
+                    let why =
+                        format!("tensor {} holds the numbers neither of nf4 nor of fp4", levels_name(name));
+                    FormatError::Damaged { what: "engine", why }
+                });
         }
         let scale = self.scale.as_ref().map(Tensor::dtype);
         match (self.values.dtype(), scale) {

@@ -169,6 +169,23 @@ unsafe impl<const PRODUCTS: u8> Tile for Neon<PRODUCTS> {
     wide_of_pairs!(Pair);
 
     #[inline(always)]
+    unsafe fn wide_choose(self, numbers: *const f32, words: *const u8, shift: u32) -> Self::Wide {
+        unsafe {
+            let table = |part: usize| vld1q_u8(numbers.add(part * 4).cast());
+            let table = uint8x16x4_t(table(0), table(1), table(2), table(3));
+            // The places of a number's four bytes: 4 code, 4 code + 1, ..
+            let (four_each, bytes) = (vdupq_n_u32(0x0404_0404), vdupq_n_u32(0x0302_0100));
+            let down = vdupq_n_s32(-shift.cast_signed());
+            let part = |part: usize| {
+                let words = vreinterpretq_u32_u8(vld1q_u8(words.add(part * 16)));
+                let codes = vandq_u32(vshlq_u32(words, down), vdupq_n_u32(15));
+                let places = vreinterpretq_u8_u32(vmlaq_u32(bytes, codes, four_each));
+                vreinterpretq_f32_u8(vqtbl4q_u8(table, places))
+            };
+            [Pair(part(0), part(1)), Pair(part(2), part(3))]
+        }
+    }
+    #[inline(always)]
     fn prefetch(self, at: *const u8) {
         unsafe {
             std::arch::asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(readonly, nostack, preserves_flags));

@@ -140,6 +140,20 @@ unsafe impl Tile for Avx2 {
     wide_of_pairs!(__m256);
 
     #[inline(always)]
+    unsafe fn wide_choose(self, numbers: *const f32, words: *const u8, shift: u32) -> Self::Wide {
+        unsafe {
+            let (low, high) = (self.load(numbers), self.load(numbers.add(8)));
+            let down = _mm_cvtsi32_si128(shift.cast_signed());
+            // A code's upper bit comes to the sign, by which a blend chooses.
+            let up = _mm_cvtsi32_si128(28 - shift.cast_signed());
+            load_pair(words).map(|words| {
+                let codes = _mm256_srl_epi32(words, down);
+                let halves = [low, high].map(|half| _mm256_permutevar8x32_ps(half, codes));
+                _mm256_blendv_ps(halves[0], halves[1], _mm256_castsi256_ps(_mm256_sll_epi32(words, up)))
+            })
+        }
+    }
+    #[inline(always)]
     fn prefetch(self, at: *const u8) {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }

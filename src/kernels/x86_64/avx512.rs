@@ -135,6 +135,15 @@ unsafe impl Tile for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn wide_choose(self, numbers: *const f32, words: *const u8, shift: u32) -> __m512 {
+        unsafe {
+            let codes =
+                _mm512_srl_epi32(_mm512_loadu_si512(words.cast()), _mm_cvtsi32_si128(shift.cast_signed()));
+            // Only the four lowest bits of an index count.
+            _mm512_permutexvar_ps(codes, self.wide_load(numbers))
+        }
+    }
+    #[inline(always)]
     fn prefetch(self, at: *const u8) {
         self.0.prefetch(at);
     }

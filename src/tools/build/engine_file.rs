@@ -108,6 +108,9 @@ impl<'a, W: Write> EngineWriter<'a, W> {
                     StoredRows { source, n_columns: shape.columns, stride, storage: *storage, spread };
                 let beside = self.add_rows(&matrix, *shape, name)?;
                 beside.iter().filter(|bytes| !bytes.is_empty()).try_for_each(|bytes| self.put(bytes))?;
+                if let Kind::Levels { levels, .. } = storage.kind {
+                    self.put(bytemuck::cast_slice(levels.table()))?;
+                }
                 let inputs = matrix.packed().map(PackRow::inputs).unwrap_or_default();
                 inputs.iter().try_for_each(|bytes| self.put(bytes))
             }
@@ -240,6 +243,7 @@ impl<'a> StoredRows<'a> {
                 | Kind::Fp8Groups { .. }
                 | Kind::Mxfp8
                 | Kind::Nvfp4
+                | Kind::Levels { .. }
                 | Kind::Kept(_) => {
                     unreachable!("only rows that are stored so already are given this kind")
                 }

@@ -3,12 +3,15 @@
 use std::collections::BTreeSet;
 
 use crate::format::Tensor;
-use crate::format::engine::HEAD;
+use crate::format::adapter::listed;
+use crate::format::engine::{HEAD, Item};
 use crate::numbers::Precision;
+use crate::numbers::precision::ROW_ALIGN;
 use crate::store::Checkpoint;
 use crate::store::checkpoint::packed_names;
 use crate::tools::ToolError;
 use crate::tools::weights::quantized_source::PARTS;
+use crate::tools::weights::source::RowSource;
 
 /// The precision of the engine: a quantized checkpoint stays as it is, or becomes numbers.
 ///
@@ -28,8 +31,8 @@ pub fn resolve_precision(wanted: Precision, checkpoint: &Checkpoint) -> Result<P
     match wanted {
         Precision::F32 | Precision::F16 | Precision::Stored => Ok(wanted),
         _ if quantization.precision() == Some(wanted) => Ok(Precision::Stored),
-        // Nothing of an engine is like it: whatever is stored is rounded again.
-        _ if quantization.is_nf4() => Ok(wanted),
+        // Its codes meet f32; rounded again they meet codes, which is faster.
+        _ if quantization.has_levels() => Ok(wanted),
         Precision::Int8 | Precision::Int4 => {
             let what = format!("the checkpoint is quantized as {}, not as {wanted}", quantization.name());
             let advice = "leave --precision out to keep it so, or give f16 or f32 to dequantize it";
@@ -66,6 +69,17 @@ pub fn is_quantization_part(checkpoint: &Checkpoint, name: &str, used: &BTreeSet
     }
     let is_zero = |tensor: Tensor| tensor.data().iter().all(|byte| *byte == 0);
     PARTS.contains(&part) || (part == "bias" && checkpoint.tensor(name).is_some_and(is_zero))
+}
+
+/// What is quantized, and cannot stay so.
+pub fn numbers_note(items: &[Item], sources: &[RowSource], precision: Precision) -> Option<String> {
+    let becomes_numbers = |source: &RowSource| source.is_quantized() && source.packed().is_none();
+    let all = items.iter().zip(sources).filter(|(_, source)| becomes_numbers(source));
+    let names: Vec<&str> = all.map(|(item, _)| item.name()).collect();
+    (precision == Precision::Stored && !names.is_empty()).then(|| {
+        let (count, names) = (names.len(), listed(&names));
+        format!("{count} quantized matrices become f16, as their rows are no whole groups of {ROW_ALIGN} inputs: {names}")
+    })
 }
 
 /// What of the checkpoint an engine does not do.

@@ -10,7 +10,9 @@ use sha2::{Digest, Sha256};
 
 use super::engine_file::{EnginePlan, EngineWriter};
 use super::kernels::{GpuTarget, cubins};
-use super::precision::{has_quantized_head, is_quantization_part, quantization_notes, resolve_precision};
+use super::precision::{
+    has_quantized_head, is_quantization_part, numbers_note, quantization_notes, resolve_precision,
+};
 use super::text_files::{TEXT_FILES, TextFiles};
 use crate::format::adapter::listed;
 use crate::format::checkpoint::naming::{Beside, beside, places};
@@ -105,6 +107,7 @@ pub fn build_spread(options: &BuildOptions, spreads: Spreads) -> Result<BuildRep
     set_head(&mut items, options.head);
     let mut warnings = warnings(&checkpoint, &config, &items);
     warnings.extend(quantization_notes(&checkpoint));
+    warnings.extend(numbers_note(&items, &sources, precision));
     let texts = TextFiles::read(&options.model_dir)?;
     let prepared = Prepared { config, items, sources, spreads, warnings };
     write_engine(options, prepared, texts, || source_digest(&checkpoint))

@@ -62,6 +62,7 @@ impl Exported {
             | Kind::Affine
             | Kind::Int8Groups { .. }
             | Kind::Fp8Groups { .. }
+            | Kind::Levels { .. }
             | Kind::Kept(_) => {
                 return Self::AsNumbers(Quantized::Rows(rows).into());
             }

@@ -1,7 +1,7 @@
 //! Weights as rows, however a checkpoint or a graph stores them.
 
 pub(crate) mod gguf;
-pub(crate) mod nf4;
+pub(crate) mod level_rows;
 pub(crate) mod onnx;
 pub(crate) mod onnx_files;
 mod onnx_scaled;

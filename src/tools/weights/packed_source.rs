@@ -119,7 +119,7 @@ impl Layer<'_> {
     }
 }
 
-fn greatest_common_divisor(mut a: usize, mut b: usize) -> usize {
+pub fn greatest_common_divisor(mut a: usize, mut b: usize) -> usize {
     while b != 0 {
         (a, b) = (b, a % b);
     }

@@ -210,10 +210,9 @@ impl QuantizedRows {
     /// Columns that share a scale.
     fn group(&self) -> usize {
         match self.storage.kind {
-            Kind::Int4 { group, .. } | Kind::Int8Groups { group, .. } | Kind::Fp8Groups { group } => group,
             Kind::Mxfp8 => MXFP8_GROUP,
             Kind::Nvfp4 => NVFP4_GROUP,
-            Kind::F32 | Kind::F16 | Kind::Int8 | Kind::Affine | Kind::Fp8 | Kind::Kept(_) => self.k,
+            kind => kind.group().unwrap_or(self.k),
         }
     }
 
@@ -294,7 +293,7 @@ fn signed_zero(zero: u16) -> f32 {
 }
 
 /// Number `at` of a tensor.
-fn number_at(tensor: &Tensor, decode: Decoder, at: usize) -> f32 {
+pub fn number_at(tensor: &Tensor, decode: Decoder, at: usize) -> f32 {
     let size = tensor.dtype().bitsize() / 8;
     let mut number = 0.0;
     decode(&tensor.data()[at * size..][..size], std::slice::from_mut(&mut number));
@@ -315,6 +314,10 @@ impl ReadRow for QuantizedRows {
                 out[input] = self.number(*code, zero) * scale * factor;
             }
         }
+    }
+
+    fn is_quantized(&self) -> bool {
+        true
     }
 
     fn packed(&self) -> Option<&dyn PackRow> {

@@ -3,7 +3,7 @@
 
 use safetensors::Dtype;
 
-use super::nf4::Nf4Rows;
+use super::level_rows::LevelRows;
 use super::quantized_layer::{FLOATS, Layer, WORDS};
 use super::quantized_rows::{
     CodeLayout, QuantizedRows, Scales, StoredZeros, ZeroLayout, int4_kind, int8_kind,
@@ -44,8 +44,8 @@ pub const PARTS: [&str; 20] = [
 pub enum Quantized {
     /// Codes and scales that an engine has too.
     Rows(Box<QuantizedRows>),
-    /// Numbers that no kind of an engine has.
-    Nf4(Nf4Rows),
+    /// Codes of sixteen numbers.
+    Levels(LevelRows),
 }
 
 impl Quantized {
@@ -53,7 +53,7 @@ impl Quantized {
     pub fn storage(&self) -> Option<Storage> {
         match self {
             Quantized::Rows(rows) => Some(rows.storage),
-            Quantized::Nf4(_) => None,
+            Quantized::Levels(rows) => rows.storage(),
         }
     }
 }
@@ -62,7 +62,7 @@ impl From<Quantized> for RowSource {
     fn from(quantized: Quantized) -> Self {
         match quantized {
             Quantized::Rows(rows) => Self::of(*rows),
-            Quantized::Nf4(rows) => Self::of(rows),
+            Quantized::Levels(rows) => Self::of(rows),
         }
     }
 }
@@ -86,7 +86,7 @@ pub fn quantized_rows(
     let is_plain = match algorithm {
         Algorithm::Awq { .. } | Algorithm::Gptq(_) => layer.get("qweight").is_none(),
         Algorithm::Packed(_) | Algorithm::PackedNvfp4 => layer.get("weight_packed").is_none(),
-        Algorithm::Nf4 => !layer.is_nf4(),
+        Algorithm::Levels(levels) => !layer.has_levels(levels),
         _ => layer.get("weight").is_some_and(|tensor| FLOATS.contains(&tensor.dtype())),
     };
     if is_plain && layer.get("weight_scale").is_none() && layer.get("weight").is_some() {
@@ -103,7 +103,9 @@ pub fn quantized_rows(
         Algorithm::Gptq(gptq) => layer.gptq(gptq),
         Algorithm::Packed(packed) => layer.packed(packed),
         Algorithm::PackedNvfp4 => layer.packed_nvfp4(),
-        Algorithm::Nf4 => return layer.nf4(first_row).map(|rows| Some(Quantized::Nf4(rows))),
+        Algorithm::Levels(levels) => {
+            return layer.levels(levels, first_row).map(|rows| Some(Quantized::Levels(rows)));
+        }
     };
     Ok(Some(Quantized::Rows(Box::new(QuantizedRows { first_row, ..rows? }))))
 }

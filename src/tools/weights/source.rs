@@ -23,6 +23,11 @@ pub trait ReadRow: Send + Sync {
         out.copy_within(columns, 0);
     }
 
+    /// Whether they are codes in the checkpoint.
+    fn is_quantized(&self) -> bool {
+        false
+    }
+
     /// The rows as an engine can hold them without loss, where they are quantized.
     fn packed(&self) -> Option<&dyn PackRow> {
         None
@@ -116,6 +121,11 @@ impl RowSource {
         self.0.read_part(row_idx, columns, out);
     }
 
+    /// Whether they are codes in the checkpoint.
+    pub fn is_quantized(&self) -> bool {
+        self.0.is_quantized()
+    }
+
     /// The rows as an engine can hold them without loss, where they are quantized.
     pub fn packed(&self) -> Option<&dyn PackRow> {
         self.0.packed()
@@ -131,6 +141,10 @@ struct Stacked {
 impl ReadRow for Stacked {
     fn read_row(&self, row_idx: usize, out: &mut [f32]) {
         self.parts[row_idx / self.n_rows].read_row(row_idx % self.n_rows, out);
+    }
+
+    fn is_quantized(&self) -> bool {
+        self.parts.iter().any(RowSource::is_quantized)
     }
 
     fn packed(&self) -> Option<&dyn PackRow> {

@@ -80,6 +80,7 @@ fn damaged_tensors_are_named() {
             said: "shape",
         },
         Case { name: "nf4", part: "weight.absmax", change: reshape, said: "shape" },
+        Case { name: "fp4", part: "weight.absmax", change: |t| put(t, &[0, 0, 0xc0, 0x7f]), said: "NaN" },
         Case { name: "nf4", part: "weight.quant_map", change: |t| put(t, &[0, 0, 0xc0, 0x7f]), said: "NaN" },
         Case { name: "gptq_v2", part: "qzeros", change: |t| t.1.reverse(), said: "shape" },
         Case { name: "gptq_v2", part: "scales", change: |t| put(t, &[0, 0x7c]), said: "inf" },
@@ -117,7 +118,7 @@ fn damaged_tensors_are_named() {
 #[test]
 fn damaged_engines_are_named() {
     type Change = fn(&mut Parts);
-    let cases: [(&str, Change, &str); 6] = [
+    let cases: [(&str, Change, &str); 7] = [
         ("gptq_order", |parts| order(parts)[0] = 64, "input_order"),
         ("gptq_order", |parts| order(parts)[..4].fill(0), "input_order"),
         ("gptq_order", |parts| drop(parts.remove("model.layers.0.mlp.up_proj.weight_scale")), "weight_scale"),
@@ -127,6 +128,11 @@ fn damaged_engines_are_named() {
             "awq_g64",
             |parts| parts.get_mut("model.layers.0.mlp.up_proj.weight_zero").unwrap().1.reverse(),
             "weight_zero",
+        ),
+        (
+            "nf4",
+            |parts| parts.get_mut("model.layers.0.mlp.up_proj.weight_levels").unwrap().2[0] = 1,
+            "weight_levels holds the numbers neither of nf4",
         ),
     ];
     fn order(parts: &mut Parts) -> &mut [u8] {
@@ -143,7 +149,7 @@ fn damaged_engines_are_named() {
         let file = crate::support::tensors(&path);
         let weight = "model.layers.0.mlp.up_proj.weight";
         let shape = match name {
-            "gptq_order" | "mxfp8" => (96, 64),
+            "gptq_order" | "mxfp8" | "nf4" => (96, 64),
             "nvfp4" => (80, 48),
             _ => (128, 64),
         };

@@ -175,8 +175,18 @@ fn engines_are_no_larger_than_what_was_quantized() {
         Case {
             name: "nf4",
             module: "mlp.gate_proj",
-            tensors: &[("weight", Dtype::F16, &[6, 64, 16])],
-            kinds: "7 f16, 2 int8",
+            tensors: &[
+                ("weight", Dtype::U8, &[6, 8, 16, 4]),
+                ("weight_levels", Dtype::F32, &[16]),
+                ("weight_scale", Dtype::F32, &[6, 1, 16]),
+            ],
+            kinds: "6 nf4 in groups of 64, 2 int8, 1 nf4 in groups of 32",
+        },
+        Case {
+            name: "fp4",
+            module: "mlp.down_proj",
+            tensors: &[("weight", Dtype::F16, &[4, 96, 16])],
+            kinds: "6 fp4 in groups of 64, 2 int8, 1 f16",
         },
         Case {
             name: "gptq_symmetric",

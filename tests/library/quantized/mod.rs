@@ -6,4 +6,4 @@ mod engines;
 mod notes;
 mod numbers;
 mod packed;
-mod support;
+pub mod support;

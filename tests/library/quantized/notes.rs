@@ -5,7 +5,7 @@ use jetspool::tools::{BuildReport, ToolError, build};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
-use super::support::{CASES, Parts, changed, checkpoint, options, refused};
+use super::support::{Parts, changed, checkpoint, names, options, refused};
 
 #[test]
 fn precisions_that_do_not_fit_are_refused_with_advice() {
@@ -24,7 +24,7 @@ fn precisions_that_do_not_fit_are_refused_with_advice() {
         let report = build(&options(&checkpoint(name), scratch.path(), precision)).unwrap();
         assert_eq!(report.config.precision, Precision::Stored, "{name}");
     }
-    // What no engine has is rounded again.
+    // What meets f32 may be rounded again, to meet codes.
     for (precision, kinds) in
         [(Precision::Int4, "7 int4 in blocks of 32 with minima, 2 int8"), (Precision::Int8, "9 int8")]
     {
@@ -43,11 +43,15 @@ fn notes_say_what_is_not_applied() {
     let fp8 = built("fp8").warnings.join("\n");
     assert!(fp8.contains("8 input_scale") && fp8.contains("kv_cache_quant_algo FP8"), "{fp8}");
     assert!(!fp8.contains("not used"), "{fp8}");
-    for name in CASES {
+    let fp4 = built("fp4").warnings.join("\n");
+    let told = "1 quantized matrices become f16";
+    assert!(fp4.contains(told) && fp4.contains("model.layers.0.mlp.down_proj.weight"), "{fp4}");
+    assert!(!built("nf4").warnings.join("\n").contains("become f16"));
+    for name in names() {
         let warnings = built(name).warnings;
         let other: Vec<_> = warnings.iter().filter(|line| !line.contains("not applied")).collect();
         // max_kv_cache_capacity is above the model's 512 positions, and there is no text.
-        let known = ["positions", "tokenizer.json", "no chat template"];
+        let known = ["matrices become f16", "positions", "tokenizer.json", "no chat template"];
         let is_known = |line: &String| known.iter().any(|known| line.contains(known));
         assert!(other.into_iter().all(is_known), "{name}: {warnings:?}");
     }

@@ -1,12 +1,14 @@
 //! Logits and weights against those of the dequantized weights.
 
-use crate::support::{Built, ids, matrix_numbers, tensors};
+use std::collections::BTreeSet;
+
+use crate::support::{Built, ids, matrix_numbers, reference, tensors};
 use jetspool::format::engine::{EMBEDDING, HEAD, items};
-use jetspool::numbers::Precision;
+use jetspool::numbers::{KvCacheDtype, Precision};
 use jetspool::store::Engine;
 use jetspool::tools::build;
 
-use super::support::{CASES, checkpoint, options};
+use super::support::{checkpoint, names, options};
 
 /// How far logits may move when inputs of codes are rounded to eight bits, as a share of the largest of them: these
 /// models are two layers of random numbers, and know nothing that would stay. That weights are the checkpoint's to the
@@ -45,7 +47,7 @@ fn logits_equal_those_of_the_dequantized_weights() {
             over.push(format!("{name} {what}: {most} above {bound}"));
         }
     };
-    for name in CASES {
+    for name in names() {
         let wanted = tensors(&checkpoint(name).join("logits.safetensors")).require("base").unwrap();
         let size = wanted.as_slice::<f32>().unwrap().iter().fold(0.0_f32, |most, x| most.max(x.abs()));
         let bound = ROUNDED_ACTIVATIONS * size;
@@ -56,10 +58,23 @@ fn logits_equal_those_of_the_dequantized_weights() {
     assert!(over.is_empty(), "{over:?}");
 }
 
+/// Codes that meet f32 give the logits of their numbers, where the tables and the cache are f32 too.
+#[test]
+fn logits_of_codes_that_meet_f32_are_as_near_as_those_of_numbers() {
+    // One matrix of fp4 becomes f16.
+    for (name, bound) in
+        [("fp4", 2e-3), ("fp8_blocks", 1e-5), ("fp8_scale", 1e-5), ("mxfp8", 1e-5), ("nf4", 1e-5)]
+    {
+        let built = Built::with_head(&checkpoint(name), Precision::Stored, Some(Precision::F32), 2);
+        let most = largest_difference(name, "codes and f32", &built.with_kv_cache(KvCacheDtype::F32));
+        assert!(most <= bound, "{name}: {most}");
+    }
+}
+
 /// Codes and scales mean the numbers that the checkpoint means by them.
 #[test]
 fn stored_weights_are_the_dequantized_ones() {
-    for name in CASES {
+    for name in names() {
         let folders = [Precision::Stored, Precision::F32].map(|precision| {
             let folder = tempfile::tempdir().unwrap();
             build(&options(&checkpoint(name), folder.path(), precision)).unwrap();
@@ -82,4 +97,12 @@ fn stored_weights_are_the_dequantized_ones() {
             }
         }
     }
+}
+
+#[test]
+fn the_list_of_fixtures_names_every_one() {
+    let folders = std::fs::read_dir(reference("quantized")).unwrap();
+    let found: BTreeSet<String> =
+        folders.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(found, names().map(str::to_owned).collect());
 }

@@ -1,6 +1,6 @@
 //! How the weights of a module are stored in a quantized checkpoint.
 
-use crate::numbers::Precision;
+use crate::numbers::{Levels, Precision};
 
 /// The layout of a module's tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +27,8 @@ pub enum Algorithm {
     Gptq(Gptq),
     /// compressed-tensors' `pack-quantized`.
     Packed(Packed),
-    /// bitsandbytes; all else stands beside each weight.
-    Nf4,
+    /// bitsandbytes' four bits; all else stands beside each weight.
+    Levels(Levels),
 }
 
 /// Bits of a code that words hold.
@@ -89,7 +89,7 @@ impl Algorithm {
             Algorithm::Gptq(_) => "gptq",
             Algorithm::Packed(Packed { bits: Bits::Four, .. }) => "packed int4",
             Algorithm::Packed(Packed { bits: Bits::Eight, .. }) => "packed int8",
-            Algorithm::Nf4 => "nf4",
+            Algorithm::Levels(levels) => levels.name(),
         }
     }
 
@@ -106,7 +106,7 @@ impl Algorithm {
             | Algorithm::Mxfp8
             | Algorithm::Nvfp4
             | Algorithm::PackedNvfp4
-            | Algorithm::Nf4 => None,
+            | Algorithm::Levels(_) => None,
         }
     }
 }

@@ -5,6 +5,7 @@ use super::keys::{left_out, texts, unsupported};
 use super::modules::{Names, Quantization};
 use crate::format::FormatError;
 use crate::format::json::Object;
+use crate::numbers::Levels;
 
 pub(super) fn bitsandbytes(config: Object) -> Result<Quantization, FormatError> {
     let is_set = |key: &str| Ok::<bool, FormatError>(config.optional_flag(key)?.unwrap_or(false));
@@ -15,9 +16,8 @@ pub(super) fn bitsandbytes(config: Object) -> Result<Quantization, FormatError> 
         return Err(unsupported("bitsandbytes", "neither 4 nor 8 bits"));
     }
     let kind = config.optional_text("bnb_4bit_quant_type")?.unwrap_or("fp4");
-    if kind != "nf4" {
-        return Err(unsupported("bitsandbytes bnb_4bit_quant_type", kind));
-    }
+    let levels = Levels::from_name(kind);
+    let levels = levels.ok_or_else(|| unsupported("bitsandbytes bnb_4bit_quant_type", kind))?;
     let skipped = left_out(texts(config, "llm_int8_skip_modules")?, Names::Part);
-    Ok(Quantization::of(Some(Algorithm::Nf4), skipped))
+    Ok(Quantization::of(Some(Algorithm::Levels(levels)), skipped))
 }

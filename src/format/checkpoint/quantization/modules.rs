@@ -95,9 +95,9 @@ impl Quantization {
         self.rules.iter().filter_map(|rule| rule.algorithm).chain(self.default)
     }
 
-    /// Whether all quantized modules are NF4.
-    pub fn is_nf4(&self) -> bool {
-        self.algorithms().all(|algorithm| algorithm == Algorithm::Nf4)
+    /// Whether all quantized modules are codes of sixteen numbers.
+    pub fn has_levels(&self) -> bool {
+        self.algorithms().all(|algorithm| matches!(algorithm, Algorithm::Levels(_)))
     }
 
     /// The precision that all quantized modules have, if it is one that `build` names.
