@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::quantized::support::names;
 use crate::support::{build_engine, build_options, data, limits, reference, standin, tensors};
 use jetspool::device::cuda::{Cuda, SOURCE};
 use jetspool::device::{Cpu, Device};
@@ -150,20 +151,7 @@ fn rows_of_none_one_and_several_adapters_give_the_processors_bits() {
 
 #[test]
 fn every_kind_of_stored_weights_gives_the_processors_bits() {
-    let kinds = [
-        "awq_g64",
-        "ct_packed",
-        "fp8",
-        "fp8_blocks",
-        "gptq_order",
-        "gptq_symmetric",
-        "int4_awq",
-        "int8_sq",
-        "mixed",
-        "mxfp8",
-        "nvfp4",
-    ];
-    for name in kinds {
+    for name in names() {
         let folder = tempfile::tempdir().unwrap();
         let (checkpoint, engine_dir) = (reference("quantized").join(name), folder.path().join("engine"));
         let options = build_options(&checkpoint, &engine_dir, Precision::Stored, 0);

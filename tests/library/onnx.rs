@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::quantized::support::{CASES, InGraph};
 use crate::support::{Built, build_options, contents, ids, json, models, reference, tensors};
 use jetspool::device::Cpu;
 use jetspool::format::Adapter;
@@ -186,26 +187,14 @@ fn a_graph_that_is_int4_stays_as_it_is_and_says_so() {
     assert_eq!(report.config.precision, Precision::Stored);
 }
 
+fn exported(wanted: InGraph) -> impl Iterator<Item = &'static str> {
+    CASES.into_iter().filter(move |(_, found)| *found == wanted).map(|(name, _)| name)
+}
+
 /// Scales, zeros and factors of inputs come through a graph of DequantizeLinear as they are.
 #[test]
 fn quantized_checkpoints_export_and_build_the_same_engine() {
-    let cases = [
-        "auto_round_gptq",
-        "awq_g128",
-        "awq_g64",
-        "ct_mixed",
-        "fp8",
-        "fused_int4_awq",
-        "gptq_row",
-        "gptq_symmetric",
-        "gptq_v2",
-        "int4_awq",
-        "int8_sq",
-        "mixed",
-        "mxfp8",
-        "nvfp4",
-    ];
-    for name in cases {
+    for name in exported(InGraph::AsItIs) {
         let checkpoint = reference(&format!("quantized/{name}"));
         let scratch = tempfile::tempdir().unwrap();
         for precision in [Precision::F32, Precision::F16] {
@@ -226,7 +215,7 @@ fn quantized_checkpoints_export_and_build_the_same_engine() {
 /// What DequantizeLinear cannot say goes through a graph as numbers.
 #[test]
 fn other_quantized_checkpoints_export_as_numbers() {
-    for name in ["ct_packed", "fp8_blocks", "gptq_8bit", "nf4"] {
+    for name in exported(InGraph::AsNumbers) {
         let checkpoint = reference(&format!("quantized/{name}"));
         let scratch = tempfile::tempdir().unwrap();
         let output_dir = scratch.path().join("onnx");
