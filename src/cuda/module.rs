@@ -1,6 +1,6 @@
 //! Kernels: modules, functions, launches, and graphs of launches.
 
-use std::ffi::{CString, c_void};
+use std::ffi::{CStr, CString, c_void};
 use std::ptr;
 use std::sync::Arc;
 
@@ -41,13 +41,13 @@ impl Module {
     /// # Panics
     /// When the name has a NUL.
     pub fn function(self: &Arc<Self>, name: &str) -> Result<Function, CudaError> {
-        let name = CString::new(name).expect("names of kernels have no NUL");
+        let name: Arc<CStr> = CString::new(name).expect("names of kernels have no NUL").into();
         let mut raw = ptr::null_mut();
         // SAFETY: the name lives until the call returns.
         self.context.call("cuModuleGetFunction", || unsafe {
             sys::cuModuleGetFunction(&raw mut raw, self.raw, name.as_ptr())
         })?;
-        Ok(Function { raw, module: self.clone() })
+        Ok(Function { raw, name, module: self.clone() })
     }
 }
 
@@ -62,6 +62,7 @@ impl Drop for Module {
 #[derive(Clone)]
 pub struct Function {
     raw: sys::CUfunction,
+    name: Arc<CStr>,
     module: Arc<Module>,
 }
 
@@ -97,6 +98,11 @@ pub enum Argument {
 const MAX_ARGUMENTS: usize = 24;
 
 impl Function {
+    /// As in the source.
+    pub fn name(&self) -> &str {
+        self.name.to_str().unwrap_or_default()
+    }
+
     /// Asks for a launch; it takes its turn on the context's stream.
     ///
     /// # Errors
@@ -108,9 +114,31 @@ impl Function {
     /// # Safety
     /// The arguments are those that the kernel takes, and what it reads and writes through them lives until it is done.
     pub unsafe fn launch(&self, grid: Grid, arguments: &[Argument]) -> Result<(), CudaError> {
-        assert!(arguments.len() <= MAX_ARGUMENTS);
+        // SAFETY: the caller's promise.
+        unsafe { self.launch_with(grid, &[], arguments) }
+    }
+
+    /// The same of a kernel whose first parameter is a structure of so many words, if there are some.
+    ///
+    /// # Errors
+    /// As [`Function::launch`].
+    ///
+    /// # Panics
+    /// With too many arguments.
+    ///
+    /// # Safety
+    /// As [`Function::launch`]; the structure has the words that are given.
+    pub unsafe fn launch_with(
+        &self,
+        grid: Grid,
+        structure: &[u64],
+        arguments: &[Argument],
+    ) -> Result<(), CudaError> {
+        let first = usize::from(!structure.is_empty());
+        assert!(first + arguments.len() <= MAX_ARGUMENTS);
         let mut pointers = [ptr::null_mut::<c_void>(); MAX_ARGUMENTS];
-        for (pointer, argument) in pointers.iter_mut().zip(arguments) {
+        pointers[0] = structure.as_ptr().cast_mut().cast();
+        for (pointer, argument) in pointers[first..].iter_mut().zip(arguments) {
             *pointer = match argument {
                 Argument::I32(value) => ptr::from_ref(value).cast_mut().cast(),
                 Argument::F32(value) => ptr::from_ref(value).cast_mut().cast(),

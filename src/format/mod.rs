@@ -18,7 +18,7 @@ mod workflow;
 pub use adapter::{Adapter, AdapterError, LoraPair, LoraPart, PeftConfig, PeftName, check_origin};
 pub use checkpoint::{Algorithm, CheckpointConfig, Quantization, ShardIndex, parse_checkpoint_config};
 pub use contents::Contents;
-pub use engine::{EngineConfig, Limits, StoredMatrix, Target};
+pub use engine::{EngineConfig, GpuTuning, Limits, StoredMatrix, Target, TunedProduct, TuningFile};
 pub use error::{FormatError, GGUF_FILE, ONNX_DATA, ONNX_MODEL, SAFETENSORS_FILE};
 pub use finite::{FiniteCheck, first_not_finite};
 pub use tensors::{Bytes, Tensor, TensorFile};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::quantized::support::names;
 use crate::support::{build_engine, build_options, data, limits, reference, standin, tensors};
-use jetspool::device::cuda::{Cuda, SOURCE};
+use jetspool::device::cuda::{Choice, Cuda, SOURCE, Tuning};
 use jetspool::device::{Cpu, Device};
 use jetspool::format::{Adapter, Limits};
 use jetspool::kernels::Kernels;
@@ -95,7 +95,11 @@ fn logits<D: Device>(device: D, case: &Case<'_>) -> Vec<u32> {
 }
 
 fn assert_same(case: &Case<'_>, name: &str) {
-    let (wanted, found) = (logits(cpu(), case), logits(gpu(), case));
+    assert_same_on(gpu(), case, name);
+}
+
+fn assert_same_on(gpu: Cuda, case: &Case<'_>, name: &str) {
+    let (wanted, found) = (logits(cpu(), case), logits(gpu, case));
     assert!(wanted.iter().all(|bits| f32::from_bits(*bits).is_finite()));
     assert_eq!(found.len(), wanted.len(), "{name}");
     if let Some(index) = (0..wanted.len()).find(|&i| wanted[i] != found[i]) {
@@ -183,6 +187,26 @@ fn long_sequences_are_put_together_of_the_same_parts() {
     build(&BuildOptions { limits, ..options }).unwrap();
     let case = Case { folder: folder.path(), adapters: &[], kv_cache: KvCacheDtype::Auto, n_tokens: 1100 };
     assert_same(&case, "1100 tokens");
+}
+
+/// Everything that `tune` may choose.
+#[test]
+fn every_choice_of_launches_gives_the_processors_bits() {
+    let never = usize::MAX;
+    let choices = [([64, 64, 64, 128], never), ([256; 4], never), ([128; 4], 1), ([128; 4], 9)];
+    for (precision, choices) in [(Precision::Int4, &choices[..]), (Precision::F16, &choices[..2])] {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = reference("models/qwen2");
+        build_engine(&checkpoint, &folder.path().join("engine"), precision);
+        let adapter = checkpoint.join("adapters/all_r8");
+        let adapters: &[&Path] = &[&adapter];
+        let case = Case { folder: folder.path(), adapters, kv_cache: KvCacheDtype::Auto, n_tokens: 37 };
+        for &(threads, gemm_from) in choices {
+            let otherwise = Choice { threads, gemm_from };
+            let tuned = gpu().with_tuning(Tuning { otherwise, ..Tuning::default() });
+            assert_same_on(tuned, &case, &format!("{precision} {otherwise:?}"));
+        }
+    }
 }
 
 #[test]

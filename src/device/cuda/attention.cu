@@ -39,24 +39,16 @@ __device__ __forceinline__ float* scale_of(const Cache& c, u8* head, int slot) {
   return reinterpret_cast<float*>(head + BLOCK_LEN * head_stride(c)) + slot;
 }
 
-// Writes the keys and values of each row at its position. Grid [n_kv_heads, 2, n_rows].
-extern "C" __global__ void __launch_bounds__(128)
-store_positions(CACHE, const float* k, const float* v, int stride, const u32* positions, const u32* first_block,
-                const u32* blocks) {
-  __shared__ float most[4];
-  __shared__ int wrong[4];
-  THE_CACHE;
-  int head = blockIdx.x, part = blockIdx.y, row = blockIdx.z;
-  const float* from = (part ? v : k) + (long long)row * stride + head * head_dim;
-  u32 position = positions[row], slot = position % BLOCK_LEN;
-  u8* to = place(cache, blocks[first_block[row] + position / BLOCK_LEN], part, head);
+// Writes a head's keys (part 0) or values (1) at the position of a row.
+__device__ __forceinline__ void store_head(const Cache& cache, u8* to, int part, int slot, const float* values, float* most,
+                                           int* wrong) {
   float by = 0.0f;
-  if (element_bytes == 1) {
+  if (cache.element_bytes == 1) {
     float largest = 0.0f;
     int n_wrong = 0;
-    for (int d = threadIdx.x; d < head_dim; d += 128) {
-      largest = larger(fabsf(from[d]), largest);
-      n_wrong += !is_finite(from[d]);
+    for (int d = threadIdx.x; d < cache.head_dim; d += 128) {
+      largest = larger(fabsf(values[d]), largest);
+      n_wrong += !is_finite(values[d]);
     }
     for (int o = 16; o; o >>= 1) {
       largest = larger(__shfl_xor_sync(~0u, largest, o), largest);
@@ -71,10 +63,10 @@ store_positions(CACHE, const float* k, const float* v, int stride, const u32* po
     if (!is_finite(by)) by = 0.0f;
     if (threadIdx.x == 0) *scale_of(cache, to, slot) = n_wrong ? float_of_bits(0x7fc00000u) : scale;
   }
-  for (int d = threadIdx.x; d < head_dim; d += 128) {
+  for (int d = threadIdx.x; d < cache.head_dim; d += 128) {
     int index = part ? slot * head_stride(cache) + d : d * BLOCK_LEN + slot;
-    float value = from[d];
-    switch (element_bytes) {
+    float value = values[d];
+    switch (cache.element_bytes) {
       case 4: reinterpret_cast<float*>(to)[index] = value; break;
       case 2: reinterpret_cast<u16*>(to)[index] = half_of_float(value); break;
       default: {
@@ -83,6 +75,62 @@ store_positions(CACHE, const float* k, const float* v, int stride, const u32* po
       }
     }
   }
+}
+
+// Rows of heads, [n_rows, stride]; a norm's weight or null.
+struct Heads {
+  float* x;
+  int stride, n_heads;
+  const float* norm;
+};
+
+// What attention needs of a row's queries, keys and values. Heads of queries and keys are normalized where they have a norm,
+// and their pairs (i, i + half) turned by the angles of the row; keys and values are written at its position. Either may be
+// missing: no queries, no pairs, nothing to store (then k is null and the cache has no heads). Grid
+// [n_heads + 2 * kv heads, n_rows]; shared memory [head_dim] f32.
+extern "C" __global__ void __launch_bounds__(128)
+prepare_heads(CACHE, float* q, int q_stride, int n_heads, const float* q_norm, float* k, const float* k_norm, float* v,
+              int kv_stride, float eps, const float* cos, const float* sin, int half, const u32* positions,
+              const u32* first_block, const u32* blocks) {
+  DYN_SHARED(float, values);
+  __shared__ float lanes[LANES], most[4];
+  __shared__ int wrong[4];
+  THE_CACHE;
+  int head = blockIdx.x, row = blockIdx.y, part = -1;
+  Heads heads{q, q_stride, n_heads, q_norm};
+  if (head >= n_heads) {
+    head -= n_heads;
+    part = head / n_kv_heads;
+    head %= n_kv_heads;
+    heads = part ? Heads{v, kv_stride, n_kv_heads, nullptr} : Heads{k, kv_stride, n_kv_heads, k_norm};
+  }
+  float* at = heads.x + (long long)row * heads.stride + head * head_dim;
+  for (int d = threadIdx.x; d < head_dim; d += 128) values[d] = at[d];
+  __syncthreads();
+  if (heads.norm) {
+    if (threadIdx.x < LANES) {
+      float squares = 0.0f;
+      for (int d = threadIdx.x; d < head_dim; d += LANES) squares = fmaf(values[d], values[d], squares);
+      lanes[threadIdx.x] = squares;
+    }
+    __syncthreads();
+    float inverse = inverse_rms(lanes, head_dim, eps);
+    for (int d = threadIdx.x; d < head_dim; d += 128) at[d] = values[d] = values[d] * inverse * heads.norm[d];
+    __syncthreads();
+  }
+  if (part != 1) {
+    const float *c = cos + (long long)row * half, *s = sin + (long long)row * half;
+    for (int i = threadIdx.x; i < half; i += 128) {
+      float a = values[i], b = values[i + half];
+      at[i] = values[i] = a * c[i] - b * s[i];
+      at[i + half] = values[i + half] = b * c[i] + a * s[i];
+    }
+    __syncthreads();
+  }
+  if (part < 0) return;
+  u32 position = positions[row];
+  u8* to = place(cache, blocks[first_block[row] + position / BLOCK_LEN], part, head);
+  store_head(cache, to, part, position % BLOCK_LEN, values, most, wrong);
 }
 
 // Queries that share keys and values, in one block of threads.
@@ -94,16 +142,18 @@ struct Weight {
 
 // Each row's heads in one part of the positions that it sees. Grid [n_rows, kv heads * groups of queries, parts];
 // shared memory [QUERIES][head_dim] and [QUERIES][PART] f32. A row with one part writes to y, others to outs and weights:
-// [n_rows, n_heads, parts, head_dim] and [n_rows, n_heads, parts].
+// [n_rows, n_heads, parts, head_dim] and [n_rows, n_heads, parts]. What is written to y is written as codes too where they
+// are wanted, which needs heads of whole blocks.
 extern "C" __global__ void __launch_bounds__(128)
 attend(CACHE, const float* q, int stride, int n_shared, float scale, const u32* positions, const u32* starts,
-       const u32* first_block, const u32* blocks, float* y, float* outs, Weight* weights) {
+       const u32* first_block, const u32* blocks, float* y, float* outs, Weight* weights, CODES_OUT) {
   DYN_SHARED(float, space);
   __shared__ const u8* keys_at[PART / BLOCK_LEN];
   __shared__ u8* values_at[PART / BLOCK_LEN];
   __shared__ float lanes[QUERIES][LANES], most[QUERIES][4];
   __shared__ int wrong[QUERIES][4];
   THE_CACHE;
+  THE_CODES;
   int n_groups = (n_shared + QUERIES - 1) / QUERIES;
   int row = blockIdx.x, kv_head = blockIdx.y / n_groups, group = blockIdx.y % n_groups;
   int first_head = kv_head * n_shared + group * QUERIES, n_queries = min(QUERIES, n_shared - group * QUERIES);
@@ -181,7 +231,9 @@ attend(CACHE, const float* q, int stride, int n_shared, float scale, const u32* 
     int any_wrong = wrong[j][0] + wrong[j][1] + wrong[j][2] + wrong[j][3];
     Weight found{largest[j], any_wrong ? float_of_bits(0x7fc00000u) : sum_of_lanes(lanes[j])};
     if (n_parts == 1) {
-      y[(long long)row * stride + head * head_dim + d] = sum * (1.0f / found.sum);
+      long long at = (long long)row * stride + head * head_dim + d;
+      y[at] = sum = sum * (1.0f / found.sum);
+      if (codes) write_codes(to, at / BLOCK, sum);
     } else {
       long long place = ((long long)row * n_heads + head) * gridDim.z + part;
       outs[place * head_dim + d] = sum;
@@ -193,7 +245,8 @@ attend(CACHE, const float* q, int stride, int n_shared, float scale, const u32* 
 // Puts the parts of a row together, if it has more than one. Grid [n_rows, n_heads].
 extern "C" __global__ void __launch_bounds__(128)
 combine_parts(const u32* positions, const u32* starts, const float* outs, const Weight* weights, int max_parts, float* y,
-              int stride, int head_dim) {
+              CODES_OUT, int stride, int head_dim) {
+  THE_CODES;
   int row = blockIdx.x, head = blockIdx.y;
   int n_parts = (int)positions[row] / PART + 1 - (int)starts[row] / PART;
   if (n_parts == 1) return;
@@ -208,6 +261,8 @@ combine_parts(const u32* positions, const u32* starts, const float* outs, const 
       sum += weight.sum * factor;
       out += outs[(first + part) * head_dim + d] * factor;
     }
-    y[(long long)row * stride + head * head_dim + d] = out * (1.0f / sum);
+    long long at = (long long)row * stride + head * head_dim + d;
+    y[at] = out = out * (1.0f / sum);
+    if (codes) write_codes(to, at / BLOCK, out);
   }
 }

@@ -8,18 +8,58 @@ embed(int kind, const u8* w, const u8* scale, const u8* more, int stride, int gr
   for (int k = threadIdx.x; k < stride; k += 128) y[(long long)blockIdx.x * stride + k] = weight_at(kind, m, token, k);
 }
 
-// y = x / rms(x) * weight of n elements, the heads of a row side by side. Grid [heads, n_rows]. The sum of squares is
-// spread over eight lanes, as the processor's is; the others bring the numbers.
-extern "C" __global__ void __launch_bounds__(128)
-rms_norm(const float* x, const float* weight, float eps, float* y, int n, int stride) {
+// Where codes of rows go: [n_rows, stride], with a scale and a sum for each 32; nowhere where nobody wants them.
+struct CodesOut {
+  i8* codes;
+  float *scale, *sum;
+};
+#define CODES_OUT i8 *codes, float *code_scale, float *code_sum
+#define THE_CODES CodesOut to{codes, code_scale, code_sum}
+
+// A block of 32 inputs as codes, an input to each lane of a warp (kernels::activations::quantize). `place` counts blocks.
+__device__ __forceinline__ void write_codes(const CodesOut& to, long long place, float value) {
+  int lane = threadIdx.x % 32;
+  float largest = fabsf(value);
+  int n_wrong = is_finite(value) ? 0 : 1;
+  for (int o = 16; o; o >>= 1) {
+    largest = larger(__shfl_xor_sync(~0u, largest, o), largest);
+    n_wrong += __shfl_xor_sync(~0u, n_wrong, o);
+  }
+  bool is_zero = largest < 1e-30f;
+  float inverse = is_zero ? 0.0f : 127.0f / largest;
+  int code = n_wrong ? 0 : (int)rintf(value * inverse);
+  to.codes[place * BLOCK + lane] = (i8)code;
+  for (int o = 16; o; o >>= 1) code += __shfl_xor_sync(~0u, code, o);
+  if (lane == 0) {
+    to.scale[place] = n_wrong ? float_of_bits(0x7fc00000u) : is_zero ? 0.0f : largest / 127.0f;
+    to.sum[place] = (float)code;
+  }
+}
+
+// What a vector is multiplied with to have a mean square of one, from its sums of squares: [LANES].
+__device__ __forceinline__ float inverse_rms(const float* squares, int n, float eps) {
+  float sum = sum_of_lanes(squares);
+  return is_finite(sum) ? 1.0f / sqrtf(sum / (float)n + eps) : float_of_bits(0x7fc00000u);
+}
+
+// y = x / rms(x) * weight of n elements, the heads of a row side by side, and y as codes too; x += added before, where there
+// is something to add. Grid [heads, n_rows], of up to 512 threads. The sum of squares is spread over eight lanes, as the
+// processor's is; the others bring the numbers.
+extern "C" __global__ void __launch_bounds__(512)
+rms_norm(float* x, const float* added, const float* weight, float eps, float* y, CODES_OUT, int n, int stride) {
   constexpr int CHUNK = 1024;
   __shared__ float part[CHUNK];
   __shared__ float lanes[LANES];
+  THE_CODES;
   long long first = (long long)blockIdx.y * stride + blockIdx.x * n;
   float squares = 0.0f;
   for (int start = 0; start < n; start += CHUNK) {
     int len = min(CHUNK, n - start);
-    for (int i = threadIdx.x; i < len; i += 128) part[i] = x[first + start + i];
+    for (int i = threadIdx.x; i < len; i += blockDim.x) {
+      long long at = first + start + i;
+      part[i] = x[at];
+      if (added) x[at] = part[i] = part[i] + added[at];
+    }
     __syncthreads();
     if (threadIdx.x < LANES)
       for (int i = threadIdx.x; i < len; i += LANES) squares = fmaf(part[i], part[i], squares);
@@ -27,9 +67,14 @@ rms_norm(const float* x, const float* weight, float eps, float* y, int n, int st
   }
   if (threadIdx.x < LANES) lanes[threadIdx.x] = squares;
   __syncthreads();
-  float sum = sum_of_lanes(lanes);
-  float inverse = is_finite(sum) ? 1.0f / sqrtf(sum / (float)n + eps) : float_of_bits(0x7fc00000u);
-  for (int i = threadIdx.x; i < n; i += 128) y[first + i] = x[first + i] * inverse * weight[i];
+  float inverse = inverse_rms(lanes, n, eps);
+  // Zeros beyond a row are codes too.
+  int end = codes ? stride : n;
+  for (int i = threadIdx.x; i < end; i += blockDim.x) {
+    float value = 0.0f;
+    if (i < n) y[first + i] = value = x[first + i] * inverse * weight[i];
+    if (codes) write_codes(to, (first + i) / BLOCK, value);
+  }
 }
 
 // Inputs as a matrix takes them: in its order, each times its factor; either may be null. Zeros beyond them. Grid
@@ -48,42 +93,13 @@ change_inputs(const float* x, const u32* order, const float* factor, float* y, i
   }
 }
 
-// Rows of codes with a scale and a sum for each 32 inputs (kernels::activations::quantize). A block to a warp; grid
-// [ceil(stride / 128), n_rows].
-extern "C" __global__ void __launch_bounds__(128)
-quantize(const float* x, i8* codes, float* scale, float* sum, int stride) {
-  int block = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32;
-  if (block >= stride / BLOCK) return;
-  long long place = (long long)blockIdx.y * (stride / BLOCK) + block;
-  float value = x[place * BLOCK + lane];
-  float largest = fabsf(value);
-  int n_wrong = is_finite(value) ? 0 : 1;
-  for (int o = 16; o; o >>= 1) {
-    largest = larger(__shfl_xor_sync(~0u, largest, o), largest);
-    n_wrong += __shfl_xor_sync(~0u, n_wrong, o);
-  }
-  bool is_zero = largest < 1e-30f;
-  float inverse = is_zero ? 0.0f : 127.0f / largest;
-  int code = n_wrong ? 0 : (int)rintf(value * inverse);
-  codes[place * BLOCK + lane] = (i8)code;
-  for (int o = 16; o; o >>= 1) code += __shfl_xor_sync(~0u, code, o);
-  if (lane == 0) {
-    scale[place] = n_wrong ? float_of_bits(0x7fc00000u) : is_zero ? 0.0f : largest / 127.0f;
-    sum[place] = (float)code;
-  }
-}
-
-// Turns the pairs (i, i + half) of each head by the angles of the row. Grid [n_rows].
-extern "C" __global__ void __launch_bounds__(128)
-rotate(float* x, const float* cos, const float* sin, int width, int stride, int head_dim, int half) {
-  float* row = x + (long long)blockIdx.x * stride;
-  const float *c = cos + (long long)blockIdx.x * half, *s = sin + (long long)blockIdx.x * half;
-  for (int i = threadIdx.x; i < width / head_dim * half; i += 128) {
-    float* low = row + i / half * head_dim + i % half;
-    float a = low[0], b = low[half], cosine = c[i % half], sine = s[i % half];
-    low[0] = a * cosine - b * sine;
-    low[half] = b * cosine + a * sine;
-  }
+// Rows as codes. Grid [ceil(stride / 128), n_rows].
+extern "C" __global__ void __launch_bounds__(128) quantize(const float* x, CODES_OUT, int stride) {
+  THE_CODES;
+  int i = blockIdx.x * 128 + threadIdx.x;
+  if (i >= stride) return;
+  long long at = (long long)blockIdx.y * stride + i;
+  write_codes(to, at / BLOCK, x[at]);
 }
 
 // y += x
@@ -98,22 +114,28 @@ extern "C" __global__ void __launch_bounds__(128) multiply_by(float* x, float fa
   if (i < n) x[i] *= factor;
 }
 
-// gate = silu(gate) * up
-extern "C" __global__ void __launch_bounds__(128) silu_mul(float* gate, const float* up, int n) {
+// gate = silu(gate) * up, and as codes too where they are wanted. Grid [ceil(stride / 128), n_rows].
+extern "C" __global__ void __launch_bounds__(128) silu_mul(float* gate, const float* up, CODES_OUT, int stride) {
+  THE_CODES;
   int i = blockIdx.x * 128 + threadIdx.x;
-  if (i >= n) return;
-  float value = gate[i];
-  gate[i] = value * (1.0f / (1.0f + exp_of(0.0f - value))) * up[i];
+  if (i >= stride) return;
+  long long at = (long long)blockIdx.y * stride + i;
+  float value = gate[at];
+  gate[at] = value = value * (1.0f / (1.0f + exp_of(0.0f - value))) * up[at];
+  if (codes) write_codes(to, at / BLOCK, value);
 }
 
-// gate = gelu(gate) * up, by the tanh formula
-extern "C" __global__ void __launch_bounds__(128) gelu_mul(float* gate, const float* up, int n) {
+// The same with gelu, by the tanh formula.
+extern "C" __global__ void __launch_bounds__(128) gelu_mul(float* gate, const float* up, CODES_OUT, int stride) {
+  THE_CODES;
   int i = blockIdx.x * 128 + threadIdx.x;
-  if (i >= n) return;
-  float value = gate[i];
+  if (i >= stride) return;
+  long long at = (long long)blockIdx.y * stride + i;
+  float value = gate[at];
   float cubic = fmaf(value * value, 0.044715f, 1.0f);
   float exponent = value * cubic * -1.595769f;
-  gate[i] = value * (1.0f / (1.0f + exp_of(exponent))) * up[i];
+  gate[at] = value = value * (1.0f / (1.0f + exp_of(exponent))) * up[at];
+  if (codes) write_codes(to, at / BLOCK, value);
 }
 
 // y[i] = x[rows[i]]. Grid [n_rows of y].

@@ -5,7 +5,7 @@
 // exact, and are added to the totals in the order of the blocks, as the processor's are. A tile's words lie as the
 // instruction wants them: sixteen outputs by four inputs.
 //
-// Grid [ceil(tiles / 4), ceil(n_rows / 64)].
+// Several matrices as in matmul.cu. Grid [ceil(tiles / 4) of all, ceil(n_rows / 64)].
 
 constexpr int GEMM_ROWS = 64;
 constexpr int GEMM_TILES = 4;
@@ -50,10 +50,10 @@ template <class K, class L>
 __device__ __forceinline__ void gemm(const Product& p, const CodeRows& x, int4 (*codes)[GEMM_ROWS][2],
                                      float (*scales)[GEMM_ROWS], float (*sums)[GEMM_ROWS]) {
   const Matrix& m = p.m;
-  int n_blocks = m.stride / BLOCK, n_tiles = (p.n_outputs + TILE_ROWS - 1) / TILE_ROWS;
+  int n_blocks = m.stride / BLOCK;
   int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  int tile = blockIdx.x * GEMM_TILES + threadIdx.x / 32, first_row = blockIdx.y * GEMM_ROWS;
-  bool has_tile = tile < n_tiles;
+  int tile = p.first_tile + threadIdx.x / 32, first_row = blockIdx.y * GEMM_ROWS;
+  bool has_tile = tile < p.n_tiles;
   const u8* w = m.w + (long long)(has_tile ? tile : 0) * n_blocks * (L::WORDS * 4);
   // What a thread brings of each block: half of a row's codes; those of the first half warps scales and sums.
   int my_row = threadIdx.x / 2, my_half = threadIdx.x % 2;
@@ -104,17 +104,17 @@ __device__ __forceinline__ void gemm(const Product& p, const CodeRows& x, int4 (
 #define GEMM(K, L)                                                    \
   __shared__ int4 staged[2][GEMM_ROWS][2];                            \
   __shared__ float scales[2][GEMM_ROWS], sums[2][GEMM_ROWS];          \
-  PRODUCT;                                                            \
+  Product p = product_of(parts, stride, n_rows, groups, GEMM_TILES);  \
   gemm<K, L>(p, CodeRows{codes, x_scale, x_sum}, staged, scales, sums)
 
-extern "C" __global__ void __launch_bounds__(128) gemm_int8(MATRIX, CODES, OUTPUT) { GEMM(Int8, GemmInt8); }
-extern "C" __global__ void __launch_bounds__(128) gemm_int8_groups(MATRIX, CODES, OUTPUT) { GEMM(Int8Groups, GemmInt8); }
-extern "C" __global__ void __launch_bounds__(128) gemm_int4_f16(MATRIX, CODES, OUTPUT) { GEMM(Int4<true>, GemmNibbles); }
-extern "C" __global__ void __launch_bounds__(128) gemm_int4_f32(MATRIX, CODES, OUTPUT) { GEMM(Int4<false>, GemmNibbles); }
-extern "C" __global__ void __launch_bounds__(128) gemm_affine(MATRIX, CODES, OUTPUT) { GEMM(Affine, GemmNibbles); }
-extern "C" __global__ void __launch_bounds__(128) gemm_q4_1(MATRIX, CODES, OUTPUT) { GEMM(Q41, GemmNibbles); }
-extern "C" __global__ void __launch_bounds__(128) gemm_q5_0(MATRIX, CODES, OUTPUT) { GEMM(Q50, GemmFives); }
-extern "C" __global__ void __launch_bounds__(128) gemm_q5_1(MATRIX, CODES, OUTPUT) { GEMM(Q51, GemmFives); }
-extern "C" __global__ void __launch_bounds__(128) gemm_q4_k(MATRIX, CODES, OUTPUT) { GEMM(Q4K, GemmNibbles); }
-extern "C" __global__ void __launch_bounds__(128) gemm_q5_k(MATRIX, CODES, OUTPUT) { GEMM(Q5K, GemmFives); }
-extern "C" __global__ void __launch_bounds__(128) gemm_q6_k(MATRIX, CODES, OUTPUT) { GEMM(Q6K, GemmSixes); }
+extern "C" __global__ void __launch_bounds__(128) gemm_int8(MATRICES, CODES, ROWS_OF_PRODUCT) { GEMM(Int8, GemmInt8); }
+extern "C" __global__ void __launch_bounds__(128) gemm_int8_groups(MATRICES, CODES, ROWS_OF_PRODUCT) { GEMM(Int8Groups, GemmInt8); }
+extern "C" __global__ void __launch_bounds__(128) gemm_int4_f16(MATRICES, CODES, ROWS_OF_PRODUCT) { GEMM(Int4<true>, GemmNibbles); }
+extern "C" __global__ void __launch_bounds__(128) gemm_int4_f32(MATRICES, CODES, ROWS_OF_PRODUCT) { GEMM(Int4<false>, GemmNibbles); }
+extern "C" __global__ void __launch_bounds__(128) gemm_affine(MATRICES, CODES, ROWS_OF_PRODUCT) { GEMM(Affine, GemmNibbles); }
+extern "C" __global__ void __launch_bounds__(128) gemm_q4_1(MATRICES, CODES, ROWS_OF_PRODUCT) { GEMM(Q41, GemmNibbles); }
+extern "C" __global__ void __launch_bounds__(128) gemm_q5_0(MATRICES, CODES, ROWS_OF_PRODUCT) { GEMM(Q50, GemmFives); }
+extern "C" __global__ void __launch_bounds__(128) gemm_q5_1(MATRICES, CODES, ROWS_OF_PRODUCT) { GEMM(Q51, GemmFives); }
+extern "C" __global__ void __launch_bounds__(128) gemm_q4_k(MATRICES, CODES, ROWS_OF_PRODUCT) { GEMM(Q4K, GemmNibbles); }
+extern "C" __global__ void __launch_bounds__(128) gemm_q5_k(MATRICES, CODES, ROWS_OF_PRODUCT) { GEMM(Q5K, GemmFives); }
+extern "C" __global__ void __launch_bounds__(128) gemm_q6_k(MATRICES, CODES, ROWS_OF_PRODUCT) { GEMM(Q6K, GemmSixes); }

@@ -4,10 +4,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::files::Files;
+pub(super) use super::grid::{THREADS, grid, whole};
 use super::kernels::Kernels;
-use super::program::{Launch, Program};
+use super::launch::Launch;
+use super::operation::Operation;
+use super::program::{Means, Program};
 use super::purpose::Purposes;
 use super::scratch::{PlanMemory, Scratch};
+use super::tuning::Tuning;
 use crate::cuda::{Argument, Context, CudaError, Function, Grid};
 use crate::device::pool::Pool;
 use crate::device::{DeviceFault, DeviceMemory};
@@ -27,12 +31,11 @@ pub struct Cuda {
     /// The first thing that went wrong in this step: nothing is asked for after it.
     failure: Mutex<Option<CudaError>>,
     program: Mutex<Program>,
+    /// What was chosen for this device.
+    tuning: Tuning,
     /// Something was asked for that nobody has waited for.
     is_busy: AtomicBool,
 }
-
-/// Threads of every block.
-pub(super) const THREADS: u32 = 128;
 
 impl Cuda {
     /// The device of that number, called `name`, with the kernels of an image for it; none where there is no driver.
@@ -59,8 +62,20 @@ impl Cuda {
             scratch: Mutex::default(),
             failure: Mutex::default(),
             program: Mutex::default(),
+            tuning: Tuning::default(),
             is_busy: AtomicBool::new(false),
         }))
+    }
+
+    /// With the choices that were made for it.
+    #[must_use]
+    pub fn with_tuning(self, tuning: Tuning) -> Self {
+        Self { tuning, ..self }
+    }
+
+    /// What the step before asked for, where it was seen for the first time.
+    pub(super) fn last_operations(&self) -> Vec<Operation> {
+        lock(&self.program).last().to_vec()
     }
 
     /// Keeps the first error of a step; whoever waits for the step is told.
@@ -73,10 +88,28 @@ impl Cuda {
     /// # Safety
     /// As of [`Function::launch`]; what it uses stays until [`Self::flush`] or [`Self::wait`].
     pub(super) unsafe fn launch(&self, kernel: &Function, grid: Grid, arguments: &[Argument]) {
-        if lock(&self.failure).is_some() || grid.blocks.contains(&0) {
+        if grid.blocks.contains(&0) {
             return;
         }
-        lock(&self.program).push(Launch { kernel: kernel.clone(), grid, arguments: arguments.to_vec() });
+        let (kernel, arguments) = (kernel.clone(), arguments.to_vec());
+        let launch = Launch { kernel, grid, structure: Vec::new(), arguments };
+        // SAFETY: the caller's promise.
+        unsafe { self.write_down(launch) };
+    }
+
+    /// Writes an operation down, unless something went wrong before.
+    ///
+    /// # Safety
+    /// What it reads and writes has the shapes that it names, and stays until [`Self::flush`] or [`Self::wait`].
+    pub(super) unsafe fn write_down(&self, operation: impl Into<Operation>) {
+        let operation = operation.into();
+        if !operation.is_empty() && lock(&self.failure).is_none() {
+            lock(&self.program).push(operation);
+        }
+    }
+
+    fn means(&self) -> Means<'_> {
+        Means { context: &self.context, kernels: &self.kernels, tuning: &self.tuning }
     }
 
     /// Asks for what was written down. Memory that it uses may be freed then: the driver waits for it.
@@ -84,12 +117,12 @@ impl Cuda {
         let mut program = lock(&self.program);
         if !program.is_empty() {
             self.is_busy.store(true, Ordering::Relaxed);
-            self.note(program.flush());
+            self.note(program.flush(&self.means()));
         }
     }
 
     /// Forgets the graphs of steps before.
-    pub(super) fn forget_program(&self) {
+    pub fn forget_steps(&self) {
         lock(&self.program).clear();
     }
 
@@ -108,7 +141,7 @@ impl Cuda {
             lock(&self.program).clear();
         } else {
             self.is_busy.store(true, Ordering::Relaxed);
-            self.note(lock(&self.program).run(&self.context));
+            self.note(lock(&self.program).run(&self.means()));
         }
         let waited = self.context.synchronize();
         self.is_busy.store(false, Ordering::Relaxed);
@@ -126,6 +159,11 @@ impl Cuda {
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The driver's name for it, and its architecture, where [`Self::name`] has both.
+    pub fn device(&self) -> (&str, &str) {
+        self.name.rsplit_once(", ").unwrap_or((&self.name, ""))
     }
 
     /// Threads of the host.
@@ -160,21 +198,4 @@ pub enum OpenError {
     Cuda(#[from] CudaError),
     #[error(transparent)]
     System(#[from] std::io::Error),
-}
-
-/// A size as kernels take it.
-///
-/// # Panics
-/// When it has more than 31 bits: no dimension of a model has.
-pub(super) fn whole(n: usize) -> Argument {
-    Argument::I32(i32::try_from(n).expect("sizes of a model have 31 bits"))
-}
-
-/// Blocks of [`THREADS`] threads.
-///
-/// # Panics
-/// As [`whole`].
-pub(super) fn grid(x: usize, y: usize, z: usize) -> Grid {
-    let blocks = [x, y, z].map(|n| u32::try_from(n).expect("sizes of a model have 31 bits"));
-    Grid { blocks, threads: THREADS, shared: 0 }
 }

@@ -1,5 +1,6 @@
 // The low-rank update of each row by its adapter: h = x A, y += scale * h B. A is [in, rank], B [rank, all_out], f16.
-// Sums over the inputs are made in parts of 512, which are then added in order: kernels::lora.
+// Sums over the inputs are made in parts of 512, which are then added in order: kernels::lora. Up to three projections of the
+// same x are one launch.
 
 constexpr int PART_INPUTS = 512;
 // Inputs whose part of A is in shared memory at once.
@@ -18,6 +19,16 @@ struct Adapter {
   const Pair* pairs;
   float scale;
   int n_experts, first_expert, unused;
+};
+
+// What is updated: a projection and its outputs.
+struct Update {
+  int projection, n_outputs, y_stride, unused;
+  float* y;
+};
+
+struct Updates {
+  Update of[MAX_PARTS];
 };
 
 // Which rows have which adapter (-1: none), and for rows sorted by expert which row and expert they are of.
@@ -45,12 +56,13 @@ __device__ __forceinline__ bool pair_of(const AdaptedRows& rows, int row, Pair& 
 }
 
 #define ROWS                                                                                                      \
-  const Adapter *adapters, const int *adapter_of, const u32 *row_of, const u32 *expert_of, int layer, int projection
-#define ADAPTED AdaptedRows rows{adapters, adapter_of, row_of, expert_of, layer, projection}
+  const Adapter *adapters, const int *adapter_of, const u32 *row_of, const u32 *expert_of, int layer
+#define ADAPTED AdaptedRows rows{adapters, adapter_of, row_of, expert_of, layer, updates.of[blockIdx.z].projection}
 
-// hidden[row, part, rank] = sum of a part's inputs. Grid [parts, n_rows]; shared memory [A_ROWS][max_rank] f16.
+// hidden[update, row, part, rank] = sum of a part's inputs. Grid [parts, n_rows, updates]; shared memory [A_ROWS][max_rank]
+// f16.
 extern "C" __global__ void __launch_bounds__(128)
-lora_shrink(const float* x, int n_inputs, int x_stride, ROWS, float* hidden, int max_rank) {
+lora_shrink(const __grid_constant__ Updates updates, const float* x, int n_inputs, int x_stride, ROWS, float* hidden, int max_rank) {
   DYN_SHARED(u16, part);
   __shared__ float inputs[A_ROWS];
   ADAPTED;
@@ -71,22 +83,24 @@ lora_shrink(const float* x, int n_inputs, int x_stride, ROWS, float* hidden, int
         if (rank < pair.rank) sums[i] = fmaf(inputs[k], float_of_half(part[k * pair.rank + rank]), sums[i]);
       }
   }
-  float* to = hidden + ((long long)blockIdx.y * gridDim.x + blockIdx.x) * max_rank;
+  long long row = (long long)blockIdx.z * gridDim.y + blockIdx.y;
+  float* to = hidden + (row * gridDim.x + blockIdx.x) * max_rank;
   for (int i = 0; i < RANKS; i++) {
     int rank = i * 128 + threadIdx.x;
     if (rank < pair.rank) to[rank] = sums[i];
   }
 }
 
-// y += scale * (the parts' sum) B. Grid [ceil(n_outputs / 128), n_rows]; shared memory [max_rank] f32.
+// y += scale * (the parts' sum) B. Grid [ceil(most outputs / 128), n_rows, updates]; shared memory [max_rank] f32.
 extern "C" __global__ void __launch_bounds__(128)
-lora_expand(const float* hidden, int n_parts, int max_rank, ROWS, float* y, int n_outputs, int y_stride) {
+lora_expand(const __grid_constant__ Updates updates, const float* hidden, int n_parts, int max_rank, ROWS) {
   DYN_SHARED(float, h);
   ADAPTED;
   Pair pair;
   float scale;
-  if (!pair_of(rows, blockIdx.y, pair, scale)) return;
-  const float* from = hidden + (long long)blockIdx.y * n_parts * max_rank;
+  const Update& update = updates.of[blockIdx.z];
+  if ((int)blockIdx.x * 128 >= update.n_outputs || !pair_of(rows, blockIdx.y, pair, scale)) return;
+  const float* from = hidden + ((long long)blockIdx.z * gridDim.y + blockIdx.y) * n_parts * max_rank;
   for (int rank = threadIdx.x; rank < pair.rank; rank += 128) {
     float sum = from[rank];
     for (int part = 1; part < n_parts; part++) sum += from[part * max_rank + rank];
@@ -94,9 +108,9 @@ lora_expand(const float* hidden, int n_parts, int max_rank, ROWS, float* y, int 
   }
   __syncthreads();
   int output = blockIdx.x * 128 + threadIdx.x;
-  if (output >= n_outputs) return;
+  if (output >= update.n_outputs) return;
   const u16* b = pair.b + pair.first_column + output;
   float sum = 0.0f;
   for (int rank = 0; rank < pair.rank; rank++) sum = fmaf(h[rank], float_of_half(b[(long long)rank * pair.b_stride]), sum);
-  y[(long long)blockIdx.y * y_stride + output] += sum;
+  update.y[(long long)blockIdx.y * update.y_stride + output] += sum;
 }

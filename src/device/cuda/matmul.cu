@@ -1,28 +1,54 @@
 // Products with weights: y[i, n] = sum_k x[i, k] * w[n, k] + bias[n].
 //
-// A block of threads makes the sixteen outputs of a tile for up to eight rows. Its eight half warps share the tile's
-// blocks of 32 inputs: a lane has an output, so that a half warp reads 64 bytes side by side and no sum leaves its lane.
-// The sums of blocks meet in shared memory, where a thread for each row and output adds them in the order of the blocks,
-// which is the processor's.
+// A block of threads makes the sixteen outputs of a tile for up to eight rows. Its half warps, four to sixteen and at least
+// one for each row, share the tile's blocks of 32 inputs: a lane has an output, so that a half warp reads 64 bytes side by
+// side and no sum leaves its lane. The sums of blocks meet in shared memory, where a thread for each row and output adds them
+// in the order of the blocks, which is the processor's: how many half warps there are changes nothing.
 //
-// Grid [tiles, groups of rows]; shared memory [CHUNK][sums of a block][rows][16] f32. Rows of experts come as a list of
-// groups {expert, first row, rows}, all others are eight a group.
+// Rows meet up to three matrices of a kind in one launch (q, k and v; gate and up), whose tiles stand one after the other.
+// Grid [tiles of all, groups of rows]; shared memory [CHUNK][sums of a block][rows][16] f32. Rows of experts come as a list
+// of groups {expert, first row, rows}, all others are eight a group.
 
 // Blocks of inputs whose sums are in shared memory at once.
 constexpr int CHUNK = 32;
-constexpr int HALF_WARPS = 8;
+constexpr int MAX_PARTS = 3;
 
 struct RowGroup {
   int expert, first, n_rows, unused;
 };
 
+// A matrix and what its products are for; without tiles there is none.
+struct Part {
+  const u8 *w, *scale, *more;  // as in Matrix
+  const float* bias;
+  float* y;
+  int group, n_outputs, y_stride, n_tiles;
+};
+
+struct Parts {
+  Part parts[MAX_PARTS];
+};
+
+// Of the matrix that a block of threads has.
 struct Product {
   Matrix m;
   const float* bias;
   float* y;
-  int n_outputs, y_stride, n_rows;
+  int n_outputs, y_stride, n_tiles, n_rows;
   const RowGroup* groups;
+  int first_tile;  // of this block of threads
 };
+
+// `n_tiles` is what a block of threads has.
+__device__ __forceinline__ Product product_of(const Parts& all, int stride, int n_rows, const RowGroup* groups, int n_tiles) {
+  int which = 0, block = blockIdx.x;
+  for (int i = 0; i < MAX_PARTS - 1; i++) {
+    int n_blocks = (all.parts[i].n_tiles + n_tiles - 1) / n_tiles;
+    if (which == i && block >= n_blocks) which++, block -= n_blocks;
+  }
+  const Part& p = all.parts[which];
+  return {{p.w, p.scale, p.more, stride, p.group}, p.bias, p.y, p.n_outputs, p.y_stride, p.n_tiles, n_rows, groups, block * n_tiles};
+}
 
 // Codes of rows: [n_rows, stride], a scale and a sum for each 32.
 struct CodeRows {
@@ -194,7 +220,7 @@ __device__ __forceinline__ bool rows_of(const Product& p, RowGroup& group) {
 }
 
 __device__ __forceinline__ void store(const Product& p, const RowGroup& group, int row, int n, float total) {
-  int output = blockIdx.x * TILE_ROWS + n;
+  int output = p.first_tile * TILE_ROWS + n;
   if (row < group.n_rows && output < p.n_outputs)
     p.y[(long long)(group.first + row) * p.y_stride + output] = p.bias ? total + p.bias[output] : total;
 }
@@ -205,13 +231,14 @@ __device__ __forceinline__ void multiply_codes(const Product& p, const CodeRows&
   if (!rows_of(p, group)) return;
   const Matrix& m = p.m;
   int n_blocks = m.stride / BLOCK, n = threadIdx.x % TILE_ROWS, part = threadIdx.x / TILE_ROWS;
-  long long tile = (long long)group.expert * gridDim.x + blockIdx.x;
+  int half_warps = blockDim.x / TILE_ROWS;
+  long long tile = (long long)group.expert * p.n_tiles + p.first_tile;
   const u8* w = m.w + tile * n_blocks * (K::WORDS * 64) + n * 4;
   long long my_row = group.first + min(part, group.n_rows - 1);
   float total = 0.0f;
   for (int first = 0; first < n_blocks; first += CHUNK) {
     int end = min(n_blocks, first + CHUNK);
-    for (int block = first + part; block < end; block += HALF_WARPS) {
+    for (int block = first + part; block < end; block += half_warps) {
       int words[K::WORDS];
       for (int i = 0; i < K::WORDS; i++) words[i] = word(w + (long long)block * (K::WORDS * 64), i * TILE_ROWS);
       for (int r = 0; r < R; r++) {
@@ -290,12 +317,13 @@ __device__ __forceinline__ void multiply_numbers(const Product& p, const float* 
   if (!rows_of(p, group)) return;
   const Matrix& m = p.m;
   int n_blocks = m.stride / BLOCK, n = threadIdx.x % TILE_ROWS, part = threadIdx.x / TILE_ROWS;
-  long long tile = (long long)group.expert * gridDim.x + blockIdx.x;
+  int half_warps = blockDim.x / TILE_ROWS;
+  long long tile = (long long)group.expert * p.n_tiles + p.first_tile;
   const u8* w = m.w + tile * m.stride * (K::BLOCK_BYTES / BLOCK) + n * K::OUTPUT_BYTES;
   float total = 0.0f;
   for (int first = 0; first < n_blocks; first += CHUNK) {
     int end = min(n_blocks, first + CHUNK);
-    for (int block = first + part; block < end; block += HALF_WARPS) {
+    for (int block = first + part; block < end; block += half_warps) {
       float found[R] = {};
       for (int k = 0; k < BLOCK; k += 4) {
         float weights[4];
@@ -340,35 +368,33 @@ __device__ __forceinline__ void numbers_with(int rows, const Product& p, const f
   }
 }
 
-#define MATRIX const u8 *w, const u8 *scale, const u8 *more, int stride, int group
-#define OUTPUT                                                                                                  \
-  const float *bias, float *y, int n_outputs, int y_stride, int n_rows, const RowGroup *groups, int rows
-#define PRODUCT Product p{{w, scale, more, stride, group}, bias, y, n_outputs, y_stride, n_rows, groups}
+#define MATRICES const __grid_constant__ Parts parts, int stride
+#define ROWS_OF_PRODUCT int n_rows, const RowGroup *groups, int rows
 #define CODES const i8 *codes, const float *x_scale, const float *x_sum
 #define WITH_CODES(K)      \
   DYN_SHARED(float, sums); \
-  PRODUCT;                 \
+  Product p = product_of(parts, stride, n_rows, groups, 1); \
   codes_with<K>(rows, p, CodeRows{codes, x_scale, x_sum}, sums)
 #define WITH_NUMBERS(K)    \
   DYN_SHARED(float, sums); \
-  PRODUCT;                 \
+  Product p = product_of(parts, stride, n_rows, groups, 1); \
   numbers_with<K>(rows, p, x, sums)
 
-extern "C" __global__ void __launch_bounds__(128) matmul_f32(MATRIX, const float* x, OUTPUT) { WITH_NUMBERS(Floats); }
-extern "C" __global__ void __launch_bounds__(128) matmul_f16(MATRIX, const float* x, OUTPUT) { WITH_NUMBERS(Halves); }
-extern "C" __global__ void __launch_bounds__(128) matmul_fp8(MATRIX, const float* x, OUTPUT) { WITH_NUMBERS(Fp8); }
-extern "C" __global__ void __launch_bounds__(128) matmul_fp8_groups(MATRIX, const float* x, OUTPUT) { WITH_NUMBERS(Fp8Groups); }
-extern "C" __global__ void __launch_bounds__(128) matmul_mxfp8(MATRIX, const float* x, OUTPUT) { WITH_NUMBERS(Mxfp8); }
-extern "C" __global__ void __launch_bounds__(128) matmul_levels(MATRIX, const float* x, OUTPUT) { WITH_NUMBERS(Levels); }
-extern "C" __global__ void __launch_bounds__(128) matmul_int8(MATRIX, CODES, OUTPUT) { WITH_CODES(Int8); }
-extern "C" __global__ void __launch_bounds__(128) matmul_int8_groups(MATRIX, CODES, OUTPUT) { WITH_CODES(Int8Groups); }
-extern "C" __global__ void __launch_bounds__(128) matmul_int4_f16(MATRIX, CODES, OUTPUT) { WITH_CODES(Int4<true>); }
-extern "C" __global__ void __launch_bounds__(128) matmul_int4_f32(MATRIX, CODES, OUTPUT) { WITH_CODES(Int4<false>); }
-extern "C" __global__ void __launch_bounds__(128) matmul_affine(MATRIX, CODES, OUTPUT) { WITH_CODES(Affine); }
-extern "C" __global__ void __launch_bounds__(128) matmul_nvfp4(MATRIX, CODES, OUTPUT) { WITH_CODES(Nvfp4); }
-extern "C" __global__ void __launch_bounds__(128) matmul_q4_1(MATRIX, CODES, OUTPUT) { WITH_CODES(Q41); }
-extern "C" __global__ void __launch_bounds__(128) matmul_q5_0(MATRIX, CODES, OUTPUT) { WITH_CODES(Q50); }
-extern "C" __global__ void __launch_bounds__(128) matmul_q5_1(MATRIX, CODES, OUTPUT) { WITH_CODES(Q51); }
-extern "C" __global__ void __launch_bounds__(128) matmul_q4_k(MATRIX, CODES, OUTPUT) { WITH_CODES(Q4K); }
-extern "C" __global__ void __launch_bounds__(128) matmul_q5_k(MATRIX, CODES, OUTPUT) { WITH_CODES(Q5K); }
-extern "C" __global__ void __launch_bounds__(128) matmul_q6_k(MATRIX, CODES, OUTPUT) { WITH_CODES(Q6K); }
+extern "C" __global__ void __launch_bounds__(256) matmul_f32(MATRICES, const float* x, ROWS_OF_PRODUCT) { WITH_NUMBERS(Floats); }
+extern "C" __global__ void __launch_bounds__(256) matmul_f16(MATRICES, const float* x, ROWS_OF_PRODUCT) { WITH_NUMBERS(Halves); }
+extern "C" __global__ void __launch_bounds__(256) matmul_fp8(MATRICES, const float* x, ROWS_OF_PRODUCT) { WITH_NUMBERS(Fp8); }
+extern "C" __global__ void __launch_bounds__(256) matmul_fp8_groups(MATRICES, const float* x, ROWS_OF_PRODUCT) { WITH_NUMBERS(Fp8Groups); }
+extern "C" __global__ void __launch_bounds__(256) matmul_mxfp8(MATRICES, const float* x, ROWS_OF_PRODUCT) { WITH_NUMBERS(Mxfp8); }
+extern "C" __global__ void __launch_bounds__(256) matmul_levels(MATRICES, const float* x, ROWS_OF_PRODUCT) { WITH_NUMBERS(Levels); }
+extern "C" __global__ void __launch_bounds__(256) matmul_int8(MATRICES, CODES, ROWS_OF_PRODUCT) { WITH_CODES(Int8); }
+extern "C" __global__ void __launch_bounds__(256) matmul_int8_groups(MATRICES, CODES, ROWS_OF_PRODUCT) { WITH_CODES(Int8Groups); }
+extern "C" __global__ void __launch_bounds__(256) matmul_int4_f16(MATRICES, CODES, ROWS_OF_PRODUCT) { WITH_CODES(Int4<true>); }
+extern "C" __global__ void __launch_bounds__(256) matmul_int4_f32(MATRICES, CODES, ROWS_OF_PRODUCT) { WITH_CODES(Int4<false>); }
+extern "C" __global__ void __launch_bounds__(256) matmul_affine(MATRICES, CODES, ROWS_OF_PRODUCT) { WITH_CODES(Affine); }
+extern "C" __global__ void __launch_bounds__(256) matmul_nvfp4(MATRICES, CODES, ROWS_OF_PRODUCT) { WITH_CODES(Nvfp4); }
+extern "C" __global__ void __launch_bounds__(256) matmul_q4_1(MATRICES, CODES, ROWS_OF_PRODUCT) { WITH_CODES(Q41); }
+extern "C" __global__ void __launch_bounds__(256) matmul_q5_0(MATRICES, CODES, ROWS_OF_PRODUCT) { WITH_CODES(Q50); }
+extern "C" __global__ void __launch_bounds__(256) matmul_q5_1(MATRICES, CODES, ROWS_OF_PRODUCT) { WITH_CODES(Q51); }
+extern "C" __global__ void __launch_bounds__(256) matmul_q4_k(MATRICES, CODES, ROWS_OF_PRODUCT) { WITH_CODES(Q4K); }
+extern "C" __global__ void __launch_bounds__(256) matmul_q5_k(MATRICES, CODES, ROWS_OF_PRODUCT) { WITH_CODES(Q5K); }
+extern "C" __global__ void __launch_bounds__(256) matmul_q6_k(MATRICES, CODES, ROWS_OF_PRODUCT) { WITH_CODES(Q6K); }

@@ -4,12 +4,13 @@ use super::adapter::Lora;
 use super::cache::Cache;
 use super::files::Place;
 use super::gpu::{Cuda, THREADS, grid, lock, whole};
+use super::operation::{Activate, Add, Norm, Turn};
 use super::routing::Routing;
 use super::rows::Rows;
 use super::scratch::{PlanMemory, Scratch};
-use super::step::Step;
+use super::step::{Step, StepView};
 use super::weights::{Vector, Weights, device_error};
-use crate::cuda::{Argument, Function, Grid};
+use crate::cuda::{Argument, Grid};
 use crate::device::{Attend, CacheShape, Device, DeviceFault, Output, StepPlan};
 use crate::format::{Adapter, FormatError, StoredMatrix, Tensor, TensorFile};
 use crate::numbers::architecture::Experts;
@@ -21,28 +22,6 @@ fn flat(n: usize) -> Grid {
 }
 
 impl Cuda {
-    /// Norms of `n` elements each, `heads` of them side by side in a row.
-    fn norm(
-        &self,
-        x: Argument,
-        weight: &Vector,
-        eps: f32,
-        y: Argument,
-        (heads, n_rows, stride): (usize, usize, usize),
-    ) {
-        let arguments = [x, weight.at(), Argument::F32(eps), y, whole(weight.n_elements()), whole(stride)];
-        // SAFETY: the heads lie in the rows; in place is allowed.
-        unsafe { self.launch(&self.kernels.rms_norm, grid(heads, n_rows, 1), &arguments) };
-    }
-
-    /// `kernel(gate, up)` on all elements.
-    fn gate(&self, kernel: &Function, gate: &mut Rows, up: &Rows) {
-        assert!(gate.n_rows() == up.n_rows() && gate.stride() == up.stride());
-        let n = gate.n_elements();
-        // SAFETY: both have so many elements.
-        unsafe { self.launch(kernel, flat(n), &[gate.at_mut(), up.at(), whole(n)]) };
-    }
-
     /// A weight where kernels find it.
     fn place(&self, tensor: &Tensor) -> Result<Place, FormatError> {
         self.files.place(&self.context, &self.purposes.weights, tensor.data()).map_err(device_error)
@@ -117,7 +96,7 @@ impl Device for Cuda {
     }
 
     fn forget_scratch(&self) {
-        self.forget_program();
+        self.forget_steps();
         *self.scratch() = Scratch::default();
         *lock(&self.plan) = PlanMemory::default();
     }
@@ -151,13 +130,19 @@ impl Device for Cuda {
         assert!(
             x.n_rows() == y.n_rows() && x.width() == weight.n_elements() && y.width() == weight.n_elements()
         );
-        self.norm(x.at(), weight, eps, y.at_mut(), (1, x.n_rows(), x.stride()));
+        let (width, n_rows, stride) = (x.width(), x.n_rows(), x.stride());
+        let (x, weight, y) = (x.at(), weight.at(), y.at_mut());
+        // SAFETY: both have the rows, and the weight the width.
+        unsafe { self.write_down(Norm { x, weight, eps, y, heads: 1, width, n_rows, stride }) };
     }
 
     fn rms_norm_heads(&self, x: &mut Rows, weight: &Vector, eps: f32) {
-        assert!(x.width().is_multiple_of(weight.n_elements()));
-        let shape = (x.width() / weight.n_elements(), x.n_rows(), x.stride());
-        self.norm(x.at(), weight, eps, x.at_mut(), shape);
+        let width = weight.n_elements();
+        assert!(x.width().is_multiple_of(width));
+        let (heads, n_rows, stride) = (x.width() / width, x.n_rows(), x.stride());
+        let (x, weight) = (x.at_mut(), weight.at());
+        // SAFETY: the heads lie in the rows; in place is allowed.
+        unsafe { self.write_down(Norm { x, weight, eps, y: x, heads, width, n_rows, stride }) };
     }
 
     fn project(&self, step: &Step, x: &Rows, outputs: &mut [Output<'_, Self>]) {
@@ -166,11 +151,13 @@ impl Device for Cuda {
 
     fn rotate(&self, step: &Step, view: usize, head_dim: usize, x: &mut Rows) {
         let view = &step.views[view];
-        assert!(2 * view.half <= head_dim && x.n_rows() == step.n_rows);
-        let (width, stride) = (whole(x.width()), whole(x.stride()));
-        let arguments = [x.at_mut(), view.cos, view.sin, width, stride, whole(head_dim), whole(view.half)];
+        let heads = x.width() / head_dim;
+        assert!(2 * view.half <= head_dim && x.n_rows() == step.n_rows && x.width() == heads * head_dim);
+        let (n_rows, stride) = (step.n_rows, x.stride());
+        let &StepView { cos, sin, half, .. } = view;
+        let x = x.at_mut();
         // SAFETY: angles for every row; the pairs lie in the heads.
-        unsafe { self.launch(&self.kernels.rotate, grid(step.n_rows, 1, 1), &arguments) };
+        unsafe { self.write_down(Turn { x, heads, head_dim, n_rows, stride, cos, sin, half }) };
     }
 
     fn store(&self, step: &Step, cache: &mut Cache, layer: usize, k: &Rows, v: &Rows) {
@@ -185,7 +172,7 @@ impl Device for Cuda {
         assert!(x.n_rows() == y.n_rows() && x.width() == y.width());
         let n = y.n_elements();
         // SAFETY: both have so many elements.
-        unsafe { self.launch(&self.kernels.add, flat(n), &[x.at(), y.at_mut(), whole(n)]) };
+        unsafe { self.write_down(Add { x: x.at(), y: y.at_mut(), n }) };
     }
 
     fn scale(&self, x: &mut Rows, factor: f32) {
@@ -197,10 +184,11 @@ impl Device for Cuda {
     }
 
     fn activate(&self, activation: Activation, gate: &mut Rows, up: &Rows) {
-        match activation {
-            Activation::Silu => self.gate(&self.kernels.silu_mul, gate, up),
-            Activation::GeluTanh => self.gate(&self.kernels.gelu_mul, gate, up),
-        }
+        assert!(gate.n_rows() == up.n_rows() && gate.stride() == up.stride());
+        let (n_rows, stride) = (gate.n_rows(), gate.stride());
+        let (gate, up) = (gate.at_mut(), up.at());
+        // SAFETY: both have the rows.
+        unsafe { self.write_down(Activate { activation, gate, up, n_rows, stride }) };
     }
 
     fn route(&self, logits: &Rows, experts: &Experts, routing: &mut Routing) {

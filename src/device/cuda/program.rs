@@ -1,64 +1,73 @@
-//! What a step asks of the device: launches are written down and asked for together when somebody waits for them. A step
-//! that is the same as one before becomes a graph, and is asked for by one call from then on.
+//! What a step asks of the device: operations are written down and asked for together when somebody waits for them, as the
+//! launches that [`super::fuse`] makes of them. A step that is the same as one before becomes a graph, and is asked for by
+//! one call from then on.
 //!
-//! Steps are the same where every kernel, grid and argument is: adapters, positions and blocks are told by tables whose
-//! places do not change, so that the steps of a batch that decodes are all the same.
+//! Steps are the same where every operation is, with its sizes and addresses: adapters, positions and blocks are told by
+//! tables whose places do not change, so that the steps of a batch that decodes are all the same.
 
 use std::sync::Arc;
 
-use crate::cuda::{Argument, Context, CudaError, Function, Graph, Grid};
+use super::fuse::launches;
+use super::kernels::Kernels;
+use super::operation::Operation;
+use super::tuning::Tuning;
+use crate::cuda::{Context, CudaError, Graph};
 
 /// Graphs that are kept.
 const MAX_GRAPHS: usize = 24;
 
-/// A launch that was not asked for yet.
-#[derive(Clone, PartialEq)]
-pub struct Launch {
-    pub kernel: Function,
-    pub grid: Grid,
-    pub arguments: Vec<Argument>,
+/// How operations become launches.
+pub struct Means<'a> {
+    pub context: &'a Arc<Context>,
+    pub kernels: &'a Kernels,
+    pub tuning: &'a Tuning,
 }
 
-impl Launch {
-    fn ask(&self) -> Result<(), CudaError> {
-        // SAFETY: whoever wrote it down promised so, and frees nothing before it was asked for.
-        unsafe { self.kernel.launch(self.grid, &self.arguments) }
+impl Means<'_> {
+    fn ask(&self, operations: &[Operation]) -> Result<(), CudaError> {
+        // SAFETY: whoever wrote them down promised so, and frees nothing before it was asked for.
+        launches(operations, self.kernels, self.tuning).iter().try_for_each(|launch| unsafe { launch.ask() })
     }
 }
 
-/// The launches of the step under way, and the graphs of steps before.
+/// The operations of the step under way, and the graphs of steps before.
 #[derive(Default)]
 pub struct Program {
-    pending: Vec<Launch>,
+    pending: Vec<Operation>,
     /// What the step before asked for, where it was no graph.
-    last: Vec<Launch>,
+    last: Vec<Operation>,
     /// The one that was used last at the end.
-    graphs: Vec<(Vec<Launch>, Graph)>,
+    graphs: Vec<(Vec<Operation>, Graph)>,
 }
 
 impl Program {
-    pub fn push(&mut self, launch: Launch) {
-        self.pending.push(launch);
+    pub fn push(&mut self, operation: Operation) {
+        self.pending.push(operation);
     }
 
     pub fn is_empty(&self) -> bool {
         self.pending.is_empty()
     }
 
-    /// Asks for what was written down, one by one.
+    /// What the step before asked for, where it was no graph.
+    pub fn last(&self) -> &[Operation] {
+        &self.last
+    }
+
+    /// Asks for what was written down.
     ///
     /// # Errors
     /// [`CudaError`] of the first launch that is refused.
-    pub fn flush(&mut self) -> Result<(), CudaError> {
-        std::mem::take(&mut self.pending).iter().try_for_each(Launch::ask)
+    pub fn flush(&mut self, means: &Means<'_>) -> Result<(), CudaError> {
+        means.ask(&std::mem::take(&mut self.pending))
     }
 
     /// The same as a graph, where the step was seen before.
     ///
     /// # Errors
     /// As [`Program::flush`].
-    pub fn run(&mut self, context: &Arc<Context>) -> Result<(), CudaError> {
-        if let Some(found) = self.graphs.iter().rposition(|(launches, _)| *launches == self.pending) {
+    pub fn run(&mut self, means: &Means<'_>) -> Result<(), CudaError> {
+        if let Some(found) = self.graphs.iter().rposition(|(operations, _)| *operations == self.pending) {
             self.pending.clear();
             let found = self.graphs.remove(found);
             let asked = found.1.launch();
@@ -67,16 +76,16 @@ impl Program {
         }
         if self.last != self.pending {
             self.last.clone_from(&self.pending);
-            return self.flush();
+            return self.flush(means);
         }
-        let launches = std::mem::take(&mut self.pending);
+        let operations = std::mem::take(&mut self.pending);
         self.last.clear();
-        let graph = Graph::capture(context, || launches.iter().try_for_each(Launch::ask))?;
+        let graph = Graph::capture(means.context, || means.ask(&operations))?;
         let asked = graph.launch();
         if self.graphs.len() == MAX_GRAPHS {
             self.graphs.remove(0);
         }
-        self.graphs.push((launches, graph));
+        self.graphs.push((operations, graph));
         asked
     }
 

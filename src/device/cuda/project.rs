@@ -1,28 +1,19 @@
 //! Products with weights and the updates by adapters: matmul.cu and lora.cu.
 
 use super::adapter::{ROUTER, of_mlp};
-use super::gpu::{Cuda, THREADS, grid, whole};
-use super::routing::{GROUP_ROWS, Routing};
+use super::gpu::{Cuda, grid, whole};
+use super::operation::{Adapted, Codes, Inputs, MAX_PARTS, Part, Product, Update, UpdatedPart, Way};
+use super::routing::Routing;
 use super::rows::Rows;
 use super::scratch::Scratch;
 use super::step::{Step, StepAdapters};
-use super::weights::Weights;
-use crate::cuda::{Argument, Grid};
+use super::weights::{Vector, Weights};
+use crate::cuda::Argument;
 use crate::device::{Output, Pairs};
 use crate::kernels::lora::PART_INPUTS;
-use crate::kernels::tile::{BLOCK, TILE_ROWS};
+use crate::kernels::tile::BLOCK;
 use crate::numbers::Module;
 use crate::numbers::tiles::n_tiles;
-
-/// From so many rows on, tensor cores are faster.
-const MANY_ROWS: usize = 24;
-/// Rows and tiles of a block of threads then.
-const GEMM_ROWS: usize = 64;
-const GEMM_TILES: usize = 4;
-/// Blocks of inputs whose sums are in shared memory at once.
-const CHUNK: usize = 32;
-/// Inputs whose part of an adapter's A is in shared memory at once.
-const A_ROWS: usize = 16;
 
 impl Cuda {
     /// See [`crate::device::Device::project`] and [`crate::device::Device::project_routed`].
@@ -45,16 +36,19 @@ impl Cuda {
             }
             let inputs = if changes.is_some() { &changed } else { x };
             if !output.weights.takes_codes() {
-                self.multiply(routing, inputs, &[inputs.at()], output);
+                self.multiply(routing, inputs, Inputs::Numbers([inputs.at()]), output);
             } else if changes.is_some() {
                 codes_of_x = None;
                 let codes = self.codes_of(&mut scratch, inputs);
-                self.multiply(routing, inputs, &codes, output);
+                self.multiply(routing, inputs, Inputs::Codes(codes), output);
             } else {
                 let codes = *codes_of_x.get_or_insert_with(|| self.codes_of(&mut scratch, x));
-                self.multiply(routing, inputs, &codes, output);
+                self.multiply(routing, inputs, Inputs::Codes(codes), output);
             }
-            for adapters in &step.adapters {
+        }
+        // After all products, which may be one launch then, and turn after turn for the same reason.
+        for adapters in &step.adapters {
+            for output in outputs.iter_mut() {
                 self.update(adapters, routing, x, output, &mut scratch);
             }
         }
@@ -74,56 +68,36 @@ impl Cuda {
         let codes = self.room(&mut scratch.codes, n);
         let scale = self.room(&mut scratch.scale, n / BLOCK);
         let sum = self.room(&mut scratch.sum, n / BLOCK);
-        let blocks = grid(x.stride().div_ceil(THREADS as usize), x.n_rows(), 1);
+        let rows = [codes, scale, sum];
         // SAFETY: the buffers have room for all rows.
-        unsafe {
-            self.launch(&self.kernels.quantize, blocks, &[x.at(), codes, scale, sum, whole(x.stride())]);
-        }
-        [codes, scale, sum]
+        unsafe { self.write_down(Codes { x: x.at(), codes: rows, n_rows: x.n_rows(), stride: x.stride() }) };
+        rows
     }
 
-    /// `inputs` are the rows as the matrix takes them: f32, or codes with scales and sums.
-    fn multiply(
-        &self,
-        routing: Option<&Routing>,
-        x: &Rows,
-        inputs: &[Argument],
-        output: &mut Output<'_, Self>,
-    ) {
+    fn multiply(&self, routing: Option<&Routing>, x: &Rows, inputs: Inputs, output: &mut Output<'_, Self>) {
         let (weights, n_rows): (&Weights, usize) = (output.weights, x.n_rows());
         assert!(output.y.n_rows() == n_rows && weights.stride == x.stride());
-        let (n_outputs, y_stride) = (output.y.width(), output.y.stride());
         let (kernel, n_sums) = weights.product(&self.kernels);
-        let (groups, n_groups) = match routing {
-            Some(routing) => (routing.groups(), routing.n_groups()),
-            None => (Argument::Address(0), n_rows.div_ceil(GROUP_ROWS)),
+        let way = Way {
+            kernel: kernel.clone(),
+            gemm: weights.gemm(&self.kernels).cloned(),
+            n_sums,
+            inputs,
+            stride: x.stride(),
+            n_rows,
+            groups: routing.map(|routing| (routing.groups(), routing.n_groups())),
         };
-        let rows = n_rows.next_power_of_two().min(GROUP_ROWS);
-        let shared = CHUNK * n_sums * rows * TILE_ROWS * size_of::<f32>();
-        let bias = output.bias.map_or(Argument::Address(0), super::weights::Vector::at);
-        let mut arguments = weights.arguments().to_vec();
-        arguments.extend_from_slice(inputs);
-        arguments.extend([
-            bias,
-            output.y.at_mut(),
-            whole(n_outputs),
-            whole(y_stride),
-            whole(n_rows),
-            groups,
-            whole(rows),
-        ]);
-        let shared = u32::try_from(shared).expect("at most 32 KiB");
-        let many = (routing.is_none() && n_rows >= MANY_ROWS).then(|| weights.gemm(&self.kernels)).flatten();
-        let (kernel, blocks) = match many {
-            Some(gemm) => {
-                (gemm, grid(n_tiles(n_outputs).div_ceil(GEMM_TILES), n_rows.div_ceil(GEMM_ROWS), 1))
-            }
-            None => (kernel, Grid { shared, ..grid(n_tiles(n_outputs), n_groups, 1) }),
+        let (n_outputs, y_stride) = (number(output.y.width()), number(output.y.stride()));
+        let part = Part {
+            bias: output.bias.map_or(0, Vector::address),
+            y: output.y.address_mut(),
+            n_outputs,
+            y_stride,
+            n_tiles: number(n_tiles(output.y.width())),
+            ..weights.part()
         };
         // SAFETY: the matrix has the tiles of so many outputs, of each expert; rows and outputs have the shapes named.
-        unsafe {
-            self.launch(kernel, blocks, &arguments);
-        }
+        unsafe { self.write_down(Product { way, part }) };
     }
 
     /// Adds the updates of one turn's adapters.
@@ -147,26 +121,30 @@ impl Cuda {
         let none = Argument::Address(0);
         let (row_of, expert_of) =
             routing.map_or((none, none), |routing| (routing.row_of(), routing.expert_of()));
-        let of_rows =
-            [adapters.table, adapters.adapter_of, row_of, expert_of, whole(layer), whole(projection)];
         let n_parts = x.width().div_ceil(PART_INPUTS);
-        let max_rank = whole(adapters.max_rank);
-        let hidden = self.room(&mut scratch.hidden, x.n_rows() * n_parts * adapters.max_rank);
-        let bytes = |n: usize| u32::try_from(n).expect("at most 32 KiB");
-        let mut shrink = vec![x.at(), whole(x.width()), whole(x.stride())];
-        shrink.extend(of_rows);
-        shrink.extend([hidden, max_rank]);
-        let mut expand = vec![hidden, whole(n_parts), max_rank];
-        expand.extend(of_rows);
-        expand.extend([output.y.at_mut(), whole(output.y.width()), whole(output.y.stride())]);
+        let n_hidden = MAX_PARTS * x.n_rows() * n_parts * adapters.max_rank;
+        let of = Adapted {
+            x: x.at(),
+            width: x.width(),
+            stride: x.stride(),
+            n_rows: x.n_rows(),
+            adapters: [adapters.table, adapters.adapter_of, row_of, expert_of],
+            layer,
+            max_rank: adapters.max_rank,
+            hidden: self.room(&mut scratch.hidden, n_hidden),
+        };
+        let part = UpdatedPart {
+            projection: number(projection),
+            n_outputs: number(output.y.width()),
+            y_stride: number(output.y.stride()),
+            unused: 0,
+            y: output.y.address_mut(),
+        };
         // SAFETY: the adapters fit the architecture, and hidden has room for all parts of all rows.
-        unsafe {
-            let shared = bytes(A_ROWS * adapters.max_rank * size_of::<u16>());
-            let blocks = Grid { shared, ..grid(n_parts, x.n_rows(), 1) };
-            self.launch(&self.kernels.lora_shrink, blocks, &shrink);
-            let shared = bytes(adapters.max_rank * size_of::<f32>());
-            let blocks = Grid { shared, ..grid(output.y.width().div_ceil(THREADS as usize), x.n_rows(), 1) };
-            self.launch(&self.kernels.lora_expand, blocks, &expand);
-        }
+        unsafe { self.write_down(Update { of, part }) };
     }
+}
+
+fn number(n: usize) -> i32 {
+    i32::try_from(n).expect("sizes of a model have 31 bits")
 }

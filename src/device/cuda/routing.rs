@@ -1,13 +1,11 @@
 //! Which experts a row goes through, decided on the device: routing.cu.
 
 use super::gpu::{Cuda, THREADS, grid, whole};
+use super::launches::GROUP_ROWS;
 use super::rows::Rows;
 use super::scratch::Grown;
 use crate::cuda::{Argument, Grid};
 use crate::numbers::architecture::Experts;
-
-/// Rows that meet a tile together, at most.
-pub const GROUP_ROWS: usize = 8;
 
 /// The step's rows in the order of their experts.
 #[derive(Default)]

@@ -56,16 +56,26 @@ impl Rows {
 
     /// For a kernel that reads.
     pub fn at(&self) -> Argument {
-        Argument::Address(match &self.memory {
-            Memory::Device(buffer) => buffer.as_ref().map_or(0, Buffer::address),
-            Memory::Host(pinned) => pinned.as_ref().map_or(0, Pinned::address),
-        })
+        Argument::Address(self.address())
     }
 
     /// For a kernel that writes.
     pub fn at_mut(&mut self) -> Argument {
         self.copy.take();
         self.at()
+    }
+
+    /// As a number, in a structure.
+    pub fn address_mut(&mut self) -> u64 {
+        self.copy.take();
+        self.address()
+    }
+
+    fn address(&self) -> u64 {
+        match &self.memory {
+            Memory::Device(buffer) => buffer.as_ref().map_or(0, Buffer::address),
+            Memory::Host(pinned) => pinned.as_ref().map_or(0, Pinned::address),
+        }
     }
 
     /// Elements that there is memory for.

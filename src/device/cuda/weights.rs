@@ -5,6 +5,7 @@ use safetensors::Dtype;
 use super::files::Place;
 use super::gpu::whole;
 use super::kernels::Kernels;
+use super::operation::Part;
 use crate::cuda::{Argument, CudaError, Function};
 use crate::device::check::{check_shape, check_type};
 use crate::format::{FormatError, StoredMatrix, Tensor};
@@ -48,19 +49,26 @@ impl Weights {
 
     /// As `Matrix` in common.cu: values, scales, what else belongs to a group or a row, stride, group.
     pub fn arguments(&self) -> [Argument; 5] {
+        let Part { values, scale, more, group, .. } = self.part();
+        let [values, scale, more] = [values, scale, more].map(Argument::Address);
+        [values, scale, more, whole(self.stride), Argument::I32(group)]
+    }
+
+    /// What a product's part has of it: the same.
+    pub fn part(&self) -> Part {
         let group = self.kind.group().unwrap_or(0);
         let more = match self.kind {
             Kind::Int4 { .. } | Kind::Int8Groups { .. } => &self.zero,
             Kind::Levels { .. } => &self.levels,
             _ => &self.row_scale,
         };
-        [
-            Argument::Address(self.values.address()),
-            address(self.scale.as_ref()),
-            address(more.as_ref()),
-            whole(self.stride),
-            whole(group),
-        ]
+        Part {
+            values: self.values.address(),
+            scale: address(self.scale.as_ref()),
+            more: address(more.as_ref()),
+            group: i32::try_from(group).expect("sizes of a model have 31 bits"),
+            ..Part::default()
+        }
     }
 
     /// As `enum Kind` in common.cu.
@@ -151,7 +159,10 @@ impl Weights {
     /// Order and factors of its inputs, if they are changed before they meet the matrix.
     pub fn input_changes(&self) -> Option<[Argument; 2]> {
         let changes = [&self.input_order, &self.input_scale];
-        changes.iter().any(|tensor| tensor.is_some()).then(|| changes.map(|tensor| address(tensor.as_ref())))
+        changes
+            .iter()
+            .any(|tensor| tensor.is_some())
+            .then(|| changes.map(|tensor| Argument::Address(address(tensor.as_ref()))))
     }
 }
 
@@ -176,7 +187,11 @@ impl Vector {
     }
 
     pub fn at(&self) -> Argument {
-        Argument::Address(self.values.address())
+        Argument::Address(self.address())
+    }
+
+    pub fn address(&self) -> u64 {
+        self.values.address()
     }
 
     /// Elements.
@@ -189,6 +204,6 @@ pub(super) fn device_error(error: CudaError) -> FormatError {
     FormatError::Device(error.to_string())
 }
 
-fn address(place: Option<&Place>) -> Argument {
-    Argument::Address(place.map_or(0, Place::address))
+fn address(place: Option<&Place>) -> u64 {
+    place.map_or(0, Place::address)
 }

@@ -3,6 +3,7 @@
 mod config;
 mod layout;
 mod stored;
+mod tuning;
 
 pub use config::EngineConfig;
 pub use layout::{
@@ -10,3 +11,4 @@ pub use layout::{
     checkpoint_names, experts_weight, items, projection_bias, projection_weight, router_weight,
 };
 pub use stored::StoredMatrix;
+pub use tuning::{GpuTuning, TunedProduct, TuningFile};
