@@ -20,6 +20,11 @@ const FLAGS: [&str; 10] = [
     "-Wno-psabi",
     "-Wno-parentheses",
 ];
+/// Of kernels where [`SANITIZER`] says so. Shared memory is a section of its own, whose variables have margins too.
+const SANITIZED: [&str; 3] =
+    ["-fsanitize=address,alignment", "-fsanitize-sections=cucpu_shared", "-fno-sanitize-recover=alignment"];
+/// A variable: `address` has the kernels watched by AddressSanitizer, whose library must then be preloaded (scripts/check).
+const SANITIZER: &str = "JETSPOOL_TEST_SANITIZER";
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn sources() -> PathBuf {
@@ -89,7 +94,10 @@ pub fn module_file(text: &str) -> PathBuf {
     let kernels: Vec<String> = text.split("extern \"C\" __global__ void").skip(1).map(kernel).collect();
     let main = format!("{text}\nCUCPU_MODULE({})\n", kernels.join(" "));
     let headers = ["gpu.h", "cucpu.h", "module.h"].map(|name| sources().join(name));
-    let flags = ["-march=native", "-Wl,-z,start-stop-visibility=hidden"];
+    let mut flags = vec!["-march=native", "-Wl,-z,start-stop-visibility=hidden"];
+    if std::env::var(SANITIZER).is_ok_and(|name| name == "address") {
+        flags.extend(SANITIZED);
+    }
     build("module.so", &main, &headers, &flags)
 }
 
