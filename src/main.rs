@@ -63,6 +63,7 @@ fn work(invocation: Invocation) -> Result<(), Stop> {
         }
         Command::Inspect(args) => cli::show(&tools::inspect(&args.path)?),
         Command::Logits(args) => Ok(probe::logits(&args.options())?),
+        Command::Tune(args) => cli::show(&probe::tune(&args.options())?),
         Command::Bench(args) => cli::show_bench(args, &probe::bench(&args.options())?),
     }
 }

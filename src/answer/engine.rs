@@ -105,7 +105,8 @@ impl TextEngine {
         let stop_tokens = files.stop_tokens(&engine.config.eos_token_ids, &tokenizer)?;
         let broken = |source| AnswerError::Engine { directory: directory.clone(), source };
         let cubin = |architecture: &str| engine.cubin(architecture);
-        let device = device::open(options.device, cubin, options.n_threads)
+        let tuning = |architecture: &str| engine.tuning(architecture);
+        let device = device::open(options.device, cubin, tuning, options.n_threads)
             .map_err(|source| AnswerError::Device { directory: directory.clone(), source })?;
         let decoder = Decoder::new(device, &engine.config, &engine.tensors)
             .map_err(broken)?

@@ -24,6 +24,7 @@ use super::quantize_llm::QuantizeArgs;
 use super::run::RunArgs;
 use super::serve::ServeArgs;
 use super::spool::{ErrorsArgs, StatusArgs, SubmitArgs};
+use super::tune::TuneArgs;
 
 /// The end of every help.
 pub const EXIT_CODES: &str = "\
@@ -96,6 +97,7 @@ pub enum Command {
     Inspect(InspectArgs),
     Logits(LogitsArgs),
     Bench(BenchArgs),
+    Tune(TuneArgs),
     /// The daemon's own helper; no command for people.
     #[command(skip)]
     TextWorker,

@@ -28,6 +28,7 @@ mod spelling;
 mod spool;
 mod stop;
 mod table;
+mod tune;
 mod workflow;
 
 pub use args::{Command, Invocation};

@@ -4,10 +4,11 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use super::cuda::{Cuda, OpenError};
+use super::cuda::{Cuda, OpenError, Tuning};
 use super::either::{Either, Opened};
 use super::{Cpu, Device, DeviceMemory};
 use crate::cuda::look;
+use crate::format::GpuTuning;
 use crate::kernels::Kernels;
 use crate::numbers::DeviceChoice;
 
@@ -42,23 +43,25 @@ pub fn open_cpu(n_threads: usize) -> std::io::Result<Cpu> {
     Cpu::new(Kernels::detect(), n_threads)
 }
 
-/// The device that is wanted; `cubin` gives the engine's kernels for GPUs of an architecture, if it has them.
+/// The device that is wanted; `cubin` gives the engine's kernels for GPUs of an architecture, if it has them, and `tuning` what
+/// was chosen for them. A tuning that does not fit is not used, which is logged.
 ///
 /// # Errors
 /// [`DeviceError`] when a GPU is wanted and cannot be used. On its own it is the reason for the processor, which is
 /// logged.
-pub fn open<E: Display>(
+pub fn open<E: Display, T: Display>(
     wanted: DeviceChoice,
     cubin: impl Fn(&str) -> Result<Option<Vec<u8>>, E>,
+    tuning: impl Fn(&str) -> Result<Option<GpuTuning>, T>,
     n_threads: usize,
 ) -> Result<Opened, DeviceError> {
     let on_cpu = || open_cpu(n_threads).map(Either::Cpu).map_err(DeviceError::Threads);
     match wanted {
         DeviceChoice::Cpu => on_cpu(),
-        DeviceChoice::Cuda => {
-            open_gpu(cubin, n_threads).map(|gpu| Either::Cuda(Box::new(gpu))).map_err(DeviceError::Gpu)
-        }
-        DeviceChoice::Auto => match open_gpu(cubin, n_threads) {
+        DeviceChoice::Cuda => open_gpu(cubin, tuning, n_threads)
+            .map(|gpu| Either::Cuda(Box::new(gpu)))
+            .map_err(DeviceError::Gpu),
+        DeviceChoice::Auto => match open_gpu(cubin, tuning, n_threads) {
             Ok(gpu) => Ok(Either::Cuda(Box::new(gpu))),
             Err(why) => {
                 tracing::info!("computing on the processor: {why}");
@@ -68,8 +71,9 @@ pub fn open<E: Display>(
     }
 }
 
-fn open_gpu<E: Display>(
+fn open_gpu<E: Display, T: Display>(
     cubin: impl Fn(&str) -> Result<Option<Vec<u8>>, E>,
+    tuning: impl Fn(&str) -> Result<Option<GpuTuning>, T>,
     n_threads: usize,
 ) -> Result<Cuda, String> {
     const NO_DRIVER: &str = "there is no driver for a GPU (libcuda.so.1)";
@@ -84,7 +88,19 @@ fn open_gpu<E: Display>(
     })?;
     let name = format!("{}, {architecture}", gpu.name);
     let opened = Cuda::open(0, name, &image, n_threads).map_err(|error: OpenError| error.to_string())?;
-    opened.ok_or_else(|| NO_DRIVER.into())
+    let opened = opened.ok_or(NO_DRIVER)?;
+    let chosen = tuning(&architecture.to_string()).map_err(|error| error.to_string());
+    Ok(match chosen.and_then(|found| found.map(|found| Tuning::of_file(&found, &gpu.name)).transpose()) {
+        Ok(Some(tuning)) => {
+            tracing::info!("products are launched as `tune` has chosen");
+            opened.with_tuning(tuning)
+        }
+        Ok(None) => opened,
+        Err(why) => {
+            tracing::warn!("products are launched as on any GPU: {why}");
+            opened
+        }
+    })
 }
 
 impl Opened {

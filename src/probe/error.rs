@@ -17,6 +17,8 @@ pub enum ProbeError {
     Adapter { path: PathBuf, source: AdapterError },
     #[error("cannot {action}: {source}")]
     System { action: &'static str, source: std::io::Error },
+    #[error("nothing can be tuned: {why}")]
+    NoGpu { why: DeviceError },
     #[error(transparent)]
     Open(#[from] DeviceError),
     #[error(transparent)]
@@ -37,6 +39,7 @@ impl ProbeError {
         match self {
             Self::Store(error) => error.exit_code(),
             Self::Engine { .. } | Self::Adapter { .. } => 65,
+            Self::NoGpu { .. } => 69,
             Self::System { .. } | Self::Open(_) | Self::Device(_) => 71,
             Self::Scales { .. } | Self::Token { .. } | Self::OutOfRange { .. } => 64,
         }

@@ -96,7 +96,12 @@ pub fn open_decoder(
     kv_cache_dtype: KvCacheDtype,
 ) -> Result<(Decoder<Opened>, Engine), ProbeError> {
     let engine = Engine::open(directory)?;
-    let device = device::open(choice, |architecture| engine.cubin(architecture), n_threads)?;
+    let device = device::open(
+        choice,
+        |architecture| engine.cubin(architecture),
+        |architecture| engine.tuning(architecture),
+        n_threads,
+    )?;
     let broken = |source| ProbeError::Engine { directory: directory.to_owned(), source };
     let decoder =
         Decoder::new(device, &engine.config, &engine.tensors).map_err(broken)?.with_kv_cache(kv_cache_dtype);

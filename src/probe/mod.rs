@@ -7,9 +7,11 @@ mod error;
 mod logits;
 mod report;
 mod sampling;
+mod tune;
 
 pub use bench::{BenchOptions, bench};
 pub use case::BenchMode;
 pub use error::ProbeError;
 pub use logits::{LogitsOptions, logits};
 pub use report::BenchReport;
+pub use tune::{TuneOptions, TuneReport, tune};

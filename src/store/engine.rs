@@ -106,6 +106,10 @@ impl Engine {
         })
     }
 
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Its kernels for GPUs of an architecture, if it has them.
     ///
     /// # Errors

@@ -18,7 +18,12 @@ pub fn cubin_file(architecture: &str) -> String {
     format!("kernels.{architecture}.cubin")
 }
 
-/// The names of all such files in a directory.
+/// What `tune` has chosen for the GPUs of one architecture.
+pub fn tuning_file(architecture: &str) -> String {
+    format!("tuning.{architecture}.json")
+}
+
+/// The names of all files with kernels in a directory.
 pub fn cubin_files(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());

@@ -18,6 +18,7 @@ pub mod mistaken;
 pub mod roots;
 pub mod sealed;
 mod thing;
+mod tuning;
 mod way_out;
 pub mod weight_files;
 
@@ -34,4 +35,5 @@ pub use map::{FileMap, Generation, map_file, read_small, read_small_optional};
 pub use mistaken::{explain, processed_file};
 pub use roots::AllowedRoots;
 pub use sealed::Sealed;
+pub use tuning::{TuningError, write_tuning};
 pub use weight_files::WeightFiles;

@@ -351,5 +351,6 @@ const COMMANDS: &[Row] = &[
     row("`inspect` |", MANUAL),
     row("`logits` |", MANUAL),
     row("`bench` |", MANUAL),
+    row("`tune` |", MANUAL),
     row("`jetspool COMMAND --help`", MANUAL),
 ];
