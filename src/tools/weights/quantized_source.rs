@@ -45,7 +45,7 @@ pub enum Quantized {
     /// Codes and scales that an engine has too.
     Rows(Box<QuantizedRows>),
     /// Codes of sixteen numbers.
-    Levels(LevelRows),
+    Levels(Box<LevelRows>),
 }
 
 impl Quantized {
@@ -62,7 +62,7 @@ impl From<Quantized> for RowSource {
     fn from(quantized: Quantized) -> Self {
         match quantized {
             Quantized::Rows(rows) => Self::of(*rows),
-            Quantized::Levels(rows) => Self::of(rows),
+            Quantized::Levels(rows) => Self::of(*rows),
         }
     }
 }
@@ -104,7 +104,7 @@ pub fn quantized_rows(
         Algorithm::Packed(packed) => layer.packed(packed),
         Algorithm::PackedNvfp4 => layer.packed_nvfp4(),
         Algorithm::Levels(levels) => {
-            return layer.levels(levels, first_row).map(|rows| Some(Quantized::Levels(rows)));
+            return layer.levels(levels, first_row).map(|rows| Some(Quantized::Levels(Box::new(rows))));
         }
     };
     Ok(Some(Quantized::Rows(Box::new(QuantizedRows { first_row, ..rows? }))))
