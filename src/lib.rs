@@ -30,7 +30,7 @@
 //! probe   -> store infer (its sampler) model device kernels format numbers progress
 //! compress -> tools store text model device format numbers progress
 //! tools   -> store text kernels format numbers progress device, cuda (kernels and their compiler only)
-//! infer   -> model device (its trait) format
+//! infer   -> model device (its trait) format numbers
 //! model   -> device format numbers     device -> kernels format numbers cuda
 //! kernels -> numbers                   store  -> format            format -> numbers
 //! config  -> numbers                   service -> config

@@ -70,10 +70,10 @@ fn mutate(bytes: &[u8], focus: usize, random: &mut Random) -> Vec<u8> {
         let at = random.below(focus.min(bytes.len()));
         match random.below(6) {
             0 => bytes[at] ^= 1 << random.below(8),
-            1 => bytes[at] = random.next() as u8,
+            1 => bytes[at] = random.next().to_le_bytes()[0],
             2 => {
                 let digit = (at..focus.min(bytes.len())).find(|at| bytes[*at].is_ascii_digit());
-                bytes[digit.unwrap_or(at)] = b'0' + random.below(10) as u8;
+                bytes[digit.unwrap_or(at)] = b'0' + random.byte_below(10);
             }
             3 => drop(bytes.drain(at..(at + 1 + random.below(8)).min(bytes.len()))),
             4 => {
@@ -120,7 +120,7 @@ fn model(name: &str) -> PathBuf {
 }
 
 fn header_len(bytes: &[u8]) -> usize {
-    8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize
+    8 + usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap()
 }
 
 fn options(source: &Path, engine_dir: &Path, precision: Precision, max_lora_rank: usize) -> BuildOptions {

@@ -63,7 +63,7 @@ mod tests {
         contents.retire(first);
         let again = contents.number((a, 1));
         assert!(again != first && !others.contains(&again));
-        for sum in 0..2 * MAX_KNOWN as u32 {
+        for sum in 0..2 * u32::try_from(MAX_KNOWN).unwrap() {
             assert!(contents.number((b, 10 + sum)) > again);
         }
         assert!(contents.known.lock().unwrap().numbers.len() <= MAX_KNOWN);

@@ -99,7 +99,7 @@ impl Stage {
         sorted.sort_by(f64::total_cmp);
         let mean = self.total_ms() / n as f64;
         let variance = sorted.iter().map(|ms| (ms - mean).powi(2)).sum::<f64>() / n as f64;
-        let quantile = |q: f64| sorted[((n as f64 * q) as usize).min(n - 1)];
+        let percentile = |percent: usize| sorted[(n * percent / 100).min(n - 1)];
         json!({
             "stage_id": stage_id,
             "total_runs": n,
@@ -111,8 +111,8 @@ impl Stage {
                 "max_ms": sorted[n - 1],
                 "mean_ms": mean,
                 "median_ms": sorted[n / 2],
-                "p95_ms": quantile(0.95),
-                "p99_ms": quantile(0.99),
+                "p95_ms": percentile(95),
+                "p99_ms": percentile(99),
                 "stddev_ms": variance.sqrt(),
             },
         })

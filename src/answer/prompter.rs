@@ -62,7 +62,9 @@ fn json(text: &str) -> Value {
 
 /// Now, in seconds since 1970.
 pub fn unix_time() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }
 
 /// A time as this machine's zone has it, which templates print in transformers too.

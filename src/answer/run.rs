@@ -284,5 +284,5 @@ fn write_profile(options: &RunOptions, profile: &Profile) -> Result<(), AnswerEr
 /// Peak resident size of this process.
 fn peak_memory_bytes() -> u64 {
     use nix::sys::resource::{UsageWho, getrusage};
-    getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss() as u64 * 1024)
+    getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss().unsigned_abs() * 1024)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use crate::numbers::{DeviceChoice, KvCacheDtype};
+use crate::numbers::{DeviceChoice, KvCacheDtype, round_to_f32};
 
 /// A parser for whole numbers from `min` to `max`.
 pub fn count(min: usize, max: usize) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync {
@@ -22,7 +22,7 @@ pub fn number(
     move |text| {
         let number = text.parse::<f64>().ok().filter(|number| fits(*number));
         // As in a request file: first the number, then its range, then f32.
-        number.map(|number| number as f32).ok_or_else(|| format!("wanted {wanted}"))
+        number.map(round_to_f32).ok_or_else(|| format!("wanted {wanted}"))
     }
 }
 

@@ -17,6 +17,7 @@ use super::tiles::multiply;
 use crate::device::cpu::Rows;
 use crate::device::{Cpu, Device};
 use crate::numbers::feedback::Feedback;
+use crate::numbers::round_to_f32;
 use crate::tools::weights::source::RowSource;
 
 /// Scales stay between this and its inverse.
@@ -138,7 +139,7 @@ fn column_sizes(members: &[Member<'_>]) -> Columns {
             n_rows += 1;
         }
     }
-    let mean = sums.iter().map(|sum| (sum / f64::from(n_rows.max(1))) as f32).collect();
+    let mean = sums.iter().map(|sum| round_to_f32(sum / f64::from(n_rows.max(1)))).collect();
     Columns { largest, mean }
 }
 

@@ -3,6 +3,7 @@
 use super::int4::{Search, code_of, scale_of};
 use super::method::Method;
 use super::packed_row::PackedRow;
+use crate::numbers::code_i8;
 use crate::numbers::feedback::Feedback;
 use crate::numbers::small_floats::{E2M1_MAX, E4M3_MAX, to_e2m1, to_e4m3, to_e8m0};
 use crate::numbers::small_floats::{e4m3, e8m0};
@@ -13,16 +14,14 @@ pub fn code_e4m3(row: &[f32], scale: f32) -> PackedRow {
 }
 
 /// The largest magnitude of the row becomes 127.
-#[expect(clippy::cast_possible_truncation)]
 pub fn code_int8(row: &[f32]) -> PackedRow {
     let scale = nonzero(largest(row) / 127.0);
-    let code = |w: &f32| (w / scale).round_ties_even().clamp(-127.0, 127.0) as i8;
-    let codes = row.iter().map(|w| code(w).cast_unsigned()).collect();
+    let code = |w: &f32| (w / scale).round_ties_even().clamp(-127.0, 127.0);
+    let codes = row.iter().map(|w| code_i8(code(w)).cast_unsigned()).collect();
     PackedRow { codes, scales: scale.to_le_bytes().to_vec() }
 }
 
 /// One nibble in each byte, two's complement. `feedback` holds one for each group, or none at all.
-#[expect(clippy::cast_possible_truncation)]
 pub fn code_int4(
     row: &[f32],
     group: usize,
@@ -40,7 +39,7 @@ pub fn code_int4(
             }),
             None => values.iter().map(|w| code_of(*w, scale)).collect(),
         };
-        packed.codes.extend(codes.iter().map(|code| (*code as i8).cast_unsigned() & 15));
+        packed.codes.extend(codes.iter().map(|code| code_i8(*code).cast_unsigned() & 15));
         packed.scales.extend(scale.to_le_bytes());
     }
     packed

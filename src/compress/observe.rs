@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::tiles::for_rows;
 use crate::device::cpu::Rows;
+use crate::numbers::round_to_f32;
 
 /// Rows that are kept of each input; what is computed from them costs that many products.
 const MAX_SAMPLE: usize = 256;
@@ -91,7 +92,7 @@ impl Input {
     }
 
     fn mean(&self, sums: &[f64]) -> Vec<f32> {
-        sums.iter().map(|sum| (sum / self.n_rows.max(1) as f64) as f32).collect()
+        sums.iter().map(|sum| round_to_f32(sum / self.n_rows.max(1) as f64)).collect()
     }
 
     /// Channels of a block.

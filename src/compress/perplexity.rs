@@ -11,7 +11,7 @@ use super::texts::Sequence;
 use crate::device::Cpu;
 use crate::format::engine::{Item, items};
 use crate::format::{EngineConfig, FormatError, TensorFile};
-use crate::model::{BLOCK_LEN, Decoder, LogitRows, Segment, Workspace};
+use crate::model::{BLOCK_LEN, Decoder, LogitRows, Segment, Workspace, block_ids};
 
 /// Tokens that are computed together: each use of a matrix costs its conversion once.
 const ROWS: usize = 2048;
@@ -96,11 +96,11 @@ impl<'a> Reading<'a> {
             .iter()
             .map(|sequence| {
                 let start = n_blocks;
-                n_blocks += sequence.tokens.len().div_ceil(BLOCK_LEN) as u32;
-                (start..n_blocks).collect()
+                n_blocks += sequence.tokens.len().div_ceil(BLOCK_LEN);
+                block_ids(start..n_blocks)
             })
             .collect();
-        let mut cache = self.decoder.cache(n_blocks as usize)?;
+        let mut cache = self.decoder.cache(n_blocks)?;
         // More than one piece only where the batch is one long sequence.
         let longest = batch.iter().map(|sequence| sequence.tokens.len()).max().unwrap_or(0);
         for start in (0..longest).step_by(n_rows) {

@@ -68,7 +68,7 @@ pub fn quantize(options: &QuantizeOptions) -> Result<QuantizeReport, ToolError> 
         method: options.method,
         n_bytes: (checkpoint.shards().map(|(_, shard)| shard.as_bytes().len() as u64).sum(), written.n_bytes),
         perplexity: (before, after),
-        n_calibration_tokens: n_tokens(&texts.calibration) as usize,
+        n_calibration_tokens: n_tokens(&texts.calibration),
         n_held_tokens: texts.held.iter().map(Sequence::n_judged).sum(),
         held_text: held_text(options),
         matrices: written.matrices,
@@ -139,7 +139,7 @@ pub fn observe(
 ) -> Result<Observations, ToolError> {
     let no_room =
         |source| StoreError::Io { path: options.model_dir.clone(), action: "hold a cache for", source };
-    let bar = bar(options, "calibration", n_tokens(&texts.calibration), "tokens");
+    let bar = bar(options, "calibration", n_tokens(&texts.calibration) as u64, "tokens");
     if options.head.is_some() {
         // The head sees activations only where logits are asked for.
         reading.perplexity(&texts.calibration, &|n| bar.add(n)).map_err(no_room)?;
@@ -149,8 +149,8 @@ pub fn observe(
     Ok(reading.observations())
 }
 
-fn n_tokens(sequences: &[Sequence]) -> u64 {
-    sequences.iter().map(|sequence| sequence.tokens.len() as u64).sum()
+fn n_tokens(sequences: &[Sequence]) -> usize {
+    sequences.iter().map(|sequence| sequence.tokens.len()).sum()
 }
 
 fn judge(
@@ -159,7 +159,7 @@ fn judge(
     texts: &Texts,
     what: &'static str,
 ) -> Result<f64, ToolError> {
-    let bar = bar(options, what, n_tokens(&texts.held), "tokens");
+    let bar = bar(options, what, n_tokens(&texts.held) as u64, "tokens");
     let no_room =
         |source| StoreError::Io { path: options.model_dir.clone(), action: "hold a cache for", source };
     let perplexity = reading.perplexity(&texts.held, &|n| bar.add(n)).map_err(no_room)?;

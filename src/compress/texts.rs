@@ -266,7 +266,7 @@ mod tests {
         }
         fs::write(&lines, "{\"text\": \"Hello world\"}").unwrap();
         assert!(reader.read(Some(&lines), None).unwrap_err().to_string().contains("fewer sequences than 2"));
-        fs::write(&lines, vec![b'a'; (MAX_LINE + 9) as usize]).unwrap();
+        fs::write(&lines, vec![b'a'; usize::try_from(MAX_LINE + 9).unwrap()]).unwrap();
         assert!(reader.read(Some(&lines), None).unwrap_err().to_string().contains("a line of more than"));
     }
 

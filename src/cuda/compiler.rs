@@ -150,9 +150,10 @@ impl Compiler {
             create(&raw mut program, source.as_ptr(), name.as_ptr(), 1, headers.as_ptr(), files.as_ptr())
         })?;
         let options = options.each_ref().map(|option| option.as_ptr());
+        let n_options = c_int::try_from(options.len()).expect("they stand above");
         // SAFETY: as above.
         let compiled = self.call::<Compile>("nvrtcCompileProgram", |compile| unsafe {
-            compile(program, options.len() as c_int, options.as_ptr())
+            compile(program, n_options, options.as_ptr())
         });
         let cubin = match compiled {
             Ok(()) => self.bytes_of(program, "nvrtcGetCUBINSize", "nvrtcGetCUBIN"),

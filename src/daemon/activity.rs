@@ -72,7 +72,7 @@ impl Activity {
 
     /// A request is answered that names an adapter.
     pub fn note_use(&mut self, adapter: &str) {
-        self.last_use.note(adapter, now() as u64);
+        self.last_use.note(adapter, since_1970().as_secs());
         self.is_last_use_new = true;
     }
 
@@ -225,5 +225,9 @@ pub fn status_line(report: &Report) -> String {
 }
 
 fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+    since_1970().as_secs_f64()
+}
+
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

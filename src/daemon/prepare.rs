@@ -141,7 +141,7 @@ impl Lane {
             match next {
                 Ok((start, sender)) => {
                     let Start { job, index, file, .. } = &*start;
-                    let date = job.unix_time() as i64;
+                    let date = job.unix_seconds().cast_signed();
                     let guides = Arc::clone(&self.source.guides);
                     let request = file.request(*index);
                     let ready = Ready::new(request, (file, *index), date, &guides, |p| self.prepare(p));

@@ -138,12 +138,12 @@ fn base64(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let (mut bits, mut n_bits) = (0u32, 0);
     for letter in letters {
-        let value = ALPHABET.iter().position(|known| known == letter)?;
-        bits = (bits << 6 | value as u32) & 0xffff;
+        let (value, _) = (0_u32..).zip(ALPHABET).find(|(_, known)| *known == letter)?;
+        bits = (bits << 6 | value) & 0xffff;
         n_bits += 6;
         if n_bits >= 8 {
             n_bits -= 8;
-            bytes.push((bits >> n_bits) as u8);
+            bytes.push((bits >> n_bits).to_le_bytes()[0]);
         }
     }
     (n_padding <= 2).then_some(bytes)

@@ -4,6 +4,7 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 
 use super::{FormatError, TensorFile};
+use crate::numbers::round_to_f32;
 
 /// Bytes that are looked at as one before any is looked at alone.
 const BLOCK: usize = 2 << 10;
@@ -20,7 +21,9 @@ pub fn first_not_finite(dtype: Dtype, bytes: &[u8]) -> Option<(usize, f32)> {
         Dtype::F32 => {
             first(bytes, |e| u32::from_le_bytes(e) & 0x7f80_0000 == 0x7f80_0000, f32::from_le_bytes)
         }
-        Dtype::F64 => first(bytes, |e| !f64::from_le_bytes(e).is_finite(), |e| f64::from_le_bytes(e) as f32),
+        Dtype::F64 => {
+            first(bytes, |e| !f64::from_le_bytes(e).is_finite(), |e| round_to_f32(f64::from_le_bytes(e)))
+        }
         _ => None,
     }
 }

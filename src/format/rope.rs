@@ -98,7 +98,6 @@ fn read_long_rope(top: Object, object: Object) -> Result<RopeScaling, FormatErro
 
 /// `sqrt(1 + ln(factor) / ln(original))` for a context that is `factor` times as long as the original.
 fn usual_attention_factor(max_positions: usize, original: usize) -> f64 {
-    #[expect(clippy::cast_precision_loss)]
     let (max_positions, original) = (max_positions as f64, original as f64);
     let factor = max_positions / original;
     if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() }

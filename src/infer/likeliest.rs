@@ -21,7 +21,7 @@ pub fn likeliest(logits: &[f32], n: usize) -> Vec<u32> {
         let first = chunk_idx * CHUNK;
         // Equal ones too: -0 and 0 are equal, and only the key decides between them.
         let tokens = (first..first + chunk.len()).filter(|&token| logits[token] >= least);
-        found.extend(tokens.map(|token| key(logits[token], token as u32)));
+        found.extend(tokens.map(|token| key(logits[token], token_at(token))));
         if found.len() >= SLACK * n {
             let (_, last, _) = found.select_nth_unstable(n - 1);
             least = logits[token(*last) as usize];
@@ -44,7 +44,15 @@ pub fn key(logit: f32, token: u32) -> u64 {
     u64::from(falling) << 32 | u64::from(token)
 }
 
+/// The token of a logit.
+#[expect(clippy::cast_possible_truncation, reason = "a vocabulary has less than 2^32 tokens")]
+#[inline(always)]
+pub fn token_at(place: usize) -> u32 {
+    place as u32
+}
+
 /// The token of such a number.
+#[expect(clippy::cast_possible_truncation, reason = "the low half is the token")]
 pub fn token(key: u64) -> u32 {
     key as u32
 }
@@ -69,7 +77,7 @@ mod tests {
 
     /// By the whole order.
     fn sorted(logits: &[f32], n: usize) -> Vec<u32> {
-        let mut tokens: Vec<u32> = (0..logits.len() as u32).collect();
+        let mut tokens: Vec<u32> = (0..).take(logits.len()).collect();
         tokens.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)));
         tokens.truncate(n);
         tokens

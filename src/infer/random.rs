@@ -6,7 +6,7 @@ const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 
 /// A number in [0, 1) with 53 bits for the token at `index` of the stream `seed`.
 pub fn uniform(seed: u64, index: u64) -> f64 {
-    let [a, b, ..] = philox([index as u32, (index >> 32) as u32, 0, 0], [seed as u32, (seed >> 32) as u32]);
+    let [a, b, ..] = philox(counter(index, 0), halves(seed));
     let bits = (u64::from(b) << 32 | u64::from(a)) >> 11;
     bits as f64 / (1u64 << 53) as f64
 }
@@ -18,20 +18,27 @@ pub fn seed_of(seed: u64, index: u64) -> u64 {
         return seed;
     }
     // The third word is 0 where tokens are drawn.
-    let [a, b, ..] = philox([index as u32, (index >> 32) as u32, 1, 0], [seed as u32, (seed >> 32) as u32]);
+    let [a, b, ..] = philox(counter(index, 1), halves(seed));
     u64::from(b) << 32 | u64::from(a)
+}
+
+fn counter(index: u64, third: u32) -> [u32; 4] {
+    let [low, high] = halves(index);
+    [low, high, third, 0]
+}
+
+/// The low and the high 32 bits.
+#[expect(clippy::cast_possible_truncation, reason = "each half is taken alone")]
+fn halves(word: u64) -> [u32; 2] {
+    [word as u32, (word >> 32) as u32]
 }
 
 fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {
         let product = |i: usize, x: u32| u64::from(MULTIPLIERS[i]) * u64::from(x);
-        let (p0, p1) = (product(0, counter[0]), product(1, counter[2]));
-        counter = [
-            (p1 >> 32) as u32 ^ counter[1] ^ key[0],
-            p1 as u32,
-            (p0 >> 32) as u32 ^ counter[3] ^ key[1],
-            p0 as u32,
-        ];
+        let [p0_low, p0_high] = halves(product(0, counter[0]));
+        let [p1_low, p1_high] = halves(product(1, counter[2]));
+        counter = [p1_high ^ counter[1] ^ key[0], p1_low, p0_high ^ counter[3] ^ key[1], p0_low];
         key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
     }
     counter

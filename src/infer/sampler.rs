@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 
 use super::exp::{exp, sum_of_exp};
-use super::likeliest::{largest, likeliest};
+use super::likeliest::{largest, likeliest, token_at};
 use super::random::uniform;
 use super::spread::{Distribution, Histogram};
+use crate::numbers::round_to_f32;
 
 /// Below this temperature sampling is greedy, as in the workflow's runtime.
 const GREEDY_BELOW: f32 = 1e-3;
@@ -156,7 +157,7 @@ impl<'a> Scores<'a> {
         let tokens = likeliest(&self.logits, n);
         let largest = self.logits[tokens[0] as usize];
         let log_sum = f64::from(largest) + sum_of_exp(&self.logits, largest, 1.0).ln();
-        let logprob = |token: u32| (f64::from(self.logits[token as usize]) - log_sum) as f32;
+        let logprob = |token: u32| round_to_f32(f64::from(self.logits[token as usize]) - log_sum);
         let kept = tokens.into_iter().filter(|token| self.logits[*token as usize] != EXCLUDED);
         (kept.map(|token| TokenLogprob { token, logprob: logprob(token) }).collect(), logprob(token))
     }
@@ -164,7 +165,7 @@ impl<'a> Scores<'a> {
     /// The first of the largest.
     fn best(&self) -> u32 {
         let largest = largest(&self.logits);
-        self.logits.iter().position(|logit| *logit == largest).unwrap_or(0) as u32
+        token_at(self.logits.iter().position(|logit| *logit == largest).unwrap_or(0))
     }
 }
 
@@ -223,8 +224,8 @@ mod tests {
 
     #[test]
     fn frequencies_follow_the_softmax() {
-        let probabilities = [0.1f64, 0.2, 0.7];
-        let logits: Vec<f32> = probabilities.iter().map(|p| p.ln() as f32).collect();
+        let probabilities = [0.1_f64, 0.2, 0.7];
+        let logits = [0.1_f32, 0.2, 0.7].map(f32::ln);
         let n = 20_000;
         let tokens = chosen(&logits, &sampling(1.0, 0, 1.0), n);
         for (token, probability) in probabilities.iter().enumerate() {
@@ -251,7 +252,7 @@ mod tests {
 
     /// The plain way: all in order, by the library's exp.
     fn plain(logits: &[f32], sampling: &Sampling, index: u64) -> u32 {
-        let mut tokens: Vec<u32> = (0..logits.len() as u32).collect();
+        let mut tokens: Vec<u32> = (0..).take(logits.len()).collect();
         tokens.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)));
         if sampling.top_k > 0 {
             tokens.truncate(sampling.top_k);
@@ -281,7 +282,7 @@ mod tests {
         let n_tokens = 20_000;
         // Peaked like a model's, flat, and with many equal ones.
         let logits = |seed: u64, spread: f32, step: f32| -> Vec<f32> {
-            let value = |i: u64| (uniform(seed, i) as f32).powi(4) * spread;
+            let value = |i: u64| round_to_f32(uniform(seed, i)).powi(4) * spread;
             (0..n_tokens).map(|i| (value(i) / step).round() * step).collect()
         };
         for (seed, spread, step) in [(1, 40.0, 1e-6), (2, 2.0, 1e-6), (3, 10.0, 1.0)] {

@@ -142,7 +142,7 @@ fn options(max_batch_size: usize, max_step_rows: usize, n_blocks: u32) -> Schedu
 /// A prompt of `len` tokens that has nothing in common with others.
 fn task(mark: u32, len: usize, max_new_tokens: usize) -> Task {
     Task {
-        prompt: (0..len as u32).map(|i| mark * 10_000 + i).collect(),
+        prompt: (mark * 10_000..).take(len).collect(),
         adapters: [].into(),
         priority: 0,
         max_new_tokens,
@@ -173,14 +173,14 @@ fn rows_are_divided_between_answers_and_prompts() {
     ];
     for (case_idx, case) in cases.into_iter().enumerate() {
         let mut world = World::new(options(16, case.max_step_rows, 200));
-        for mark in 0..case.n_generating {
-            world.add(task(mark as u32, 1, 100));
+        for mark in (0..).take(case.n_generating) {
+            world.add(task(mark, 1, 100));
         }
         while world.answers.values().any(|answer| answer.len() < 2) {
             world.step();
         }
-        for (prompt_idx, len) in case.prompts.iter().enumerate() {
-            world.add(task(100 + prompt_idx as u32, *len, 100));
+        for (mark, len) in (100..).zip(case.prompts) {
+            world.add(task(mark, *len, 100));
         }
         let rows: Vec<usize> = world.step().into_iter().map(|(_, n_rows)| n_rows).collect();
         assert_eq!(rows, case.wanted, "case {case_idx}");
@@ -195,7 +195,7 @@ fn with_fewer_rows_than_sequences_each_gets_its_turn() {
     for step in 1..30 {
         for (id, n_rows) in world.step() {
             assert_eq!(n_rows, 1);
-            last_turns[id.0 as usize] = step;
+            last_turns[usize::try_from(id.0).unwrap()] = step;
         }
         // The first one always has a row, and the others share two.
         assert_eq!(last_turns[0], step);
@@ -278,7 +278,7 @@ fn the_youngest_of_the_lowest_priority_makes_room() {
         assert_eq!(victims, case.victims, "case {case_idx}");
         assert!(n_preempted >= 2);
         let mut order: Vec<u64> = (0..3).collect();
-        order.sort_by_key(|&id| (-case.priorities[id as usize], id));
+        order.sort_by_key(|&id| (-case.priorities[usize::try_from(id).unwrap()], id));
         let finished: Vec<u64> = world.finished.iter().map(|id| id.0).collect();
         assert_eq!(finished, order, "case {case_idx}: who goes first ends first");
         for (mark, id) in (0..).zip(&ids) {
@@ -447,7 +447,7 @@ proptest! {
         for order in orders {
             match order {
                 Order::Add { common, own, adapters, priority, max_new_tokens, sharing } => {
-                    let prompt: Vec<u32> = (0..common as u32).map(|i| i % 3).chain(own).collect();
+                    let prompt: Vec<u32> = (0..).take(common).map(|i: u32| i % 3).chain(own).collect();
                     let adapters = keys(ADAPTERS[adapters]);
                     n_prompt_tokens = n_prompt_tokens.map(|n| n + prompt.len());
                     let task = Task { prompt: prompt.clone(), adapters: adapters.clone(), priority, sharing, ..task(0, 0, max_new_tokens) };

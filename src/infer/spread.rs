@@ -5,7 +5,7 @@
 //! is not answered here: what is answered is what the sum in order gives.
 
 use super::exp::{exp, sum_of_exp_with};
-use super::likeliest::{key, token};
+use super::likeliest::{key, token, token_at};
 
 const N_BUCKETS: usize = 2048;
 /// What weighs less than e to the minus this is in the last bucket.
@@ -94,7 +94,7 @@ impl<'a> Histogram<'a> {
             if chunk.iter().map(|logit| u32::from(is_inside(*logit))).sum::<u32>() > 0 {
                 let tokens = chunk_idx * CHUNK..;
                 let inside = tokens.zip(chunk).filter(|(_, logit)| is_inside(**logit));
-                keys.extend(inside.map(|(token, logit)| key(*logit, token as u32)));
+                keys.extend(inside.map(|(token, logit)| key(*logit, token_at(token))));
             }
         }
         keys.sort_unstable();
@@ -120,6 +120,11 @@ impl<'a> Histogram<'a> {
 
 /// The bucket of a token whose logit is so much below the largest one; it rises with `difference`.
 #[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "neither is negative; few buckets"
+)]
 fn bucket(difference: f32, scale: f64) -> usize {
     // As a u32, for which there are vector instructions.
     (f64::from(difference) * scale).min((N_BUCKETS - 1) as f64) as u32 as usize
@@ -136,6 +141,7 @@ mod tests {
     use super::super::likeliest::largest;
     use super::super::random::uniform;
     use super::*;
+    use crate::numbers::round_to_f32;
 
     fn of(logits: &[f32], inverse: f64) -> Distribution<'_> {
         Distribution { logits, largest: largest(logits), inverse }
@@ -164,7 +170,7 @@ mod tests {
     fn what_is_answered_is_what_the_order_gives() {
         let n_tokens = 3001;
         let spread = |width: f32, step: f32| -> Vec<f32> {
-            (0..n_tokens).map(|i| (uniform(5, i) as f32 * width / step).round() * step).collect()
+            (0..n_tokens).map(|i| (round_to_f32(uniform(5, i)) * width / step).round() * step).collect()
         };
         let mut outlier = spread(0.5, 1e-5);
         outlier[17] = -1e30;

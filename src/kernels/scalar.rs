@@ -58,7 +58,8 @@ unsafe impl Simd for Scalar {
     }
     #[inline(never)]
     fn exp2_integral(self, a: Lanes) -> Lanes {
-        a.map(|x| f32::from_bits(((x as i32 + 127) << 23) as u32))
+        #[expect(clippy::cast_possible_truncation, reason = "whole and small, by the trait's contract")]
+        a.map(|x| f32::from_bits(((x as i32 + 127) << 23).cast_unsigned()))
     }
     #[inline(never)]
     fn to_array(self, a: Lanes) -> Lanes {
@@ -96,8 +97,10 @@ unsafe impl Simd for Scalar {
     }
     #[inline(never)]
     unsafe fn store_i8(self, to: *mut i8, value: Lanes) {
+        #[expect(clippy::cast_possible_truncation, reason = "whole and in range, by the trait's contract")]
+        let codes = value.map(|x| x as i8);
         // SAFETY: 8 elements by the trait's contract.
-        unsafe { to.cast::<[i8; LANES]>().write_unaligned(value.map(|x| x as i8)) }
+        unsafe { to.cast::<[i8; LANES]>().write_unaligned(codes) }
     }
 }
 
@@ -120,7 +123,7 @@ unsafe impl Tile for Scalar {
     #[inline(never)]
     unsafe fn dot_u4<const R: usize>(self, w: *const u8, x: *const i8) -> [Self::Wide; R] {
         // SAFETY: k < 32 and n < 16.
-        dot(32, |r, k| unsafe { *x.add(r * 32 + k) }, |n, k| unsafe { nibble(w, n, k) } as i8)
+        dot(32, |r, k| unsafe { *x.add(r * 32 + k) }, |n, k| unsafe { nibble(w, n, k) }.cast_signed())
     }
     #[inline(never)]
     unsafe fn dot_u5<const R: usize>(self, w: *const u8, x: *const i8) -> [Self::Wide; R] {
@@ -129,7 +132,7 @@ unsafe impl Tile for Scalar {
             nibble(w, n, k) | (*w.add(4 * 64 + n * 4 + k % 4) >> (k / 4) & 1) << 4
         };
         // SAFETY: k < 32.
-        dot(32, |r, k| unsafe { *x.add(r * 32 + k) }, |n, k| code(n, k) as i8)
+        dot(32, |r, k| unsafe { *x.add(r * 32 + k) }, |n, k| code(n, k).cast_signed())
     }
     #[inline(never)]
     unsafe fn dot_i6<const R: usize>(self, w: *const u8, x: *const i8) -> [Self::Wide; R] {
@@ -138,7 +141,7 @@ unsafe impl Tile for Scalar {
             nibble(w, n, k) | (*w.add(2 * 64 + n * 4 + k % 4) >> (k / 4 * 2) & 3) << 4
         };
         // SAFETY: k < 16.
-        dot(16, |r, k| unsafe { *x.add(r * 32 + k) }, |n, k| code(n, k) as i8 - 32)
+        dot(16, |r, k| unsafe { *x.add(r * 32 + k) }, |n, k| code(n, k).cast_signed() - 32)
     }
     #[inline(never)]
     unsafe fn dot_e2m1<const R: usize>(self, w: *const u8, x: *const i8) -> [Self::Wide; R] {

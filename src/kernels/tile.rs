@@ -259,7 +259,8 @@ mod tests {
             (0..n).map(|_| byte()).collect()
         };
         let weights = bytes(BLOCK * TILE_ROWS);
-        let codes = |bytes: &[u8]| -> Vec<i8> { bytes.iter().map(|&byte| (byte as i8).max(-127)).collect() };
+        let codes =
+            |bytes: &[u8]| -> Vec<i8> { bytes.iter().map(|&byte| byte.cast_signed().max(-127)).collect() };
         let (signed, x) = (codes(&weights), codes(&bytes(N_ROWS * BLOCK)));
         let numbers: Vec<f32> = signed.iter().map(|&code| f32::from(code) / 3.0).collect();
         let halves: Vec<f16> = numbers.iter().map(|&number| f16::from_f32_const(number)).collect();

@@ -1,5 +1,6 @@
 //! What one step computes: segments of sequences, laid out as consecutive rows.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::rope::Rotation;
@@ -15,6 +16,13 @@ pub struct Segment<'a, D: Device> {
     /// Its adapters and the factors of their updates, which are added in this order.
     pub loras: Vec<(&'a Arc<D::Lora>, f32)>,
     pub logits: LogitRows,
+}
+
+/// Some blocks of a cache, for a sequence that has them alone.
+pub fn block_ids(blocks: Range<usize>) -> Vec<u32> {
+    blocks
+        .map(|block| u32::try_from(block).expect("a cache of 2^32 blocks is larger than any memory"))
+        .collect()
 }
 
 /// Of which tokens of a segment the logits are wanted.

@@ -5,5 +5,5 @@ mod decoder;
 mod rope;
 mod weights;
 
-pub use batch::{LogitRows, Segment};
+pub use batch::{LogitRows, Segment, block_ids};
 pub use decoder::{BLOCK_LEN, Decoder, Workspace};

@@ -1,6 +1,7 @@
 //! Rotary position embedding: angles of the rows of a step (Su et al. 2021, arXiv 2104.09864).
 
 use crate::numbers::architecture::{Rope, RopeScaling, Yarn};
+use crate::numbers::round_to_f32;
 
 /// Inverse frequencies, f32 as transformers keeps them.
 pub struct Rotation {
@@ -28,11 +29,11 @@ impl Rotation {
             let ramp = Ramp::new(yarn, rope.theta, rotary_dim);
             let stretched = plain.enumerate().map(|(i, f)| {
                 let divided = ramp.at(i);
-                (f / yarn.factor * divided + f * (1.0 - divided)) as f32
+                round_to_f32(f / yarn.factor * divided + f * (1.0 - divided))
             });
             return Self {
                 inverse_frequencies: stretched.collect(),
-                attention_factor: yarn.attention_factor as f32,
+                attention_factor: round_to_f32(yarn.attention_factor),
             };
         }
         if let RopeScaling::LongRope { short, long, original_max_positions } = &rope.scaling {
@@ -40,12 +41,12 @@ impl Rotation {
             return Self {
                 inverse_frequencies: plain
                     .zip(&table.factors)
-                    .map(|(f, factor)| (f / factor) as f32)
+                    .map(|(f, factor)| round_to_f32(f / factor))
                     .collect(),
-                attention_factor: table.attention_factor as f32,
+                attention_factor: round_to_f32(table.attention_factor),
             };
         }
-        let inverse_frequencies = plain.map(|frequency| scaled(frequency, rope) as f32).collect();
+        let inverse_frequencies = plain.map(|frequency| round_to_f32(scaled(frequency, rope))).collect();
         Self { inverse_frequencies, attention_factor: 1.0 }
     }
 
@@ -57,8 +58,8 @@ impl Rotation {
             for &inverse_frequency in &self.inverse_frequencies {
                 // The angle is rounded to f32 first, as in the reference implementation.
                 let angle = f64::from(position as f32 * inverse_frequency);
-                cos.push(angle.cos() as f32 * self.attention_factor);
-                sin.push(angle.sin() as f32 * self.attention_factor);
+                cos.push(round_to_f32(angle.cos()) * self.attention_factor);
+                sin.push(round_to_f32(angle.sin()) * self.attention_factor);
             }
         }
         (cos, sin)

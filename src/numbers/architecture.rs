@@ -4,6 +4,7 @@
 //! the text backbones of Gemma 3, Phi-4-multimodal, Qwen2-VL, Qwen2.5-VL and Qwen3-VL.
 
 use super::family::{Activation, Family, Norms};
+use super::rounding::round_to_f32;
 
 /// Elements of a head, at most.
 pub const MAX_HEAD_DIM: usize = 1 << 11;
@@ -197,19 +198,17 @@ impl Architecture {
         }
     }
 
-    /// What scores are multiplied by.
-    #[expect(clippy::cast_possible_truncation, reason = "rounded once, as the reference implementation does")]
+    /// What scores are multiplied by; rounded once, as in the reference implementation.
     pub fn attention_scale(&self) -> f32 {
         match self.attention_scalar {
-            Some(scalar) => (1.0 / scalar.sqrt()) as f32,
+            Some(scalar) => round_to_f32(1.0 / scalar.sqrt()),
             None => 1.0 / (self.head_dim as f32).sqrt(),
         }
     }
 
-    /// What rows of the embedding are multiplied by.
-    #[expect(clippy::cast_possible_truncation, reason = "rounded once, as the reference implementation does")]
+    /// What rows of the embedding are multiplied by; rounded once, as there.
     pub fn embedding_scale(&self) -> Option<f32> {
-        self.scaled_embedding.then(|| (self.hidden_size as f64).sqrt() as f32)
+        self.scaled_embedding.then(|| round_to_f32((self.hidden_size as f64).sqrt()))
     }
 
     /// `(out_features, in_features)` of a projection.
@@ -227,7 +226,7 @@ impl Architecture {
 
     /// Elements of a head, from its start, that are rotated.
     pub fn rotary_dim(&self) -> usize {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a size")]
         let rotated = (self.head_dim as f64 * self.rope.partial_factor) as usize;
         rotated
     }

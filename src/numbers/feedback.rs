@@ -1,6 +1,8 @@
 //! Rounding with feedback (GPTQ, Frantar et al. 2022, arXiv 2210.17323), inside a block of inputs: what one weight loses
 //! in rounding, the weights after it make up for, as far as their inputs go together.
 
+use super::rounding::round_to_f32;
+
 /// Share of the mean of the diagonal that is added to it, so that the matrix can be inverted.
 const DAMPING: f64 = 0.01;
 
@@ -28,7 +30,8 @@ impl Feedback {
         (0..n).for_each(|i| matrix[i * n + i] += DAMPING * mean);
         let lower = cholesky(&inverse(&cholesky(&matrix, n)?, n), n)?;
         // The upper factor is the lower one seen from the side.
-        let factor = (0..n * n).map(|at| (lower[at % n * n + at / n] / lower[at / n * n + at / n]) as f32);
+        let factor =
+            (0..n * n).map(|at| round_to_f32(lower[at % n * n + at / n] / lower[at / n * n + at / n]));
         Some(Self { factor: factor.collect(), n })
     }
 

@@ -13,6 +13,7 @@
 use super::feedback::Feedback;
 use super::int8::nearest;
 use super::kind::AFFINE_GROUP;
+use super::rounding::code_u8;
 
 /// Running sums, so that the compiler may use vectors; they are added in a fixed order at the end.
 const N_SUMS: usize = 8;
@@ -52,7 +53,6 @@ pub struct Spread {
 }
 
 /// Quantizes a row of whole blocks.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 pub fn affine_row(row: &[f32], spread: Option<&Spread>) -> AffineRow {
     let blocks = row.as_chunks::<AFFINE_GROUP>().0;
     let lines: Vec<Line> = blocks.iter().map(best_line).collect();
@@ -73,11 +73,11 @@ pub fn affine_row(row: &[f32], spread: Option<&Spread>) -> AffineRow {
         let rest = sum(|i| scale * codes[i] - block[i]) / AFFINE_GROUP as f32;
         let step = factor * ratio;
         let min_code = if step > 0.0 { nearest((rest.max(0.0) / step).clamp(0.0, 255.0)) } else { 0.0 };
-        scales.extend([scale_code as u8, min_code as u8]);
+        scales.extend([scale_code, min_code].map(code_u8));
         rounded.push(Line { scale, minimum: min_code * step });
     }
     let codes = codes_of_row(row, &rounded, spread);
-    AffineRow { codes: codes.into_iter().map(|code| code as u8).collect(), scales, factors: [factor, ratio] }
+    AffineRow { codes: codes.into_iter().map(code_u8).collect(), scales, factors: [factor, ratio] }
 }
 
 /// The codes of a row whose blocks have these lines.

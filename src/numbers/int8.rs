@@ -1,5 +1,7 @@
 //! Rows of f32 to int8: the meaning of the stored numbers.
 
+use super::rounding::code_i8;
+
 /// Quantizes a row to `out` and returns the scale: `w = q * scale`, `q` in -127..=127.
 /// `row` and `out` have the stride's length.
 ///
@@ -15,9 +17,8 @@ pub fn int8_row(row: &[f32], out: &mut [i8]) -> f32 {
     scale
 }
 
-#[expect(clippy::cast_possible_truncation)]
 fn int8_code(w: f32, by: f32) -> i8 {
-    nearest((w * by).clamp(-127.0, 127.0)) as i8
+    code_i8(nearest((w * by).clamp(-127.0, 127.0)))
 }
 
 /// Rounds to the nearest whole number, ties to even, for magnitudes below 2^22: adding 1.5 * 2^23 leaves no

@@ -13,6 +13,7 @@ pub mod kind;
 pub mod levels;
 mod module;
 pub mod precision;
+mod rounding;
 pub mod small_floats;
 pub mod tiles;
 
@@ -22,3 +23,4 @@ pub use kind::{Kind, MatrixShape, Storage};
 pub use levels::Levels;
 pub use module::Module;
 pub use precision::{KvCacheDtype, Precision};
+pub use rounding::{code_i8, code_u8, round_to_f32};

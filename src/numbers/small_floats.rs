@@ -1,6 +1,8 @@
 //! Floats of 8 and 4 bits as f32 and back (Open Compute Project, "OCP Microscaling Formats (MX)" 1.0 and "8-bit
 //! Floating Point Specification" 1.0).
 
+use super::rounding::code_u8;
+
 /// E4M3: a sign, four bits of exponent with bias 7, three of mantissa; no infinities, 0x7f and 0xff are NaN.
 ///
 /// ```
@@ -89,9 +91,8 @@ pub fn to_e8m0(value: f32) -> u8 {
 }
 
 /// A whole number of at most 255.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 fn small_whole(value: f32) -> u8 {
-    value.round_ties_even().clamp(0.0, 255.0) as u8
+    code_u8(value.round_ties_even().clamp(0.0, 255.0))
 }
 
 #[cfg(test)]

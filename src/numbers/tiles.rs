@@ -91,7 +91,7 @@ mod tests {
     fn places_are_those_of_the_formula() {
         // 18 rows of 16 elements: one tile and two rows of another.
         let (n_rows, n) = (18, 16);
-        let code = |row: usize, k: usize| (row * 7 + k * 3) as u8 % 16;
+        let code = |row: usize, k: usize| u8::try_from((row * 7 + k * 3) % 16).unwrap();
         let rows: Vec<u8> = (0..n_rows * n).map(|i| code(i / n, i % n)).collect();
         let (mut bytes, mut quads, mut nibbles) = (Vec::new(), Vec::new(), Vec::new());
         Weave::Elements(1).append(&rows, n, &mut bytes);

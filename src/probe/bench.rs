@@ -14,7 +14,7 @@ use crate::device::{Opened, OpenedLora};
 use crate::format::TensorFile;
 use crate::format::engine::EMBEDDING;
 use crate::kernels::tile::TILE_ROWS;
-use crate::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
+use crate::model::{BLOCK_LEN, Decoder, LogitRows, Segment, block_ids};
 use crate::numbers::Precision;
 use crate::numbers::precision::scale_name;
 use crate::numbers::{DeviceChoice, KvCacheDtype};
@@ -164,13 +164,13 @@ impl Bench {
         self.check(case)?;
         let (n_tokens, start) = case.tokens_and_start();
         let vocab_size = self.decoder.architecture().vocab_size;
-        let tokens: Vec<u32> = (0..n_tokens).map(|i| (i * 7919 % vocab_size) as u32).collect();
-        let per_sequence = (start + n_tokens).div_ceil(BLOCK_LEN) as u32;
-        let blocks: Vec<Vec<u32>> = (0..case.batch_size as u32)
-            .map(|sequence| (sequence * per_sequence..(sequence + 1) * per_sequence).collect())
+        let tokens: Vec<u32> = (0..n_tokens).map(|i| spread_token(i, vocab_size)).collect();
+        let per_sequence = (start + n_tokens).div_ceil(BLOCK_LEN);
+        let blocks: Vec<Vec<u32>> = (0..case.batch_size)
+            .map(|sequence| block_ids(sequence * per_sequence..(sequence + 1) * per_sequence))
             .collect();
         let no_cache = |source| ProbeError::System { action: "reserve the key-value cache", source };
-        let mut cache = self.decoder.cache(case.batch_size * per_sequence as usize).map_err(no_cache)?;
+        let mut cache = self.decoder.cache(case.batch_size * per_sequence).map_err(no_cache)?;
         let mut workspace = self.decoder.workspace();
         let loras = &self.loras[..case.n_loras];
         let mut times_ms = Vec::new();
@@ -223,4 +223,9 @@ impl Bench {
 
 fn tensor_bytes(file: &TensorFile, is_read: impl Fn(&str) -> bool) -> usize {
     file.names().filter(|name| is_read(name)).filter_map(|name| file.get(name)).map(|t| t.data().len()).sum()
+}
+
+/// Tokens from all over a vocabulary.
+fn spread_token(idx: usize, vocab_size: usize) -> u32 {
+    u32::try_from(idx * 7919 % vocab_size).expect("token ids have 32 bits")
 }

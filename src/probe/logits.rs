@@ -10,7 +10,7 @@ use super::error::ProbeError;
 use crate::device::{self, Device, Opened};
 use crate::format::header::Header;
 use crate::format::{Adapter, AdapterError, FiniteCheck, TensorFile, check_origin};
-use crate::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
+use crate::model::{BLOCK_LEN, Decoder, LogitRows, Segment, block_ids};
 use crate::numbers::{DeviceChoice, KvCacheDtype};
 use crate::store::{AtomicFile, Engine, Losses, StoreError, config_beside, map_file, processed_file};
 
@@ -66,7 +66,7 @@ pub fn logits(options: &LogitsOptions) -> Result<(), ProbeError> {
     header.add("logits", Dtype::F32, &[tokens.len(), vocab_size]);
     file.write_all(&header.finish(8)).map_err(failed)?;
     let n_blocks = tokens.len().div_ceil(BLOCK_LEN);
-    let blocks: Vec<u32> = (0..n_blocks as u32).collect();
+    let blocks = block_ids(0..n_blocks);
     let no_cache = |source| ProbeError::System { action: "reserve the key-value cache", source };
     let mut cache = decoder.cache(n_blocks).map_err(no_cache)?;
     let mut workspace = decoder.workspace();

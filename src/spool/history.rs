@@ -200,7 +200,8 @@ mod tests {
         read_lines(&bytes[..], |line| history.take_line(line, "now")).unwrap();
         history.crash();
         for span in history.answers.values().map(|recorded| recorded.span) {
-            let answer = &bytes[span.start as usize..][..span.n_bytes as usize];
+            let [start, n_bytes] = [span.start, span.n_bytes].map(|n| usize::try_from(n).unwrap());
+            let answer = &bytes[start..][..n_bytes];
             assert_eq!(answer, b"{\"a\":\"\xc3\xa9}\"}");
         }
         history

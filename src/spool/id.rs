@@ -54,18 +54,23 @@ impl JobId {
         self.0 as f64 / 1e6
     }
 
+    /// Whole seconds since 1970 at the claim.
+    pub fn unix_seconds(self) -> u64 {
+        self.0 / 1_000_000
+    }
+
     /// What the answers to a batch file of this job begin with.
     pub fn stamp(self) -> Stamp {
-        Stamp { name: self.to_string(), created: self.unix_time() as u64 }
+        Stamp { name: self.to_string(), created: self.unix_seconds() }
     }
 
     /// None for anything but an id.
     pub fn from_bytes(text: &[u8]) -> Option<Self> {
-        let digit = |byte: &u8| DIGITS.iter().position(|digit| digit == byte);
+        let digit = |byte: &u8| (0_u64..).zip(DIGITS).find(|(_, digit)| *digit == byte);
         if text.len() != ID_LEN {
             return None;
         }
-        let micros = text.iter().try_fold(0, |sum, byte| Some(sum << 5 | digit(byte)? as u64))?;
+        let micros = text.iter().try_fold(0, |sum, byte| Some(sum << 5 | digit(byte)?.0))?;
         (FIRST..=LAST).contains(&micros).then_some(Self(micros))
     }
 }
@@ -73,7 +78,7 @@ impl JobId {
 impl fmt::Display for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for place in (0..ID_LEN).rev() {
-            let digit = DIGITS[(self.0 >> (5 * place)) as usize & 31];
+            let digit = DIGITS[usize::from((self.0 >> (5 * place)).to_le_bytes()[0] & 31)];
             fmt::Write::write_char(f, digit.into())?;
         }
         Ok(())

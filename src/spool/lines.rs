@@ -7,7 +7,8 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 
 /// Checksum and space.
-pub const PREFIX_BYTES: u64 = 9;
+pub const PREFIX_BYTES: u64 = PREFIX_LEN as u64;
+const PREFIX_LEN: usize = 9;
 
 /// What is kept of a line's JSON. Every event fits, up to the answer that it may hold.
 const HEAD_BYTES: usize = 1024;
@@ -32,7 +33,7 @@ impl Line {
     }
 
     fn take(&mut self, bytes: &[u8]) {
-        let n_prefix = bytes.len().min(PREFIX_BYTES as usize - self.prefix.len());
+        let n_prefix = bytes.len().min(PREFIX_LEN - self.prefix.len());
         let (prefix, json) = bytes.split_at(n_prefix);
         self.prefix.extend_from_slice(prefix);
         self.crc.update(json);
@@ -155,7 +156,7 @@ mod tests {
             let (start, end) = json.split_at(json.len() / 2);
             let before = bytes.len();
             let n = write_line(&mut bytes, &[start, end]).unwrap();
-            assert_eq!(n as usize, bytes.len() - before);
+            assert_eq!(n, (bytes.len() - before) as u64);
         }
         bytes
     }
@@ -167,19 +168,21 @@ mod tests {
         let whole = written(&texts);
         let mut found = Vec::new();
         let n = read_lines(&whole[..], |line| {
-            let json = &whole[(line.start + PREFIX_BYTES) as usize..][..line.n_bytes as usize];
+            let [start, n_bytes] =
+                [line.start + PREFIX_BYTES, line.n_bytes].map(|n| usize::try_from(n).unwrap());
+            let json = &whole[start..][..n_bytes];
             assert!(json.starts_with(&line.head) && line.head.len() == json.len().min(HEAD_BYTES));
             found.push(String::from_utf8(json.to_vec()).unwrap());
         });
-        assert_eq!((n.unwrap() as usize, found), (whole.len(), texts.map(str::to_owned).to_vec()));
+        assert_eq!((n.unwrap(), found), (whole.len() as u64, texts.map(str::to_owned).to_vec()));
         let ends: Vec<usize> =
             whole.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1).collect();
         for cut in (0..whole.len()).step_by(7).chain([whole.len() - 1]) {
-            let wanted = ends.iter().rev().find(|end| **end <= cut).copied().unwrap_or(0);
-            assert_eq!(read_lines(&whole[..cut], |_| {}).unwrap() as usize, wanted, "cut at {cut}");
+            let wanted = ends.iter().rev().find(|end| **end <= cut).copied().unwrap_or(0) as u64;
+            assert_eq!(read_lines(&whole[..cut], |_| {}).unwrap(), wanted, "cut at {cut}");
             let mut damaged = whole.clone();
             damaged[cut] ^= 4;
-            assert_eq!(read_lines(&damaged[..], |_| {}).unwrap() as usize, wanted, "damage at {cut}");
+            assert_eq!(read_lines(&damaged[..], |_| {}).unwrap(), wanted, "damage at {cut}");
         }
     }
 }

@@ -55,7 +55,7 @@ pub fn wait_for_answer(root: &Path, name: &OsStr, limit: Duration) -> Result<Pat
             return Err(SpoolError::NoAnswerYet { name: name.to_owned(), seconds: limit.as_secs() });
         };
         // The watch is a hint: looked at again every second without it.
-        let pause = left.min(Duration::from_secs(1)).as_millis().max(1) as u16;
+        let pause = u16::try_from(left.as_millis().max(1)).map_or(LOOK_AGAIN_MS, |ms| ms.min(LOOK_AGAIN_MS));
         let mut fds = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
         match nix::poll::poll(&mut fds, PollTimeout::from(pause)) {
             Ok(_) | Err(Errno::EINTR) => {}
@@ -64,6 +64,9 @@ pub fn wait_for_answer(root: &Path, name: &OsStr, limit: Duration) -> Result<Pat
         watch.arrivals()?;
     }
 }
+
+/// At the place of an answer, whatever its watch says: in milliseconds.
+const LOOK_AGAIN_MS: u16 = 1000;
 
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<u64> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(path)?;

@@ -297,7 +297,7 @@ mod tests {
         assert_eq!((recovery.n_finished, unfinished.len()), (1, 3), "{unfinished:?}");
         assert!(recovery.foreign_names.is_empty() && !root.join(CONTROL).exists());
         // The id tells the time of the old claim, or else that of the file.
-        let times = recovery.unfinished.iter().map(|claimed| claimed.id.unix_time() as u64);
+        let times = recovery.unfinished.iter().map(|claimed| claimed.id.unix_seconds());
         assert_eq!(times.collect::<Vec<_>>(), [1_764_000_000, 1_764_115_200, 1_764_115_200]);
         assert_eq!(names(&root, Place::Out), ["c.json", "d.json"]);
         assert_eq!(names(&root, Place::Done), ["c.json", "d.json"]);

@@ -73,6 +73,7 @@ fn int(value: &Value, places: Rest<Value>, named: Kwargs) -> Result<Value, Error
     named.assert_all_used()?;
     let whole = |number: f64| {
         // Beyond these a number has no place as an integer.
+        #[expect(clippy::cast_possible_truncation, reason = "1e36 is below 2^127, and there is no fraction")]
         (number.abs() < 1e36).then(|| integer(number.trunc() as i128))
     };
     let found = match (value.as_str(), value.kind()) {

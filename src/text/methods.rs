@@ -3,7 +3,7 @@
 use minijinja::value::{Kwargs, ValueKind, from_args};
 use minijinja::{Error, Output, State, Value, escape_formatter};
 
-use super::python::to_python;
+use super::python::{counted, to_python};
 use super::refusal::{MAX_WIDTH, refused};
 use super::text_methods::text_method;
 
@@ -83,11 +83,11 @@ fn sequence_method(value: &Value, name: &str, args: &[Value]) -> Option<Result<V
 
 fn index(value: &Value, args: &[Value]) -> Result<Value, Error> {
     let (what, start, end): (Value, Option<i64>, Option<i64>) = from_args(args)?;
-    let n = value.len().unwrap_or(0) as i64;
+    let n = counted(value.len().unwrap_or(0));
     let place = |at: i64| if at < 0 { (n + at).max(0) } else { at };
     let (start, end) = (place(start.unwrap_or(0)), place(end.unwrap_or(n)));
     let mut items = value.try_iter()?.enumerate();
-    let found = items.find(|(idx, item)| (start..end).contains(&(*idx as i64)) && *item == what);
+    let found = items.find(|(idx, item)| (start..end).contains(&counted(*idx)) && *item == what);
     let missing = || refused("index: the value is not there");
     found.map(|(idx, _)| Value::from(idx)).ok_or_else(missing)
 }

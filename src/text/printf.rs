@@ -200,9 +200,11 @@ impl Field {
             _ => {
                 let precision = precision.max(1);
                 let rounded = scientific(number, precision - 1);
-                let exponent: i32 = rounded.rsplit_once('e').map_or(0, |(_, n)| n.parse().unwrap_or(0));
-                let is_fixed = exponent >= -4 && i64::from(exponent) < precision as i64;
-                let n_behind = usize::try_from(precision as i64 - 1 - i64::from(exponent)).unwrap_or(0);
+                let exponent: isize = rounded.rsplit_once('e').map_or(0, |(_, n)| n.parse().unwrap_or(0));
+                // Digits behind the point; none where those before it are too many already.
+                let n_behind = precision.checked_add_signed(-1 - exponent);
+                let is_fixed = exponent >= -4 && n_behind.is_some();
+                let n_behind = n_behind.unwrap_or(0);
                 let text = if is_fixed { format!("{number:.n_behind$}") } else { rounded };
                 if self.is_alternate { text } else { without_zeros(&text) }
             }

@@ -239,3 +239,8 @@ fn check_limits(text: &str, depth: usize) -> Result<(), Error> {
     }
     Ok(())
 }
+
+/// A length as an index, which may be negative in Python.
+pub(super) fn counted(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}

@@ -77,7 +77,7 @@ impl SpecialTokens {
         taken.extend(self.alphabet.iter().map(|&c| u32::from(c)).filter(is_private));
         taken.sort_unstable();
         taken.dedup();
-        let n = self.alphabet.len() as u32;
+        let n = u32::try_from(self.alphabet.len()).map_err(|_| TextError::NoColours)?;
         let gap = PRIVATE_PLANES.into_iter().find_map(|plane| {
             let inside = taken.iter().copied().filter(|c| plane.contains(c));
             let starts = std::iter::once(plane.start).chain(inside.clone().map(|c| c + 1));
@@ -99,7 +99,8 @@ impl Colours {
     }
 
     pub fn paint_character(&self, character: char) -> char {
-        let colour = self.index(character).and_then(|idx| char::from_u32(self.base + idx as u32));
+        let colour =
+            self.index(character).and_then(|idx| char::from_u32(self.base + u32::try_from(idx).ok()?));
         colour.unwrap_or(character)
     }
 

@@ -304,6 +304,7 @@ impl Header {
 }
 
 /// The slots to look at for a hash, in order: from its place on, around the end.
+#[expect(clippy::cast_possible_truncation, reason = "the mask leaves less than 2^32")]
 pub(super) fn probes(hash: u64, n_slots: u32, max_probes: u32) -> impl Iterator<Item = usize> {
     let mask = u64::from(n_slots).wrapping_sub(1);
     (0..u64::from(max_probes.min(n_slots))).map(move |step| (hash.wrapping_add(step) & mask) as usize)

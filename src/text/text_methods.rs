@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use minijinja::value::{Kwargs, from_args};
 use minijinja::{Error, State, Value};
 
+use super::python::counted;
 use super::refusal::{MAX_WIDTH, refused};
 
 /// The zeros of the scripts that have digits; the others of each follow.
@@ -130,7 +131,7 @@ fn titled(text: &str) -> String {
 /// The part of a text between two numbers of characters, as slices count them, and the number before it; none where the
 /// start lies behind the end.
 fn part(text: &str, start: Option<i64>, end: Option<i64>) -> Option<(&str, usize)> {
-    let n = text.chars().count() as i64;
+    let n = counted(text.chars().count());
     let place = |at: i64| if at < 0 { (n + at).max(0) } else { at };
     let (start, end) = (place(start.unwrap_or(0)), place(end.unwrap_or(n)).min(n));
     if start > end {

@@ -377,7 +377,6 @@ fn describe_kinds(found: Vec<(String, usize)>, n_filled: usize, page: &mut Page)
     }
 }
 
-#[expect(clippy::cast_precision_loss)]
 fn bytes_text(n_bytes: usize) -> String {
     match n_bytes {
         0..1_000_000 => format!("{:.1} kB", n_bytes as f64 / 1e3),

@@ -33,7 +33,7 @@ const ARROWS: [(&str, &[&str]); 23] = [
     ("probe", &["device", "format", "infer", "kernels", "model", "numbers", "progress", "store"]),
     ("tools", &["cuda", "device", "format", "kernels", "numbers", "progress", "store", "text"]),
     // Of the device only the trait, as a bound on the model.
-    ("infer", &["device", "format", "model"]),
+    ("infer", &["device", "format", "model", "numbers"]),
     ("model", &["device", "format", "numbers"]),
     ("device", &["cuda", "format", "kernels", "numbers"]),
     ("kernels", &["numbers"]),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::support::{Built, argmax, ids, json, reference, tensors};
 use jetspool::device::cpu::Lora;
-use jetspool::numbers::{DeviceChoice, KvCacheDtype, Precision};
+use jetspool::numbers::{DeviceChoice, KvCacheDtype, Precision, round_to_f32};
 use jetspool::probe::{LogitsOptions, logits};
 use serde_json::Value;
 
@@ -17,7 +17,7 @@ fn adapters(built: &Built, model: &str, run: &Value) -> Vec<(Arc<Lora>, f32)> {
     let adapters = run["adapters"].as_array().unwrap();
     let adapter = |used: &Value| {
         let lora = built.lora(&folder.join(used["name"].as_str().unwrap()));
-        (lora, used["scale"].as_f64().unwrap() as f32)
+        (lora, round_to_f32(used["scale"].as_f64().unwrap()))
     };
     adapters.iter().map(adapter).collect()
 }

@@ -62,14 +62,14 @@ fn greedy_answers_equal_transformers_and_peft() {
 
 /// Mean Kullback-Leibler divergence in nats, and the share of positions with the same likeliest token.
 fn compare(wanted: &[Vec<Vec<f32>>], found: &[Vec<Vec<f32>>]) -> (f64, f64) {
-    let (mut divergence, mut n_same, mut n) = (0.0, 0, 0);
+    let (mut divergence, mut n_same, mut n) = (0.0, 0_u32, 0_u32);
     for (wanted, found) in wanted.iter().flatten().zip(found.iter().flatten()) {
         let (p, q) = (log_softmax(wanted), log_softmax(found));
         divergence += p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
-        n_same += usize::from(argmax(wanted) == argmax(found));
+        n_same += u32::from(argmax(wanted) == argmax(found));
         n += 1;
     }
-    (divergence / n as f64, n_same as f64 / n as f64)
+    (divergence / f64::from(n), f64::from(n_same) / f64::from(n))
 }
 
 fn log_softmax(logits: &[f32]) -> Vec<f64> {

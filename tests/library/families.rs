@@ -10,7 +10,7 @@ use jetspool::device::Cpu;
 use jetspool::device::cpu::Lora;
 use jetspool::format::{Limits, TensorFile};
 use jetspool::kernels::Kernels;
-use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
+use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Segment, block_ids};
 use jetspool::numbers::Precision;
 use jetspool::store::Engine;
 use jetspool::tools::{BuildOptions, BuildReport, ToolError, build, inspect};
@@ -60,9 +60,8 @@ type Adapter = Option<Arc<Lora>>;
 /// Logits of the last token of each text, all of them in one step.
 fn last_logits(built: &Built, texts: &[(&[u32], &Adapter)]) -> Vec<Vec<f32>> {
     let n_blocks = texts.iter().map(|(tokens, _)| tokens.len().div_ceil(BLOCK_LEN)).max().unwrap();
-    let blocks: Vec<Vec<u32>> = (0..texts.len())
-        .map(|i| (0..n_blocks).map(|block| (i * n_blocks + block) as u32).collect())
-        .collect();
+    let blocks: Vec<Vec<u32>> =
+        (0..texts.len()).map(|i| block_ids(i * n_blocks..(i + 1) * n_blocks)).collect();
     let mut cache = built.decoder.cache(n_blocks * texts.len()).unwrap();
     let mut workspace = built.decoder.workspace();
     let segments: Vec<Segment<Cpu>> = texts

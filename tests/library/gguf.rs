@@ -418,7 +418,7 @@ fn damaged_headers_are_errors() {
     for _ in 0..5000 {
         let mut bad = good.clone();
         for _ in 0..=random.below(4) {
-            bad[random.below(data_start)] = random.next() as u8;
+            bad[random.below(data_start)] = random.next().to_le_bytes()[0];
         }
         read(&bad);
     }

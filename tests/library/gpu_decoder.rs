@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::quantized::support::names;
-use crate::support::{build_engine, build_options, data, limits, reference, standin, tensors};
+use crate::support::{build_engine, build_options, data, limits, reference, standin, tensors, token};
 use jetspool::device::cuda::{Choice, Cuda, SOURCE, Tuning};
 use jetspool::device::{Cpu, Device};
 use jetspool::format::{Adapter, Limits};
 use jetspool::kernels::Kernels;
-use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
+use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Segment, block_ids};
 use jetspool::numbers::{KvCacheDtype, Precision};
 use jetspool::store::Engine;
 use jetspool::tools::{BuildOptions, ProcessOptions, build, build_gguf, process_lora};
@@ -50,12 +50,12 @@ fn logits<D: Device>(device: D, case: &Case<'_>) -> Vec<u32> {
     let all: Vec<_> = loras.iter().zip([0.5, -0.75, 1.0]).collect();
     let later = all.get(2..).unwrap_or_default();
     let vocab_size = decoder.architecture().vocab_size;
-    let tokens: Vec<u32> = (0..case.n_tokens + 2).map(|i| ((i * 7919 + 11) % vocab_size) as u32).collect();
+    let tokens: Vec<u32> = (0..case.n_tokens + 2).map(|i| token((i * 7919 + 11) % vocab_size)).collect();
     let n_blocks = tokens.len().div_ceil(BLOCK_LEN);
     // Blocks in no order.
-    let blocks: Vec<u32> =
-        (0..n_blocks as u32).map(|block| (block * 2 + 1) % (2 * n_blocks as u32)).collect();
-    let others: Vec<u32> = (0..n_blocks as u32).map(|block| block * 2).collect();
+    let all_blocks = block_ids(0..2 * n_blocks + 1);
+    let blocks: Vec<u32> = all_blocks.iter().copied().skip(1).step_by(2).collect();
+    let others: Vec<u32> = all_blocks.iter().copied().step_by(2).take(n_blocks).collect();
     let (mut cache, mut workspace) = (decoder.cache(2 * n_blocks + 1).unwrap(), decoder.workspace());
     let mut found = Vec::new();
     let mut step = |cache: &mut D::Cache, segments: &[Segment<'_, D>]| {
@@ -88,7 +88,7 @@ fn logits<D: Device>(device: D, case: &Case<'_>) -> Vec<u32> {
         ],
     );
     step(&mut cache, &[segment(n + 1, n + 2, &blocks[..], &all, LogitRows::Last)]);
-    let copied = 2 * n_blocks as u32;
+    let copied = all_blocks[2 * n_blocks];
     decoder.device().copy_block(&mut cache, others[0], copied);
     step(&mut cache, &[segment(8, 12, &[copied], later, LogitRows::All)]);
     found
@@ -225,7 +225,7 @@ fn a_step_that_decodes_is_two_calls_of_the_driver() {
     let (mut cache, mut workspace) = (decoder.cache(8).unwrap(), decoder.workspace());
     let blocks: [&[u32]; 2] = [&[0, 1, 2, 3], &[4, 5, 6, 7]];
     let mut step = |position: usize, adapters: [&[usize]; 2]| {
-        let tokens = [position as u32 % 90 + 3];
+        let tokens = [token(position % 90 + 3)];
         let segment = |i: usize| Segment {
             tokens: &tokens,
             start: position,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::support::{Built, reference};
+use crate::support::{Built, reference, token};
 use jetspool::device::Cpu;
 use jetspool::device::cpu::Lora;
 use jetspool::infer::{
@@ -70,7 +70,7 @@ fn adapters_of(index: usize, n_loras: usize) -> Vec<(usize, f32)> {
 /// A request: prompt, adapters, sampling; different for every index.
 fn submission(index: usize, loras: &[Adapter], n_ids: usize) -> Submission<Cpu> {
     Submission {
-        prompt: (0..5 + index * 9).map(|i| ((i * 31 + index * 17) % n_ids) as u32).collect(),
+        prompt: (0..5 + index * 9).map(|i| token((i * 31 + index * 17) % n_ids)).collect(),
         adapters: adapter_uses(loras, &adapters_of(index, loras.len())),
         sampling: Sampling {
             temperature: if index.is_multiple_of(3) { 0.0 } else { 0.9 },
@@ -325,7 +325,7 @@ fn windows_and_experts_share_too() {
             let mut runner = Runner::new(built.decoder, options).unwrap();
             let with_system = |index: usize| {
                 let mut asked = submission(index % 4, &loras, model.n_ids);
-                asked.prompt = (0..80).map(|i| i * 7 % model.n_ids as u32).chain(asked.prompt).collect();
+                asked.prompt = (0..80).map(|i| token(i * 7 % model.n_ids)).chain(asked.prompt).collect();
                 asked
             };
             run_all(&mut runner, (0..8).map(with_system).collect())

@@ -4,6 +4,7 @@
 use half::f16;
 use jetspool::kernels::Kernels;
 use jetspool::kernels::matrix::{LineBits, LineScales, Matrix, Values};
+use jetspool::numbers::round_to_f32;
 
 use crate::products::{padded_rows, rounded, woven};
 use crate::support::panels::matmul;
@@ -54,11 +55,11 @@ impl Stored {
     fn new(name: &'static str, numbers: &mut Random, n_rows: usize) -> Stored {
         let n = n_rows * STRIDE;
         let bits = bits_of(name);
-        let codes: Vec<u8> = (0..n).map(|_| numbers.below(1 << bits) as u8).collect();
+        let codes: Vec<u8> = (0..n).map(|_| numbers.byte_below(1 << bits)).collect();
         let mut halves = |n| -> Vec<f16> { numbers.floats(n).into_iter().map(f16::from_f32).collect() };
         let (pairs, factors) = (halves(n / 16), halves(n / 128));
-        let sixes: Vec<u8> = (0..n / 16).map(|_| numbers.below(64) as u8).collect();
-        let signed: Vec<i8> = (0..n / 16).map(|_| (numbers.below(256) as u8).cast_signed()).collect();
+        let sixes: Vec<u8> = (0..n / 16).map(|_| numbers.byte_below(64)).collect();
+        let signed: Vec<i8> = (0..n / 16).map(|_| numbers.byte_below(256).cast_signed()).collect();
         let weight = |i: usize| {
             let code = f64::from(codes[i]);
             let of_block = [0, 1].map(|j| pairs[i / 32 * 2 + j].to_f64());
@@ -154,7 +155,7 @@ fn rows_that_are_read_are_exact() {
         for row in 0..21 {
             let mut out = vec![f32::NAN; STRIDE];
             stored.matrix().read_row(row, &mut out);
-            let wanted = stored.weights[row * STRIDE..][..STRIDE].iter().map(|w| *w as f32);
+            let wanted = stored.weights[row * STRIDE..][..STRIDE].iter().copied().map(round_to_f32);
             assert!(out.iter().copied().eq(wanted), "{name} row {row}");
         }
     }

@@ -9,6 +9,8 @@ use jetspool::kernels::attention::{
     AttendTask, CacheValues, HeadCache, PART, Query, Weight, parts, scratch_len,
 };
 use jetspool::kernels::merge_delta::LowRankTask;
+use jetspool::model::block_ids;
+use jetspool::numbers::code_i8;
 
 #[test]
 fn low_rank_rows_equal_scalar_and_a_naive_product() {
@@ -60,7 +62,7 @@ impl Cached {
     fn new(numbers: &mut Random, head_dim: usize, n_positions: usize) -> Self {
         let n_blocks = n_positions.div_ceil(16) + 1;
         // Blocks out of order, as a real table has them; a last one that no query sees.
-        let blocks = (0..n_blocks as u32).rev().collect();
+        let blocks = block_ids(0..n_blocks).into_iter().rev().collect();
         let mut cached = Cached { f32: Vec::new(), f16: Vec::new(), i8: Vec::new(), blocks, head_dim };
         // What nobody wrote may be anything.
         cached.f32 = vec![f32::NAN; n_blocks * 32 * cached.head_stride()];
@@ -88,7 +90,7 @@ impl Cached {
                 let (first, scale_at) = self.i8_part(position, part);
                 for (d, x) in values.iter().enumerate() {
                     let at = self.place(position, part, d) % (16 * stride);
-                    i8[first + at] = (x / scale).round() as i8;
+                    i8[first + at] = code_i8((x / scale).round());
                 }
                 i8[scale_at..][..4].copy_from_slice(&scale.to_le_bytes().map(|byte| byte.cast_signed()));
             }

@@ -64,13 +64,13 @@ fn rounded(value: f32, dtype: Dtype) -> f32 {
 
 /// The distance from a magnitude to the next one of the type.
 fn unit(value: f32, dtype: Dtype) -> f32 {
-    let (bits, least) = match dtype {
-        Dtype::F16 => (10, -24),
-        Dtype::BF16 => (7, -133),
-        _ => (23, -149),
+    let (bits, least): (f32, f32) = match dtype {
+        Dtype::F16 => (10.0, -24.0),
+        Dtype::BF16 => (7.0, -133.0),
+        _ => (23.0, -149.0),
     };
-    let exponent = if value == 0.0 { -149 } else { value.abs().log2().floor() as i32 };
-    2.0_f32.powi((exponent - bits).max(least))
+    let exponent = if value == 0.0 { -149.0 } else { value.abs().log2().floor() };
+    (exponent - bits).max(least).exp2()
 }
 
 /// The models that PEFT's references are there for: those whose tensors transformers names as their files do.

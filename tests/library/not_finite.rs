@@ -13,7 +13,7 @@ use jetspool::kernels::Kernels;
 use jetspool::kernels::attention::{AttendTask, CacheValues, HeadCache, Query, Weight, scratch_len};
 use jetspool::kernels::matrix::{GroupScales, Matrix, Values};
 use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
-use jetspool::numbers::Precision;
+use jetspool::numbers::{Precision, code_i8};
 use jetspool::store::Engine;
 
 const BAD: [f32; 4] = [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
@@ -216,8 +216,8 @@ fn a_bad_activation_makes_its_whole_row_bad() {
     // The rows that fill a tile up are never looked at.
     let f32s: Vec<f32> = (0..16 * stride).map(|i| (i % 13) as f32 - 6.0).collect();
     let f16s: Vec<f16> = f32s.iter().map(|&x| f16::from_f32(x)).collect();
-    let i8s: Vec<i8> = f32s.iter().map(|&x| x as i8).collect();
-    let bytes: Vec<u8> = (0..16 * stride).map(|i| (i % 0x70) as u8).collect();
+    let i8s: Vec<i8> = f32s.iter().map(|&x| code_i8(x)).collect();
+    let bytes: Vec<u8> = (0..0x70).cycle().take(16 * stride).collect();
     let (scale, halves) = (vec![0.5; 16], vec![f16::from_f32(0.5); 16 * 2]);
     let groups = vec![0.5; 16 * 2];
     let (exponents, tenths) = (vec![120_u8; 16 * 2], vec![0x30_u8; 16 * 4]);

@@ -415,9 +415,10 @@ fn exports_hold_each_weight_once_and_are_replaced_whole() {
     let checkpoint = Checkpoint::open(&reference("models/qwen2")).unwrap();
     let n_elements: usize =
         checkpoint.names().map(|name| checkpoint.tensor(name).unwrap().n_elements()).sum();
-    let size = |name: &str| fs::metadata(directory.join(name)).unwrap().len() as usize;
+    let n_elements = n_elements as u64;
+    let size = |name: &str| fs::metadata(directory.join(name)).unwrap().len();
     // Tensors start on pages.
-    let slack = 4096 * (1 + checkpoint.names().count());
+    let slack = 4096 * (1 + checkpoint.names().count() as u64);
     let stored = size("onnx_model.data") + size("embedding.safetensors");
     assert!(stored < 2 * n_elements + slack, "{stored} bytes for {n_elements} weights of a tied model");
     let embedding = tensors(&directory.join("embedding.safetensors"));

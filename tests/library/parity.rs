@@ -13,7 +13,7 @@ fn largest_difference(built: &Built, model: &str, run: &str, precision: Precisio
     for sequence in ["short", "long"] {
         let tokens = ids(&file, &format!("{sequence}.tokens"));
         let positions: Vec<u32> = match sequence {
-            "short" => (0..tokens.len() as u32).collect(),
+            "short" => (0..).take(tokens.len()).collect(),
             _ => ids(&file, "long.positions"),
         };
         let name = format!("{sequence}.{run}");

@@ -89,18 +89,18 @@ impl Stored {
         let mut stored = Stored { name, group, n_rows, stride, ..Stored::default() };
         let values: Vec<f32> =
             (0..n).map(|i| if i % stride < width { numbers.float() } else { 0.0 }).collect();
-        let codes: Vec<u8> = (0..n).map(|_| numbers.below(256) as u8).collect();
+        let codes: Vec<u8> = (0..n).map(|_| numbers.byte_below(256)).collect();
         let floats: Vec<u8> = codes.iter().map(|&c| if c & 127 == 127 { 0x31 } else { c }).collect();
         let nibbles: Vec<u8> = codes.iter().map(|code| code & 15).collect();
         let rows = numbers.floats(n_rows);
         let groups = numbers.floats(n / group);
-        let zeros: Vec<u8> = (0..n / group).map(|_| numbers.below(17) as u8).collect();
+        let zeros: Vec<u8> = (0..n / group).map(|_| numbers.byte_below(17)).collect();
         // Of signed codes: -128..=128.
         let signed_zeros: Vec<f32> = (0..n / group).map(|_| numbers.below(257) as f32 - 128.0).collect();
         let of_16: Vec<u8> = (0..n / 16).map(|i| floats[i * 16]).collect();
-        let exponents: Vec<u8> = (0..n / 32).map(|_| 110 + numbers.below(20) as u8).collect();
+        let exponents: Vec<u8> = (0..n / 32).map(|_| 110 + numbers.byte_below(20)).collect();
         // Scale and minimum of each block of 32, factor and factor of the minimum of each row.
-        let lines: Vec<u8> = (0..n / 16).map(|_| numbers.below(256) as u8).collect();
+        let lines: Vec<u8> = (0..n / 16).map(|_| numbers.byte_below(256)).collect();
         let factors = numbers.floats(n_rows * 2);
         stored.levels = numbers.floats(16);
         stored.row_scale = if name == "affine" { woven(&factors, 2, 1) } else { woven(&rows, 1, 1) };
@@ -312,8 +312,8 @@ fn codes_of_activations_are_as_near_as_they_can_be() {
 #[test]
 fn extreme_codes_are_summed_exactly() {
     let stride = 64;
-    for (weight, activation) in [(127, 1.0), (-127, 1.0), (127, -1.0)] {
-        let q = vec![weight as i8; 16 * stride];
+    for (weight, activation) in [(127_i8, 1.0), (-127, 1.0), (127, -1.0)] {
+        let q = vec![weight; 16 * stride];
         let scale = vec![1.0; 16];
         let x = vec![activation; stride];
         let eight = Matrix::new(Values::I8 { q: &q, scale: &scale }, 16, stride).unwrap();

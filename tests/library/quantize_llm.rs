@@ -99,7 +99,7 @@ impl Stored {
         let (bytes, k) = (self.weight.data(), self.n_columns);
         match self.method {
             Method::Fp8 | Method::Mxfp8 => e4m3(bytes[row * k + column]),
-            Method::Int8Sq => f32::from(bytes[row * k + column] as i8),
+            Method::Int8Sq => f32::from(bytes[row * k + column].cast_signed()),
             Method::Nvfp4 => {
                 let byte = bytes[row * k / 2 + column / 2];
                 e2m1(if column.is_multiple_of(2) { byte & 15 } else { byte >> 4 })
@@ -107,7 +107,7 @@ impl Stored {
             Method::Int4Awq { .. } => {
                 let byte = bytes[row / 2 * k + column];
                 let nibble = if row.is_multiple_of(2) { byte & 15 } else { byte >> 4 };
-                f32::from(if nibble < 8 { nibble as i8 } else { nibble as i8 - 16 })
+                f32::from(if nibble < 8 { nibble.cast_signed() } else { nibble.cast_signed() - 16 })
             }
         }
     }

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use crate::support::{build_engine, limits, reference, tensors};
+use crate::support::{build_engine, limits, reference, tensors, token};
 use jetspool::device::Cpu;
 use jetspool::format::Adapter;
 use jetspool::kernels::Kernels;
-use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
+use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Segment, block_ids};
 use jetspool::numbers::{KvCacheDtype, Precision};
 use jetspool::store::Engine;
 use jetspool::tools::{ProcessOptions, process_lora};
@@ -40,10 +40,10 @@ fn logits(kernels: Kernels, directory: &std::path::Path, adapter: &str, kv_cache
         let adapter = Adapter::bind(file, decoder.architecture(), limits().max_lora_rank).unwrap();
         Arc::new(decoder.lora(&adapter).unwrap())
     });
-    let vocab_size = decoder.architecture().vocab_size as u32;
-    let tokens: Vec<u32> = (0..37).map(|i| (i * 7919 + 11) % vocab_size).collect();
+    let vocab_size = decoder.architecture().vocab_size;
+    let tokens: Vec<u32> = (0..37).map(|i| token((i * 7919 + 11) % vocab_size)).collect();
     let n_blocks = tokens.len().div_ceil(BLOCK_LEN);
-    let blocks: Vec<u32> = (0..n_blocks as u32).collect();
+    let blocks = block_ids(0..n_blocks);
     let (mut cache, mut workspace) = (decoder.cache(n_blocks).unwrap(), decoder.workspace());
     let segment = Segment {
         tokens: &tokens,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::onnx::{differences, insert};
 use crate::quantize_llm::{Stored, is_emulated};
 use crate::support::random::Random;
-use crate::support::{Built, build_options, ids, json, limits, reference, tensors};
+use crate::support::{Built, build_options, ids, json, limits, reference, tensors, token};
 use half::f16;
 use jetspool::compress::{
     Cache, CalibrationOptions, Method, QuantizeOptions, QuantizeReport, Rounding, build_calibrated, quantize,
@@ -111,7 +111,7 @@ fn decode(quantized: &Path, original: &Path, method: Method, to: &Path) -> usize
     let file = tensors(&quantized.join("model.safetensors"));
     let group = json(&quantized.join("hf_quant_config.json"))["quantization"]["group_size"].as_u64();
     let method = match (method, group) {
-        (Method::Int4Awq { .. }, Some(group)) => Method::Int4Awq { group: group as usize },
+        (Method::Int4Awq { .. }, Some(group)) => Method::Int4Awq { group: usize::try_from(group).unwrap() },
         _ => method,
     };
     let (mut all, mut n_decoded) = (Vec::new(), 0);
@@ -203,7 +203,7 @@ fn check_calibrated_engine(checkpoint: &Path, wanted: &[f32], tokens: &[u32]) {
 /// Of all that the tokenizer knows.
 fn some_letters() -> String {
     let mut random = Random(15);
-    (0..1200).map(|_| char::from(b'!' + random.below(94) as u8)).collect()
+    (0..1200).map(|_| char::from(b'!' + random.byte_below(94))).collect()
 }
 
 fn base_logits(checkpoint: &Path, tokens: &[u32]) -> Vec<f32> {
@@ -212,7 +212,7 @@ fn base_logits(checkpoint: &Path, tokens: &[u32]) -> Vec<f32> {
 
 fn some_tokens() -> Vec<u32> {
     let mut random = Random(4);
-    (0..20).map(|_| 3 + random.below(90) as u32).collect()
+    (0..20).map(|_| token(3 + random.below(90))).collect()
 }
 
 /// Without merging first the weights under the adapters are quantized, and that is told.

@@ -7,6 +7,7 @@ use jetspool::text::{Prompt, TextError, Tokenizer};
 use serde_json::{Map, Value, json};
 
 use crate::support::random::Random;
+use crate::support::token;
 
 const TOKENIZERS: [&str; 5] = ["qwen2", "llama3", "mistral", "mistral_metaspace", "gemma"];
 
@@ -54,8 +55,8 @@ fn random_text(random: &mut Random) -> String {
             7 => text.push_str(random.pick(&others)),
             8 => text.push_str(random.pick(&marks)),
             9 => text.push_str(random.pick(&special)),
-            10 => text.extend((0..random.below(40)).map(|_| char::from(b'a' + random.below(26) as u8))),
-            _ => text.extend(char::from_u32(random.below(0x11_0000) as u32)),
+            10 => text.extend((0..random.below(40)).map(|_| char::from(b'a' + random.byte_below(26)))),
+            _ => text.extend(char::from_u32(u32::try_from(random.below(0x11_0000)).unwrap())),
         }
     }
     text
@@ -74,7 +75,7 @@ fn compare(name: &str, json: &[u8], texts: impl IntoIterator<Item = String>) {
             wanted.get_ids()
         );
     }
-    for id in 0..tokenizer.vocab_size() as u32 + 5 {
+    for id in 0..token(tokenizer.vocab_size()) + 5 {
         let token = library.id_to_token(id);
         assert_eq!(token.is_none(), tokenizer.token_bytes(id).is_empty(), "{name} {id} {token:?}");
         if let Some(token) = token {
@@ -222,7 +223,7 @@ fn use_table(bytes: Vec<u8>, text: &Prompt) -> Result<Tokenizer, TextError> {
     let tokenizer = Tokenizer::open(Arc::new(bytes))?;
     let ids = tokenizer.encode(text).unwrap_or_default();
     tokenizer.decode(&ids);
-    let size = tokenizer.vocab_size() as u32;
+    let size = token(tokenizer.vocab_size());
     for id in [0, 1, 300, 594, 600, size.wrapping_sub(1), size, u32::MAX] {
         tokenizer.token_bytes(id);
     }
@@ -246,7 +247,7 @@ fn damaged_tables_are_errors_or_wrong_ids() {
             match random.below(3) {
                 0 => bytes[place] ^= 1 << random.below(8),
                 1 => bytes[place] = 0xFF,
-                _ => bytes[place..(place + 64).min(whole.len())].fill(random.below(256) as u8),
+                _ => bytes[place..(place + 64).min(whole.len())].fill(random.byte_below(256)),
             }
             let is_changed = bytes != **whole;
             let opened = use_table(bytes, &text);

@@ -250,7 +250,7 @@ fn the_answer_comes_token_by_token_and_ctrl_c_ends_it() {
     let mut said = vec![0; 20];
     out.read_exact(&mut said).unwrap();
     // SAFETY: a number and a signal.
-    unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+    unsafe { libc::kill(child.id().cast_signed(), libc::SIGINT) };
     out.read_to_end(&mut said).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));

@@ -171,7 +171,7 @@ fn a_run_that_is_interrupted_writes_what_is_finished() {
     command.arg(demo().join("engine")).arg("--inputFile").arg(input).arg("--outputFile").arg(&output);
     let mut run = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
     std::thread::sleep(std::time::Duration::from_secs(3));
-    kill(Pid::from_raw(run.id() as i32), Signal::SIGINT).unwrap();
+    kill(Pid::from_raw(run.id().cast_signed()), Signal::SIGINT).unwrap();
     assert_eq!(run.wait().unwrap().code(), Some(130));
     let answers: Value = serde_json::from_slice(&std::fs::read(output).unwrap()).unwrap();
     let answers = answers["responses"].as_array().unwrap();

@@ -129,7 +129,7 @@ fn with_signals(command: &mut Command) -> &mut Command {
 }
 
 fn interrupt(child: &Child, signal: Signal) {
-    let _ = kill(Pid::from_raw(child.id() as i32), signal);
+    let _ = kill(Pid::from_raw(child.id().cast_signed()), signal);
 }
 
 #[test]

@@ -22,7 +22,7 @@ use jetspool::device::cpu::{Lora, Weights};
 use jetspool::format::engine::Item;
 use jetspool::format::{Adapter, Limits, StoredMatrix, Tensor, TensorFile};
 use jetspool::kernels::Kernels;
-use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
+use jetspool::model::{BLOCK_LEN, Decoder, LogitRows, Segment, block_ids};
 use jetspool::numbers::{KvCacheDtype, Precision};
 use jetspool::store::{Engine, map_file};
 use jetspool::tools::build::{EngineText, Progress};
@@ -175,7 +175,8 @@ impl Built {
     /// The same with several adapters.
     pub fn logits_with(&self, tokens: &[u32], loras: &[(&Arc<Lora>, f32)], chunk: usize) -> Vec<Vec<f32>> {
         let n_blocks = tokens.len().div_ceil(BLOCK_LEN);
-        let blocks: Vec<u32> = (0..n_blocks as u32).rev().collect();
+        let mut blocks = block_ids(0..n_blocks);
+        blocks.reverse();
         let mut cache = self.decoder.cache(n_blocks).unwrap();
         let mut workspace = self.decoder.workspace();
         let mut rows = Vec::new();
@@ -197,11 +198,16 @@ impl Built {
 /// A tensor of token ids.
 pub fn ids(file: &TensorFile, name: &str) -> Vec<u32> {
     let tensor = file.require(name).unwrap();
-    tensor.as_slice::<i32>().unwrap().iter().map(|&id| id as u32).collect()
+    tensor.as_slice::<i32>().unwrap().iter().map(|&id| u32::try_from(id).unwrap()).collect()
+}
+
+/// The id of a token.
+pub fn token(id: usize) -> u32 {
+    u32::try_from(id).unwrap()
 }
 
 pub fn argmax(row: &[f32]) -> u32 {
-    (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best }) as u32
+    token((0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best }))
 }
 
 /// The journal of the job of that name, under way or held: `ID.journal` beside `ID.NAME`. Empty if there is none.

@@ -12,7 +12,12 @@ impl Random {
     }
 
     pub fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit.max(1) as u64) as usize
+        usize::try_from(self.next() % limit.max(1) as u64).unwrap()
+    }
+
+    /// One of `limit` numbers, at most 256.
+    pub fn byte_below(&mut self, limit: usize) -> u8 {
+        u8::try_from(self.below(limit)).unwrap()
     }
 
     pub fn pick<'a, T: ?Sized>(&mut self, items: &[&'a T]) -> &'a T {

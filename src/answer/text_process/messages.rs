@@ -28,6 +28,8 @@ pub struct BadFrame;
 
 /// The codes that a prompt can be refused with.
 const CODES: [FaultCode; 3] = [FaultCode::BadRequest, FaultCode::PromptTooLong, FaultCode::Internal];
+/// The place of the last, for any other.
+const INTERNAL: u8 = 2;
 
 impl Opening {
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -66,11 +68,11 @@ pub fn request_to_bytes(request: &PromptRequest) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.extend([apply_chat_template, add_generation_prompt, enable_thinking].map(u8::from));
     bytes.extend(request.local_time.to_le_bytes());
-    bytes.extend((request.messages.len() as u32).to_le_bytes());
+    put_length(&mut bytes, request.messages.len());
     for message in &request.messages {
         put_text(&mut bytes, message.role.as_bytes());
         put_text(&mut bytes, message.content.text().as_bytes());
-        bytes.extend((message.fields.len() as u32).to_le_bytes());
+        put_length(&mut bytes, message.fields.len());
         for (name, value) in &message.fields {
             put_text(&mut bytes, name.as_bytes());
             put_text(&mut bytes, value.to_string().as_bytes());
@@ -115,8 +117,8 @@ pub fn answer_to_bytes(answer: &Result<Prepared, Fault>) -> Vec<u8> {
             bytes.extend(tokens.iter().flat_map(|token| token.to_le_bytes()));
         }
         Err(Fault { code, message }) => {
-            let code = CODES.iter().position(|known| known == code).unwrap_or(CODES.len() - 1);
-            bytes.push(code as u8);
+            let code = (0..).zip(CODES).find(|(_, known)| known == code);
+            bytes.push(code.map_or(INTERNAL, |(place, _)| place));
             put_text(&mut bytes, message.as_bytes());
         }
     }
@@ -140,8 +142,13 @@ pub fn parse_answer(bytes: &[u8]) -> Result<Result<Prepared, Fault>, BadFrame> {
 }
 
 fn put_text(bytes: &mut Vec<u8>, text: &[u8]) {
-    bytes.extend(u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
+    put_length(bytes, text.len());
     bytes.extend(text);
+}
+
+/// A length that no request reaches makes a frame that does not parse.
+fn put_length(bytes: &mut Vec<u8>, n: usize) {
+    bytes.extend(u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes());
 }
 
 /// What is left of a frame.

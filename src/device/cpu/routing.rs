@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use crate::numbers::architecture::Experts;
+use crate::numbers::round_to_f32;
 
 /// Rows that share an expert.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,8 +85,7 @@ fn choose(row: usize, logits: &[f32], experts: &Experts) -> Vec<Choice> {
         false => (0..logits.len()).map(numerator).sum(),
     };
     let all_finite = logits.iter().all(|logit| logit.is_finite());
-    #[expect(clippy::cast_possible_truncation)]
-    let weight = |expert: usize| if all_finite { (numerator(expert) / sum) as f32 } else { f32::NAN };
+    let weight = |expert: usize| if all_finite { round_to_f32(numerator(expert) / sum) } else { f32::NAN };
     order.into_iter().map(|expert| Choice { row, expert, weight: weight(expert) }).collect()
 }
 

@@ -133,7 +133,6 @@ impl PeftConfig {
 
     /// What the product of a module's matrices is multiplied with: `alpha / r`, or `alpha / sqrt(r)`.
     pub fn scale_of(&self, module: &str) -> f64 {
-        #[expect(clippy::cast_precision_loss)]
         let rank = self.rank_of(module) as f64;
         let alpha = first_match(&self.alphas, module).unwrap_or(self.alpha);
         if self.use_rslora { alpha / rank.sqrt() } else { alpha / rank }

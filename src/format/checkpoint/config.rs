@@ -14,6 +14,7 @@ use crate::format::json::{Object, parse_object};
 use crate::format::rope::{read_rope_scaling, rope_type};
 use crate::numbers::architecture::{Architecture, Rope, RopeScaling};
 use crate::numbers::family::{AttentionBias, Family};
+use crate::numbers::round_to_f32;
 
 const FILE: &str = "config.json";
 const GENERATION_FILE: &str = "generation_config.json";
@@ -89,8 +90,7 @@ fn read_architecture(whole: Object, top: Object, family: Family) -> Result<Archi
         n_heads,
         n_kv_heads: read_n_kv_heads(top, family, n_heads)?,
         head_dim: read_head_dim(top, family, hidden_size, n_heads)?,
-        #[expect(clippy::cast_possible_truncation)]
-        rms_norm_eps: top.optional_number("rms_norm_eps")?.unwrap_or(row.default_eps) as f32,
+        rms_norm_eps: round_to_f32(top.optional_number("rms_norm_eps")?.unwrap_or(row.default_eps)),
         rope,
         max_positions: top.size("max_position_embeddings")?,
         // The configuration class of every family but Gemma's says false where the file says nothing.

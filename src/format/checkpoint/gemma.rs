@@ -109,7 +109,10 @@ mod tests {
         assert_eq!((a.window_of(4), a.window_of(5), a.window_of(6)), (Some(1024), None, Some(1024)));
         assert_eq!((a.activation, a.norms), (Activation::GeluTanh, Norms::BeforeAndAfter));
         assert!(a.tied_head && a.scaled_embedding && a.qk_norm && !a.qkv_bias);
-        assert_eq!((a.attention_scale(), a.embedding_scale()), (0.0625, Some(2560.0_f64.sqrt() as f32)));
+        assert_eq!(
+            (a.attention_scale(), a.embedding_scale()),
+            (0.0625, Some(crate::numbers::round_to_f32(2560.0_f64.sqrt())))
+        );
     }
 
     #[test]

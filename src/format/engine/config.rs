@@ -10,10 +10,10 @@ use crate::format::bounds::{check_architecture, check_limits};
 use crate::format::json::{Object, parse_object, sorted_text};
 use crate::format::rope::read_rope_scaling;
 use crate::format::workflow::workflow_json;
-use crate::numbers::Module;
 use crate::numbers::architecture::{Architecture, Experts, Rope};
 use crate::numbers::family::{Activation, Family, Norms};
 use crate::numbers::precision::Precision;
+use crate::numbers::{Module, round_to_f32};
 
 const FILE: &str = "engine config.json";
 
@@ -133,8 +133,7 @@ fn read_architecture(top: Object, ours: Object) -> Result<Architecture, FormatEr
         n_heads: top.size("num_attention_heads")?,
         n_kv_heads: top.size("num_key_value_heads")?,
         head_dim: top.size("head_dim")?,
-        #[expect(clippy::cast_possible_truncation)]
-        rms_norm_eps: top.number("rms_norm_eps")? as f32,
+        rms_norm_eps: round_to_f32(top.number("rms_norm_eps")?),
         rope: Rope {
             theta: top.number("rope_theta")?,
             partial_factor: top.optional_number("partial_rotary_factor")?.unwrap_or(1.0),

@@ -164,7 +164,6 @@ impl Reader<'_, '_> {
         let n_kv_heads = self.optional_size("attention.head_count_kv")?.unwrap_or(n_heads);
         let eps_key = "attention.layer_norm_rms_epsilon";
         let eps = self.optional_number(eps_key)?.ok_or_else(|| missing(&self.key(eps_key)))?;
-        #[expect(clippy::cast_precision_loss, reason = "both are below 2^11")]
         let partial = rotary_dim as f64 / head_dim.max(1) as f64;
         let mut config = json!({
             "architectures": [class],

@@ -97,7 +97,6 @@ impl<'a> Metadata<'a> {
 
     pub fn number(&self, key: &str) -> Result<Option<f64>, FormatError> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        #[expect(clippy::cast_precision_loss)]
         match value {
             Value::Float(number) => Ok(Some(*number)),
             Value::Unsigned(number) => Ok(Some(*number as f64)),

@@ -39,7 +39,7 @@ impl Numbers<'_, '_, '_, '_> {
         if let Some(tensor) = index.constant(value) {
             return match tensor.small_values()?[..] {
                 // The largest of all stands for the end of the axis and is no exact f32.
-                #[expect(clippy::cast_possible_truncation)]
+                #[expect(clippy::cast_possible_truncation, reason = "it saturates")]
                 [value] => Some(value as i64),
                 _ => None,
             };

@@ -189,6 +189,6 @@ fn router<'a>(index: &Index<'_, 'a>, value: &'a str) -> Option<(Linear<'a>, usiz
     let is_last = softmax.int("axis").is_none_or(|axis| axis == -1);
     let router = linear(index, softmax.inputs.first().filter(|_| is_last)?)?;
     let n_used = index.scalar(n_used).filter(|n| (1.0..=MAX_EXPERTS as f32).contains(n))?;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in range")]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is in the range above")]
     Some((router, n_used as usize, normalized))
 }

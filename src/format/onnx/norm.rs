@@ -93,9 +93,12 @@ fn mean_of_squares<'a>(index: &Index<'_, 'a>, value: &'a str) -> Option<(f32, &'
 
 /// Activations have three dimensions, or four where heads are apart; the last one may be counted from either end.
 fn is_over_last_axis(index: &Index, mean: &Node) -> bool {
-    let is_last = |axis: i64| matches!(axis, -1 | 2 | 3);
+    const LAST: [i16; 3] = [-1, 2, 3];
+    let is_last = |axis: i64| LAST.iter().any(|last| i64::from(*last) == axis);
     match (mean.inputs.get(1), mean.attribute("axes")) {
-        (Some(axes), None) => index.scalar(axes).is_some_and(|axis| is_last(axis as i64)),
+        (Some(axes), None) => {
+            index.scalar(axes).is_some_and(|axis| LAST.iter().any(|last| f32::from(*last) == axis))
+        }
         (None, Some(Attribute::Ints(axes))) => matches!(axes[..], [axis] if is_last(axis)),
         _ => false,
     }

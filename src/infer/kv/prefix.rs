@@ -227,12 +227,12 @@ mod tests {
             Key::new(adapters(&[(0, 1.0), (1, 0.5)]), &tokens(0)),
             Key::new(Parent::Node(first), &tokens(0)),
         ];
-        for (key_idx, key) in keys.iter().enumerate() {
-            assert_eq!(prefix.find(key), None, "key {key_idx}");
-            prefix.insert(key.clone(), key_idx as u32 + 1, 0);
+        for (block, key) in (1..).zip(&keys) {
+            assert_eq!(prefix.find(key), None, "block {block}");
+            prefix.insert(key.clone(), block, 0);
         }
-        for (key_idx, key) in keys.iter().enumerate() {
-            assert_eq!(prefix.find(key).map(|id| prefix.block(id)), Some(key_idx as u32 + 1));
+        for (block, key) in (1..).zip(&keys) {
+            assert_eq!(prefix.find(key).map(|id| prefix.block(id)), Some(block));
         }
     }
 

@@ -56,7 +56,7 @@ pub struct Answer {
 impl Answer {
     /// What a generated token of it takes in memory until it is written: its id, about as much text, and as many
     /// log probabilities as may be asked for, 8 bytes each.
-    pub const MAX_BYTES_PER_TOKEN: usize = 8 + 8 * limits::NUM_LOGPROBS as usize;
+    pub const MAX_BYTES_PER_TOKEN: usize = 8 + 8 * limits::NUM_LOGPROBS;
 
     /// An answer with nothing generated yet; the caller fills in what it has.
     pub fn empty(request_idx: usize, batch_size: usize) -> Self {

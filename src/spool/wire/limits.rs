@@ -7,7 +7,7 @@ pub const DEPTH: usize = 128;
 /// Entries of `available_lora_weights`.
 pub const ADAPTERS: usize = 10_000;
 /// Requests of one group (`batch_size`).
-pub const BATCH_SIZE: i64 = 16;
+pub const BATCH_SIZE: usize = 16;
 /// Messages of one request.
 pub const MESSAGES: usize = 64;
 /// Content items of one message.
@@ -21,7 +21,7 @@ pub const LOGIT_BIAS_ENTRIES: usize = 1024;
 /// Largest magnitude of a logit bias.
 pub const LOGIT_BIAS: f64 = 100.0;
 /// Largest `num_logprobs`.
-pub const NUM_LOGPROBS: i64 = 50;
+pub const NUM_LOGPROBS: usize = 50;
 /// Stop strings of one request.
 pub const STOP_STRINGS: usize = 64;
 /// Bytes of one stop string.
@@ -31,7 +31,7 @@ pub const GUIDE_BYTES: usize = 128 * 1024;
 /// Bytes of one line of a batch file.
 pub const LINE_BYTES: usize = 4 * 1024 * 1024;
 /// Answers to one line (`n`).
-pub const CHOICES: i64 = 128;
+pub const CHOICES: usize = 128;
 /// Functions in `tools`.
 pub const TOOLS: usize = 128;
 /// Bytes of the JSON text of `tools`.
@@ -43,6 +43,6 @@ pub const LORAS: usize = 8;
 /// Bytes of a `lora_name`, or of a name in `loras`.
 pub const NAME_BYTES: usize = 1024;
 /// Magnitude of `priority`.
-pub const PRIORITY: i64 = 100;
+pub const PRIORITY: i32 = 100;
 /// Unknown fields of one object that are named in a warning; the rest is counted.
 pub const UNKNOWN_NAMED: usize = 8;

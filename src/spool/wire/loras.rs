@@ -41,7 +41,7 @@ pub(super) fn read_loras(request: &Object, warnings: &mut Vec<String>) -> Result
 /// `lora_scale`, or `scale` of an entry.
 pub(super) fn read_scale(field: Option<Field>) -> Result<f32, Fault> {
     let is_finite = |x: f64| x.abs() <= f64::from(f32::MAX);
-    field.map_or(Ok(1.0), |field| Ok(field.number(is_finite, "a finite number")? as f32))
+    field.map_or(Ok(1.0), |field| field.float(is_finite, "a finite number"))
 }
 
 fn read_use(field: Field, warnings: &mut Vec<String>) -> Result<LoraUse, Fault> {

@@ -1,7 +1,8 @@
 //! Fields of an object with their place, so that every fault names it: `requests[3].temperature: wanted …, found …`.
 
 use std::borrow::Cow;
-use std::fmt;
+use std::fmt::{self, Display};
+use std::ops::RangeInclusive;
 
 use super::fault::Fault;
 use super::json::{Value, shortened};
@@ -67,34 +68,37 @@ impl<'a> Field<'a, '_> {
         number.filter(|x| x.is_finite() && range(*x)).ok_or_else(|| self.wanted(wanted))
     }
 
-    /// A whole number in `low..=high`, written as one or as a float without a fraction (`256.0`).
-    pub fn integer(&self, low: i64, high: i64) -> Result<i64, Fault> {
-        let text = self.value.number();
-        let whole = text.and_then(|t| t.parse::<i64>().ok()).or_else(|| {
-            let x = text?.parse::<f64>().ok()?;
-            // 2^53: above it a float no longer tells one whole number from the next.
-            (x.fract() == 0.0 && x.abs() <= 9_007_199_254_740_992.0).then_some(x as i64)
-        });
-        whole.filter(|n| (low..=high).contains(n)).ok_or_else(|| {
-            if high == i64::MAX {
-                self.wanted(format_args!("a whole number of at least {low}"))
-            } else {
-                self.wanted(format_args!("a whole number from {low} to {high}"))
-            }
-        })
+    /// The same, rounded to f32.
+    pub fn float(&self, range: impl Fn(f64) -> bool, wanted: &str) -> Result<f32, Fault> {
+        self.number(range, wanted).map(round_to_f32)
     }
 
-    /// A whole number of 64 bits without a sign, written as one or as a float without a fraction.
-    pub fn unsigned(&self) -> Result<u64, Fault> {
-        let number = self.value.number().and_then(|text| {
-            text.parse::<u64>().ok().or_else(|| {
-                let x = text.parse::<f64>().ok()?;
-                // 2^53: above it a float no longer tells one whole number from the next.
-                (x.fract() == 0.0 && (0.0..=9_007_199_254_740_992.0).contains(&x)).then_some(x as u64)
-            })
-        });
-        number.ok_or_else(|| self.wanted("a whole number from 0 to 18446744073709551615"))
+    /// A whole number in `range`, written as one or as a float without a fraction (`256.0`).
+    pub fn integer<T>(&self, range: RangeInclusive<T>) -> Result<T, Fault>
+    where
+        T: TryFrom<i128> + PartialOrd + Display,
+    {
+        let text = self.value.number();
+        let whole = text.and_then(|text| text.parse::<i128>().ok().or_else(|| whole(text.parse().ok()?)));
+        let number =
+            whole.and_then(|number| T::try_from(number).ok()).filter(|number| range.contains(number));
+        number.ok_or_else(|| {
+            self.wanted(format_args!("a whole number from {} to {}", range.start(), range.end()))
+        })
     }
+}
+
+/// The nearest f32, which is what a model computes with.
+#[expect(clippy::cast_possible_truncation, reason = "rounding is what it is for")]
+pub fn round_to_f32(number: f64) -> f32 {
+    number as f32
+}
+
+/// A float as a whole number, as long as floats tell one whole number from the next: up to 2^53.
+fn whole(number: f64) -> Option<i128> {
+    const LIMIT: f64 = 9_007_199_254_740_992.0;
+    #[expect(clippy::cast_possible_truncation, reason = "there is no fraction, and 2^53 is far below 2^127")]
+    (number.fract() == 0.0 && number.abs() <= LIMIT).then_some(number as i128)
 }
 
 /// What other programs call fields of ours.

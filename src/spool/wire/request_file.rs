@@ -222,9 +222,6 @@ impl RequestFile {
             warnings.push("diffusion_config: has no effect, ignored".into());
         }
         let truth = |name, default| object.get(name).map_or(Ok(default), |field| field.truth());
-        let integer = |name, range: (i64, i64), default| {
-            object.get(name).map_or(Ok(default), |field| field.integer(range.0, range.1))
-        };
         let chat = ChatOptions {
             apply_chat_template: truth("apply_chat_template", true)?,
             add_generation_prompt: truth("add_generation_prompt", true)?,
@@ -233,7 +230,9 @@ impl RequestFile {
         let adapters = read_adapters(object.get("available_lora_weights"), &mut warnings)?;
         let spans = read_spans(&object, &text)?;
         Ok(RequestFile {
-            batch_size: integer("batch_size", (1, limits::BATCH_SIZE), 1)? as usize,
+            batch_size: object
+                .get("batch_size")
+                .map_or(Ok(1), |field| field.integer(1..=limits::BATCH_SIZE))?,
             sampling: Sampling::default().replaced_by(&object)?,
             chat,
             adapters,
@@ -248,7 +247,9 @@ impl RequestFile {
                     ("prefill_state_only", CacheCommit::PrefillStateOnly),
                 ],
             )?,
-            priority: integer("priority", (-limits::PRIORITY, limits::PRIORITY), 0)? as i32,
+            priority: object
+                .get("priority")
+                .map_or(Ok(0), |field| field.integer(-limits::PRIORITY..=limits::PRIORITY))?,
             guide: read_guide(&object)?,
             warnings,
             form: Form::Object,
@@ -351,7 +352,8 @@ fn read_spans(object: &Object, text: &str) -> Result<Vec<Span>, Fault> {
     let mut spans = Vec::with_capacity(n);
     for value in field.value.elements() {
         let start = value.text().as_ptr() as usize - text.as_ptr() as usize;
-        spans.push(Span::of(start as u32, value.text().as_bytes()));
+        let start = u32::try_from(start).expect("a text of 4 GiB was refused");
+        spans.push(Span::of(start, value.text().as_bytes()));
     }
     Ok(spans)
 }

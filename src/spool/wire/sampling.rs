@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::fault::Fault;
 use super::limits;
-use super::object::{At, Field, Object};
+use super::object::{At, Field, Object, round_to_f32};
 
 /// Sampling of one request. The values are as the request gave them; their ranges are checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +24,9 @@ pub struct Sampling {
     /// Alternatives per step in the answer, 0..=50.
     pub num_logprobs: usize,
 }
+
+/// Largest `top_k` and largest number of tokens: 2^31 - 1, as in the original.
+pub(super) const MAX_COUNT: u32 = i32::MAX.unsigned_abs();
 
 /// As many tokens as the engine holds.
 pub const NO_LIMIT: usize = usize::MAX;
@@ -52,27 +55,27 @@ impl Sampling {
         let mut sampling = self.clone();
         if let Some(field) = object.get("temperature") {
             let fits = |x: f64| x >= 0.0 && x <= f64::from(f32::MAX);
-            sampling.temperature = field.number(fits, "a number of at least 0")? as f32;
+            sampling.temperature = field.float(fits, "a number of at least 0")?;
         }
         if let Some(field) = object.get("top_p") {
             // A value that is 0 as f32 would leave no token.
-            let fits = |x: f64| x as f32 > 0.0 && x <= 1.0;
-            sampling.top_p = field.number(fits, "a number above 0 and at most 1")? as f32;
+            let fits = |x: f64| round_to_f32(x) > 0.0 && x <= 1.0;
+            sampling.top_p = field.float(fits, "a number above 0 and at most 1")?;
         }
         if let Some(field) = object.get("top_k") {
-            sampling.top_k = field.integer(0, i64::from(i32::MAX))? as u32;
+            sampling.top_k = field.integer(0..=MAX_COUNT)?;
         }
         if let Some(field) = object.get("max_generate_length") {
-            sampling.max_generate_length = field.integer(1, i64::from(i32::MAX))? as usize;
+            sampling.max_generate_length = field.integer(1..=MAX_COUNT as usize)?;
         }
         if let Some(field) = object.get("sampling_seed") {
-            sampling.seed = Some(field.unsigned()?);
+            sampling.seed = Some(field.integer(0..=u64::MAX)?);
         }
         if let Some(field) = object.get("logit_bias") {
             sampling.logit_bias = read_logit_bias(field)?;
         }
         if let Some(field) = object.get("num_logprobs") {
-            sampling.num_logprobs = field.integer(0, limits::NUM_LOGPROBS)? as usize;
+            sampling.num_logprobs = field.integer(0..=limits::NUM_LOGPROBS)?;
         }
         Ok(sampling)
     }
@@ -98,7 +101,7 @@ pub(super) fn read_logit_bias(field: Field) -> Result<Arc<[(u32, f32)]>, Fault> 
         let name = id.to_string();
         let bias = Field { value, at: At::Key(&field.at, &name) };
         let fits = |x: f64| x.abs() <= limits::LOGIT_BIAS;
-        biases.insert(id, bias.number(fits, "a number from -100 to 100")? as f32);
+        biases.insert(id, bias.float(fits, "a number from -100 to 100")?);
     }
     Ok(biases.into_iter().collect())
 }

@@ -13,7 +13,8 @@ pub struct Span {
 impl Span {
     /// The place of `bytes`, which begin at `start`.
     pub fn of(start: u32, bytes: &[u8]) -> Self {
-        Self { start, n_bytes: bytes.len() as u32, crc: crc32fast::hash(bytes) }
+        let n_bytes = u32::try_from(bytes.len()).expect("files of 4 GiB are refused");
+        Self { start, n_bytes, crc: crc32fast::hash(bytes) }
     }
 
     /// Whether these are the bytes that stood there.

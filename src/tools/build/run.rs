@@ -458,8 +458,7 @@ fn source_digest(checkpoint: &Checkpoint) -> String {
 pub(crate) fn check_space(target: &Path, n_bytes: u64) -> Result<(), ToolError> {
     let parent = target.ancestors().skip(1).find(|path| path.is_dir()).unwrap_or(Path::new("."));
     let Ok(stat) = statvfs(parent) else { return Ok(()) };
-    // The types of both differ between platforms.
-    #[expect(clippy::useless_conversion)]
+    #[expect(clippy::useless_conversion, reason = "the types of both differ between platforms")]
     let free = u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size()));
     let needed = n_bytes + SPARE_BYTES;
     if free < needed {

@@ -14,6 +14,7 @@ use super::element::Element;
 use super::rows::{Delta, Dora, Factor, Floats, MergedMatrix};
 use crate::format::adapter::listed;
 use crate::format::{FormatError, PeftConfig, PeftName, Tensor};
+use crate::numbers::round_to_f32;
 use crate::store::WeightFiles;
 use crate::store::adapter_files::PEFT_CONFIG_FILE;
 use crate::tools::ToolError;
@@ -297,8 +298,7 @@ fn find_places(
             continue;
         };
         if let Some(bias) = parts.b_bias.take() {
-            #[expect(clippy::cast_possible_truncation)]
-            let scale = adapter.config.scale_of(&module) as f32;
+            let scale = round_to_f32(adapter.config.scale_of(&module));
             match base.find(&format!("{module}.bias")) {
                 Some(name) => changes.entry(name.to_owned()).or_default().bias = Some((bias, scale)),
                 None => without_bias.push(bias.name),
@@ -466,8 +466,7 @@ impl Builder<'_> {
         let a = Factor { floats: to_floats(a)?, rank, len: n_inputs, is_rank_first: true };
         let b = Factor { floats: to_floats(b)?, rank, len: n_outputs, is_rank_first: false };
         let (coefficients, panel) = if is_by_column { (a, b) } else { (b, a) };
-        #[expect(clippy::cast_possible_truncation)]
-        let scale = config.scale_of(module) as f32;
+        let scale = round_to_f32(config.scale_of(module));
         let rounds_delta = is_embedding && dora.is_none();
         Ok(Delta { coefficients, panel, scale, rounds_delta, dora, unpacked: Mutex::new(Weak::new()) })
     }

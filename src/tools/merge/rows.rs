@@ -10,6 +10,7 @@ use super::element::Element;
 use crate::format::Tensor;
 use crate::kernels::Kernels;
 use crate::kernels::merge_delta::LowRankTask;
+use crate::numbers::round_to_f32;
 use crate::tools::weights::source::Decoder;
 
 /// Rows that are computed together.
@@ -233,19 +234,17 @@ impl Arithmetic {
                 Ok(())
             })?;
         }
-        #[expect(clippy::cast_possible_truncation)]
-        let factor = |(magnitude, squares): (&f32, &f64)| magnitude / squares.sqrt() as f32;
+        let factor = |(magnitude, squares): (&f32, &f64)| magnitude / round_to_f32(squares.sqrt());
         Ok(dora.factors.get_or_init(|| magnitude.iter().zip(&squares).map(factor).collect()))
     }
 }
 
 /// Euclidean length, summed in f64.
-#[expect(clippy::cast_possible_truncation)]
 fn length(row: &[f32]) -> f32 {
     const N_SUMS: usize = 8;
     let mut sums = [0.0_f64; N_SUMS];
     for part in row.chunks(N_SUMS) {
         sums.iter_mut().zip(part).for_each(|(sum, value)| *sum += f64::from(*value).powi(2));
     }
-    sums.iter().sum::<f64>().sqrt() as f32
+    round_to_f32(sums.iter().sum::<f64>().sqrt())
 }

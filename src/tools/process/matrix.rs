@@ -6,6 +6,7 @@
 use half::f16;
 
 use crate::format::{FormatError, Tensor};
+use crate::numbers::round_to_f32;
 use crate::tools::weights::source::RowSource;
 
 /// A matrix of an adapter's file whose type can be read.
@@ -51,8 +52,7 @@ impl AdapterMatrix {
     /// `[rows, columns]` to the bytes of f16 `[columns, rows]`, first multiplied by `scale`. The error is the first
     /// value that f16 cannot hold.
     pub fn transposed_f16(&self, scale: Option<f64>) -> Result<Vec<u8>, f32> {
-        #[expect(clippy::cast_possible_truncation)]
-        let scale = scale.map(|scale| scale as f32);
+        let scale = scale.map(round_to_f32);
         let [n_rows, n_columns] = self.shape;
         let mut row = vec![0.0_f32; n_columns];
         let mut values = vec![0_u8; n_rows * n_columns * 2];

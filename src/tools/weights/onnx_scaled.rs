@@ -9,7 +9,7 @@ use crate::format::checkpoint::quantization::Bits;
 use crate::format::onnx::tensor::number_at;
 use crate::format::onnx::{ElementType, ScaledWeight, Spread, StoredTensor};
 use crate::numbers::kind::{MXFP8_GROUP, NVFP4_GROUP};
-use crate::numbers::{Kind, Storage};
+use crate::numbers::{Kind, Storage, code_i8};
 use crate::tools::ToolError;
 
 /// The rows of a weight from `first` on.
@@ -260,8 +260,7 @@ impl PackRow for ScaledRows {
             if !code.is_finite() {
                 return Err(code);
             }
-            #[expect(clippy::cast_possible_truncation)]
-            packed.weights.push((code as i8).cast_unsigned());
+            packed.weights.push(code_i8(code).cast_unsigned());
         }
         packed.weights.extend(std::iter::repeat_n(0, stride - self.k));
         packed.scales.extend(self.parts(row_idx, 0).2.to_le_bytes());

@@ -236,8 +236,9 @@ fn files_of_an_export(site: &Site) {
     let embedding = tensors(&site.root.join("exported/llm/embedding.safetensors"));
     let embedding = embedding.require("embedding").unwrap();
     let config = site.json("exported/llm/config.json");
-    let shape = [&config["vocab_size"], &config["hidden_size"]].map(|n| n.as_u64().unwrap() as usize);
-    assert_eq!((embedding.dtype(), embedding.shape()), (Dtype::F16, &shape[..]));
+    let shape = [&config["vocab_size"], &config["hidden_size"]].map(|n| n.as_u64().unwrap());
+    let found: Vec<u64> = embedding.shape().iter().map(|n| *n as u64).collect();
+    assert_eq!((embedding.dtype(), &found[..]), (Dtype::F16, &shape[..]));
 }
 
 /// Names of the inputs for adapters in the page's graph.
@@ -249,8 +250,8 @@ fn inputs_of(bytes: &[u8]) -> BTreeSet<String> {
 
 fn inputs_for_adapters(site: &Site) {
     let inputs = inputs_of(&site.bytes("onnx/lora_model.onnx"));
-    let n_layers = site.json("onnx/config.json")["num_hidden_layers"].as_u64().unwrap() as usize;
-    assert_eq!(inputs.len(), n_layers * 7 * 2);
+    let n_layers = site.json("onnx/config.json")["num_hidden_layers"].as_u64().unwrap();
+    assert_eq!(inputs.len() as u64, n_layers * 7 * 2);
     assert!(inputs.contains("model.layers.0.self_attn.q_proj.lora_A.weight"), "{inputs:?}");
     assert!(!inputs.iter().any(|name| name.contains("lm_head")));
     assert!(inputs_of(&site.bytes("onnx/model.onnx")).is_empty());

@@ -9,9 +9,9 @@ use crate::spool::wire::fault::Fault;
 use crate::spool::wire::guide::{Guide, MODES, read_guide, read_mode};
 use crate::spool::wire::limits;
 use crate::spool::wire::message::{ContentPart, Dialect, Message, Role, read_messages};
-use crate::spool::wire::object::{At, Field, Object};
+use crate::spool::wire::object::{At, Field, Object, round_to_f32};
 use crate::spool::wire::request::{ChatOptions, Request, read_stop};
-use crate::spool::wire::sampling::{NO_LIMIT, Sampling, read_logit_bias};
+use crate::spool::wire::sampling::{MAX_COUNT, NO_LIMIT, Sampling, read_logit_bias};
 
 /// Fields that are read for both endpoints.
 const FIELDS: [&str; 12] = [
@@ -125,7 +125,7 @@ pub fn read_body(field: Field, line: &mut Line, mut warnings: Vec<String>) -> Re
         object.get("model").ok_or_else(|| object.missing("model", "the served model or an adapter"))?;
     line.model = model.string_within(limits::NAME_BYTES)?.into_owned();
     check_neutral(&object)?;
-    line.n_choices = object.get("n").map_or(Ok(1), |field| field.integer(1, limits::CHOICES))? as usize;
+    line.n_choices = object.get("n").map_or(Ok(1), |field| field.integer(1..=limits::CHOICES))?;
     line.n_alternatives = read_alternatives(&object, line.endpoint)?;
     let tools = match line.endpoint {
         Endpoint::Chat => read_tools(&object)?,
@@ -187,11 +187,10 @@ fn check_neutral(object: &Object) -> Result<(), Fault> {
 fn read_alternatives(object: &Object, endpoint: Endpoint) -> Result<Option<usize>, Fault> {
     let logprobs = object.get("logprobs");
     if endpoint == Endpoint::Completions {
-        return logprobs.map(|field| Ok(field.integer(0, limits::NUM_LOGPROBS)? as usize)).transpose();
+        return logprobs.map(|field| field.integer(0..=limits::NUM_LOGPROBS)).transpose();
     }
     let is_wanted = logprobs.map_or(Ok(false), |field| field.truth())?;
-    let n =
-        object.get("top_logprobs").map(|field| Ok((field, field.integer(0, limits::NUM_LOGPROBS)? as usize)));
+    let n = object.get("top_logprobs").map(|field| Ok((field, field.integer(0..=limits::NUM_LOGPROBS)?)));
     match (is_wanted, n.transpose()?) {
         (true, n) => Ok(Some(n.map_or(0, |(_, n)| n))),
         (false, Some((field, n))) if n > 0 => {
@@ -269,15 +268,9 @@ fn read_prompt(object: &Object) -> Result<Message, Fault> {
 
 fn read_sampling(object: &Object, line: &Line) -> Result<Sampling, Fault> {
     let number = |name, fits: fn(f64) -> bool, wanted: &str| {
-        object.get(name).map_or(Ok(1.0), |field| field.number(fits, wanted)).map(|number| number as f32)
+        object.get(name).map_or(Ok(1.0), |field| field.float(fits, wanted))
     };
-    let tokens = |name| {
-        object
-            .get(name)
-            .map(|field| field.integer(1, i64::from(i32::MAX)))
-            .transpose()
-            .map(|n| n.map(|n| n as usize))
-    };
+    let tokens = |name| object.get(name).map(|field| field.integer(1..=MAX_COUNT as usize)).transpose();
     let no_limit = if line.endpoint == Endpoint::Chat { NO_LIMIT } else { COMPLETION_TOKENS };
     Ok(Sampling {
         temperature: number(
@@ -285,10 +278,12 @@ fn read_sampling(object: &Object, line: &Line) -> Result<Sampling, Fault> {
             |x| x >= 0.0 && x <= f64::from(f32::MAX),
             "a number of at least 0",
         )?,
-        top_p: number("top_p", |x| x as f32 > 0.0 && x <= 1.0, "a number above 0 and at most 1")?,
+        top_p: number("top_p", |x| round_to_f32(x) > 0.0 && x <= 1.0, "a number above 0 and at most 1")?,
         // -1 is vLLM's word for all.
-        top_k: object.get("top_k").map_or(Ok(0), |field| field.integer(-1, i64::from(i32::MAX)))?.max(0)
-            as u32,
+        top_k: object
+            .get("top_k")
+            .map_or(Ok(0), |field| field.integer(-1..=i64::from(MAX_COUNT)))
+            .map(|k| u32::try_from(k).unwrap_or(0))?,
         max_generate_length: tokens("max_completion_tokens")?.or(tokens("max_tokens")?).unwrap_or(no_limit),
         seed: object.get("seed").map(read_seed).transpose()?,
         logit_bias: object.get("logit_bias").map_or(Ok(Arc::from([])), read_logit_bias)?,
@@ -299,7 +294,7 @@ fn read_sampling(object: &Object, line: &Line) -> Result<Sampling, Fault> {
 /// A whole number of 64 bits, with a sign or without.
 fn read_seed(field: Field) -> Result<u64, Fault> {
     match field.value.number().is_some_and(|text| text.starts_with('-')) {
-        true => field.integer(i64::MIN, i64::MAX).map(|seed| seed as u64),
-        false => field.unsigned(),
+        true => field.integer(i64::MIN..=i64::MAX).map(i64::cast_unsigned),
+        false => field.integer(0..=u64::MAX),
     }
 }

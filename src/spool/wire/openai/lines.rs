@@ -94,7 +94,8 @@ impl Reading {
                 self.repeated.insert(self.spans.len());
             }
             // What does not fit in 32 bits is refused at the end.
-            self.spans.push(Span::of(self.start.saturating_add(before as u64) as u32, line));
+            let start = u32::try_from(self.start.saturating_add(before as u64)).unwrap_or(u32::MAX);
+            self.spans.push(Span::of(start, line));
         }
         self.start += self.n_line;
         self.n_line = 0;
