@@ -13,7 +13,7 @@
 //! kernels  arithmetic on slices; scalar.rs is its meaning  store    live files: map, atomic writer, catalog
 //! format   bytes to typed views. Never a path or thread    numbers  kinds of weights, words of the architecture
 //! cuda     the driver of GPUs, loaded when asked for       progress how far long work is, on a terminal
-//! service  signals, and what systemd is told
+//! service  signals, and what systemd is told            exit     names of exit codes, for every room
 //! fleet    the bridge to a queue on NATS JetStream, a process of its own: the only room that knows a network
 //! ```
 //!
@@ -58,6 +58,7 @@ pub mod cuda;
 pub mod daemon;
 pub mod device;
 pub mod doctor;
+pub mod exit;
 #[cfg(feature = "fleet")]
 pub mod fleet;
 pub mod format;

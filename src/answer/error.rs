@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::budget::TooLittle;
 use crate::config::{ConfigError, DEFAULT_FILE};
 use crate::device::DeviceError;
+use crate::exit;
 use crate::format::FormatError;
 use crate::spool::wire::{Fault, FaultCode};
 use crate::store::StoreError;
@@ -88,24 +89,24 @@ impl AnswerError {
             Self::Engine { .. } | Self::Text { .. } | Self::TextRefused { .. } | Self::NoTokenizer { .. } => {
                 65
             }
-            Self::Rejected { .. } | Self::SomeFailed { .. } | Self::Resume { .. } => 65,
-            Self::SelfTest { .. } => 70,
+            Self::Rejected { .. } | Self::SomeFailed { .. } | Self::Resume { .. } => exit::DATA,
+            Self::SelfTest { .. } => exit::SOFTWARE,
             // As with a wrong configuration; but what other programs hold may be free later.
-            Self::Memory { source, .. } if source.is_lasting() => 78,
-            Self::Memory { .. } => 71,
-            Self::System { source, .. } if source.raw_os_error() == Some(libc::ENOSPC) => 74,
-            Self::System { .. } | Self::Device { .. } => 71,
-            Self::Flag { .. } | Self::NoEngine => 64,
+            Self::Memory { source, .. } if source.is_lasting() => exit::CONFIGURATION,
+            Self::Memory { .. } => exit::SYSTEM,
+            Self::System { source, .. } if source.raw_os_error() == Some(libc::ENOSPC) => exit::IO,
+            Self::System { .. } | Self::Device { .. } => exit::SYSTEM,
+            Self::Flag { .. } | Self::NoEngine => exit::USAGE,
             Self::Config(error) => error.exit_code(),
-            Self::NoAdapter { .. } => 66,
-            Self::NoTemplate { .. } | Self::Question { .. } => 65,
+            Self::NoAdapter { .. } => exit::NO_INPUT,
+            Self::NoTemplate { .. } | Self::Question { .. } => exit::DATA,
             Self::Unanswered(fault) => match fault.code {
-                FaultCode::AdapterRefused => 66,
-                FaultCode::AdapterChanged => 74,
-                FaultCode::Internal => 70,
-                _ => 65,
+                FaultCode::AdapterRefused => exit::NO_INPUT,
+                FaultCode::AdapterChanged => exit::IO,
+                FaultCode::Internal => exit::SOFTWARE,
+                _ => exit::DATA,
             },
-            Self::Output(_) => 74,
+            Self::Output(_) => exit::IO,
             // As a shell says of a program that Ctrl-C ended.
             Self::Interrupted { .. } | Self::Stopped => 130,
         }

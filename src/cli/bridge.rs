@@ -9,6 +9,7 @@ use super::numbers::count;
 use super::show::show;
 use super::stop::Stop;
 use crate::config::{Config, DEFAULT_FILE};
+use crate::exit;
 use crate::fleet::{
     Access, BridgeSettings, FleetError, Heartbeat, InitOptions, Layout, Made, Model, Seen, model, standing,
 };
@@ -40,9 +41,6 @@ all devices.
 Examples:
   jetspool bridge status
   jetspool bridge status --json";
-
-/// Exit code where the device was not heard of (sysexits.h: EX_UNAVAILABLE).
-const NOT_THERE: u8 = 69;
 
 /// Join the spool to a queue on NATS JetStream: many devices, one queue.
 #[derive(Debug, Args)]
@@ -111,7 +109,7 @@ impl BridgeStatusArgs {
         let settings = BridgeSettings::of(&Config::read(&self.config)?)?;
         let Some(seen) = standing(&settings)? else {
             let text = format!("the device {} was not heard of; is its bridge running?", settings.device);
-            return Err(Stop::new(NOT_THERE, text));
+            return Err(Stop::new(exit::UNAVAILABLE, text));
         };
         if self.json {
             return show(&serde_json::to_string_pretty(&seen).expect("it has only texts and numbers"));

@@ -9,9 +9,7 @@ use super::show::show;
 use super::stop::Stop;
 use crate::config::{DEFAULT_FILE, may_colour};
 use crate::doctor::{DoctorOptions, Finding, Fix, Verdict};
-
-/// Exit code where there is a problem (sysexits.h: EX_UNAVAILABLE).
-const HAS_PROBLEMS: u8 = 69;
+use crate::exit;
 
 const DOCTOR_HELP: &str = "\
 Looks at the driver, the device nodes, control groups, memory pressure, the clock, the unit, the \
@@ -64,7 +62,9 @@ impl DoctorArgs {
         }
         match findings.iter().filter(|finding| finding.verdict == Verdict::Problem).count() {
             0 => Ok(()),
-            n => Err(Stop::new(HAS_PROBLEMS, format!("{n} of {} things need attention", findings.len()))),
+            n => {
+                Err(Stop::new(exit::UNAVAILABLE, format!("{n} of {} things need attention", findings.len())))
+            }
         }
     }
 }

@@ -8,16 +8,12 @@ use clap::error::ErrorKind;
 use crate::answer::AnswerError;
 use crate::config::ConfigError;
 use crate::daemon::DaemonError;
+use crate::exit;
 #[cfg(feature = "fleet")]
 use crate::fleet::FleetError;
 use crate::operator::OperatorError;
 use crate::probe::ProbeError;
 use crate::tools::ToolError;
-
-/// Exit code for a wrong command line (sysexits.h); clap's own is 2.
-const USAGE: u8 = 64;
-/// Exit code for a stream that cannot be written.
-const IO: u8 = 74;
 
 /// The last words and the exit code.
 #[derive(Debug)]
@@ -39,7 +35,7 @@ impl Stop {
         }
         let text = error.render().to_string();
         let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end().to_owned();
-        Self::new(USAGE, text)
+        Self::new(exit::USAGE, text)
     }
 
     pub(super) fn new(code: u8, text: String) -> Self {
@@ -48,14 +44,14 @@ impl Stop {
 
     /// What is wrong with a command line that clap understood.
     pub(super) fn of_wrong_usage(text: String) -> Self {
-        Self::new(USAGE, text)
+        Self::new(exit::USAGE, text)
     }
 
     /// The output cannot be written. A reader that went away has seen enough: that is no error.
     pub(super) fn of_output(written: io::Result<()>) -> Result<(), Self> {
         match written {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                Err(Self::new(IO, format!("cannot write the output: {error}")))
+                Err(Self::new(exit::IO, format!("cannot write the output: {error}")))
             }
             _ => Ok(()),
         }

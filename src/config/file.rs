@@ -13,6 +13,7 @@ use super::bridge::BridgeConfig;
 use super::value::{
     known_keys, names, number, one_of, path, path_or_none, paths, resembling, switch, within,
 };
+use crate::exit;
 use crate::numbers::{DeviceChoice, KvCacheDtype};
 
 /// Where `serve` looks without `--config`.
@@ -170,7 +171,7 @@ pub enum ConfigError {
 impl ConfigError {
     /// The exit code of sysexits.h.
     pub fn exit_code(&self) -> u8 {
-        78
+        exit::CONFIGURATION
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 use super::event::{Asked, Event, Events, Peer};
+use crate::exit;
 use crate::spool::control::{MAX_LINE_BYTES, Order, Refusal, Reply, SocketPath};
 
 /// Conversations at once; more of them wait.
@@ -74,15 +75,16 @@ async fn converse(mut stream: UnixStream, rights: Rights, events: &Events) -> io
     let mut reader = BufReader::new(reader.take(MAX_LINE_BYTES as u64));
     timeout(READ_WITHIN, reader.read_line(&mut line)).await.map_err(io::Error::other)??;
     let reply = match serde_json::from_str::<Order>(&line) {
-        Err(error) => refused(64, format!("this is no control request: {error}")),
-        Ok(_) if !by.is_operator && !by.is_member => {
-            refused(77, "only root, the service's user and members of its group may ask".into())
-        }
+        Err(error) => refused(exit::USAGE, format!("this is no control request: {error}")),
+        Ok(_) if !by.is_operator && !by.is_member => refused(
+            exit::NOT_ALLOWED,
+            "only root, the service's user and members of its group may ask".into(),
+        ),
         Ok(order) => {
             let (sender, receiver) = oneshot::channel();
             events.send_async(Event::Asked(Asked { order, by, reply: sender })).await;
             tokio::select! {
-                reply = receiver => reply.unwrap_or_else(|_| refused(75, "the daemon ends".into())),
+                reply = receiver => reply.unwrap_or_else(|_| refused(exit::TRY_AGAIN, "the daemon ends".into())),
                 // Nothing more is expected: the other side has gone away.
                 _ = reader.read_u8() => return Ok(()),
             }

@@ -1,6 +1,7 @@
 //! What keeps the daemon from starting, or ends it. Exit codes of sysexits.h.
 
 use crate::answer::AnswerError;
+use crate::exit;
 use crate::spool::SpoolError;
 
 /// Why `serve` cannot go on.
@@ -30,9 +31,9 @@ impl DaemonError {
             Self::Answer(error) => error.exit_code(),
             Self::Spool(error) => error.exit_code(),
             // A restart would not help: the configuration must change.
-            Self::ConfiguredEngine { .. } => 78,
-            Self::System { source, .. } if source.raw_os_error() == Some(libc::ENOSPC) => 74,
-            Self::System { .. } | Self::Device(_) => 71,
+            Self::ConfiguredEngine { .. } => exit::CONFIGURATION,
+            Self::System { source, .. } if source.raw_os_error() == Some(libc::ENOSPC) => exit::IO,
+            Self::System { .. } | Self::Device(_) => exit::SYSTEM,
         }
     }
 }

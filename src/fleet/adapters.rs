@@ -18,6 +18,7 @@ use super::layout::ADAPTERS;
 use super::names::AdapterDigest;
 use super::objects::{self, ObjectError};
 use super::unpack::{Form, unpack};
+use crate::exit;
 use crate::store::adapter_files::{PROCESSED_CONFIG_FILE, PROCESSED_WEIGHTS_FILE};
 
 /// `process-lora` of the largest adapter on the slowest disk.
@@ -248,10 +249,10 @@ fn run_process_lora(from: &Path, to: &Path) -> io::Result<Option<String>> {
         }
         std::thread::sleep(Duration::from_millis(20));
     };
-    // 65: the adapter is wrong. Anything else may be better the next time.
     match status.code() {
         Some(0) => Ok(None),
-        Some(65) => {
+        // The adapter is wrong. Anything else may be better the next time.
+        Some(code) if code == i32::from(exit::DATA) => {
             let words = fs::read_to_string(&words).unwrap_or_default();
             let shown: String =
                 words.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(SHOWN).collect();

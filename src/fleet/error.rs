@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::path::PathBuf;
 
 use super::names::NotAName;
+use crate::exit;
 use crate::spool::SpoolError;
 use crate::spool::wire::Fault;
 use crate::store::StoreError;
@@ -69,13 +70,15 @@ impl FleetError {
         match self {
             Self::Spool(error) => error.exit_code(),
             Self::Store(error) => error.exit_code(),
-            Self::Name(_) | Self::WhichModel { .. } => 64,
-            Self::Rejected { .. } | Self::SomeFailed { .. } => 65,
-            Self::NoAnswerYet { .. } => 75,
-            Self::File { .. } | Self::OpenToOthers { .. } => 78,
-            Self::NoServer { .. } | Self::Server { .. } | Self::NoLayout { .. } | Self::NoModel { .. } => 69,
-            Self::Differs { .. } => 65,
-            Self::System { .. } => 71,
+            Self::Name(_) | Self::WhichModel { .. } => exit::USAGE,
+            Self::Rejected { .. } | Self::SomeFailed { .. } => exit::DATA,
+            Self::NoAnswerYet { .. } => exit::TRY_AGAIN,
+            Self::File { .. } | Self::OpenToOthers { .. } => exit::CONFIGURATION,
+            Self::NoServer { .. } | Self::Server { .. } | Self::NoLayout { .. } | Self::NoModel { .. } => {
+                exit::UNAVAILABLE
+            }
+            Self::Differs { .. } => exit::DATA,
+            Self::System { .. } => exit::SYSTEM,
         }
     }
 }

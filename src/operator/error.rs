@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use nix::unistd::AccessFlags;
 
+use crate::exit;
 use crate::spool::SpoolError;
 use crate::spool::control::Refusal;
 use crate::spool::wire::Fault;
@@ -64,11 +65,11 @@ impl OperatorError {
         match self {
             Self::Store(error) => error.exit_code(),
             Self::Spool(error) => error.exit_code(),
-            Self::Rejected { .. } | Self::SomeFailed { .. } => 65,
-            Self::NotOperator { .. } | Self::Closed { .. } => 77,
+            Self::Rejected { .. } | Self::SomeFailed { .. } => exit::DATA,
+            Self::NotOperator { .. } | Self::Closed { .. } => exit::NOT_ALLOWED,
             Self::Refused(refusal) => refusal.code,
-            Self::System { source, .. } if source.raw_os_error() == Some(libc::ENOSPC) => 74,
-            Self::System { .. } => 71,
+            Self::System { source, .. } if source.raw_os_error() == Some(libc::ENOSPC) => exit::IO,
+            Self::System { .. } => exit::SYSTEM,
         }
     }
 }

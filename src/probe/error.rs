@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::device::{DeviceError, DeviceFault};
+use crate::exit;
 use crate::format::{AdapterError, FormatError};
 use crate::store::StoreError;
 
@@ -38,10 +39,10 @@ impl ProbeError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Store(error) => error.exit_code(),
-            Self::Engine { .. } | Self::Adapter { .. } => 65,
-            Self::NoGpu { .. } => 69,
-            Self::System { .. } | Self::Open(_) | Self::Device(_) => 71,
-            Self::Scales { .. } | Self::Token { .. } | Self::OutOfRange { .. } => 64,
+            Self::Engine { .. } | Self::Adapter { .. } => exit::DATA,
+            Self::NoGpu { .. } => exit::UNAVAILABLE,
+            Self::System { .. } | Self::Open(_) | Self::Device(_) => exit::SYSTEM,
+            Self::Scales { .. } | Self::Token { .. } | Self::OutOfRange { .. } => exit::USAGE,
         }
     }
 }

@@ -8,6 +8,8 @@ use super::id::JobId;
 use super::name::printable;
 use super::place::Place;
 
+use crate::exit;
+
 /// What the daemon does about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
@@ -80,7 +82,7 @@ pub enum SpoolError {
         printable(root)
     )]
     NoSpool { root: PathBuf, found: &'static str },
-    #[error("no daemon runs on {}; its next start looks at everything", printable(root))]
+    #[error("no daemon runs on {}; its next start scans everything", printable(root))]
     NoDaemon { root: PathBuf },
 }
 
@@ -89,9 +91,9 @@ impl SpoolError {
     pub fn exit_code(&self) -> u8 {
         match self {
             SpoolError::Io { source, .. } => match source.kind() {
-                io::ErrorKind::NotFound => 66,
-                io::ErrorKind::PermissionDenied => 77,
-                _ => 74,
+                io::ErrorKind::NotFound => exit::NO_INPUT,
+                io::ErrorKind::PermissionDenied => exit::NOT_ALLOWED,
+                _ => exit::IO,
             },
             SpoolError::Locked { .. }
             | SpoolError::Moved { .. }
@@ -99,13 +101,15 @@ impl SpoolError {
             | SpoolError::NoInodes { .. }
             | SpoolError::TooLate { .. }
             | SpoolError::NoDaemon { .. }
-            | SpoolError::NoAnswerYet { .. } => 75,
-            SpoolError::NoJob { .. } | SpoolError::NoSpool { .. } => 66,
+            | SpoolError::NoAnswerYet { .. } => exit::TRY_AGAIN,
+            SpoolError::NoJob { .. } | SpoolError::NoSpool { .. } => exit::NO_INPUT,
             SpoolError::OtherFileSystem { .. }
             | SpoolError::NotADirectory { .. }
-            | SpoolError::NoExclusiveRename { .. } => 78,
-            SpoolError::Name { .. } => 64,
-            SpoolError::Unanswered { .. } | SpoolError::AnswerLost { .. } | SpoolError::NotOpen { .. } => 70,
+            | SpoolError::NoExclusiveRename { .. } => exit::CONFIGURATION,
+            SpoolError::Name { .. } => exit::USAGE,
+            SpoolError::Unanswered { .. } | SpoolError::AnswerLost { .. } | SpoolError::NotOpen { .. } => {
+                exit::SOFTWARE
+            }
         }
     }
 

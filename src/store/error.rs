@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::access::Closed;
 use super::damage::Damage;
+use crate::exit;
 use crate::format::FormatError;
 
 /// What is found where nothing is.
@@ -82,17 +83,17 @@ impl StoreError {
     /// The exit code of sysexits.h.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Io { action: "create", .. } => 73,
+            Self::Io { action: "create", .. } => exit::CANNOT_CREATE,
             Self::Io { source, .. } => match source.kind() {
-                io::ErrorKind::NotFound => 66,
-                io::ErrorKind::PermissionDenied => 77,
-                _ => 74,
+                io::ErrorKind::NotFound => exit::NO_INPUT,
+                io::ErrorKind::PermissionDenied => exit::NOT_ALLOWED,
+                _ => exit::IO,
             },
-            Self::Mistaken { found, .. } if found == NOT_THERE => 66,
-            Self::NoWeights { .. } | Self::MissingShards { .. } | Self::Dangling { .. } => 66,
-            Self::OutsideRoots { .. } | Self::Closed { .. } => 77,
-            Self::Damaged(_) => 74,
-            _ => 65,
+            Self::Mistaken { found, .. } if found == NOT_THERE => exit::NO_INPUT,
+            Self::NoWeights { .. } | Self::MissingShards { .. } | Self::Dangling { .. } => exit::NO_INPUT,
+            Self::OutsideRoots { .. } | Self::Closed { .. } => exit::NOT_ALLOWED,
+            Self::Damaged(_) => exit::IO,
+            _ => exit::DATA,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::exit;
 use crate::format::{AdapterError, FormatError};
 use crate::store::mistaken::mistaken_text;
 use crate::store::{Expected, StoreError, explain};
@@ -46,16 +47,16 @@ impl ToolError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Store(error) => error.exit_code(),
-            Self::Options(_) => 64,
-            Self::Kernels(_) => 69,
-            Self::Space { .. } => 75,
-            Self::Output { .. } => 73,
+            Self::Options(_) => exit::USAGE,
+            Self::Kernels(_) => exit::UNAVAILABLE,
+            Self::Space { .. } => exit::TRY_AGAIN,
+            Self::Output { .. } => exit::CANNOT_CREATE,
             Self::Format { .. }
             | Self::Adapter { .. }
             | Self::Tokenizer { .. }
             | Self::MissingTensors { .. }
             | Self::Range { .. }
-            | Self::Refused { .. } => 65,
+            | Self::Refused { .. } => exit::DATA,
         }
     }
 
