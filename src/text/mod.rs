@@ -43,7 +43,7 @@ pub use answer::AnswerDecoder;
 pub use assemble::{TokenizerFiles, VocabularyParts, assemble_tokenizer};
 pub use complete::{BesideTokenizer, with_tokens_beside};
 pub use error::TextError;
-pub use message::{ChatMessage, Content};
+pub use message::ChatMessage;
 pub use prompt::{MAX_PROMPT_BYTES, Prompt};
 pub use render::{RenderOptions, Rendered};
 pub use source::{TemplateFiles, TemplateSource, TemplateVariables, template_source};

@@ -1,7 +1,5 @@
 //! From messages to the prompt that the model was trained on.
 
-use std::borrow::Cow;
-
 use super::error::TextError;
 use super::jinja::JinjaTemplate;
 use super::message::ChatMessage;
@@ -65,10 +63,9 @@ impl ChatTemplate {
     /// `Template` if the template refuses the messages, `Role`, `NoTools`, `TemplateRun`, `TooLong`, `NoColours`,
     /// `Unclear`.
     pub fn render(&self, messages: &[ChatMessage], options: &RenderOptions) -> Result<Rendered, TextError> {
-        let contents: Vec<Cow<str>> = messages.iter().map(|message| message.content.text()).collect();
-        let turns = messages.iter().zip(&contents);
-        let turns: Vec<Turn> = turns
-            .map(|(message, content)| Turn { role: &message.role, content, fields: &message.fields })
+        let turns: Vec<Turn> = messages
+            .iter()
+            .map(|ChatMessage { role, content, fields }| Turn { role, content, fields })
             .collect();
         match (&self.kind, &self.of_tools) {
             (_, Some(of_tools)) if options.tools.is_some() => of_tools.render(&turns, &self.special, options),
@@ -83,9 +80,9 @@ impl ChatTemplate {
     /// # Errors
     /// `TooLong`.
     pub fn plain(messages: &[ChatMessage]) -> Result<Rendered, TextError> {
-        let text: String = messages.iter().map(|message| message.content.text()).collect();
+        let text: String = messages.iter().map(|message| message.content.as_str()).collect();
         let is_system = |message: &&ChatMessage| message.role == "system";
-        let system = messages.first().filter(is_system).map(|message| message.content.text().into_owned());
+        let system = messages.first().filter(is_system).map(|message| message.content.clone());
         Ok(Rendered { system_prompt: system.unwrap_or_default(), prompt: Prompt::trusted(text)? })
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use jetspool::text::{
-    AnswerDecoder, ChatMessage, ChatTemplate, Content, Prompt, RenderOptions, SpecialTokens, TemplateFiles,
+    AnswerDecoder, ChatMessage, ChatTemplate, Prompt, RenderOptions, SpecialTokens, TemplateFiles,
     TemplateVariables, TextError, Tokenizer, template_source,
 };
 use serde_json::Value;
@@ -188,7 +188,7 @@ fn messages(value: &Value) -> Option<Vec<ChatMessage>> {
         let fields = message.as_object()?.iter().filter(|(name, _)| !own.contains(&name.as_str()));
         Some(ChatMessage {
             role: message["role"].as_str()?.to_owned(),
-            content: Content::Text(message["content"].as_str()?.to_owned()),
+            content: message["content"].as_str()?.to_owned(),
             fields: fields.map(|(name, value)| (name.clone(), value.clone())).collect(),
         })
     };
@@ -335,10 +335,8 @@ fn processed_templates_render_as_documented() {
 
 fn processed_messages(value: &Value) -> Vec<ChatMessage> {
     let content = |content: &Value| match content.as_array() {
-        Some(parts) => {
-            Content::Parts(parts.iter().filter_map(|part| part["text"].as_str()).map(str::to_owned).collect())
-        }
-        None => Content::Text(content.as_str().unwrap().to_owned()),
+        Some(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect(),
+        None => content.as_str().unwrap().to_owned(),
     };
     let message = |message: &Value| ChatMessage {
         role: message["role"].as_str().unwrap().to_owned(),

@@ -23,7 +23,7 @@ pub struct Opening {
 
 /// An answer that is no frame of this program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the text process speaks another language")]
+#[error("the text process sent a message that cannot be read")]
 pub struct BadFrame;
 
 /// The codes that a prompt can be refused with.
@@ -71,7 +71,7 @@ pub fn request_to_bytes(request: &PromptRequest) -> Vec<u8> {
     put_length(&mut bytes, request.messages.len());
     for message in &request.messages {
         put_text(&mut bytes, message.role.as_bytes());
-        put_text(&mut bytes, message.content.text().as_bytes());
+        put_text(&mut bytes, message.content.as_bytes());
         put_length(&mut bytes, message.fields.len());
         for (name, value) in &message.fields {
             put_text(&mut bytes, name.as_bytes());
