@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::contents::Contents;
 
 use crate::device::{Opened, OpenedLora};
-use crate::format::{Adapter, AdapterError, Bytes, FiniteCheck, FormatError, TensorFile, check_origin};
+use crate::format::{AdapterError, Bytes, FiniteCheck, FormatError, TensorFile, bind_with_config};
 use crate::model::Decoder;
 use crate::spool::wire::{AdapterName, Fault, FaultCode, RequestFile};
 use crate::store::adapter_files::PROCESSED_WEIGHTS_FILE;
@@ -132,10 +132,8 @@ impl Adapters {
     /// Binds the tensors, and reads all of them once.
     fn load(&self, decoder: &Decoder<Opened>, map: &Arc<FileMap>) -> Result<LoadedAdapter, LoadError> {
         let tensors = TensorFile::parse(Arc::clone(map) as Bytes).map_err(StoreError::format(map.path()))?;
-        if let Some(config) = config_beside(map.path()) {
-            check_origin(&config, &tensors)?;
-        }
-        let adapter = Adapter::bind(tensors.clone(), decoder.architecture(), self.max_rank)?;
+        let config = config_beside(map.path());
+        let adapter = bind_with_config(&tensors, config.as_deref(), decoder.architecture(), self.max_rank)?;
         let check = FiniteCheck::new(&tensors);
         let look = |offset: usize, piece: &[u8]| match check.look(offset, piece) {
             Ok(()) => ControlFlow::Continue(()),

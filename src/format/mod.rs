@@ -15,7 +15,9 @@ mod rope;
 pub mod tensors;
 mod workflow;
 
-pub use adapter::{Adapter, AdapterError, LoraPair, LoraPart, PeftConfig, PeftName, check_origin};
+pub use adapter::{
+    Adapter, AdapterError, LoraPair, LoraPart, PeftConfig, PeftName, bind_with_config, check_origin,
+};
 pub use checkpoint::{Algorithm, CheckpointConfig, Quantization, ShardIndex, parse_checkpoint_config};
 pub use contents::Contents;
 pub use engine::{EngineConfig, GpuTuning, Limits, StoredMatrix, Target, TunedProduct, TuningFile};

@@ -9,7 +9,7 @@ use safetensors::Dtype;
 use super::error::ProbeError;
 use crate::device::{self, Device, Opened};
 use crate::format::header::Header;
-use crate::format::{Adapter, AdapterError, FiniteCheck, TensorFile, check_origin};
+use crate::format::{AdapterError, FiniteCheck, TensorFile, bind_with_config};
 use crate::model::{BLOCK_LEN, Decoder, LogitRows, Segment, block_ids};
 use crate::numbers::{DeviceChoice, KvCacheDtype};
 use crate::store::{AtomicFile, Engine, Losses, StoreError, config_beside, map_file, processed_file};
@@ -117,11 +117,9 @@ pub fn open_lora<D: Device>(
     let path = &processed_file(path)?;
     let wrong = |source: AdapterError| ProbeError::Adapter { path: path.clone(), source };
     let tensors = TensorFile::parse(map_file(path)?).map_err(StoreError::format(path))?;
-    if let Some(config) = config_beside(path) {
-        check_origin(&config, &tensors).map_err(wrong)?;
-    }
-    let max_rank = engine.config.limits.max_lora_rank;
-    let adapter = Adapter::bind(tensors.clone(), decoder.architecture(), max_rank).map_err(wrong)?;
+    let (config, max_rank) = (config_beside(path), engine.config.limits.max_lora_rank);
+    let adapter =
+        bind_with_config(&tensors, config.as_deref(), decoder.architecture(), max_rank).map_err(wrong)?;
     FiniteCheck::new(&tensors).look(0, tensors.as_bytes()).map_err(|error| wrong(error.into()))?;
     Ok(Arc::new(decoder.lora(&adapter).map_err(|error| wrong(error.into()))?))
 }

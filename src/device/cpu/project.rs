@@ -9,7 +9,7 @@
 use std::ops::Range;
 use std::sync::MutexGuard;
 
-use super::adapter::{Lora, Pair};
+use super::adapter::Lora;
 use super::inputs::{Inputs, grow};
 use super::processor::Cpu;
 use super::routing::{ExpertRows, Routing};
@@ -17,6 +17,7 @@ use super::rows::Rows;
 use super::shared::Shared;
 use super::weights::Weights;
 use crate::device::{AdapterRows, Output, Pairs};
+use crate::format::LoraPair;
 use crate::kernels::activations::{CodesMut, f32_groups, groups, interleave};
 use crate::kernels::lora::{ExpandTask, PART_INPUTS, ShrinkTask};
 use crate::kernels::matmul::MatmulTask;
@@ -34,7 +35,7 @@ const ALONE: usize = 16 << 10;
 struct Update<'a> {
     output_idx: usize,
     rows: Range<usize>,
-    pair: &'a Pair,
+    pair: &'a LoraPair,
     scale: f32,
     /// Where its parts begin in `hidden`, and `h` when they are summed.
     offset: usize,
@@ -210,7 +211,7 @@ fn updates<'a>(
     let mut offset = 0;
     let mut updates = Vec::new();
     for (output_idx, output) in outputs.iter().enumerate() {
-        let mut add = |pair: &'a Pair, rows: Range<usize>, scale: f32| {
+        let mut add = |pair: &'a LoraPair, rows: Range<usize>, scale: f32| {
             assert!(pair.columns().len() == output.y.width() && rows.end <= x.n_rows());
             assert!(pair.a().len() == x.width() * pair.rank());
             for rows in groups(rows) {

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
+use half::f16;
 
 use super::purpose::{Counted, Counter};
 use super::weights::device_error;
 use crate::cuda::{Buffer, Context};
-use crate::device::check::check_pair;
-use crate::format::{Adapter, FormatError, LoraPair, Tensor};
+use crate::format::{Adapter, FormatError, LoraPair};
 use crate::numbers::Module;
 use crate::numbers::architecture::Projection;
 
@@ -100,24 +100,24 @@ struct Taken<'a> {
 
 impl Taken<'_> {
     fn pair(&mut self, pair: &LoraPair) -> Result<Pair, FormatError> {
-        let (rank, n_columns) = check_pair(pair)?;
+        let rank = pair.rank();
         if rank > MAX_RANK {
             let (found, supported) = (rank.to_string(), format!("1 to {MAX_RANK}"));
             return Err(FormatError::Unsupported { what: "this rank on a GPU", found, supported });
         }
         let number = |n: usize| i32::try_from(n).expect("sizes of a model have 31 bits");
         Ok(Pair {
-            a: self.matrix(&pair.a)?,
-            b: self.matrix(&pair.b)?,
+            a: self.matrix(pair.a())?,
+            b: self.matrix(pair.b())?,
             rank: number(rank),
-            b_stride: number(n_columns),
-            first_column: number(pair.columns.start),
+            b_stride: number(pair.n_columns()),
+            first_column: number(pair.columns().start),
             unused: 0,
         })
     }
 
-    fn matrix(&mut self, tensor: &Tensor) -> Result<u64, FormatError> {
-        let values = tensor.data();
+    fn matrix(&mut self, values: &[f16]) -> Result<u64, FormatError> {
+        let values: &[u8] = bytemuck::cast_slice(values);
         if let Some(&at) = self.at.get(&values.as_ptr()) {
             return Ok(at);
         }

@@ -8,9 +8,10 @@
 use serde_json::{Map, Value, json};
 
 use super::peft_config::PeftConfig;
-use super::processed::{AdapterError, listed};
+use super::processed::{Adapter, AdapterError, listed};
 use crate::format::TensorFile;
 use crate::format::json::parse_object;
+use crate::numbers::architecture::Architecture;
 
 /// The key of config.json that is ours.
 const KEY: &str = "jetspool";
@@ -56,6 +57,22 @@ pub fn check_origin(config_json: &[u8], file: &TensorFile) -> Result<(), Adapter
         Err(error) => vec![error.to_string()],
     };
     if reasons.is_empty() { Ok(()) } else { Err(AdapterError::Foreign { why: reasons.join("; ") }) }
+}
+
+/// Binds an adapter with its directory's config.json, if there is one.
+///
+/// # Errors
+/// Those of [`check_origin`] and of [`Adapter::bind`].
+pub fn bind_with_config(
+    file: &TensorFile,
+    config_json: Option<&[u8]>,
+    architecture: &Architecture,
+    max_rank: usize,
+) -> Result<Adapter, AdapterError> {
+    if let Some(config_json) = config_json {
+        check_origin(config_json, file)?;
+    }
+    Adapter::bind(file.clone(), architecture, max_rank)
 }
 
 fn is_marked(map: &Map<String, Value>) -> bool {

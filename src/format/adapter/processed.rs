@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use half::f16;
 use safetensors::Dtype;
 
 use crate::format::{FormatError, Tensor, TensorFile};
@@ -14,6 +15,8 @@ use crate::numbers::architecture::{Architecture, Projection};
 /// Names listed in one error message.
 const MAX_NAMED: usize = 20;
 const N_PROJECTIONS: usize = Projection::ALL.len();
+/// Why a pair's values can be taken.
+const BOUND: &str = "type and place were checked when it was bound";
 
 /// Why an adapter cannot be used with an engine.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -65,16 +68,40 @@ pub enum AdapterError {
 /// its own columns of B.
 #[derive(Clone)]
 pub struct LoraPair {
-    /// f16 `[in_features, rank]`, row-major.
-    pub a: Tensor,
-    /// f16 `[rank, out_features of the module]`, row-major, scale multiplied in.
-    pub b: Tensor,
-    /// The projection's outputs among those of the module.
-    pub columns: Range<usize>,
-    pub rank: usize,
+    a: Tensor,
+    b: Tensor,
+    columns: Range<usize>,
+    rank: usize,
 }
 
-/// An adapter whose every tensor fits the architecture.
+impl LoraPair {
+    /// `[in_features, rank]`, row-major.
+    pub fn a(&self) -> &[f16] {
+        self.a.as_slice().expect(BOUND)
+    }
+
+    /// `[rank, out_features of the module]`, row-major, scale multiplied in.
+    pub fn b(&self) -> &[f16] {
+        self.b.as_slice().expect(BOUND)
+    }
+
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// Outputs of the module.
+    pub fn n_columns(&self) -> usize {
+        self.b.shape()[1]
+    }
+
+    /// The projection's outputs among those of the module.
+    pub fn columns(&self) -> Range<usize> {
+        self.columns.clone()
+    }
+}
+
+/// An adapter whose every tensor fits the architecture. Cheap to clone: the tensors stay where they are mapped.
+#[derive(Clone)]
 pub struct Adapter {
     /// `[n_layers][N_PROJECTIONS]`
     pairs: Vec<[Option<LoraPair>; N_PROJECTIONS]>,
@@ -133,6 +160,14 @@ impl Adapter {
     /// The matrices for a projection, if the adapter changes it.
     pub fn pair(&self, layer: usize, projection: Projection) -> Option<&LoraPair> {
         self.pairs.get(layer)?[projection as usize].as_ref()
+    }
+
+    /// The matrices for a module that is not fused, if the adapter changes it.
+    pub fn pair_of(&self, layer: usize, module: Module) -> Option<&LoraPair> {
+        match module {
+            Module::One(projection) => self.pair(layer, projection),
+            _ => self.mixture_pairs.get(&(layer, module)),
+        }
     }
 
     /// The matrices for routers and experts, by layer.
@@ -296,7 +331,7 @@ fn check_dtype(name: &str, tensor: &Tensor) -> Result<(), AdapterError> {
 }
 
 fn check_aligned(name: String, tensor: &Tensor) -> Result<(), AdapterError> {
-    match tensor.as_slice::<half::f16>() {
+    match tensor.as_slice::<f16>() {
         Some(_) => Ok(()),
         None => Err(AdapterError::Misaligned { name }),
     }
