@@ -87,6 +87,24 @@ pub fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
     }
 }
 
+/// `y += x`
+#[inline(always)]
+pub fn add(y: &mut [f32], x: &[f32]) {
+    y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
+}
+
+/// `y += x * factor`, each product rounded before it is added.
+#[inline(always)]
+pub fn add_scaled(y: &mut [f32], x: &[f32], factor: f32) {
+    y.iter_mut().zip(x).for_each(|(y, x)| *y += x * factor);
+}
+
+/// `x = x * factor`
+#[inline(always)]
+pub fn scale(x: &mut [f32], factor: f32) {
+    x.iter_mut().for_each(|x| *x *= factor);
+}
+
 /// Rounds a row to f16.
 ///
 /// # Safety

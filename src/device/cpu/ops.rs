@@ -11,7 +11,7 @@ use super::shared::Shared;
 use super::weights::{Vector, Weights};
 use crate::device::{Attend, CacheShape, Device, DeviceFault, Output, StepPlan};
 use crate::format::{Adapter, FormatError, StoredMatrix, Tensor};
-use crate::kernels::elementwise::rotate;
+use crate::kernels::elementwise::{add, add_scaled, rotate, scale};
 use crate::numbers::architecture::Experts;
 use crate::numbers::family::Activation;
 
@@ -43,7 +43,7 @@ impl Device for Cpu {
     }
 
     fn lora(&self, adapter: &Adapter) -> Result<Lora, FormatError> {
-        Lora::new(adapter)
+        Ok(Lora::new(adapter))
     }
 
     fn rows(&self, n_rows: usize, width: usize) -> Rows {
@@ -177,11 +177,11 @@ impl Device for Cpu {
 
     fn add(&self, x: &Rows, y: &mut Rows) {
         assert!(x.n_rows() == y.n_rows() && x.width() == y.width());
-        self.for_rows_of(y, |row_idx, row| row.iter_mut().zip(x.row(row_idx)).for_each(|(y, x)| *y += x));
+        self.for_rows_of(y, |row_idx, row| add(row, x.row(row_idx)));
     }
 
     fn scale(&self, x: &mut Rows, factor: f32) {
-        self.for_rows_of(x, |_, row| row.iter_mut().for_each(|x| *x *= factor));
+        self.for_rows_of(x, |_, row| scale(row, factor));
     }
 
     fn activate(&self, activation: Activation, gate: &mut Rows, up: &Rows) {
@@ -226,9 +226,7 @@ impl Device for Cpu {
             let row = y.row_mut(row_idx);
             row.fill(0.0);
             for part in &parts[row_idx * n_parts..][..n_parts] {
-                for (y, x) in row.iter_mut().zip(x.row(part.row)) {
-                    *y += x * part.weight;
-                }
+                add_scaled(row, x.row(part.row), part.weight);
             }
         }
     }
