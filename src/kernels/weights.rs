@@ -5,6 +5,7 @@ use half::f16;
 use super::numbers::{RowScales, Scales};
 use super::tile::{BLOCK, Element, NIBBLES, TILE_ROWS, Tile};
 use crate::numbers::kept::{Q5_0_MIDDLE, Q6_K_GROUP, SUPER_BLOCK};
+use crate::numbers::kind::INT4_MIDDLE;
 
 /// Bytes of a plane of a tile's block.
 const PLANE: usize = 4 * TILE_ROWS;
@@ -140,7 +141,7 @@ impl<T: Tile> Codes<T> for I8GroupTiles {
     }
 }
 
-/// Groups of scales; null zeros: all are 8.
+/// Groups of scales; null zeros: all are [`INT4_MIDDLE`].
 #[derive(Clone, Copy)]
 pub struct I4Tiles<E> {
     pub w: *const u8,
@@ -167,7 +168,7 @@ impl<T: Tile, E: Element<T>> Codes<T> for I4Tiles<E> {
             let group = (tile * (self.stride / self.group) + block * BLOCK / self.group) * TILE_ROWS;
             let scale = E::load(t, self.scale.add(group));
             let minus_zero = if self.zero.is_null() {
-                t.wide_splat(-8.0)
+                t.wide_splat(-f32::from(INT4_MIDDLE))
             } else {
                 t.wide_mul(t.wide_load_u8(self.zero.add(group)), t.wide_splat(-1.0))
             };

@@ -16,6 +16,8 @@ use super::tiles::{TILE_ROWS, Weave, n_tiles};
 
 /// Elements that share a scale and a minimum of int4.
 pub const AFFINE_GROUP: usize = 32;
+/// The code of zero in int4, where a group has no zero of its own.
+pub const INT4_MIDDLE: u8 = 8;
 /// Elements that share one scale of NVFP4.
 pub const NVFP4_GROUP: usize = 16;
 /// Elements that share one scale of MXFP8.

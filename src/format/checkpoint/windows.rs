@@ -15,6 +15,10 @@ pub(super) fn read_windows(
 ) -> Result<(Option<usize>, Vec<usize>), FormatError> {
     /// The configuration classes' value where the key is absent.
     const DEFAULT_WINDOW: usize = 4096;
+    /// Layers before the first with a window, where `max_window_layers` is absent: of Qwen2 and Qwen3, and of the
+    /// backbone of Qwen2-VL and Qwen2.5-VL.
+    const DEFAULT_FULL_LAYERS: usize = 28;
+    const DEFAULT_FULL_LAYERS_OF_BACKBONE: usize = 80;
     let absent = !top.map.contains_key("sliding_window");
     let window = match top.optional_size("sliding_window")? {
         None if absent => Some(DEFAULT_WINDOW),
@@ -40,7 +44,10 @@ pub(super) fn read_windows(
             match windowed_by_types(top, n_layers)? {
                 Some(windowed) => windowed,
                 None => {
-                    let usual = if row.is_backbone { 80 } else { 28 };
+                    let usual = match row.is_backbone {
+                        true => DEFAULT_FULL_LAYERS_OF_BACKBONE,
+                        false => DEFAULT_FULL_LAYERS,
+                    };
                     let first = top.optional_size("max_window_layers")?.unwrap_or(usual);
                     (0..n_layers).map(|layer| layer >= first).collect()
                 }
@@ -53,10 +60,12 @@ pub(super) fn read_windows(
 
 /// Which layers of Gemma have the window: by `layer_types`, else all but every `sliding_window_pattern`th.
 fn gemma_layers(text: Object, n_layers: usize) -> Result<Vec<bool>, FormatError> {
+    /// The configuration class's value where the key is absent.
+    const DEFAULT_PATTERN: usize = 6;
     if let Some(windowed) = windowed_by_types(text, n_layers)? {
         return Ok(windowed);
     }
-    let pattern = text.optional_size("sliding_window_pattern")?.unwrap_or(6);
+    let pattern = text.optional_size("sliding_window_pattern")?.unwrap_or(DEFAULT_PATTERN);
     if pattern == 0 {
         return Err(text.wrong("sliding_window_pattern", "a whole number above 0"));
     }

@@ -7,7 +7,7 @@ use super::source::{Encoded, PackRow, ReadRow, RowSource};
 use crate::format::gguf::{GgufFile, GgufPlace, RowOrder};
 use crate::format::{Bytes, FormatError};
 use crate::numbers::gguf::{BlockKind, RowParts};
-use crate::numbers::kind::{ScaleType, Zeros};
+use crate::numbers::kind::{INT4_MIDDLE, ScaleType, Zeros};
 use crate::numbers::precision::row_stride;
 use crate::numbers::{KeptBlocks, Kind, Storage};
 
@@ -108,7 +108,9 @@ impl PackRow for Blocks {
         let mut push = |scale: f32, codes: &[i8]| match is_int4 {
             true => {
                 packed.scales.extend(f16::from_f32(scale).to_le_bytes());
-                packed.weights.extend(codes.iter().map(|code| (code + 8).cast_unsigned()));
+                packed
+                    .weights
+                    .extend(codes.iter().map(|code| code.cast_unsigned().wrapping_add(INT4_MIDDLE)));
             }
             false => {
                 packed.scales.extend(scale.to_le_bytes());
@@ -124,7 +126,8 @@ impl PackRow for Blocks {
         }
         // What fills up a row counts for nothing.
         let n_more = (row_stride(self.n_columns) - self.n_columns) / self.kind.block_len();
-        (0..n_more).for_each(|_| push(0.0, &[0; 32]));
+        let filler = vec![0; self.kind.block_len()];
+        (0..n_more).for_each(|_| push(0.0, &filler));
         Ok(())
     }
 

@@ -10,10 +10,16 @@ use super::plugin_nibbles::{interleaved, tiled};
 use super::source::{Decoder, Encoded, PackRow, ReadRow};
 use crate::format::Tensor;
 use crate::format::checkpoint::quantization::Bits;
-use crate::numbers::kind::{MXFP8_GROUP, NVFP4_GROUP, ScaleType, Zeros};
+use crate::numbers::kind::{INT4_MIDDLE, MXFP8_GROUP, NVFP4_GROUP, ScaleType, Zeros};
 use crate::numbers::precision::{ROW_ALIGN, row_stride};
 use crate::numbers::small_floats::{e2m1, e4m3, e8m0};
 use crate::numbers::{Kind, Storage};
+
+/// Codes in a word of 32 bits.
+const NIBBLES: usize = Bits::Four.per_word();
+const BYTES: usize = Bits::Eight.per_word();
+/// What codes of eight bits are biased by; the bit that differs from two's complement.
+const BYTE_MIDDLE: u8 = 0x80;
 
 /// Where the code of a row and a column lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +104,7 @@ impl StoredZeros {
         let in_words = |place: usize| (group * (n / per_word) + row / per_word) * per_word + place;
         let place = match self.layout {
             ZeroLayout::Plain => in_words(row % per_word),
-            ZeroLayout::Awq => in_words(awq_place(row % 8)),
+            ZeroLayout::Awq => in_words(awq_place(row % NIBBLES)),
             ZeroLayout::Rows { n_groups } => (row / per_word * n_groups + group) * per_word + row % per_word,
             ZeroLayout::Nibbles { n_groups } => row * n_groups + group,
         };
@@ -117,8 +123,8 @@ impl StoredZeros {
 
 fn middle(bits: Bits) -> u16 {
     match bits {
-        Bits::Four => 8,
-        Bits::Eight => 128,
+        Bits::Four => u16::from(INT4_MIDDLE),
+        Bits::Eight => u16::from(BYTE_MIDDLE),
     }
 }
 
@@ -139,7 +145,7 @@ fn nibble(data: &[u8], place: usize) -> u8 {
 }
 
 impl QuantizedRows {
-    /// All rows of `[n, k]`, zeros of 8, inputs as they come.
+    /// All rows of `[n, k]`, zeros in the middle, inputs as they come.
     pub fn new(
         kind: Kind,
         (n, k): (usize, usize),
@@ -155,19 +161,26 @@ impl QuantizedRows {
         match self.layout {
             CodeLayout::Bytes => data[row * k + column],
             CodeLayout::ColumnPairs => nibble(data, row * k + column),
-            CodeLayout::SignedColumnPairs => nibble(data, row * k + column) ^ 8,
+            CodeLayout::SignedColumnPairs => nibble(data, row * k + column) ^ INT4_MIDDLE,
             CodeLayout::Interleaved => nibble(data, interleaved(row, column, k)),
             CodeLayout::Tiled => nibble(data, tiled(row, column, k)),
             CodeLayout::RowPairs => {
                 let byte = data[row / 2 * k + column];
-                // Two's complement to biased by 8.
-                (if row.is_multiple_of(2) { byte & 15 } else { byte >> 4 }) ^ 8
+                // Two's complement to biased.
+                (if row.is_multiple_of(2) { byte & 15 } else { byte >> 4 }) ^ INT4_MIDDLE
             }
-            // Biased by 128 to two's complement.
-            CodeLayout::BiasedBytes => data[row * k + column] ^ 0x80,
-            CodeLayout::ColumnWords(Bits::Eight) => data[(column / 4 * n + row) * 4 + column % 4] ^ 0x80,
-            CodeLayout::ColumnWords(Bits::Four) => nibble(data, (column / 8 * n + row) * 8 + column % 8),
-            CodeLayout::RowWords => nibble(data, (column * (n / 8) + row / 8) * 8 + awq_place(row % 8)),
+            // Biased to two's complement.
+            CodeLayout::BiasedBytes => data[row * k + column] ^ BYTE_MIDDLE,
+            CodeLayout::ColumnWords(Bits::Eight) => {
+                data[(column / BYTES * n + row) * BYTES + column % BYTES] ^ BYTE_MIDDLE
+            }
+            CodeLayout::ColumnWords(Bits::Four) => {
+                nibble(data, (column / NIBBLES * n + row) * NIBBLES + column % NIBBLES)
+            }
+            CodeLayout::RowWords => {
+                let word = column * (n / NIBBLES) + row / NIBBLES;
+                nibble(data, word * NIBBLES + awq_place(row % NIBBLES))
+            }
         }
     }
 
@@ -178,7 +191,7 @@ impl QuantizedRows {
 
     /// Codes of a row in stored order, up to the stride with codes that count for nothing.
     pub fn row_codes(&self, row: usize) -> Vec<u8> {
-        let filler = if matches!(self.storage.kind, Kind::Int4 { .. }) { 8 } else { 0 };
+        let filler = if matches!(self.storage.kind, Kind::Int4 { .. }) { INT4_MIDDLE } else { 0 };
         let mut codes = vec![filler; row_stride(self.k)];
         for (column, code) in codes[..self.k].iter_mut().enumerate() {
             *code = self.code(row, self.input(column));

@@ -167,8 +167,8 @@ impl Layer<'_> {
         let n_groups = self.n_groups(group)?;
         let (n, k) = (self.n, self.k);
         // Outputs that do not fill a word leave the last one out of the wanted shape.
-        let codes = self.require("qweight", &WORDS, &[k, n.div_ceil(8)])?;
-        let words = self.require("qzeros", &WORDS, &[n_groups, n.div_ceil(8)])?;
+        let codes = self.require("qweight", &WORDS, &[k, n.div_ceil(Bits::Four.per_word())])?;
+        let words = self.require("qzeros", &WORDS, &[n_groups, n.div_ceil(Bits::Four.per_word())])?;
         self.whole_words(Bits::Four)?;
         let (scales, dtype) = self.group_scales("scales", &[n_groups, n], true)?;
         let zeros = StoredZeros { words, layout: ZeroLayout::Awq, bits: Bits::Four, offset: 0 };

@@ -61,7 +61,7 @@ pub struct Packed {
 
 impl Bits {
     /// Codes in a word of 32 bits.
-    pub fn per_word(self) -> usize {
+    pub const fn per_word(self) -> usize {
         match self {
             Bits::Four => 8,
             Bits::Eight => 4,
