@@ -1,4 +1,4 @@
-//! What strangers' text and files may cost: time for long prompts, refusals for tokenizers that blow text up.
+//! What texts and files of others may cost: time for long prompts, refusals for tokenizers that blow text up.
 
 use std::time::Instant;
 

@@ -7,14 +7,13 @@ use clap::Args;
 use super::numbers::{count, device_choice, number};
 use crate::answer::{AskOptions, AskSampling};
 use crate::config::MAX_THREADS;
-use crate::numbers::DeviceChoice;
+use crate::numbers::{DeviceChoice, round_to_f32};
 
 const HELP: &str = "\
 The answer is written to standard output as it comes, and nothing else is. Without a question it is read from standard \
-input, whole; where that is a terminal, a chat begins, and each question is asked with all that was said before. What \
-is left open is as in a request file that does not say it: the same question gives the same answer, until --seed says \
-another number. A chat that becomes longer than the engine takes forgets its oldest questions and says so. --debug \
-tells how fast it was.
+input, whole; where that is a terminal, a chat begins, and each question is asked with all that was said before. Flags \
+that are left out have the defaults of a request file: the same question gives the same answer, until --seed changes. \
+A chat that becomes longer than the engine takes forgets its oldest questions and says so. --debug tells how fast it was.
 
 Ctrl-C ends an answer, not the chat; a single question ends with 130 then. /reset forgets what was said, /exit or \
 Ctrl-D leaves, /help lists the rest.
@@ -60,18 +59,18 @@ pub struct AskArgs {
     temperature: Option<f32>,
     /// Draw from the likeliest tokens that together have this probability; 0.8 without it.
     #[arg(long = "topP", value_name = "P", allow_hyphen_values = true,
-        value_parser = number(|x| x as f32 > 0.0 && x <= 1.0, "a number above 0 and at most 1"))]
+        value_parser = number(|x| round_to_f32(x) > 0.0 && x <= 1.0, "a number above 0 and at most 1"))]
     top_p: Option<f32>,
     /// Draw from so many likeliest tokens, 0 from all; 50 without it.
     #[arg(long = "topK", value_name = "K", value_parser = count(0, i32::MAX as usize))]
     top_k: Option<usize>,
-    /// Of the random numbers; 42 without it.
+    /// Seed of the random numbers; 42 without it.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// End the answer before this text; may be given more than once.
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
-    /// Let a model that can do so think first, as its chat template says it.
+    /// Let the model think first, if its chat template has a way to ask for it.
     #[arg(long = "enableThinking")]
     enable_thinking: bool,
     /// Where to compute: auto takes a GPU that the engine has kernels for, or else the processor.

@@ -64,7 +64,7 @@ pub struct BenchArgs {
     /// Threads that compute; 0 is one per processor.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = count(0, MAX_THREADS))]
     threads: usize,
-    /// Leave out what this machine reads: saves a few seconds and 1 GiB of memory.
+    /// Do not measure this machine's read bandwidth: saves a few seconds and 1 GiB of memory.
     #[arg(long = "noReadRate")]
     no_read_rate: bool,
     /// Print JSON.

@@ -46,13 +46,13 @@ pub struct AccessArgs {
     /// Credentials file.
     #[arg(long, value_name = "FILE", requires = "nats")]
     credentials: Option<PathBuf>,
-    /// Who vouches for the server (PEM).
+    /// Certificate of the authority that signed the server's (PEM).
     #[arg(long = "tlsCa", value_name = "FILE", requires = "nats")]
     tls_ca: Option<PathBuf>,
     /// Certificate of this client (PEM).
     #[arg(long = "tlsCert", value_name = "FILE", requires_all = ["nats", "tls_key"])]
     tls_cert: Option<PathBuf>,
-    /// Its key.
+    /// Key of that certificate (PEM).
     #[arg(long = "tlsKey", value_name = "FILE", requires_all = ["nats", "tls_cert"])]
     tls_key: Option<PathBuf>,
 }

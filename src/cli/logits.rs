@@ -32,7 +32,7 @@ pub struct LogitsArgs {
     /// A processed adapter; may be given more than once: their updates are added in this order.
     #[arg(long = "lora", value_name = "FILE")]
     loras: Vec<PathBuf>,
-    /// How much of an adapter; the first one is of the first adapter, and so on. 1 if not given.
+    /// Factor on an adapter, in the order of --lora; 1 if not given.
     #[arg(long = "loraScale", value_name = "NUMBER", value_parser = scale)]
     lora_scales: Vec<f32>,
     /// Token ids.

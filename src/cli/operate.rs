@@ -38,7 +38,7 @@ Examples:
   jetspool delete nightly.json";
 
 const FLUSH_HELP: &str = "\
-Without it the daemon looks again after scan_seconds, and tries what failed again after a second.
+Without it the daemon scans the spool every scan_seconds, and retries what failed after a retry delay of a second.
 
 Examples:
   sudo jetspool flush";
@@ -49,7 +49,7 @@ pub struct JobsArgs {
     /// Names of the jobs; .json may be left out.
     #[arg(value_name = "NAME", required_unless_present = "all")]
     names: Vec<OsString>,
-    /// All jobs that the command is for.
+    /// All jobs that the command can act on.
     #[arg(long, conflicts_with = "names")]
     all: bool,
     /// The spool.
@@ -68,7 +68,7 @@ pub struct NamedJobsArgs {
     spool: PathBuf,
 }
 
-/// Look at the spool and try again what failed, now and not after a while.
+/// Scan the spool and retry what failed now, without the retry delay.
 #[derive(Debug, Args)]
 #[command(after_help = FLUSH_HELP)]
 pub struct FlushArgs {

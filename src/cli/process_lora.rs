@@ -17,7 +17,7 @@ Examples:
     --output_dir processed/french
   jetspool inspect processed/french/processed_adapter_model.safetensors";
 
-/// Bring an adapter into the form that is used at run time.
+/// Convert an adapter into the form that engines use.
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub struct ProcessLoraArgs {

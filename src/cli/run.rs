@@ -19,7 +19,7 @@ answer a line. Its `model` is the name of the engine's directory, one of --serve
 
 Ctrl-C or SIGTERM: the answers that are whole are written, the others get the error `cancelled`, and the exit code \
 is 130. The same command with --resume goes on from there: it keeps the whole answers byte for byte and computes the \
-others, so that the file is the one that an undisturbed run writes (but for `usage.cached_tokens`). An output that \
+others; the file is then that of an uninterrupted run (but for `usage.cached_tokens`). An output that \
 answers other requests is refused.
 
 Examples:
@@ -43,7 +43,7 @@ pub struct RunArgs {
     /// Answer file to write.
     #[arg(long = "outputFile", value_name = "FILE")]
     output_file: PathBuf,
-    /// Go on with the output file of a run that was interrupted; one that is not there is begun.
+    /// Go on with the output file of an interrupted run; start a new one if there is none.
     #[arg(long)]
     resume: bool,
     /// Instead of the file's batch_size.

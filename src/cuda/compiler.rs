@@ -27,7 +27,7 @@ pub enum CompilerError {
     Library { path: PathBuf, why: String },
     #[error("{} knows no {wanted}; it compiles for {known}", path.display())]
     Architecture { path: PathBuf, wanted: Architecture, known: String },
-    #[error("NVRTC says {code} of {call}\n{log}")]
+    #[error("NVRTC: {call} failed with {code}\n{log}")]
     Compile { call: &'static str, code: c_int, log: String },
 }
 

@@ -6,7 +6,7 @@
 //! NaN and infinities are results like others, and the same ones everywhere (but for the bits of a NaN). No
 //! operation of a model makes a number of them that says nothing: what one row holds of them reaches its logits,
 //! where the sampler looks. Only three operations of these kernels could hide them, and say what they do:
-//! [`Simd::exp`], `attend` and `rms_norm`. Whoever rounds activations to integers owes the same.
+//! [`Simd::exp`], `attend` and `rms_norm`. A kernel that rounds activations to integers must do so too.
 
 use half::f16;
 

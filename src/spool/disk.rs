@@ -191,7 +191,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Removes a name; one that is missing is as good.
+    /// Removes a name; a missing one is no error.
     pub fn remove(&mut self, place: Place, name: &OsStr) -> Result<(), SpoolError> {
         let removed = self.probe.step().and_then(|()| {
             match nix::unistd::unlinkat(self.dir(place), name, UnlinkatFlags::NoRemoveDir) {
