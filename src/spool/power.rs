@@ -155,7 +155,7 @@ impl Recorder {
                 Op::Write { file: log.files[&inode(file)], bytes: bytes.to_vec() }
             }
             Change::Truncate { file, n_bytes } => {
-                Op::Truncate { file: log.files[&inode(file)], n_bytes: n_bytes as usize }
+                Op::Truncate { file: log.files[&inode(file)], n_bytes: usize::try_from(n_bytes).unwrap() }
             }
             Change::SyncFile { file } => Op::SyncFile { file: log.files[&inode(file)] },
             Change::SyncDir { place } => Op::SyncDir { place },
