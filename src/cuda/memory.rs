@@ -4,6 +4,7 @@ use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ptr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use bytemuck::Pod;
 use cudarc::driver::sys;
@@ -262,6 +263,14 @@ impl<T: Pod> Pinned<T> {
     pub unsafe fn as_mut_slice(&mut self) -> &mut [T] {
         // SAFETY: so many values, and by the caller nobody else.
         unsafe { std::slice::from_raw_parts_mut(self.at, self.len) }
+    }
+}
+
+impl Pinned<u32> {
+    /// What the host may write while kernels read it.
+    pub fn words(&self) -> &[AtomicU32] {
+        // SAFETY: so many words, on the boundaries of words; whoever has them as numbers has them alone.
+        unsafe { std::slice::from_raw_parts(self.at.cast(), self.len) }
     }
 }
 

@@ -4,6 +4,7 @@
 //! Between [`Device::upload`] and [`Device::read_row`] nothing comes back to the host: which experts a row goes
 //! through is decided on the device too.
 
+use super::draw::{Draw, Drawn};
 use super::plan::StepPlan;
 use crate::format::{Adapter, FormatError, StoredMatrix, Tensor, TensorFile};
 use crate::kernels::tile::TILE_ROWS;
@@ -12,7 +13,7 @@ use crate::numbers::architecture::{Experts, Projection};
 use crate::numbers::family::Activation;
 
 /// A device with its own memory for weights, activations and the key-value cache.
-pub trait Device {
+pub trait Device: Sync {
     /// f32 activations `[n_rows, width]`.
     type Rows;
     /// A weight matrix `[out, in]` as the engine stores it, or a stack of them.
@@ -86,6 +87,22 @@ pub trait Device {
 
     /// Calls `work` once for each number below `n`, on the host's threads: for what is made of logits there.
     fn for_each(&self, n: usize, work: &(dyn Fn(usize) + Sync));
+
+    /// Tokens are wanted of the next step's rows of logits, `[n_logit_rows]`, each `[vocab_size]`. A device that draws
+    /// none leaves all of them to the host. The step before was waited for.
+    fn ask_tokens(&self, _draws: &[Draw<'_>], _vocab_size: usize) {}
+
+    /// The tokens that may come in a row that is guided: bit `token % 32` of word `token / 32`, or all of them. What is
+    /// told after [`Device::ask_tokens`] and before the device draws is in time; otherwise the row is left to the host.
+    fn allow(&self, _row_idx: usize, _tokens: Option<&[u32]>) {}
+
+    /// Draws the tokens that were asked for from these logits, as far as the device does.
+    fn draw(&self, _logits: &Self::Rows) {}
+
+    /// What a row gave, once it is computed; none if it is left to the host.
+    fn drawn(&self, _row_idx: usize) -> Option<Drawn> {
+        None
+    }
 
     /// Brings a plan to the device, once per step.
     fn upload(&self, plan: StepPlan<Self::Lora>) -> Self::Step;

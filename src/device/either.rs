@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::plan::{AdapterRows, StepPlan};
-use super::{Attend, CacheShape, Cpu, Device, DeviceFault, Output, cpu, cuda};
+use super::{Attend, CacheShape, Cpu, Device, DeviceFault, Draw, Drawn, Output, cpu, cuda};
 use crate::format::{Adapter, FormatError, StoredMatrix, Tensor, TensorFile};
 use crate::numbers::architecture::Experts;
 use crate::numbers::family::Activation;
@@ -142,6 +142,22 @@ impl Device for Opened {
 
     fn for_each(&self, n: usize, work: &(dyn Fn(usize) + Sync)) {
         on_own!(self, (d) => d.for_each(n, work));
+    }
+
+    fn ask_tokens(&self, draws: &[Draw<'_>], vocab_size: usize) {
+        on_own!(self, (d) => d.ask_tokens(draws, vocab_size));
+    }
+
+    fn allow(&self, row_idx: usize, tokens: Option<&[u32]>) {
+        on_own!(self, (d) => d.allow(row_idx, tokens));
+    }
+
+    fn draw(&self, logits: &Self::Rows) {
+        on_own!(self, (d, logits = logits) => d.draw(logits));
+    }
+
+    fn drawn(&self, row_idx: usize) -> Option<Drawn> {
+        on_own!(self, (d) => d.drawn(row_idx))
     }
 
     fn upload(&self, plan: StepPlan<Self::Lora>) -> Self::Step {

@@ -5,6 +5,7 @@ mod api;
 mod check;
 pub mod cpu;
 pub mod cuda;
+mod draw;
 mod either;
 mod open;
 mod plan;
@@ -12,6 +13,7 @@ mod pool;
 
 pub use api::{Attend, CacheElement, CacheShape, Device, DeviceFault, DeviceMemory, Output, Pairs};
 pub use cpu::Cpu;
+pub use draw::{Among, Draw, Drawn, Rule};
 pub use either::{Either, Opened};
 pub use open::{DeviceError, DeviceName, OpenedLora, open, open_cpu};
 pub use plan::{AdapterRows, RowPlace, StepPlan, View};

@@ -30,6 +30,8 @@ const COEFFICIENTS: [f64; 14] = [
 ];
 /// Sums run side by side.
 const LANES: usize = 8;
+/// Logits whose sum is made by itself: a GPU makes many at once (`SUM_PART` in sampling.cu).
+const PART: usize = 1024;
 
 /// e to the `x` for `x <= 0`; what is below e to the -708 becomes that.
 #[inline(always)]
@@ -60,21 +62,25 @@ pub fn sum_of_exp_with(
     mut take: impl FnMut(&[f32], &[f64]),
 ) -> f64 {
     let term = |logit: f32| exp(f64::from(logit - largest) * inverse);
-    let mut sums = [0.0; LANES];
-    let (chunks, rest) = logits.as_chunks::<LANES>();
-    for chunk in chunks {
-        let terms = chunk.map(term);
-        for (sum, term) in sums.iter_mut().zip(terms) {
-            *sum += term;
+    let mut total = 0.0;
+    for part in logits.chunks(PART) {
+        let mut sums = [0.0; LANES];
+        let (chunks, rest) = part.as_chunks::<LANES>();
+        for chunk in chunks {
+            let terms = chunk.map(term);
+            for (sum, term) in sums.iter_mut().zip(terms) {
+                *sum += term;
+            }
+            take(chunk, &terms);
         }
-        take(chunk, &terms);
+        let mut sum_of_rest = 0.0;
+        for &logit in rest {
+            sum_of_rest += term(logit);
+            take(&[logit], &[term(logit)]);
+        }
+        total += sums.iter().sum::<f64>() + sum_of_rest;
     }
-    let mut sum_of_rest = 0.0;
-    for &logit in rest {
-        sum_of_rest += term(logit);
-        take(&[logit], &[term(logit)]);
-    }
-    sums.iter().sum::<f64>() + sum_of_rest
+    total
 }
 
 #[cfg(test)]
@@ -96,7 +102,7 @@ mod tests {
 
     #[test]
     fn sums_are_those_of_single_terms() {
-        for n in [1, 7, 8, 9, 1000] {
+        for n in [1, 7, 8, 9, 1000, 1024, 1025, 5000] {
             let logits: Vec<f32> = (0..n).map(|i| -((i * 37 % 101) as f32) / 3.0).collect();
             let wanted: f64 = logits.iter().map(|&logit| (f64::from(logit) / 0.7).exp()).sum();
             let found = sum_of_exp(&logits, 0.0, 1.0 / 0.7);

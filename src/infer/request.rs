@@ -7,7 +7,7 @@ use super::kv::ledger::Sharing;
 use super::kv::prefix::AdapterKey;
 use super::sampler::{Sampling, TokenLogprob};
 use super::sequence::{Finish, SequenceId, Task};
-use crate::device::Device;
+use crate::device::{Device, Draw};
 
 /// What is asked of the model.
 pub struct Submission<D: Device> {
@@ -84,9 +84,15 @@ pub struct Drawing {
     pub num_logprobs: usize,
 }
 
-impl<D: Device> Request<D> {
-    pub fn guide(&self) -> Option<&GuideCell> {
-        self.drawing.guide.as_ref()
+impl Drawing {
+    /// What a device is asked for the token at `index` of the answer.
+    pub fn draw(&self, index: u64) -> Draw<'_> {
+        Draw {
+            rule: self.sampling.rule(index),
+            logit_bias: &self.sampling.logit_bias,
+            is_guided: self.guide.is_some(),
+            num_logprobs: self.num_logprobs,
+        }
     }
 }
 

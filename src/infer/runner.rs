@@ -7,10 +7,10 @@ use std::sync::OnceLock;
 use super::guide::{Allowed, GuideCell};
 use super::kv::ledger::BlockCopy;
 use super::request::{Drawing, InferError, Output, Request, Submission};
-use super::sampler::{Scores, TokenLogprob};
+use super::sampler::{Scores, TokenLogprob, log_softmax};
 use super::scheduler::{Chunk, Scheduler, SchedulerOptions, StepCounts};
 use super::sequence::{Finish, Sequence, SequenceId};
-use crate::device::{Device, DeviceFault};
+use crate::device::{self, Device, DeviceFault};
 use crate::format::Limits;
 use crate::model::{BLOCK_LEN, Decoder, LogitRows, Segment, Workspace};
 
@@ -218,14 +218,12 @@ impl<D: Device> Runner<D> {
             segment(sequence, &requests[&sequence.id], chunk.n_tokens)
         };
         let segments: Vec<Segment<'_, D>> = chunks.iter().map(segment).collect();
-        let guides: Vec<&GuideCell> = match self.decoder.device().leaves_host_free() {
-            true => chunks.iter().filter_map(|chunk| requests[&running[chunk.index].id].guide()).collect(),
-            false => Vec::new(),
-        };
+        let guides = ask_tokens(&self.decoder, running, requests, &chunks);
+        let device = self.decoder.device();
         let computed = std::thread::scope(|scope| {
             // What may come next is known before the step: it is found out while somebody else computes.
-            if !guides.is_empty() {
-                scope.spawn(|| guides.iter().for_each(|guide| guide.prepare()));
+            if device.leaves_host_free() && !guides.is_empty() {
+                scope.spawn(|| guides.iter().for_each(|(guide, row)| prepare(device, guide, *row)));
             }
             self.decoder.forward(&segments, &mut self.cache, &mut self.workspace)
         });
@@ -294,8 +292,9 @@ impl<D: Device> Runner<D> {
         outputs
     }
 
-    /// Draws a token from each row of logits, which are those of these chunks, the rows side by side.
+    /// A token of each row of logits, which are those of these chunks: the device's, or drawn here, the rows side by side.
     fn draw(&self, ended: &[Chunk]) -> Vec<Drawn> {
+        let device = self.decoder.device();
         let rows: Vec<(&[f32], &Drawing, u64)> = ended
             .iter()
             .enumerate()
@@ -307,16 +306,16 @@ impl<D: Device> Runner<D> {
             })
             .collect();
         let drawn: Vec<OnceLock<Drawn>> = rows.iter().map(|_| OnceLock::new()).collect();
-        self.decoder.device().for_each(rows.len(), &|row_idx| {
+        device.for_each(rows.len(), &|row_idx| {
             let (logits, drawing, answer_idx) = rows[row_idx];
-            let found = match &drawing.guide {
-                None => draw(logits, drawing, answer_idx, Allowed::All),
-                Some(guide) => {
-                    let found = guide.with_next(|allowed| draw(logits, drawing, answer_idx, allowed));
-                    found.token.iter().for_each(|token| guide.take(*token));
-                    found
-                }
+            let found = match (device.drawn(row_idx), &drawing.guide) {
+                (Some(found), _) => Drawn::of(found, drawing),
+                (None, None) => draw(logits, drawing, answer_idx, Allowed::All),
+                (None, Some(guide)) => guide.with_next(|allowed| draw(logits, drawing, answer_idx, allowed)),
             };
+            if let (Some(guide), Ok(token)) = (&drawing.guide, found.token) {
+                guide.take(token);
+            }
             drawn[row_idx].get_or_init(|| found);
         });
         drawn.into_iter().map(|drawn| drawn.into_inner().expect("every row was drawn from")).collect()
@@ -348,6 +347,59 @@ struct Drawn {
     logprobs: Vec<TokenLogprob>,
 }
 
+impl Drawn {
+    /// What the device has drawn.
+    fn of(found: device::Drawn, drawing: &Drawing) -> Self {
+        if drawing.num_logprobs == 0 {
+            return Self { token: Ok(found.token), logprob: 0.0, logprobs: Vec::new() };
+        }
+        let of = log_softmax(found.largest, found.sum);
+        let logprobs =
+            found.likeliest.iter().map(|&(token, logit)| TokenLogprob { token, logprob: of(logit) });
+        Self { token: Ok(found.token), logprob: of(found.logit), logprobs: logprobs.collect() }
+    }
+}
+
+/// Asks the device for the tokens that these chunks will give. Returns the guides of the chunks, each with its row of
+/// logits, if it will have one.
+fn ask_tokens<'a, D: Device>(
+    decoder: &Decoder<D>,
+    running: &[Sequence],
+    requests: &'a HashMap<SequenceId, Request<D>>,
+    chunks: &[Chunk],
+) -> Vec<(&'a GuideCell, Option<usize>)> {
+    let (mut draws, mut guides) = (Vec::new(), Vec::new());
+    for chunk in chunks {
+        let sequence = &running[chunk.index];
+        let drawing = &requests[&sequence.id].drawing;
+        let row = is_last(sequence, chunk.n_tokens).then_some(draws.len());
+        if row.is_some() {
+            draws.push(drawing.draw(sequence.answer_idx()));
+        }
+        guides.extend(drawing.guide.as_ref().map(|guide| (guide, row)));
+    }
+    decoder.device().ask_tokens(&draws, decoder.architecture().vocab_size);
+    guides
+}
+
+/// Finds out what may come next, and tells the device if it draws from this row of logits.
+fn prepare<D: Device>(device: &D, guide: &GuideCell, row: Option<usize>) {
+    guide.prepare();
+    if let Some(row_idx) = row {
+        guide.with_next(|allowed| match allowed {
+            Allowed::All => device.allow(row_idx, None),
+            Allowed::Only(tokens) => device.allow(row_idx, Some(tokens)),
+            // The host says why there is no token.
+            Allowed::None => {}
+        });
+    }
+}
+
+/// Whether the next `n_tokens` of a sequence are its last ones: then a token is drawn.
+fn is_last(sequence: &Sequence, n_tokens: usize) -> bool {
+    sequence.n_computed + n_tokens == sequence.tokens.len()
+}
+
 /// The next `n_tokens` of a sequence.
 fn segment<'a, D: Device>(
     sequence: &'a Sequence,
@@ -360,6 +412,6 @@ fn segment<'a, D: Device>(
         start,
         blocks: sequence.holding.blocks(),
         loras: request.adapters.iter().map(|used| (&used.lora, used.scale)).collect(),
-        logits: if end == sequence.tokens.len() { LogitRows::Last } else { LogitRows::None },
+        logits: if is_last(sequence, n_tokens) { LogitRows::Last } else { LogitRows::None },
     }
 }

@@ -6,6 +6,7 @@ use super::exp::{exp, sum_of_exp};
 use super::likeliest::{largest, likeliest, token_at};
 use super::random::uniform;
 use super::spread::{Distribution, Histogram};
+use crate::device::{Among, Rule};
 use crate::numbers::round_to_f32;
 
 /// Below this temperature sampling is greedy, as in the workflow's runtime.
@@ -29,6 +30,21 @@ pub struct Sampling {
     pub seed: u64,
     /// Added to the logits of these tokens.
     pub logit_bias: Vec<(u32, f32)>,
+}
+
+impl Sampling {
+    /// How the token at `index` of the answer is chosen.
+    pub fn rule(&self, index: u64) -> Rule {
+        if self.temperature < GREEDY_BELOW || self.top_k == 1 {
+            return Rule::Largest;
+        }
+        Rule::Random {
+            among: if self.top_k > 0 { Among::Likeliest(self.top_k) } else { Among::All },
+            top_p: f64::from(self.top_p),
+            inverse_temperature: 1.0 / f64::from(self.temperature),
+            random: uniform(self.seed, index),
+        }
+    }
 }
 
 /// A token and the natural logarithm of its probability at temperature 1.
@@ -98,14 +114,11 @@ impl<'a> Scores<'a> {
     }
 
     fn choose_any(&self, sampling: &Sampling, index: u64) -> u32 {
-        if sampling.temperature < GREEDY_BELOW || sampling.top_k == 1 {
+        let Rule::Random { among, top_p, inverse_temperature: inverse, random } = sampling.rule(index) else {
             return self.best();
-        }
-        let inverse = 1.0 / f64::from(sampling.temperature);
-        let random = uniform(sampling.seed, index);
-        let top_p = f64::from(sampling.top_p);
-        if sampling.top_k > 0 {
-            let weights = self.weights(sampling.top_k, inverse);
+        };
+        if let Among::Likeliest(n) = among {
+            let weights = self.weights(n, inverse);
             let total = weights.iter().map(|(_, weight)| weight).sum();
             return draw(&weights, total, top_p, random).unwrap_or(weights[weights.len() - 1].0);
         }
@@ -156,10 +169,10 @@ impl<'a> Scores<'a> {
         }
         let tokens = likeliest(&self.logits, n);
         let largest = self.logits[tokens[0] as usize];
-        let log_sum = f64::from(largest) + sum_of_exp(&self.logits, largest, 1.0).ln();
-        let logprob = |token: u32| round_to_f32(f64::from(self.logits[token as usize]) - log_sum);
-        let kept = tokens.into_iter().filter(|token| self.logits[*token as usize] != EXCLUDED);
-        (kept.map(|token| TokenLogprob { token, logprob: logprob(token) }).collect(), logprob(token))
+        let of = log_softmax(largest, sum_of_exp(&self.logits, largest, 1.0));
+        let logit = |token: u32| self.logits[token as usize];
+        let kept = tokens.into_iter().filter(|token| logit(*token) != EXCLUDED);
+        (kept.map(|token| TokenLogprob { token, logprob: of(logit(token)) }).collect(), of(logit(token)))
     }
 
     /// The first of the largest.
@@ -167,6 +180,12 @@ impl<'a> Scores<'a> {
         let largest = largest(&self.logits);
         token_at(self.logits.iter().position(|logit| *logit == largest).unwrap_or(0))
     }
+}
+
+/// The log probability of a logit at temperature 1; `sum` is [`sum_of_exp`] of all of them.
+pub fn log_softmax(largest: f32, sum: f64) -> impl Fn(f32) -> f32 {
+    let log_sum = f64::from(largest) + sum.ln();
+    move |logit| round_to_f32(f64::from(logit) - log_sum)
 }
 
 /// The token at `random` of the fewest `weights` that reach `top_p` of `total`; none if there are not enough of

@@ -343,7 +343,8 @@ impl<D: Device> Decoder<D> {
         device.gather_wanted(step, x, last);
         device.rms_norm(last, &self.weights.final_norm, self.architecture.rms_norm_eps, last_normed);
         let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
-        device.project(step, last_normed, &mut [Output::plain(head, logits)]);
+        device.project(step, last_normed, &mut [Output::plain(head, &mut *logits)]);
+        device.draw(logits);
     }
 
     fn resize(&self, workspace: &mut Workspace<D>, n_rows: usize, n_logit_rows: usize) {

@@ -27,6 +27,8 @@ mod gguf;
 #[cfg(not(emulated))]
 mod gpu_decoder;
 #[cfg(not(emulated))]
+mod gpu_sampling;
+#[cfg(not(emulated))]
 mod invariance;
 #[cfg(not(emulated))]
 mod jinja;

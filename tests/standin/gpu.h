@@ -14,6 +14,22 @@ __device__ __forceinline__ float float_of_bits(u32 bits) {
   memcpy(&value, &bits, 4);
   return value;
 }
+__device__ __forceinline__ u32 bits_of_float(float value) {
+  u32 bits;
+  memcpy(&bits, &value, 4);
+  return bits;
+}
+__device__ __forceinline__ double double_of_bits(u64 bits) {
+  double value;
+  memcpy(&value, &bits, 8);
+  return value;
+}
+__device__ __forceinline__ u64 bits_of_double(double value) {
+  u64 bits;
+  memcpy(&bits, &value, 8);
+  return bits;
+}
+__device__ __forceinline__ u32 read_acquire(const u32* at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
 __device__ __forceinline__ bool is_finite(float value) { return std::isfinite(value); }
 __device__ __forceinline__ float float_of_half(u16 half) {
   cucpu_f16 value;

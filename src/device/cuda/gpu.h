@@ -13,6 +13,17 @@ typedef unsigned long long u64;
 
 __device__ __forceinline__ float float_of_bits(u32 bits) { return __uint_as_float(bits); }
 
+__device__ __forceinline__ u32 bits_of_float(float value) { return __float_as_uint(value); }
+__device__ __forceinline__ double double_of_bits(u64 bits) { return __longlong_as_double((long long)bits); }
+__device__ __forceinline__ u64 bits_of_double(double value) { return (u64)__double_as_longlong(value); }
+
+// A word that the host writes meanwhile. What it wrote before is seen after it.
+__device__ __forceinline__ u32 read_acquire(const u32* at) {
+  u32 value;
+  asm volatile("ld.acquire.sys.u32 %0, [%1];" : "=r"(value) : "l"(at) : "memory");
+  return value;
+}
+
 __device__ __forceinline__ bool is_finite(float value) {
   return (__float_as_uint(value) & 0x7f800000u) != 0x7f800000u;
 }

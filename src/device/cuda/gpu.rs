@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::draws::Draws;
 use super::files::Files;
 pub(super) use super::grid::{THREADS, grid, whole};
 use super::kernels::Kernels;
@@ -10,6 +11,7 @@ use super::launch::Launch;
 use super::operation::Operation;
 use super::program::{Means, Program};
 use super::purpose::Purposes;
+
 use super::scratch::{PlanMemory, Scratch};
 use super::tuning::Tuning;
 use crate::cuda::{Argument, Context, CudaError, Function, Grid};
@@ -24,10 +26,11 @@ pub struct Cuda {
     pub(super) purposes: Purposes,
     /// Files whose weights are read where they are mapped.
     pub(super) files: Files,
-    /// What is made of logits on the host.
+    /// What is made of logits on the host, where the device leaves it.
     pub(super) pool: Pool,
     pub(super) plan: Mutex<PlanMemory>,
     pub(super) scratch: Mutex<Scratch>,
+    pub(super) draws: Mutex<Draws>,
     /// The first thing that went wrong in this step: nothing is asked for after it.
     failure: Mutex<Option<CudaError>>,
     program: Mutex<Program>,
@@ -60,6 +63,7 @@ impl Cuda {
             pool: Pool::new(n_threads)?,
             plan: Mutex::default(),
             scratch: Mutex::default(),
+            draws: Mutex::default(),
             failure: Mutex::default(),
             program: Mutex::default(),
             tuning: Tuning::default(),

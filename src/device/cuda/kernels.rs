@@ -32,4 +32,5 @@ kernels! {
     lora_shrink lora_expand
     prepare_heads attend combine_parts
     choose_experts sort_by_expert combine_experts
+    score_tokens sum_weights draw_token
 }

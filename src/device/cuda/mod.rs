@@ -4,6 +4,7 @@
 mod adapter;
 mod attend;
 mod cache;
+mod draws;
 mod files;
 mod fuse;
 mod gpu;
@@ -20,6 +21,7 @@ mod purpose;
 mod read_rate;
 mod routing;
 mod rows;
+mod sampling;
 mod scratch;
 mod source;
 mod step;

@@ -2,6 +2,7 @@
 
 use super::adapter::Lora;
 use super::cache::Cache;
+use super::draws::Draws;
 use super::files::Place;
 use super::gpu::{Cuda, THREADS, grid, lock, whole};
 use super::operation::{Activate, Add, Norm, Turn};
@@ -11,7 +12,7 @@ use super::scratch::{PlanMemory, Scratch};
 use super::step::{Step, StepView};
 use super::weights::{Vector, Weights, device_error};
 use crate::cuda::{Argument, Grid};
-use crate::device::{Attend, CacheShape, Device, DeviceFault, Output, StepPlan};
+use crate::device::{Attend, CacheShape, Device, DeviceFault, Draw, Drawn, Output, StepPlan};
 use crate::format::{Adapter, FormatError, StoredMatrix, Tensor, TensorFile};
 use crate::numbers::architecture::Experts;
 use crate::numbers::family::Activation;
@@ -99,6 +100,7 @@ impl Device for Cuda {
         self.forget_steps();
         *self.scratch() = Scratch::default();
         *lock(&self.plan) = PlanMemory::default();
+        *lock(&self.draws) = Draws::default();
     }
 
     fn leaves_host_free(&self) -> bool {
@@ -107,6 +109,22 @@ impl Device for Cuda {
 
     fn for_each(&self, n: usize, work: &(dyn Fn(usize) + Sync)) {
         self.pool.run(n, &|idx, _| work(idx));
+    }
+
+    fn ask_tokens(&self, draws: &[Draw<'_>], vocab_size: usize) {
+        self.ask(draws, vocab_size);
+    }
+
+    fn allow(&self, row_idx: usize, tokens: Option<&[u32]>) {
+        self.tell_allowed(row_idx, tokens);
+    }
+
+    fn draw(&self, logits: &Rows) {
+        self.draw_all(logits);
+    }
+
+    fn drawn(&self, row_idx: usize) -> Option<Drawn> {
+        self.answer(row_idx)
     }
 
     fn upload(&self, plan: StepPlan<Lora>) -> Step {

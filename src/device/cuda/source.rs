@@ -12,4 +12,5 @@ pub const SOURCE: &str = concat!(
     include_str!("lora.cu"),
     include_str!("attention.cu"),
     include_str!("routing.cu"),
+    include_str!("sampling.cu"),
 );
