@@ -61,16 +61,11 @@ impl StoredMatrix {
             return Ok(Kind::Kept(blocks));
         }
         if let Some(numbers) = &self.levels {
-            let group = self.group().unwrap_or(ROW_ALIGN);
-            return numbers
-                .as_slice()
-                .and_then(Levels::of)
-                .map(|levels| Kind::Levels { group, levels })
-                .ok_or_else(|| {
-                    let why =
-                        format!("tensor {} holds the numbers neither of nf4 nor of fp4", levels_name(name));
-                    FormatError::Damaged { what: "engine", why }
-                });
+            let levels = numbers.as_slice().and_then(Levels::of).ok_or_else(|| {
+                let why = format!("tensor {} holds neither nf4's numbers nor fp4's", levels_name(name));
+                FormatError::Damaged { what: "engine", why }
+            })?;
+            return Ok(Kind::Levels { group: self.group().unwrap_or(ROW_ALIGN), levels });
         }
         let scale = self.scale.as_ref().map(Tensor::dtype);
         match (self.values.dtype(), scale) {

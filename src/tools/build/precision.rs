@@ -78,7 +78,10 @@ pub fn numbers_note(items: &[Item], sources: &[RowSource], precision: Precision)
     let names: Vec<&str> = all.map(|(item, _)| item.name()).collect();
     (precision == Precision::Stored && !names.is_empty()).then(|| {
         let (count, names) = (names.len(), listed(&names));
-        format!("{count} quantized matrices become f16, as their rows are no whole groups of {ROW_ALIGN} inputs: {names}")
+        format!(
+            "{count} quantized matrices become f16, for no kind of weights fits them (rows are whole groups of \
+             {ROW_ALIGN} inputs): {names}"
+        )
     })
 }
 

@@ -132,7 +132,7 @@ fn damaged_engines_are_named() {
         (
             "nf4",
             |parts| parts.get_mut("model.layers.0.mlp.up_proj.weight_levels").unwrap().2[0] = 1,
-            "weight_levels holds the numbers neither of nf4",
+            "weight_levels holds neither nf4's",
         ),
     ];
     fn order(parts: &mut Parts) -> &mut [u8] {

@@ -174,11 +174,23 @@ mod tests {
     }
 
     #[test]
+    fn bitsandbytes_means_fp4_where_it_says_nothing() {
+        for (more, name) in [(json!({}), "fp4"), (json!({"bnb_4bit_quant_type": "nf4"}), "nf4")] {
+            let mut config = json!({"quant_method": "bitsandbytes", "load_in_4bit": true});
+            config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            assert_eq!(of_config(&config).unwrap().name(), name);
+        }
+    }
+
+    #[test]
     fn refuses_by_name() {
         let cases = [
             (json!({"quant_method": "bitsandbytes"}), "bitsandbytes"),
             (json!({"quant_method": "bitsandbytes", "load_in_8bit": true}), "load_in_8bit"),
-            (json!({"quant_method": "bitsandbytes", "load_in_4bit": true}), "fp4"),
+            (
+                json!({"quant_method": "bitsandbytes", "load_in_4bit": true, "bnb_4bit_quant_type": "af4"}),
+                "af4",
+            ),
             (json!({"quant_method": "fp8", "fmt": "e5m2"}), "e5m2"),
             (json!({"quant_method": "fp8", "weight_block_size": [128]}), "weight_block_size"),
             (json!({"quant_method": "fp8", "weight_block_size": [128, 48]}), "weight_block_size"),
