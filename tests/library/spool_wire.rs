@@ -188,6 +188,11 @@ const SAMPLING: &[Case] = &[
         fields: r#""top_k":1.5"#,
         says: "top_k: wanted a whole number from 0 to 2147483647, found the number 1.5",
     },
+    // As 32 bits it would be 1.
+    Case {
+        fields: r#""top_k":4294967297"#,
+        says: "top_k: wanted a whole number from 0 to 2147483647, found the number 4294967297",
+    },
     Case { fields: r#""top_k":true"#, says: "top_k: wanted a whole number from 0 to 2147483647, found true" },
     Case {
         fields: r#""max_generate_length":0"#,
@@ -196,6 +201,15 @@ const SAMPLING: &[Case] = &[
     Case {
         fields: r#""sampling_seed":-1"#,
         says: "sampling_seed: wanted a whole number from 0 to 18446744073709551615, found the number -1",
+    },
+    Case {
+        fields: r#""sampling_seed":18446744073709551616"#,
+        says: "sampling_seed: wanted a whole number from 0 to 18446744073709551615, found the number 18446744073709551616",
+    },
+    // Above 2^53 a float is no whole number of one value.
+    Case {
+        fields: r#""sampling_seed":9007199254740994.0"#,
+        says: "sampling_seed: wanted a whole number from 0 to 18446744073709551615, found the number 9007199254740994.0",
     },
     Case {
         fields: r#""num_logprobs":51"#,
