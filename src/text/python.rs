@@ -6,7 +6,6 @@ use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, Value};
 
 use super::refusal::refused;
-use super::text_methods::is_printable;
 
 /// Values nested deeper are refused: writing them recurses.
 const MAX_DEPTH: usize = 64;
@@ -238,6 +237,17 @@ fn check_limits(text: &str, depth: usize) -> Result<(), Error> {
         return Err(refused(format!("a value has more than {MAX_BYTES} bytes of text")));
     }
     Ok(())
+}
+
+/// Whether `repr` writes a character as it is.
+pub(super) fn is_printable(character: char) -> bool {
+    // Private characters stand for others while contents are followed (see special.rs).
+    if matches!(character, '\'' | '"' | '\\' | '\u{F0000}'..='\u{10FFFF}') {
+        return true;
+    }
+    // Behind another character only what is not printable is escaped.
+    let text: String = ['a', character].into_iter().collect();
+    text.escape_debug().nth(2).is_none()
 }
 
 /// A length as an index, which may be negative in Python.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use minijinja::value::{Kwargs, from_args};
 use minijinja::{Error, State, Value};
 
-use super::python::counted;
+use super::python::{counted, is_printable};
 use super::refusal::{MAX_WIDTH, refused};
 
 /// The zeros of the scripts that have digits; the others of each follow.
@@ -68,17 +68,6 @@ pub(super) fn text_method(
 /// White space of `str.strip` and `str.split`.
 pub(super) fn is_space(character: char) -> bool {
     character.is_whitespace() || ('\x1c'..='\x1f').contains(&character)
-}
-
-/// Whether `repr` writes a character as it is.
-pub(super) fn is_printable(character: char) -> bool {
-    // Private characters stand for others while contents are followed (see special.rs).
-    if matches!(character, '\'' | '"' | '\\' | '\u{F0000}'..='\u{10FFFF}') {
-        return true;
-    }
-    // Behind another character only what is not printable is escaped.
-    let text: String = ['a', character].into_iter().collect();
-    text.escape_debug().nth(2).is_none()
 }
 
 fn changed(args: &[Value], change: impl FnOnce() -> String) -> Result<Value, Error> {
