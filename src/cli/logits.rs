@@ -32,7 +32,7 @@ pub struct LogitsArgs {
     /// A processed adapter; may be given more than once: their updates are added in this order.
     #[arg(long = "lora", value_name = "FILE")]
     loras: Vec<PathBuf>,
-    /// Factor on an adapter, in the order of --lora; 1 if not given.
+    /// Factor on an adapter, 1 if not given; the first one belongs to the first adapter.
     #[arg(long = "loraScale", value_name = "NUMBER", value_parser = scale)]
     lora_scales: Vec<f32>,
     /// Token ids.
