@@ -14,6 +14,7 @@ mod scheduler_tests;
 mod sequence;
 mod spread;
 
+pub use exp::sum_of_exp;
 pub use guide::{Allowed, Guide};
 pub use kv::ledger::Sharing;
 pub use random::seed_of;

@@ -15,7 +15,7 @@ use jetspool::device::{Cpu, Device, Draw, Drawn, RowPlace, StepPlan};
 use jetspool::format::{StoredMatrix, TensorFile};
 use jetspool::infer::{
     Allowed, Guide, PrefixCache, Runner, RunnerOptions, Sampling, Scores, SequenceId, Sharing, Submission,
-    TokenLogprob,
+    TokenLogprob, sum_of_exp,
 };
 use jetspool::kernels::Kernels;
 use jetspool::kernels::matrix::row_stride;
@@ -115,6 +115,8 @@ impl<'a> Table<'a> {
                     assert_eq!(found.token, token, "{name}: {ask:?}");
                     assert_eq!(found.likeliest.len(), logprobs.len(), "{name}: {ask:?}");
                     if ask.num_logprobs > 0 {
+                        let sum = sum_of_exp(&ask.scores(&self.rows[ask.row]), found.largest, 1.0);
+                        assert_eq!(found.sum.to_bits(), sum.to_bits(), "{name}: {ask:?}");
                         let log_sum = f64::from(found.largest) + found.sum.ln();
                         let of = |logit: f32| ((f64::from(logit) - log_sum) as f32).to_bits();
                         let likeliest: Vec<_> =
@@ -138,6 +140,9 @@ struct Ask {
     num_logprobs: usize,
 }
 
+/// A token, the likeliest ones with their log probabilities, and that of the token, as bits.
+type OnHost = (u32, Vec<(u32, u32)>, u32);
+
 /// What a guide has told before the device draws.
 #[derive(Debug, Clone, PartialEq)]
 enum Told {
@@ -148,8 +153,20 @@ enum Told {
 }
 
 impl Ask {
-    /// The host's token, log probabilities and log probability of the token, as bits; none where there is no token.
-    fn on_host(&self, logits: &[f32]) -> Option<(u32, Vec<(u32, u32)>, u32)> {
+    /// The logits with the bias, and far below all numbers where a token may not come.
+    fn scores(&self, logits: &[f32]) -> Vec<f32> {
+        let mut scores = logits.to_vec();
+        let biases = self.sampling.logit_bias.iter().filter(|(token, _)| (*token as usize) < logits.len());
+        biases.for_each(|(token, bias)| scores[*token as usize] += bias);
+        if let Told::Only(tokens) = &self.guide {
+            let is_allowed = |i: usize| tokens.get(i / 32).is_some_and(|word| word >> (i % 32) & 1 == 1);
+            (0..scores.len()).filter(|i| !is_allowed(*i)).for_each(|i| scores[i] = f32::MIN);
+        }
+        scores
+    }
+
+    /// What the host draws; none where there is no token.
+    fn on_host(&self, logits: &[f32]) -> Option<OnHost> {
         let mut scores = Scores::new(logits, &self.sampling);
         if !scores.are_finite() {
             return None;
@@ -230,7 +247,7 @@ fn tokens_and_logprobs_are_the_hosts() {
                 let name = format!("{vocab_size} tokens");
                 let n_decided = table.compare(&asks, &name);
                 // What is peaked is decided there, if so few are to be put in order.
-                let is_large = vocab_size < 1024 || vocab_size >= 20_000;
+                let is_large = !(1024..20_000).contains(&vocab_size);
                 let is_easy = row == PEAKED && sampling.temperature <= 1.0;
                 if is_large && is_easy && sampling.top_k <= 256 && sampling.top_p < 0.99 {
                     assert_eq!(n_decided, asks.len(), "{name}, row {row}: {sampling:?}");
@@ -411,7 +428,7 @@ fn submission<D: Device>(index: usize, vocab_size: usize) -> Submission<D> {
         guide: (index % 4 == 2).then(guide),
         max_new_tokens: 12,
         stop_tokens: Arc::new([7]),
-        num_logprobs: if index % 2 == 0 { 0 } else { 4 },
+        num_logprobs: if index.is_multiple_of(2) { 0 } else { 4 },
         priority: 0,
         sharing: Sharing::default(),
     }
