@@ -8,8 +8,8 @@ use crate::probe::TuneOptions;
 
 const HELP: &str = "\
 How many threads share a piece of a matrix, and from how many rows on tensor cores multiply, changes how long a step \
-takes on a GPU, and never an answer. `tune` times what there is to choose with the engine's own matrices, which takes \
-about a minute, and writes the choice to `tuning.sm_87.json` (after the GPU's architecture) in the engine directory. \
+takes on a GPU, and never an answer. `tune` times what there is to choose with the engine's own matrices, which it reads \
+some 150 times, and writes the choice to `tuning.sm_87.json` (after the GPU's architecture) in the engine directory. \
 `serve`, `run` and `bench` use it on a GPU of that name and architecture, as long as the engine has the same kernels; \
 anywhere else they say in one line of the log that they do not. A daemon that runs takes it when it opens the engine \
 the next time. Stop it first: others who compute on the GPU spoil the times. Delete the file to undo it. Without a GPU \

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use super::error::ProbeError;
 use super::logits::open_decoder;
 use crate::device::cuda::{Cuda, Timed};
-use crate::device::{Device, DeviceFault, Either, Opened};
+use crate::device::{DeviceFault, Either, Opened};
 use crate::format::TunedProduct;
+use crate::kernels::tile::TILE_ROWS;
 use crate::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
 use crate::numbers::{DeviceChoice, KvCacheDtype};
 use crate::progress::{Bar, Progress};
@@ -78,24 +79,22 @@ fn time(decoder: &Decoder<Opened>, engine: &Engine, gpu: &Cuda) -> Result<Vec<Ti
         timed.extend(gpu.time_products().map_err(|error| DeviceFault(error.to_string()))?);
         bar.add(1);
     }
-    decoder.device().forget_scratch();
     Ok(timed)
 }
 
 impl fmt::Display for TuneReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.device)?;
-        writeln!(
-            f,
-            "{:<20} {:>7} {:>8}  {:<24} tensor cores",
-            "kernel", "inputs", "outputs", "threads at 1, 2, 4, 8 rows"
-        )?;
+        let mut line = |cells: [&str; 5]| {
+            let [kernel, inputs, outputs, threads, tensor_cores] = cells;
+            writeln!(f, "{kernel:<20} {inputs:>7} {outputs:>8}  {threads:<26}  {tensor_cores}")
+        };
+        line(["kernel", "inputs", "outputs", "threads at 1, 2, 4, 8 rows", "tensor cores"])?;
         for product in &self.products {
+            let [inputs, outputs] = [product.inputs, product.tiles * TILE_ROWS].map(|n| n.to_string());
             let threads = product.threads.map(|threads| threads.to_string()).join(", ");
-            let outputs = product.tiles * crate::kernels::tile::TILE_ROWS;
             let from = product.tensor_cores_from.map_or("never".to_owned(), |n| format!("from {n} rows on"));
-            let TunedProduct { kernel, inputs, .. } = product;
-            writeln!(f, "{kernel:<20} {inputs:>7} {outputs:>8}  {threads:<26} {from}")?;
+            line([&product.kernel, &inputs, &outputs, &threads, &from])?;
         }
         match &self.path {
             Some(path) => write!(f, "{}: used from now on by whoever opens the engine", path.display()),
