@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::mpsc::Receiver;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -25,6 +26,9 @@ use crate::spool::{Inbox, NewDir, Place, Spool, Watch};
 
 /// Opening the spool and the engine, and trying it, may take so long on a cold disk.
 const LOADING: Duration = Duration::from_secs(300);
+/// What was computed with is given back within this time, or left to the system.
+const GIVING_BACK: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// What the runtime keeps of threads for blocking work: the lanes of texts, and a file that is read.
 const MAX_BLOCKING_THREADS: usize = 8;
 const BLOCKING_KEEP_ALIVE: Duration = Duration::from_secs(2);
@@ -83,9 +87,9 @@ async fn run(
     tokio::spawn(control::serve(listener, rights, events.clone()));
 
     let scout = Scout::new(new_dir, Inbox::new(inbox_config(&config)), scan_every(&config), events.clone());
-    let scout = start("jetspool-scout", |looks: Receiver<_>| scout.run(&looks))?;
+    let (scout, _) = start("jetspool-scout", |looks: Receiver<_>| scout.run(&looks))?;
     let writer = Writer::new(spool, events.clone());
-    let writer = start("jetspool-writer", |commands: Receiver<_>| writer.run(&commands))?;
+    let (writer, _) = start("jetspool-writer", |commands: Receiver<_>| writer.run(&commands))?;
     let facts = engine.facts();
     let mut progress = Progress::default();
     progress.watch(engine.n_tasks());
@@ -94,7 +98,7 @@ async fn run(
     let worker = Worker::new(engines, relief, events.clone());
     progress.watch(worker.n_turns());
     let state = worker.state();
-    let compute = start("jetspool-compute", |commands: Receiver<_>| worker.run(&commands))?;
+    let (compute, computing) = start("jetspool-compute", |commands: Receiver<_>| worker.run(&commands))?;
 
     let threads = Threads { scout, writer, compute, progress };
     let lanes = Lanes::new(&text_source(&config, &facts)?, events.clone())
@@ -110,17 +114,23 @@ async fn run(
         compute: state,
         lanes,
     });
-    main_loop.run(received, signals, watch).await
+    let result = main_loop.run(received, signals, watch).await;
+    // The link to it is gone: it gives the device back and ends, unless the device does not answer.
+    let given_up = tokio::time::Instant::now() + GIVING_BACK;
+    while !computing.is_finished() && tokio::time::Instant::now() < given_up {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    result
 }
 
-/// Starts a thread that ends when its link goes.
+/// Starts a thread that ends when its link goes; whoever wants to know when keeps its handle.
 fn start<T: Send + 'static>(
     name: &str,
     work: impl FnOnce(Receiver<T>) + Send + 'static,
-) -> Result<Link<T>, DaemonError> {
+) -> Result<(Link<T>, JoinHandle<()>), DaemonError> {
     let (link, receiver) = Link::new();
     let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || work(receiver));
-    thread.map(|_| link).map_err(DaemonError::system("start a thread"))
+    thread.map(|thread| (link, thread)).map_err(DaemonError::system("start a thread"))
 }
 
 /// Who may do what: this process's user, and the group of new/.
