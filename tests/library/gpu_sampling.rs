@@ -9,7 +9,7 @@ use safetensors::tensor::TensorView;
 
 use crate::products::woven;
 use crate::support::random::Random;
-use crate::support::{build_engine, reference, standin};
+use crate::support::{build_engine, reference, standin, token};
 use jetspool::device::cuda::{Cuda, SOURCE, Weights};
 use jetspool::device::{Cpu, Device, Draw, Drawn, RowPlace, StepPlan};
 use jetspool::format::{StoredMatrix, TensorFile};
@@ -20,7 +20,7 @@ use jetspool::infer::{
 use jetspool::kernels::Kernels;
 use jetspool::kernels::matrix::row_stride;
 use jetspool::model::Decoder;
-use jetspool::numbers::{Kind, Precision};
+use jetspool::numbers::{Kind, Precision, round_to_f32};
 use jetspool::store::Engine;
 
 /// Threads of the host; a third of it are the rows with sums over the vocabulary that the device takes.
@@ -87,7 +87,7 @@ impl<'a> Table<'a> {
         }
         let place = |_| RowPlace { sequence: 0, position: 0 };
         let step = self.gpu.upload(StepPlan {
-            tokens: asks.iter().map(|ask| ask.row as u32).collect(),
+            tokens: asks.iter().map(|ask| token(ask.row)).collect(),
             places: asks.iter().map(place).collect(),
             blocks: vec![vec![0]],
             views: Vec::new(),
@@ -118,7 +118,7 @@ impl<'a> Table<'a> {
                         let sum = sum_of_exp(&ask.scores(&self.rows[ask.row]), found.largest, 1.0);
                         assert_eq!(found.sum.to_bits(), sum.to_bits(), "{name}: {ask:?}");
                         let log_sum = f64::from(found.largest) + found.sum.ln();
-                        let of = |logit: f32| ((f64::from(logit) - log_sum) as f32).to_bits();
+                        let of = |logit: f32| round_to_f32(f64::from(logit) - log_sum).to_bits();
                         let likeliest: Vec<_> =
                             found.likeliest.iter().map(|(token, logit)| (*token, of(*logit))).collect();
                         assert_eq!((likeliest, of(found.logit)), (logprobs, logprob), "{name}: {ask:?}");
@@ -241,7 +241,7 @@ fn tokens_and_logprobs_are_the_hosts() {
                     sampling: sampling.clone(),
                     index,
                     guide: Told::Unguided,
-                    num_logprobs: [0, 1, 5, 50][index as usize % 4],
+                    num_logprobs: [0, 1, 5, 50][usize::try_from(index % 4).unwrap()],
                 };
                 let asks: Vec<Ask> = (0..n_indices).map(ask).collect();
                 let name = format!("{vocab_size} tokens");
@@ -267,7 +267,7 @@ fn biases_are_added_one_after_the_other() {
     let mut numbers = Random(3);
     for sampling in ways() {
         let mut bias: Vec<(u32, f32)> =
-            (0..300).map(|_| (numbers.below(25_000) as u32, numbers.float() * 20.0)).collect();
+            (0..300).map(|_| (token(numbers.below(25_000)), numbers.float() * 20.0)).collect();
         // One token several times, in an order that decides over the last bits; and the first and last of a part.
         bias.extend([
             (4096, 1e8),
@@ -280,7 +280,7 @@ fn biases_are_added_one_after_the_other() {
         ]);
         let sampling = Sampling { logit_bias: bias, ..sampling };
         let ask = |index| Ask {
-            row: index as usize % 4,
+            row: usize::try_from(index % 4).unwrap(),
             sampling: sampling.clone(),
             index,
             guide: Told::Unguided,
@@ -418,7 +418,7 @@ fn submission<D: Device>(index: usize, vocab_size: usize) -> Submission<D> {
     let ways = ways();
     let guide = || Box::new(Thirds { mask: Vec::new(), n_taken: 0, vocab_size }) as Box<dyn Guide>;
     Submission {
-        prompt: (0..3 + index * 4).map(|i| ((i * 31 + index * 17) % vocab_size) as u32).collect(),
+        prompt: (0..3 + index * 4).map(|i| token((i * 31 + index * 17) % vocab_size)).collect(),
         adapters: Vec::new(),
         sampling: Sampling {
             seed: index as u64,
