@@ -15,7 +15,7 @@ const TILE_LANES: usize = 16;
 /// How the products of a shape are launched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Choice {
-    /// Threads that share a tile, for each of [`ROWS`].
+    /// Threads that share a tile, for each of `ROWS`.
     pub threads: [u32; ROWS.len()],
     /// From so many rows on, tensor cores make them, where there is a kernel for that.
     pub gemm_from: usize,
@@ -29,7 +29,7 @@ impl Default for Choice {
 }
 
 impl Choice {
-    /// Threads for so many rows of a block, one of [`ROWS`].
+    /// Threads for so many rows of a block, one of `ROWS`.
     pub fn threads(&self, rows: usize) -> u32 {
         self.threads[rows.ilog2() as usize]
     }
