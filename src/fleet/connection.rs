@@ -78,7 +78,7 @@ impl Access {
     /// Connects; `name` is what the server's own lists call this client.
     ///
     /// # Errors
-    /// [`FleetError`] when a file of secrets cannot be used, or, without [`Retry`], when no server answers.
+    /// [`FleetError`] when a file of secrets cannot be used, or when no server answers and nobody waits for one.
     pub async fn connect(&self, name: &str, retry: Retry) -> Result<Connection, FleetError> {
         let options = self.options(name, retry)?;
         let connected = options.connect(self.servers.clone()).await;
