@@ -23,12 +23,19 @@ use super::watch::Watch;
 pub fn submit(root: &Path, name: &OsStr, bytes: &[u8]) -> Result<(OsString, u64), SpoolError> {
     let name = name::completed(name).map_err(|why| SpoolError::Name { name: name.to_owned(), why })?;
     let new = root.join(Place::New.name());
-    let mark = JobId::next(None).to_string();
+    let mut id = JobId::next(None);
     // A producer need not have access to tmp/; the daemon does not look at dot names.
-    let unready = new.join(format!(".{mark}-{}.part", std::process::id()));
-    let marked = name::with_id(&name, &mark);
-    let dropped = write_whole(&unready, bytes)
-        .and_then(|inode| drop_as(root, &unready, [&name, &marked]).map(|name| (name, inode)));
+    let (unready, written) = loop {
+        let unready = new.join(format!(".{id}-{}.part", std::process::id()));
+        match write_whole(&unready, bytes) {
+            // Another thread of this process began at the same moment: the file is its own.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => id = JobId::next(Some(id)),
+            written => break (unready, written),
+        }
+    };
+    let marked = name::with_id(&name, &id.to_string());
+    let dropped =
+        written.and_then(|inode| drop_as(root, &unready, [&name, &marked]).map(|name| (name, inode)));
     if dropped.is_err() {
         // If it cannot be removed either, the daemon does not look at it.
         let _ = fs::remove_file(&unready);
@@ -103,4 +110,30 @@ fn drop_as(root: &Path, unready: &Path, names: [&OsString; 2]) -> io::Result<OsS
     let marked_path = new.join(marked);
     nix::fcntl::renameat2(AT_FDCWD, unready, AT_FDCWD, &marked_path, RenameFlags::RENAME_NOREPLACE)?;
     Ok(marked.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_of_one_process_do_not_take_each_other_s_files() {
+        const N_THREADS: usize = 4;
+        const N_EACH: usize = 150;
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join(Place::New.name())).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..N_THREADS {
+                let root = folder.path();
+                scope.spawn(move || {
+                    for i in 0..N_EACH {
+                        let name = format!("{thread}-{i}.json");
+                        submit(root, OsStr::new(&name), b"{}").unwrap();
+                    }
+                });
+            }
+        });
+        let n_files = fs::read_dir(folder.path().join(Place::New.name())).unwrap().count();
+        assert_eq!(n_files, N_THREADS * N_EACH);
+    }
 }
