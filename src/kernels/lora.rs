@@ -11,11 +11,16 @@ use std::ops::Range;
 
 use half::f16;
 
-use super::simd::{LANES, Simd};
-use super::tile::GROUP_ROWS;
+use super::simd::LANES;
+use super::tile::{GROUP_ROWS, Tile};
 
 /// Inputs whose sums are made together.
 pub const PART_INPUTS: usize = 512;
+
+/// Elements of A that are asked for before they are needed.
+const AHEAD: usize = 2048;
+/// The same of each row of B.
+const COLUMNS_AHEAD: usize = 128;
 
 /// Sums over some inputs for up to four rows.
 pub struct ShrinkTask<'a> {
@@ -54,9 +59,9 @@ pub struct ExpandTask<'a> {
 /// When the lengths do not fit together.
 ///
 /// # Safety
-/// None is needed beyond what `s` proves.
+/// None is needed beyond what `t` proves.
 #[inline(always)]
-pub unsafe fn shrink<S: Simd>(s: S, task: &mut ShrinkTask<'_>) {
+pub unsafe fn shrink<T: Tile>(t: T, task: &mut ShrinkTask<'_>) {
     let (rank, n_rows) = (task.rank, task.n_rows);
     assert!((1..=GROUP_ROWS).contains(&n_rows) && task.h.len() == n_rows * rank);
     assert!(task.inputs.end * rank <= task.a.len());
@@ -64,10 +69,10 @@ pub unsafe fn shrink<S: Simd>(s: S, task: &mut ShrinkTask<'_>) {
     // SAFETY: the asserts; ranks stay below the rank.
     unsafe {
         match n_rows {
-            1 => shrink_rows::<S, 1>(s, task),
-            2 => shrink_rows::<S, 2>(s, task),
-            3 => shrink_rows::<S, 3>(s, task),
-            _ => shrink_rows::<S, GROUP_ROWS>(s, task),
+            1 => shrink_rows::<T, 1>(t, task),
+            2 => shrink_rows::<T, 2>(t, task),
+            3 => shrink_rows::<T, 3>(t, task),
+            _ => shrink_rows::<T, GROUP_ROWS>(t, task),
         }
     }
 }
@@ -75,16 +80,16 @@ pub unsafe fn shrink<S: Simd>(s: S, task: &mut ShrinkTask<'_>) {
 /// # Safety
 /// The task was checked.
 #[inline(always)]
-unsafe fn shrink_rows<S: Simd, const R: usize>(s: S, task: &mut ShrinkTask<'_>) {
+unsafe fn shrink_rows<T: Tile, const R: usize>(t: T, task: &mut ShrinkTask<'_>) {
     const PAIR: usize = 2 * LANES;
     let rank = task.rank;
     // SAFETY: the caller's promise.
     unsafe {
         for first in (0..rank / PAIR * PAIR).step_by(PAIR) {
-            shrink_ranks::<S, R, 2>(s, task, first, LANES);
+            shrink_ranks::<T, R, 2>(t, task, first, LANES);
         }
         for first in (rank / PAIR * PAIR..rank).step_by(LANES) {
-            shrink_ranks::<S, R, 1>(s, task, first, LANES.min(rank - first));
+            shrink_ranks::<T, R, 1>(t, task, first, LANES.min(rank - first));
         }
     }
 }
@@ -92,32 +97,33 @@ unsafe fn shrink_rows<S: Simd, const R: usize>(s: S, task: &mut ShrinkTask<'_>) 
 /// # Safety
 /// As above; `V` vectors of ranks from `first`, the last of `width`.
 #[inline(always)]
-unsafe fn shrink_ranks<S: Simd, const R: usize, const V: usize>(
-    s: S,
+unsafe fn shrink_ranks<T: Tile, const R: usize, const V: usize>(
+    t: T,
     task: &mut ShrinkTask<'_>,
     first: usize,
     width: usize,
 ) {
-    let mut sums = [[s.splat(0.0); V]; R];
+    let mut sums = [[t.splat(0.0); V]; R];
     // SAFETY: the caller's promise.
     unsafe {
         for k in task.inputs.clone() {
             let from = task.a.as_ptr().add(k * task.rank + first);
-            let mut ranks = [s.splat(0.0); V];
+            t.prefetch(from.wrapping_add(AHEAD).cast());
+            let mut ranks = [t.splat(0.0); V];
             for (v, ranks) in ranks.iter_mut().enumerate() {
-                *ranks = load(s, from.add(v * LANES), width);
+                *ranks = load(t, from.add(v * LANES), width);
             }
             for (r, sums) in sums.iter_mut().enumerate() {
-                let x = s.splat(*task.x.as_ptr().add(r * task.x_stride + k));
+                let x = t.splat(*task.x.as_ptr().add(r * task.x_stride + k));
                 for (sum, ranks) in sums.iter_mut().zip(ranks) {
-                    *sum = s.mul_add(x, ranks, *sum);
+                    *sum = t.mul_add(x, ranks, *sum);
                 }
             }
         }
         for (r, sums) in sums.into_iter().enumerate() {
             for (v, sum) in sums.into_iter().enumerate() {
                 let to = task.h.as_mut_ptr().add(r * task.rank + first + v * LANES);
-                s.store_partial(to, sum, width);
+                t.store_partial(to, sum, width);
             }
         }
     }
@@ -131,17 +137,17 @@ unsafe fn shrink_ranks<S: Simd, const R: usize, const V: usize>(
 /// # Safety
 /// `y` is writable for `columns.len()` values in each row, and nobody else touches them.
 #[inline(always)]
-pub unsafe fn expand<S: Simd>(s: S, task: &ExpandTask<'_>) {
+pub unsafe fn expand<T: Tile>(t: T, task: &ExpandTask<'_>) {
     let (rank, n_rows) = (task.rank, task.n_rows);
     assert!((1..=GROUP_ROWS).contains(&n_rows) && rank > 0 && task.h.len() == n_rows * rank);
     assert!(task.b.len().is_multiple_of(rank) && task.columns.end <= task.b.len() / rank);
     // SAFETY: the asserts and the caller's promise.
     unsafe {
         match n_rows {
-            1 => expand_rows::<S, 1, 4>(s, task),
-            2 => expand_rows::<S, 2, 4>(s, task),
-            3 => expand_rows::<S, 3, 2>(s, task),
-            _ => expand_rows::<S, GROUP_ROWS, 2>(s, task),
+            1 => expand_rows::<T, 1, 4>(t, task),
+            2 => expand_rows::<T, 2, 4>(t, task),
+            3 => expand_rows::<T, 3, 2>(t, task),
+            _ => expand_rows::<T, GROUP_ROWS, 2>(t, task),
         }
     }
 }
@@ -149,16 +155,16 @@ pub unsafe fn expand<S: Simd>(s: S, task: &ExpandTask<'_>) {
 /// # Safety
 /// The task was checked.
 #[inline(always)]
-unsafe fn expand_rows<S: Simd, const R: usize, const V: usize>(s: S, task: &ExpandTask<'_>) {
+unsafe fn expand_rows<T: Tile, const R: usize, const V: usize>(t: T, task: &ExpandTask<'_>) {
     let mut first = task.columns.start;
     // SAFETY: the caller's promise.
     unsafe {
         while first + V * LANES <= task.columns.end {
-            expand_columns::<S, R, V>(s, task, first, LANES);
+            expand_columns::<T, R, V>(t, task, first, LANES);
             first += V * LANES;
         }
         while first < task.columns.end {
-            expand_columns::<S, R, 1>(s, task, first, LANES.min(task.columns.end - first));
+            expand_columns::<T, R, 1>(t, task, first, LANES.min(task.columns.end - first));
             first += LANES;
         }
     }
@@ -167,26 +173,27 @@ unsafe fn expand_rows<S: Simd, const R: usize, const V: usize>(s: S, task: &Expa
 /// # Safety
 /// As above; `V` vectors of columns from `first`, the last of `width`.
 #[inline(always)]
-unsafe fn expand_columns<S: Simd, const R: usize, const V: usize>(
-    s: S,
+unsafe fn expand_columns<T: Tile, const R: usize, const V: usize>(
+    t: T,
     task: &ExpandTask<'_>,
     first: usize,
     width: usize,
 ) {
     let n_outputs = task.b.len() / task.rank;
-    let mut sums = [[s.splat(0.0); V]; R];
+    let mut sums = [[t.splat(0.0); V]; R];
     // SAFETY: the caller's promise.
     unsafe {
         for rank in 0..task.rank {
             let from = task.b.as_ptr().add(rank * n_outputs + first);
-            let mut columns = [s.splat(0.0); V];
+            t.prefetch(from.wrapping_add(COLUMNS_AHEAD).cast());
+            let mut columns = [t.splat(0.0); V];
             for (v, columns) in columns.iter_mut().enumerate() {
-                *columns = load(s, from.add(v * LANES), width);
+                *columns = load(t, from.add(v * LANES), width);
             }
             for (r, sums) in sums.iter_mut().enumerate() {
-                let h = s.splat(*task.h.as_ptr().add(r * task.rank + rank));
+                let h = t.splat(*task.h.as_ptr().add(r * task.rank + rank));
                 for (sum, columns) in sums.iter_mut().zip(columns) {
-                    *sum = s.mul_add(h, columns, *sum);
+                    *sum = t.mul_add(h, columns, *sum);
                 }
             }
         }
@@ -194,9 +201,9 @@ unsafe fn expand_columns<S: Simd, const R: usize, const V: usize>(
             for (v, sum) in sums.into_iter().enumerate() {
                 let y = task.y.add(r * task.y_stride + first - task.columns.start + v * LANES);
                 if width == LANES {
-                    s.store(y, s.add(s.load(y), sum));
+                    t.store(y, t.add(t.load(y), sum));
                 } else {
-                    s.store_partial(y, s.add(s.load_partial(y, width), sum), width);
+                    t.store_partial(y, t.add(t.load_partial(y, width), sum), width);
                 }
             }
         }
@@ -206,7 +213,7 @@ unsafe fn expand_columns<S: Simd, const R: usize, const V: usize>(
 /// # Safety
 /// `width` <= 8 elements.
 #[inline(always)]
-unsafe fn load<S: Simd>(s: S, from: *const f16, width: usize) -> S::F32 {
+unsafe fn load<T: Tile>(t: T, from: *const f16, width: usize) -> T::F32 {
     // SAFETY: the caller's promise.
-    unsafe { if width == LANES { s.load_f16(from) } else { s.load_f16_partial(from, width) } }
+    unsafe { if width == LANES { t.load_f16(from) } else { t.load_f16_partial(from, width) } }
 }
