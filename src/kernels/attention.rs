@@ -1,4 +1,4 @@
-//! Causal attention of up to four queries against the blocks of their sequence's key-value cache.
+//! Causal attention of a few queries against the blocks of their sequence's key-value cache.
 //!
 //! ```text
 //! for each block of 16 positions        keys lie as [head_dim][16], so that scores of positions stand side by side
@@ -20,7 +20,7 @@ use std::ops::Range;
 use half::f16;
 
 use super::simd::{LANES, Simd};
-use super::tile::{Element, GROUP_ROWS, TILE_ROWS, Tile};
+use super::tile::{Element, TILE_ROWS, Tile};
 
 /// Positions of a block.
 pub const BLOCK_LEN: usize = TILE_ROWS;
@@ -70,7 +70,7 @@ pub struct Weight {
     pub sum: f32,
 }
 
-/// Up to four queries of one sequence and one key-value head.
+/// Queries of one sequence and one key-value head: one to four, or [`Tile::QUERIES`].
 pub struct AttendTask<'a> {
     pub queries: &'a [Query],
     pub head_dim: usize,
@@ -89,9 +89,9 @@ pub fn parts(seen: Range<usize>) -> impl Iterator<Item = Range<usize>> {
         .map(move |part| seen.start.max(part * PART)..seen.end.min((part + 1) * PART))
 }
 
-/// Elements of scratch for heads of that many elements.
-pub fn scratch_len(head_dim: usize) -> usize {
-    GROUP_ROWS * (PART + head_dim.next_multiple_of(TILE_ROWS))
+/// Elements of scratch for so many queries with heads of that many elements.
+pub fn scratch_len(n_queries: usize, head_dim: usize) -> usize {
+    n_queries * (PART + head_dim.next_multiple_of(TILE_ROWS))
 }
 
 /// # Safety
@@ -103,7 +103,8 @@ pub fn scratch_len(head_dim: usize) -> usize {
 #[inline(always)]
 pub unsafe fn attend<T: Tile>(t: T, task: &mut AttendTask<'_>) {
     let first = task.queries.first().map_or(0, |query| query.start / PART);
-    assert!(task.scratch.len() >= scratch_len(task.head_dim) && task.weights.len() == task.queries.len());
+    let n_queries = task.queries.len();
+    assert!(task.scratch.len() >= scratch_len(n_queries, task.head_dim) && task.weights.len() == n_queries);
     assert!(task.queries.iter().all(|query| {
         query.start < query.end && query.start / PART == first && (query.end - 1) / PART == first
     }));
@@ -177,9 +178,10 @@ unsafe fn attend_queries<T: Tile, E: Cached<T>>(t: T, task: &mut AttendTask<'_>,
             1 => attend_group::<T, E, 1>(t, task, base),
             2 => attend_group::<T, E, 2>(t, task, base),
             3 => attend_group::<T, E, 3>(t, task, base),
-            GROUP_ROWS => attend_group::<T, E, GROUP_ROWS>(t, task, base),
+            4 => attend_group::<T, E, 4>(t, task, base),
+            8 if T::QUERIES == 8 => attend_group::<T, E, 8>(t, task, base),
             0 => {}
-            _ => panic!("a task has at most four queries"),
+            n => panic!("a task of {n} queries"),
         }
     }
 }
@@ -198,7 +200,7 @@ unsafe fn attend_group<T: Tile, E: Cached<T>, const R: usize>(
     // Positions are counted from the first block.
     let first = start / BLOCK_LEN * BLOCK_LEN;
     let blocks = start / BLOCK_LEN..end.div_ceil(BLOCK_LEN);
-    let (scores, sums) = task.scratch.split_at_mut(GROUP_ROWS * PART);
+    let (scores, sums) = task.scratch.split_at_mut(R * PART);
     let (scores, sums) = (scores.as_mut_ptr(), sums.as_mut_ptr());
     let (scale, behind) = (t.wide_splat(task.scale), BLOCK_LEN * task.cache.head_stride);
     // SAFETY: a part has at most PART positions and begins with a block; the blocks hold all of them.
@@ -245,7 +247,10 @@ fn following(blocks: &Range<usize>, block: usize) -> usize {
     (block + 1).min(blocks.end - 1)
 }
 
-/// Replaces the scores of the positions seen by `exp(score - largest)` and all others by zero. Whole vectors.
+/// Vectors of a block.
+const HALVES: usize = BLOCK_LEN / LANES;
+
+/// Replaces the scores of the positions seen by `exp(score - largest)` and all others by zero. Whole blocks.
 #[inline(always)]
 fn softmax_numerators<S: Simd>(s: S, scores: &mut [f32], seen: Range<usize>) -> Weight {
     let n = scores.len();
@@ -253,27 +258,32 @@ fn softmax_numerators<S: Simd>(s: S, scores: &mut [f32], seen: Range<usize>) -> 
     scores[..seen.start].fill(any);
     scores[seen.end..].fill(any);
     let zero = s.splat(0.0);
-    let mut largest = s.splat(f32::NEG_INFINITY);
+    // Neither the largest nor a zero depends on an order, so that halves of a block need not wait for each other.
+    let mut largest = [s.splat(f32::NEG_INFINITY); HALVES];
     // Zero times anything that is not finite is NaN.
-    let mut poison = zero;
+    let mut poison = [zero; HALVES];
     let at = scores.as_mut_ptr();
-    // SAFETY: whole vectors below n.
+    // SAFETY: whole vectors below n, which is a multiple of a block.
     unsafe {
-        for i in (0..n).step_by(LANES) {
-            let scores = s.load(at.add(i));
-            largest = s.max(largest, scores);
-            poison = s.mul_add(scores, zero, poison);
+        for i in (0..n).step_by(BLOCK_LEN) {
+            for (half, (largest, poison)) in largest.iter_mut().zip(&mut poison).enumerate() {
+                let scores = s.load(at.add(i + half * LANES));
+                *largest = s.max(*largest, scores);
+                *poison = s.mul_add(scores, zero, *poison);
+            }
         }
-        let largest = s.max_lane(largest);
-        for i in (0..n).step_by(LANES) {
-            s.store(at.add(i), s.exp(s.sub(s.load(at.add(i)), s.splat(largest))));
-        }
-        scores[..seen.start].fill(0.0);
-        scores[seen.end..].fill(0.0);
+        let largest = largest.into_iter().fold(f32::NEG_INFINITY, |most, lanes| most.max(s.max_lane(lanes)));
         let mut sum = zero;
         for i in (0..n).step_by(LANES) {
-            sum = s.add(sum, s.load(at.add(i)));
+            let mut weights = s.exp(s.sub(s.load(at.add(i)), s.splat(largest)));
+            s.store(at.add(i), weights);
+            if i < seen.start || i + LANES > seen.end {
+                (i..i + LANES).filter(|p| !seen.contains(p)).for_each(|p| *at.add(p) = 0.0);
+                weights = s.load(at.add(i));
+            }
+            sum = s.add(sum, weights);
         }
+        let poison = poison.into_iter().fold(zero, |sum, lanes| s.add(sum, lanes));
         Weight { largest, sum: s.sum(sum) + s.sum(poison) }
     }
 }

@@ -32,6 +32,10 @@ pub unsafe trait Tile: Simd {
     /// `[TILE_ROWS]` f32.
     type Wide: Copy;
 
+    /// Queries that pass through keys and values together where there are many: [`GROUP_ROWS`], or 8 where the
+    /// registers hold so many sums.
+    const QUERIES: usize = GROUP_ROWS;
+
     fn wide_splat(self, value: f32) -> Self::Wide;
     fn wide_add(self, a: Self::Wide, b: Self::Wide) -> Self::Wide;
     fn wide_mul(self, a: Self::Wide, b: Self::Wide) -> Self::Wide;

@@ -155,7 +155,7 @@ impl Cached {
         n_together: usize,
     ) -> Vec<f32> {
         let n = self.head_dim;
-        let mut scratch = vec![f32::NAN; scratch_len(n)];
+        let mut scratch = vec![f32::NAN; scratch_len(n_together, n)];
         let mut results = vec![f32::NAN; seen.len() * n];
         let n_parts = parts(seen[0].clone()).count();
         let mut outs = vec![vec![f32::NAN; n]; seen.len() * n_parts];
@@ -207,6 +207,8 @@ fn attention_equals_scalar_and_a_naive_softmax() {
         (16, vec![0..PART - 1, 0..PART]),
         (16, vec![0..PART + 5, 0..PART + 6, 0..PART + 7]),
         (16, vec![PART - 3..2 * PART + 20, PART - 2..2 * PART + 21]),
+        (24, (0..11).map(|i| 3 + i..40 + i).collect()),
+        (80, (0..8).map(|i| 0..PART + 9 + i / 2).collect()),
     ] {
         let cached = Cached::new(&mut numbers, head_dim, ends.iter().map(|seen| seen.end).max().unwrap());
         let q: Vec<f32> = numbers.floats(ends.len() * head_dim).iter().map(|x| x * 4.0).collect();
@@ -215,7 +217,8 @@ fn attention_equals_scalar_and_a_naive_softmax() {
         {
             let wanted = cached.attend(&Kernels::scalar(), values, &q, &ends, 1);
             for kernels in Kernels::all() {
-                for n_together in 1..=4 {
+                let many = Some(kernels.n_queries).filter(|_| ends.len() >= 8);
+                for n_together in (1..=4).chain(many) {
                     let found = cached.attend(&kernels, values, &q, &ends, n_together);
                     assert_eq!(found, wanted, "{} {head_dim} {ends:?} by {n_together}", kernels.name);
                 }

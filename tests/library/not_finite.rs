@@ -76,7 +76,7 @@ fn attention_hides_no_bad_score() {
                         head_stride: head_dim,
                     },
                     scale: 0.25,
-                    scratch: &mut vec![0.0; scratch_len(head_dim)],
+                    scratch: &mut vec![0.0; scratch_len(queries.len(), head_dim)],
                     weights: &mut weights,
                 };
                 // SAFETY: two blocks, and room for each query's output.

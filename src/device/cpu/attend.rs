@@ -11,9 +11,8 @@ use super::shared::Shared;
 use crate::device::{Attend, CacheShape, StepPlan};
 use crate::kernels::activations;
 use crate::kernels::attention::{AttendTask, BLOCK_LEN, PART, Query, Weight, parts, scratch_len};
-use crate::kernels::tile::GROUP_ROWS;
 
-/// Up to four queries, in one part of the positions that they see.
+/// A few queries, in one part of the positions that they see.
 struct Group {
     /// The first of the run of rows that they are of: consecutive positions of one sequence, with the same parts.
     first_row: usize,
@@ -98,7 +97,8 @@ impl Cpu {
         let n_heads = q.width() / head_dim;
         let n_shared = n_heads / n_kv_heads;
         let (places, n_weights) = places(rows, n_heads);
-        let groups = groups(rows, n_kv_heads, n_shared, &places);
+        let n_queries = self.kernels.n_queries;
+        let groups = groups(rows, n_kv_heads, n_shared, &places, n_queries);
         let mut weights = vec![Weight::default(); n_weights];
         let mut outs = vec![0.0_f32; n_weights * head_dim];
         let (stride, y_at) = (y.stride(), Shared::new(y.as_mut_ptr()));
@@ -106,9 +106,9 @@ impl Cpu {
         self.pool.run(groups.len(), &|group_idx, worker_idx| {
             let group = &groups[group_idx];
             let mut scratch = self.scratch[worker_idx].lock().expect("a task that panics ends the program");
-            grow(&mut scratch, scratch_len(head_dim));
-            let mut found = [Weight::default(); GROUP_ROWS];
-            let mut queries = Vec::with_capacity(GROUP_ROWS);
+            grow(&mut scratch, scratch_len(n_queries, head_dim));
+            let mut found = vec![Weight::default(); group.queries.len()];
+            let mut queries = Vec::with_capacity(group.queries.len());
             for (row_idx, head) in group.queries(n_shared) {
                 let row = rows.row(row_idx);
                 let seen = parts(row.start..row.position + 1).nth(group.part_idx).unwrap_or_default();
@@ -123,7 +123,6 @@ impl Cpu {
                 let q = q.row(row_idx)[head * head_dim..].as_ptr();
                 queries.push(Query { q, start: seen.start, end: seen.end, out });
             }
-            let found = &mut found[..queries.len()];
             // SAFETY: the blocks were checked above; the outputs belong to this task.
             unsafe {
                 (self.kernels.attend)(&mut AttendTask {
@@ -132,7 +131,7 @@ impl Cpu {
                     cache: cache.head(task.layer, group.kv_head, rows.row(group.first_row).blocks),
                     scale: task.scale,
                     scratch: &mut scratch,
-                    weights: found,
+                    weights: &mut found,
                 });
                 for ((row_idx, head), weight) in group.queries(n_shared).zip(found) {
                     let Parts { n_parts, first } = places[row_idx];
@@ -141,7 +140,7 @@ impl Cpu {
                         let out = row_idx * stride + head * head_dim;
                         y_at.part(out..out + head_dim).iter_mut().for_each(|value| *value *= inverse);
                     } else {
-                        *weights_at.at(first + head * n_parts + group.part_idx) = *weight;
+                        *weights_at.at(first + head * n_parts + group.part_idx) = weight;
                     }
                 }
             }
@@ -184,7 +183,7 @@ fn places(rows: Viewed<'_>, n_heads: usize) -> (Vec<Parts>, usize) {
 
 /// All queries, in groups. Those that read the same part of the same keys and values follow each other, so that it
 /// stays in the second cache.
-fn groups(rows: Viewed<'_>, n_kv_heads: usize, n_shared: usize, places: &[Parts]) -> Vec<Group> {
+fn groups(rows: Viewed<'_>, n_kv_heads: usize, n_shared: usize, places: &[Parts], most: usize) -> Vec<Group> {
     let mut groups = Vec::new();
     let mut first_row = 0;
     while first_row < rows.len() {
@@ -198,11 +197,22 @@ fn groups(rows: Viewed<'_>, n_kv_heads: usize, n_shared: usize, places: &[Parts]
         let n_rows = 1 + (first_row + 1..rows.len()).take_while(may_follow).count();
         for kv_head in 0..n_kv_heads {
             for part_idx in 0..places[first_row].n_parts {
-                let queries = activations::groups(0..n_rows * n_shared);
-                groups.extend(queries.map(|queries| Group { first_row, kv_head, queries, part_idx }));
+                groups.extend(query_groups(n_rows * n_shared, most).map(|queries| Group {
+                    first_row,
+                    kv_head,
+                    queries,
+                    part_idx,
+                }));
             }
         }
         first_row += n_rows;
     }
     groups
+}
+
+/// Groups of `most` queries where there are several of them, for what is left the usual ones.
+fn query_groups(n_queries: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let n_large = if n_queries < 2 * most { 0 } else { n_queries / most };
+    let large = (0..n_large).map(move |group| group * most..(group + 1) * most);
+    large.chain(activations::groups(n_large * most..n_queries))
 }

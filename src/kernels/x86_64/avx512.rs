@@ -89,6 +89,8 @@ unsafe impl Simd for Avx512 {
 unsafe impl Tile for Avx512 {
     type Wide = __m512;
 
+    const QUERIES: usize = 8;
+
     #[inline(always)]
     fn wide_splat(self, value: f32) -> __m512 {
         unsafe { _mm512_set1_ps(value) }
