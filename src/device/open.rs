@@ -119,10 +119,10 @@ impl Opened {
         }
     }
 
-    /// Bytes per second that the device reads of its memory, where that is not the host's matter.
+    /// Bytes per second that the device reads of its memory; none where it has no room for what is read.
     pub fn read_rate(&self) -> Option<f64> {
         match self {
-            Self::Cpu(_) => None,
+            Self::Cpu(cpu) => cpu.read_rate().ok(),
             Self::Cuda(gpu) => gpu.read_rate().ok(),
         }
     }

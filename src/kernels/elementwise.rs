@@ -3,6 +3,7 @@
 use half::f16;
 
 use super::simd::{LANES, Simd};
+use super::tile::{TILE_ROWS, Tile};
 
 /// `y = x / sqrt(mean(x^2) + eps) * weight` (RMSNorm, Zhang & Sennrich 2019, arXiv 1910.07467).
 /// `y` may be `x`. All of `y` is NaN if the sum of squares is not finite: it would else be zeros.
@@ -119,4 +120,27 @@ pub unsafe fn narrow<S: Simd>(s: S, from: &[f32], to: &mut [f16]) {
     for i in whole..from.len() {
         to[i] = f16::from_f32(from[i]);
     }
+}
+
+/// Sums up bytes as if they were f32, as weights are read: nothing is wanted but the time that it takes.
+///
+/// # Safety
+/// None is needed beyond what `t` proves.
+#[inline(always)]
+pub unsafe fn read<T: Tile>(t: T, bytes: &[u8]) -> f32 {
+    const SUMS: usize = 4;
+    const WIDE: usize = TILE_ROWS * size_of::<f32>();
+    let mut sums = [t.wide_splat(0.0); SUMS];
+    for piece in bytes.chunks_exact(SUMS * WIDE) {
+        t.prefetch_ahead(piece.as_ptr(), SUMS * WIDE);
+        for (sum, values) in sums.iter_mut().zip(piece.chunks_exact(WIDE)) {
+            // SAFETY: 16 elements, of which every bit pattern is one.
+            *sum = t.wide_add(*sum, unsafe { t.wide_load(values.as_ptr().cast()) });
+        }
+    }
+    let mut lanes = [0.0; TILE_ROWS];
+    let sum = sums.into_iter().fold(t.wide_splat(0.0), |sum, wide| t.wide_add(sum, wide));
+    // SAFETY: 16 elements.
+    unsafe { t.wide_store(lanes.as_mut_ptr(), sum) };
+    lanes.into_iter().sum()
 }

@@ -10,6 +10,15 @@ use super::tile::{E2M1_DOUBLED, TILE_ROWS, Tile, wide_of_pairs};
 #[derive(Clone, Copy)]
 pub struct Scalar;
 
+impl Scalar {
+    /// # Safety
+    /// None is asked for; the other instruction sets' are.
+    #[inline(always)]
+    pub unsafe fn assume() -> Self {
+        Self
+    }
+}
+
 type Lanes = [f32; LANES];
 
 fn each(a: Lanes, b: Lanes, op: impl Fn(f32, f32) -> f32) -> Lanes {

@@ -10,6 +10,7 @@ use super::matmul::{self, MatmulTask};
 use super::matrix::Partner;
 use super::merge_delta::{self, LowRankTask};
 use super::scalar::Scalar;
+use super::tile::Tile;
 
 /// One instruction set's operations; the safety contracts are those of the functions of the same name.
 #[derive(Clone, Copy)]
@@ -18,6 +19,8 @@ pub struct Kernels {
     multiply_numbers: unsafe fn(&MatmulTask<'_>),
     multiply_codes: unsafe fn(&MatmulTask<'_>),
     pub quantize: unsafe fn(&[f32], usize, &mut CodesMut<'_>),
+    /// Queries of a task where there are many.
+    pub n_queries: usize,
     pub attend: unsafe fn(&mut AttendTask<'_>),
     pub combine: unsafe fn(&[Weight], &[&[f32]], *mut f32),
     pub lora_shrink: unsafe fn(&mut ShrinkTask<'_>),
@@ -27,64 +30,70 @@ pub struct Kernels {
     pub silu_mul: unsafe fn(&mut [f32], &[f32]),
     pub gelu_mul: unsafe fn(&mut [f32], &[f32]),
     pub narrow: unsafe fn(&[f32], &mut [f16]),
+    pub read: unsafe fn(&[u8]) -> f32,
 }
 
-/// A table whose functions are compiled with the given features; `$isa` is a value made inside them.
+/// A table whose functions are compiled with the given features, of which a value of `$isa` is the proof.
 macro_rules! table {
-    ($name:literal, $isa:expr, $(#[$features:meta])?) => {{
+    ($name:literal, $isa:ty, $(#[$features:meta])?) => {{
         $(#[$features])?
         unsafe fn multiply_numbers(task: &MatmulTask<'_>) {
-            unsafe { matmul::multiply_numbers($isa, task) }
+            unsafe { matmul::multiply_numbers(<$isa>::assume(), task) }
         }
         $(#[$features])?
         unsafe fn multiply_codes(task: &MatmulTask<'_>) {
-            unsafe { matmul::multiply_codes($isa, task) }
+            unsafe { matmul::multiply_codes(<$isa>::assume(), task) }
         }
         $(#[$features])?
         unsafe fn quantize(x: &[f32], stride: usize, out: &mut CodesMut<'_>) {
-            unsafe { activations::quantize($isa, x, stride, out) }
+            unsafe { activations::quantize(<$isa>::assume(), x, stride, out) }
         }
         $(#[$features])?
         unsafe fn attend(task: &mut AttendTask<'_>) {
-            unsafe { attention::attend($isa, task) }
+            unsafe { attention::attend(<$isa>::assume(), task) }
         }
         $(#[$features])?
         unsafe fn combine(weights: &[Weight], part_outs: &[&[f32]], out: *mut f32) {
-            unsafe { attention::combine($isa, weights, part_outs, out) }
+            unsafe { attention::combine(<$isa>::assume(), weights, part_outs, out) }
         }
         $(#[$features])?
         unsafe fn lora_shrink(task: &mut ShrinkTask<'_>) {
-            unsafe { lora::shrink($isa, task) }
+            unsafe { lora::shrink(<$isa>::assume(), task) }
         }
         $(#[$features])?
         unsafe fn lora_expand(task: &ExpandTask<'_>) {
-            unsafe { lora::expand($isa, task) }
+            unsafe { lora::expand(<$isa>::assume(), task) }
         }
         $(#[$features])?
         unsafe fn low_rank(task: &mut LowRankTask<'_>) {
-            unsafe { merge_delta::low_rank($isa, task) }
+            unsafe { merge_delta::low_rank(<$isa>::assume(), task) }
         }
         $(#[$features])?
         unsafe fn rms_norm(x: *const f32, weight: &[f32], eps: f32, y: *mut f32) {
-            unsafe { elementwise::rms_norm($isa, x, weight, eps, y) }
+            unsafe { elementwise::rms_norm(<$isa>::assume(), x, weight, eps, y) }
         }
         $(#[$features])?
         unsafe fn silu_mul(gate: &mut [f32], up: &[f32]) {
-            unsafe { elementwise::silu_mul($isa, gate, up) }
+            unsafe { elementwise::silu_mul(<$isa>::assume(), gate, up) }
         }
         $(#[$features])?
         unsafe fn gelu_mul(gate: &mut [f32], up: &[f32]) {
-            unsafe { elementwise::gelu_mul($isa, gate, up) }
+            unsafe { elementwise::gelu_mul(<$isa>::assume(), gate, up) }
         }
         $(#[$features])?
         unsafe fn narrow(from: &[f32], to: &mut [f16]) {
-            unsafe { elementwise::narrow($isa, from, to) }
+            unsafe { elementwise::narrow(<$isa>::assume(), from, to) }
+        }
+        $(#[$features])?
+        unsafe fn read(bytes: &[u8]) -> f32 {
+            unsafe { elementwise::read(<$isa>::assume(), bytes) }
         }
         Kernels {
             name: $name,
             multiply_numbers,
             multiply_codes,
             quantize,
+            n_queries: <$isa as Tile>::QUERIES,
             attend,
             combine,
             lora_shrink,
@@ -94,6 +103,7 @@ macro_rules! table {
             silu_mul,
             gelu_mul,
             narrow,
+            read,
         }
     }};
 }
@@ -137,12 +147,11 @@ impl Kernels {
     fn vectors() -> Vec<Self> {
         use super::x86_64::{Avx2, Avx512};
         // SAFETY (of the tables' functions): a table exists only after the detection.
-        let avx2 =
-            Avx2::new().map(|_| table!("avx2", Avx2::assume(), #[target_feature(enable = "avx2,fma,f16c")]));
+        let avx2 = Avx2::new().map(|_| table!("avx2", Avx2, #[target_feature(enable = "avx2,fma,f16c")]));
         let avx512 = Avx512::new().map(|_| {
             table!(
                 "avx512vnni",
-                Avx512::assume(),
+                Avx512,
                 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
             )
         });
@@ -153,8 +162,8 @@ impl Kernels {
     fn vectors() -> Vec<Self> {
         use super::aarch64::{DOT, MATRIX, Neon, PLAIN};
         // SAFETY (of the tables' functions): a table exists only after the detection.
-        let Some(plain) = Neon::<PLAIN>::new()
-            .map(|_| table!("neon", Neon::<PLAIN>::assume(), #[target_feature(enable = "neon")]))
+        let Some(plain) =
+            Neon::<PLAIN>::new().map(|_| table!("neon", Neon<PLAIN>, #[target_feature(enable = "neon")]))
         else {
             return Vec::new();
         };

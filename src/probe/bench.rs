@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::bandwidth::read_bandwidth;
 use super::case::{BenchMode, Case};
 use super::error::ProbeError;
 use super::logits::{open_decoder, open_lora};
@@ -81,10 +80,7 @@ pub fn bench(options: &BenchOptions) -> Result<BenchReport, ProbeError> {
         load_ms,
         cases: reports,
         sampling: time_sampling(&logits),
-        read_bandwidth: options.measures_read_rate.then(|| {
-            let of_device = bench.decoder.device().read_rate();
-            of_device.unwrap_or_else(|| read_bandwidth(n_threads))
-        }),
+        read_bandwidth: if options.measures_read_rate { bench.decoder.device().read_rate() } else { None },
     })
 }
 

@@ -1,6 +1,5 @@
 //! A model run without a queue: logits for parity and perplexity, timings for comparison.
 
-mod bandwidth;
 mod bench;
 mod case;
 mod error;

@@ -7,6 +7,7 @@ mod inputs;
 mod ops;
 mod processor;
 mod project;
+mod read_rate;
 mod routing;
 mod rows;
 mod shared;
