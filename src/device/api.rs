@@ -58,6 +58,11 @@ pub trait Device: Sync {
         self.rows(0, width)
     }
 
+    /// Bytes that drawing the token of a row takes beside its logits.
+    fn draw_bytes(&self, _vocab_size: usize) -> usize {
+        0
+    }
+
     /// Of no rows yet.
     fn routing(&self) -> Self::Routing;
 

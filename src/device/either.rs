@@ -105,6 +105,13 @@ impl Device for Opened {
         }
     }
 
+    fn draw_bytes(&self, vocab_size: usize) -> usize {
+        match self {
+            Either::Cpu(d) => d.draw_bytes(vocab_size),
+            Either::Cuda(d) => d.draw_bytes(vocab_size),
+        }
+    }
+
     fn routing(&self) -> Self::Routing {
         match self {
             Either::Cpu(d) => Either::Cpu(d.routing()),

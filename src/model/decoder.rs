@@ -139,7 +139,9 @@ impl<D: Device> Decoder<D> {
         // Rows once more, as the device prepares them for a product.
         let prepared = shape.intermediate_size.max(shape.n_heads * shape.head_dim).max(shape.hidden_size);
         let row = 3 * shape.hidden_size + heads + 2 * shape.intermediate_size + changed + mixture + prepared;
-        size_of::<f32>() * (n_rows * row + n_logit_rows * (2 * shape.hidden_size + shape.vocab_size))
+        let logits = 2 * shape.hidden_size + shape.vocab_size;
+        size_of::<f32>() * (n_rows * row + n_logit_rows * logits)
+            + n_logit_rows * self.device.draw_bytes(shape.vocab_size)
     }
 
     /// An empty workspace; it grows to the largest step it sees.

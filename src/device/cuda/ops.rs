@@ -8,6 +8,7 @@ use super::gpu::{Cuda, THREADS, grid, lock, whole};
 use super::operation::{Activate, Add, Norm, Turn};
 use super::routing::Routing;
 use super::rows::Rows;
+use super::sampling::draw_bytes;
 use super::scratch::{PlanMemory, Scratch};
 use super::step::{Step, StepView};
 use super::weights::{Vector, Weights, device_error};
@@ -70,6 +71,10 @@ impl Device for Cuda {
 
     fn host_rows(&self, width: usize) -> Rows {
         Rows::on_host(width)
+    }
+
+    fn draw_bytes(&self, vocab_size: usize) -> usize {
+        draw_bytes(vocab_size)
     }
 
     fn routing(&self) -> Routing {

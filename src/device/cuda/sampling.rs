@@ -7,6 +7,7 @@ use super::gpu::{Cuda, grid, lock, whole};
 use super::rows::Rows;
 use crate::cuda::Grid;
 use crate::device::{Draw, Drawn};
+use crate::numbers::precision::row_stride;
 
 /// Logits of a part, of which each thread has a group.
 const SCORE_PART: usize = 4096;
@@ -19,6 +20,32 @@ const PART_WORDS: usize = 4;
 const DRAW_THREADS: u32 = 256;
 /// For so many of the host's threads the device takes one row with a sum over the vocabulary, and one at least.
 const THREADS_PER_SUM: usize = 3;
+
+/// Elements of [`super::draws::Buffers`] for each row of logits.
+struct PerRow {
+    scores: usize,
+    groups: usize,
+    parts: usize,
+    sums: usize,
+}
+
+impl PerRow {
+    fn of(vocab_size: usize) -> Self {
+        let (n_parts, n_sum_parts) = (vocab_size.div_ceil(SCORE_PART), vocab_size.div_ceil(SUM_PART));
+        Self {
+            scores: row_stride(vocab_size),
+            groups: n_parts * GROUPS,
+            parts: n_parts * PART_WORDS,
+            sums: 2 * n_sum_parts,
+        }
+    }
+}
+
+/// See [`crate::device::Device::draw_bytes`]; the tables that the host writes are small.
+pub fn draw_bytes(vocab_size: usize) -> usize {
+    let PerRow { scores, groups, parts, sums } = PerRow::of(vocab_size);
+    size_of::<f32>() * (scores + groups + parts) + size_of::<f64>() * sums
+}
 
 impl Cuda {
     /// See [`crate::device::Device::ask_tokens`].
@@ -47,10 +74,11 @@ impl Cuda {
         let (n_parts, n_sum_parts) = (vocab_size.div_ceil(SCORE_PART), vocab_size.div_ceil(SUM_PART));
         let Draws { has_sums, mask_stride, buffers, .. } = &mut *draws;
         let (has_sums, mask_stride) = (*has_sums, whole(*mask_stride));
-        let scores = self.room(&mut buffers.scores, n_rows * logits.stride());
-        let groups = self.room(&mut buffers.groups, n_rows * n_parts * GROUPS);
-        let parts = self.room(&mut buffers.parts, n_rows * n_parts * PART_WORDS);
-        let sums = self.room(&mut buffers.sums, n_rows * 2 * n_sum_parts);
+        let per_row = PerRow::of(vocab_size);
+        let scores = self.room(&mut buffers.scores, n_rows * per_row.scores);
+        let groups = self.room(&mut buffers.groups, n_rows * per_row.groups);
+        let parts = self.room(&mut buffers.parts, n_rows * per_row.parts);
+        let sums = self.room(&mut buffers.sums, n_rows * per_row.sums);
         let (tables, shape) =
             (draws.tables(), [whole(logits.stride()), whole(vocab_size), draws.tables().entries]);
         let of_score = [tables.biases, tables.masks, mask_stride, scores, groups, parts];
