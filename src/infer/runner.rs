@@ -232,7 +232,7 @@ impl<D: Device> Runner<D> {
             self.fault = Some(fault);
             return Vec::new();
         }
-        self.settle(&chunks)
+        self.finish_step(&chunks)
     }
 
     /// Gives the memory of unused cache blocks and of all buffers of a step back to the system.
@@ -272,7 +272,7 @@ impl<D: Device> Runner<D> {
     }
 
     /// Takes the step's logits: one token for every sequence whose last token was computed.
-    fn settle(&mut self, chunks: &[Chunk]) -> Vec<Output> {
+    fn finish_step(&mut self, chunks: &[Chunk]) -> Vec<Output> {
         let ended: Vec<Chunk> =
             chunks.iter().copied().filter(|chunk| self.scheduler.note_computed(*chunk)).collect();
         let drawn = self.draw(&ended);

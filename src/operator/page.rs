@@ -92,11 +92,11 @@ impl Page {
             self.barred("requests", &done, &format!("{} of {}{eta}", queue.n_answered, queue.n_requests));
         }
         let n_files = totals.files_answered + totals.files_rejected;
-        self.line("so far", &format!("{n_files} files, {} of them rejected", totals.files_rejected));
+        self.line("so far", &format!("files {n_files}, rejected {}", totals.files_rejected));
         let n_requests = totals.requests_answered + totals.requests_failed;
         let colour = if totals.requests_failed > 0 { Colour::Yellow } else { Colour::Plain };
-        let failed = format!("{n_requests} requests, {} failed", totals.requests_failed);
-        self.painted("", colour, &failed, &format!(", {} tokens", totals.generated_tokens));
+        let failed = format!("requests {n_requests}, failed {}", totals.requests_failed);
+        self.painted("", colour, &failed, &format!(", tokens {}", totals.generated_tokens));
         let names = report.adapters.iter().take(N_SHOWN);
         let mut adapters: Vec<String> =
             names.map(|adapter| format!("{} {}", clean(&adapter.name), adapter.n_requests)).collect();
