@@ -1,4 +1,4 @@
-"""jetspool beside llama.cpp and ik_llama.cpp on this machine: scripts/bench-peers starts it and says more."""
+"""jetspool beside llama.cpp, ik_llama.cpp and EdgeLoRA on this machine: scripts/bench-peers starts it and says more."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ class Bench:
         self.work: Path = options.work
         self.work.mkdir(parents=True, exist_ok=True)
         self.llama = peers.llama_cpp(self.work)
-        wanted = [peers.ik_llama(self.work, options.ik_source)] if "ik_llama.cpp" in options.peers else []
+        given = dict(options.source)
+        wanted = [peers.cloned(name, self.work, given.get(name)) for name in peers.ORIGINS if name in options.peers]
         self.peers = [self.llama] * ("llama.cpp" in options.peers) + [peer for peer in wanted if peer]
         self.read_rates: list[float] = []
         self.results: dict[tuple, list[dict]] = {}
@@ -264,7 +265,9 @@ class Bench:
         processor, features = peers.processor()
         used = [feature for feature, _, _ in peers.FEATURES if feature in features]
         return {"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "processor": processor,
-                "features": used, "threads": self.options.threads, "rounds": self.options.rounds,
+                "features": used, "threads": self.options.threads,
+                # Whoever stops it has done fewer than were asked for.
+                "rounds": min(len(rounds) for rounds in self.results.values()),
                 "read_rate_gb_per_second": rate, "commit": commit(), "programs": programs,
                 "peers": {peer.name: peer.version for peer in self.peers}, "results": results, "memory": memory}  # fmt: skip
 
@@ -381,7 +384,7 @@ def make_plot(report: dict) -> str:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/bench-peers", description="jetspool beside llama.cpp and ik_llama.cpp")
+    parser = argparse.ArgumentParser(prog="scripts/bench-peers", description="jetspool beside programs of its kind")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
     def some(known: list[str]):
@@ -393,6 +396,12 @@ def arguments() -> argparse.Namespace:
 
         return parse
 
+    def copy(text: str) -> list[str]:
+        name, _, directory = text.partition("=")
+        if name not in peers.ORIGINS or not directory:
+            raise argparse.ArgumentTypeError(f"{text}: wanted {' or '.join(f'{name}=DIR' for name in peers.ORIGINS)}")
+        return [name, directory]
+
     def add_list(name: str, known: list[str], default: list[str], words: str) -> None:
         parser.add_argument(name, type=some(known), default=default, metavar="A,B", help=f"{words}: {', '.join(known)}")
 
@@ -400,11 +409,12 @@ def arguments() -> argparse.Namespace:
     add_list("--shapes", SHAPES, SHAPES, "models whose sizes are taken")
     add_list("--precisions", list(PRECISIONS), list(PRECISIONS), "ours, each beside F16, Q8_0, Q4_0")
     add_list("--cases", CASES, CASES, "what is timed")
-    add_list("--peers", ["llama.cpp", "ik_llama.cpp"], ["llama.cpp", "ik_llama.cpp"], "beside whom")
+    add_list("--peers", ["llama.cpp", *peers.ORIGINS], ["llama.cpp", "ik_llama.cpp"], "beside whom")
     parser.add_argument("--rounds", type=int, default=5, help="alternations (5)")
     parser.add_argument("--threads", type=int, default=2, help="of each program (2)")
     parser.add_argument("--work", type=Path, default=cache / "jetspool-bench", help="what is made stays there (%(default)s)")
-    parser.add_argument("--ik-source", metavar="DIR", help="a copy of ik_llama.cpp's sources, instead of fetching it")
+    parser.add_argument("--source", type=copy, action="append", default=[], metavar="PEER=DIR",
+                        help="a copy of a peer's repository, instead of fetching it")  # fmt: skip
     parser.add_argument("--own-tools", action="store_true", help="time llama.cpp's llama-bench and llama-batched-bench too")
     parser.add_argument("--no-memory", action="store_true", help="leave memory out")
     parser.add_argument("--json", type=Path, help="write the figures there")

@@ -1,27 +1,63 @@
-// One case of llama.cpp, or of ik_llama.cpp (-DIK_LLAMA), through its public interface; prints one line of JSON.
+// One case of llama.cpp, of ik_llama.cpp (-DIK_LLAMA) or of EdgeLoRA (-DEDGE_LORA), through its public interface; prints
+// one line of JSON.
 //
 //   driver MODEL THREADS decode|prefill BATCH LENGTH STEPS [ADAPTER...]
 //   driver MODEL tokens FILE          llama.cpp only: the tokens of a text, as llama-perplexity takes them
 //
 // decode: a token of each of BATCH sequences that hold LENGTH tokens; prefill: prompts of LENGTH tokens. One step before
 // the timed ones is not counted among them. A context has one set of adapters: with several, the sequences are computed
-// one after the other, each with its own, as llama.cpp's server does with requests of different adapters.
+// one after the other, each with its own, as llama.cpp's server does with requests of different adapters. EdgeLoRA takes
+// an adapter for each token of a batch (EDGE_LORA_MIXED=1), and a look at its graph and logits shows that none of them is
+// computed then.
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <list>
+#include <memory>
 #include <sstream>
+#include <stack>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "llama.h"
 
 using Clock = std::chrono::steady_clock;
 
-#ifdef IK_LLAMA
+#ifdef EDGE_LORA
+// Adapters have numbers; 0 is none of them.
+using Adapter = llama_lazy_lora_adapter_container;
+static std::vector<Adapter *> registered;
+static int number(Adapter *adapter) {
+    int i = 0;
+    while (registered[i] != adapter) i++;
+    return i;
+}
+static Adapter *open_adapter(llama_context *context, const char *path) {
+    do {
+        auto *adapter = new Adapter();
+        adapter->path = path;
+        registered.push_back(adapter);
+        llama_lazy_lora_adapter_register(context, adapter);
+    } while (registered.size() < 2);
+    llama_lazy_load_lora_adapter(context, registered.size() - 1);
+    return registered.back();
+}
+static int take_adapter(llama_context *context, Adapter *adapter) {
+    return llama_lora_adapter_id_set(context, number(adapter));
+}
+static void clear(llama_context *context) { llama_kv_cache_clear(context); }
+static bool is_mixed() { return getenv("EDGE_LORA_MIXED") != nullptr; }
+#define llama_model_load_from_file llama_load_model_from_file
+#define llama_init_from_model llama_new_context_with_model
+#elif defined(IK_LLAMA)
 using Adapter = llama_lora_adapter;
-static Adapter *open_adapter(llama_model *model, const char *path) { return llama_lora_adapter_init(model, path); }
+static Adapter *open_adapter(llama_context *context, const char *path) {
+    return llama_lora_adapter_init(const_cast<llama_model *>(llama_get_model(context)), path);
+}
 static int take_adapter(llama_context *context, Adapter *adapter) {
     llama_lora_adapter_clear(context);
     return llama_lora_adapter_set(context, adapter, 1.0f);
@@ -29,7 +65,9 @@ static int take_adapter(llama_context *context, Adapter *adapter) {
 static void clear(llama_context *context) { llama_kv_cache_clear(context); }
 #else
 using Adapter = llama_adapter_lora;
-static Adapter *open_adapter(llama_model *model, const char *path) { return llama_adapter_lora_init(model, path); }
+static Adapter *open_adapter(llama_context *context, const char *path) {
+    return llama_adapter_lora_init(const_cast<llama_model *>(llama_get_model(context)), path);
+}
 static int take_adapter(llama_context *context, Adapter *adapter) {
     float scale = 1.0f;
     return llama_set_adapters_lora(context, &adapter, 1, &scale);
@@ -60,6 +98,17 @@ struct Case {
         batch.n_seq_id[i] = 1;
         batch.seq_id[i][0] = sequence;
         batch.logits[i] = is_last;
+#ifdef EDGE_LORA
+        bool has_one = !adapters.empty() && is_mixed() && position >= length;
+        batch.adapter_id[i] = has_one ? number(adapters[sequence % adapters.size()]) : 0;
+#endif
+    }
+
+    bool takes_turns() const {
+#ifdef EDGE_LORA
+        if (is_mixed()) return false;
+#endif
+        return adapters.size() > 1;
     }
 
     void compute() {
@@ -69,7 +118,7 @@ struct Case {
     }
 
     void choose(int sequence) {
-        if (adapters.size() > 1 && take_adapter(context, adapters[sequence % adapters.size()]) != 0)
+        if (takes_turns() && take_adapter(context, adapters[sequence % adapters.size()]) != 0)
             fail("an adapter cannot be set");
     }
 
@@ -88,7 +137,7 @@ struct Case {
                 continue;
             }
             add(length + index, sequence, true);
-            if (adapters.size() > 1 || sequence == n_sequences - 1) compute();
+            if (takes_turns() || sequence == n_sequences - 1) compute();
         }
     }
 };
@@ -97,7 +146,7 @@ static void silent(ggml_log_level level, const char *text, void *) {
     if (level == GGML_LOG_LEVEL_ERROR) fputs(text, stderr);
 }
 
-#ifndef IK_LLAMA
+#if !defined(IK_LLAMA) && !defined(EDGE_LORA)
 static int print_tokens(const char *model_path, const char *text_path) {
     llama_backend_init();
     llama_model_params params = llama_model_default_params();
@@ -120,7 +169,7 @@ static int print_tokens(const char *model_path, const char *text_path) {
 #endif
 
 int main(int argc, char **argv) {
-#ifndef IK_LLAMA
+#if !defined(IK_LLAMA) && !defined(EDGE_LORA)
     if (argc == 4 && strcmp(argv[2], "tokens") == 0) {
         llama_log_set(silent, nullptr);
         return print_tokens(argv[1], argv[3]);
@@ -140,6 +189,9 @@ int main(int argc, char **argv) {
     model_params.use_mmap = false;
     // It refuses adapters with it.
     params.flash_attn = argc <= 7;
+#elif defined(EDGE_LORA)
+    params.flash_attn = false;
+    params.batch_lora = is_mixed();
 #else
     params.kv_unified = false;
 #endif
@@ -155,7 +207,7 @@ int main(int argc, char **argv) {
     if (!context) fail("no context");
     Case the_case{context, {}, is_decode, n_sequences, length, llama_batch_init(params.n_batch, 0, 1)};
     for (int i = 7; i < argc; i++) {
-        Adapter *adapter = open_adapter(model, argv[i]);
+        Adapter *adapter = open_adapter(context, argv[i]);
         if (!adapter) fail(std::string("no adapter: ") + argv[i]);
         the_case.adapters.push_back(adapter);
     }

@@ -1,4 +1,4 @@
-"""llama.cpp and ik_llama.cpp, built for this processor in a work folder. Nothing is built twice."""
+"""llama.cpp and programs that come from it, built for this processor in a work folder. Nothing is built twice."""
 
 from __future__ import annotations
 
@@ -12,10 +12,30 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 # llama.cpp as this package vendors it: a source release that package indexes keep.
 LLAMA_PACKAGE = "llama-cpp-python==0.3.36"
-IK_COMMIT = "8337e4cd3861406fc04e0854b1409cd1b027fbc9"
-IK_URL = "https://github.com/ikawrakow/ik_llama.cpp"
 TOOLS = ["llama-bench", "llama-batched-bench", "llama-quantize", "llama-perplexity"]
-IK_TOOLS = ["llama-bench", "llama-batched-bench"]
+
+
+@dataclass
+class Origin:
+    """A repository, and what is built of it beside the driver."""
+
+    url: str
+    commit: str
+    folder: str
+    targets: list[str]
+    tools: list[str]
+    options: list[str]
+    driver_flags: list[str]
+
+
+ORIGINS = {
+    # Attention over quantized keys and values takes most of the compiler's time, and nobody here asks for it.
+    "ik_llama.cpp": Origin("https://github.com/ikawrakow/ik_llama.cpp", "8337e4cd3861406fc04e0854b1409cd1b027fbc9", ".",
+                           ["llama-bench", "llama-batched-bench"], ["llama-bench", "llama-batched-bench"],
+                           ["-DGGML_IQK_FA_ALL_QUANTS=OFF"], ["-DIK_LLAMA"]),
+    "EdgeLoRA": Origin("https://github.com/shenzheyu/EdgeLoRA", "b4014595598a998db345d16cc9d3407a98998c3c", "edgelora",
+                       ["llama"], [], ["-DLLAMA_BUILD_EXAMPLES=OFF"], ["-DEDGE_LORA"]),
+}  # fmt: skip
 
 # Flag of /proc/cpuinfo, options of llama.cpp, flags of a compiler. AMX is left out: builds with it end with an illegal
 # instruction on Q4_0 and Q8_0.
@@ -28,6 +48,9 @@ FEATURES = [
     ("bmi2", ["GGML_BMI2"], ["-mbmi2"]),
     ("avx_vnni", ["GGML_AVX_VNNI", "GGML_AVXVNNI"], []),
     ("avx512bw", ["GGML_AVX512"], []),
+    # ik_llama.cpp asks the compiler for these beside, and else for parts that do not fit together.
+    ("avx512dq", [], ["-mavx512dq"]),
+    ("avx512vl", [], ["-mavx512vl"]),
     ("avx512_vbmi", ["GGML_AVX512_VBMI"], []),
     ("avx512_vnni", ["GGML_AVX512_VNNI"], []),
     ("avx512_bf16", ["GGML_AVX512_BF16"], []),
@@ -92,6 +115,7 @@ def build(source: Path, out: Path, targets: list[str], more: list[str], driver_f
     # In the order in which they need each other.
     libraries = [path for stem in ("libllama", "libggml", "libggml-cpu", "libggml-base")
                  for path in out.glob(f"**/src/{stem}.a")]  # fmt: skip
+    (out / "bin").mkdir(exist_ok=True)
     command = [os.environ.get("CXX", "c++"), "-O2", "-std=c++17", *driver_flags, f"-I{source}/include",
                f"-I{source}/ggml/include", HERE / "driver.cpp", "-o", out / "bin" / "driver", *libraries,
                "-fopenmp", "-lpthread", "-ldl"]  # fmt: skip
@@ -122,23 +146,22 @@ def llama_cpp(work: Path) -> Peer:
     return peer
 
 
-def ik_llama(work: Path, given: str | None) -> Peer | None:
+def cloned(name: str, work: Path, given: str | None) -> Peer | None:
     """From a directory, or from its repository; none where neither can be had."""
-    out = work / "ik_llama.cpp"
-    peer = Peer("ik_llama.cpp", IK_COMMIT[:9], out / "bin")
-    if is_built(peer, IK_TOOLS):
+    origin, out = ORIGINS[name], work / name
+    peer = Peer(name, origin.commit[:9], out / "bin")
+    if is_built(peer, origin.tools):
         return peer
-    source = Path(given).resolve() if given else work / "sources" / "ik_llama.cpp"
+    source = Path(given).resolve() if given else work / "sources" / name
     if not source.exists():
-        say("fetching ik_llama.cpp")
+        say(f"fetching {name}")
         source.mkdir(parents=True)
-        steps = [["init", "-q"], ["fetch", "-q", "--depth", "1", IK_URL, IK_COMMIT], ["checkout", "-q", "FETCH_HEAD"]]
-        for step in steps:
+        fetch = ["fetch", "-q", "--depth", "1", origin.url, origin.commit]
+        for step in [["init", "-q"], fetch, ["checkout", "-q", "FETCH_HEAD"]]:
             if subprocess.run(["git", "-C", source, *step]).returncode:
-                say("SKIPPED: ik_llama.cpp cannot be fetched (--ik-source DIR takes a copy of it)")
+                say(f"SKIPPED: {name} cannot be fetched (--source {name}=DIR takes a copy of it)")
                 subprocess.run(["rm", "-rf", source])
                 return None
-    say("building ik_llama.cpp (ten minutes or more)")
-    # Attention over quantized keys and values takes most of the compiler's time, and nobody here asks for it.
-    build(source, out, IK_TOOLS, ["-DGGML_IQK_FA_ALL_QUANTS=OFF"], ["-DIK_LLAMA"])
+    say(f"building {name} (ten minutes or more)")
+    build(source / origin.folder, out, origin.targets, origin.options, origin.driver_flags)
     return peer

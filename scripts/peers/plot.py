@@ -6,13 +6,14 @@ from html import escape
 
 WIDTH, LEFT, RIGHT, BAR, GAP, GROUP_GAP = 860, 210, 96, 15, 3, 12
 STYLE = """
+  .ground { fill: #ffffff; }
   text { font: 12px system-ui, sans-serif; fill: #24292f; }
   .title { font-size: 15px; font-weight: 600; }
   .note { font-size: 11px; fill: #57606a; }
   .rule { stroke: #d0d7de; }
   .bar0 { fill: #0f7b6c; } .bar1 { fill: #8c959f; } .bar2 { fill: #c8ccd1; }
   @media (prefers-color-scheme: dark) {
-    text { fill: #e6edf3; } .note { fill: #9198a1; } .rule { stroke: #3d444d; }
+    .ground { fill: #0d1117; } text { fill: #e6edf3; } .note { fill: #9198a1; } .rule { stroke: #3d444d; }
     .bar0 { fill: #3fb8a5; } .bar1 { fill: #7d8590; } .bar2 { fill: #4d555e; }
   }
 """
@@ -50,7 +51,10 @@ def plot(title: str, notes: list[str], programs: list[str], sections: list[tuple
     height = page.y + 12
     body = "\n".join(page.parts)
     size = f'viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" height="{height:.0f}"'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">\n<style>{STYLE}</style>\n{body}\n</svg>\n'
+    # Of its own: a page may be dark where the system is light.
+    ground = f'<rect class="ground" width="{WIDTH}" height="{height:.0f}"/>'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">'
+    return f"{head}\n<style>{STYLE}</style>\n{ground}\n{body}\n</svg>\n"
 
 
 def section(page: Page, name: str, groups: list, programs: list[str]) -> None:
