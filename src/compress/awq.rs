@@ -4,8 +4,6 @@
 //! A channel that carries large activations is made small and its weights large, so that rounding hits
 //! the weights that matter less. Matrices that read the same activations share the scales.
 
-use std::sync::Arc;
-
 use half::f16;
 
 use super::codec::Coder;
@@ -89,13 +87,19 @@ fn search(cpu: &Cpu, coder: Coder, members: &[Member<'_>], input: &Input, column
             best = (error, tried);
         }
     }
-    let mut coder = best.1;
-    coder.search = Search::Fine;
-    if let (Some(moments), Some(scales)) = (input.moments(), &coder.pre_quant_scale) {
+    Coder { search: Search::Fine, ..best.1 }
+}
+
+/// The coder of a matrix that is written: where scales were searched, its weights make up for each other's errors. What
+/// says how is as large as the moments of the inputs, so that it is made for one matrix at a time.
+pub fn with_feedback(coder: &Coder, input: &Input) -> Coder {
+    let mut coder = coder.clone();
+    if let (Search::Fine, Some(moments), Some(scales)) =
+        (coder.search, input.moments(), &coder.pre_quant_scale)
+    {
         let block = coder.method.block().unwrap_or(scales.len());
-        let feedback =
-            moments.zip(scales.chunks(block)).map(|(moments, scales)| Feedback::new(moments, scales));
-        coder.feedback = Arc::new(feedback.collect());
+        let blocks = moments.zip(scales.chunks(block));
+        coder.feedback = blocks.map(|(moments, scales)| Feedback::new(moments, scales)).collect();
     }
     coder
 }

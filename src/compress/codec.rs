@@ -1,7 +1,5 @@
 //! Rows of f32 to stored numbers and back, for each method. A row's bytes depend on the row and the coder alone.
 
-use std::sync::Arc;
-
 use half::f16;
 
 use super::codes::{code_e4m3, code_int4, code_int8, code_mxfp8, code_nvfp4};
@@ -26,7 +24,7 @@ pub struct Coder {
     pub importance: Vec<f32>,
     pub search: Search,
     /// How rounding errors spread in each block of inputs; empty for rounding each by itself. int4 only.
-    pub feedback: Arc<Vec<Option<Feedback>>>,
+    pub feedback: Vec<Option<Feedback>>,
 }
 
 impl Coder {
@@ -40,7 +38,7 @@ impl Coder {
         let scale = largest / divisor;
         let matrix_scale = if scale > 0.0 { scale } else { 1.0 };
         let search = Search::Plain;
-        let feedback = Arc::default();
+        let feedback = Vec::new();
         Self { method, matrix_scale, pre_quant_scale: None, importance: Vec::new(), search, feedback }
     }
 

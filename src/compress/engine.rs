@@ -88,15 +88,16 @@ fn spreads(options: &QuantizeOptions, checkpoint: &Checkpoint) -> Result<Spreads
     let inputs = model
         .projections()
         .filter(|(name, _)| watched[&input_of(name)] == *name)
-        .map(|(name, shape)| (name.to_owned(), Input::new(shape.columns, block_of(shape.columns))));
+        .map(|(name, shape)| (name.to_owned(), Input::new(shape.columns, block_of(shape.columns), 0)));
     let observations = Observations::of(inputs, model.config.architecture.n_layers);
     let failed = ToolError::format(&options.model_dir);
     let reading = Reading::new(&cpu, &model.config, &model.sources, observations).map_err(failed)?;
     let observations = observe(options, &reading, &texts)?;
-    let found: BTreeMap<&str, Arc<Spread>> = observations
+    // One as large as the other: what was seen goes as soon as it was used.
+    let found: BTreeMap<String, Arc<Spread>> = observations
         .inputs
-        .iter()
-        .filter_map(|(name, input)| Some((name.as_str(), Arc::new(spread(input)?))))
+        .into_iter()
+        .filter_map(|(name, input)| Some((name, Arc::new(spread(&input)?))))
         .collect();
     let of = |name: &str| found.get(watched[&input_of(name)]).map(Arc::clone);
     Ok(model.projections().filter_map(|(name, _)| Some((name.to_owned(), of(name)?))).collect())

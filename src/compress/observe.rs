@@ -6,9 +6,6 @@ use super::tiles::for_rows;
 use crate::device::cpu::Rows;
 use crate::numbers::round_to_f32;
 
-/// Rows that are kept of each input; what is computed from them costs that many products.
-const MAX_SAMPLE: usize = 256;
-
 /// The inputs of one group of matrices that read the same activations.
 #[derive(Debug, Clone)]
 pub struct Input {
@@ -23,14 +20,15 @@ pub struct Input {
     /// asked for them.
     moments: Vec<f32>,
     block: Option<usize>,
-    /// Every `step`-th row.
+    /// Every `step`-th row, at most `max_sample` of them.
     sample: Vec<Vec<f32>>,
+    max_sample: usize,
     step: usize,
 }
 
 impl Input {
-    /// `block` divides `width`; none where no moments are wanted.
-    pub fn new(width: usize, block: Option<usize>) -> Self {
+    /// `block` divides `width`; none where no moments are wanted. At most `max_sample` rows are kept as they come.
+    pub fn new(width: usize, block: Option<usize>, max_sample: usize) -> Self {
         Self {
             moments: vec![0.0; block.map_or(0, |block| width * block)],
             block,
@@ -39,6 +37,7 @@ impl Input {
             largest: vec![0.0; width],
             n_rows: 0,
             sample: Vec::new(),
+            max_sample,
             step: 1,
         }
     }
@@ -64,8 +63,8 @@ impl Input {
             self.sum_squares[i] += f64::from(x) * f64::from(x);
             self.largest[i] = self.largest[i].max(x.abs());
         }
-        if self.n_rows.is_multiple_of(self.step) {
-            if self.sample.len() == MAX_SAMPLE {
+        if self.max_sample > 0 && self.n_rows.is_multiple_of(self.step) {
+            if self.sample.len() == self.max_sample {
                 // Twice the distance: of the kept rows every other stays.
                 let mut is_kept = false;
                 self.sample.retain(|_| {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use safetensors::Dtype;
 
-use super::awq::{Member, choose, errors_and_sizes, sample_rows};
+use super::awq::{Member, choose, errors_and_sizes, sample_rows, with_feedback};
 use super::checkpoint::{Entry, Plan, Writer, entries_of, module_of};
 use super::codec::{Coder, Dequantized};
 use super::files::{WEIGHTS_FILE, check_output, companions, note_of_adapters, write_configs};
@@ -31,7 +31,7 @@ use crate::tools::staging::Staging;
 use crate::tools::weights::source::{RowSource, decoder};
 use crate::tools::{ToolError, WriteError};
 
-/// Rows of activations that the errors are measured on.
+/// Rows of activations that the errors are measured on: no more are kept of an input.
 const ERROR_ROWS: usize = 128;
 
 /// Quantizes a checkpoint.
@@ -121,7 +121,7 @@ fn read_with_original(
         linears.iter().filter(|linear| linear.method.is_some() && seen.insert(input_of(linear.watched())));
     let inputs = firsts.map(|linear| {
         let block = linear.method.filter(|method| method.is_int4_awq()).and_then(Method::block);
-        (linear.watched().to_owned(), Input::new(linear.shape.1, block))
+        (linear.watched().to_owned(), Input::new(linear.shape.1, block, ERROR_ROWS))
     });
     let watched = Observations::of(inputs, model.config.architecture.n_layers);
     let failed = ToolError::format(&options.model_dir);
@@ -301,8 +301,9 @@ fn write_matrix(
     // An input that was never seen, or only as zeros, must not make everything infinite.
     let largest = if largest > 0.0 { largest } else { 1.0 };
     let input_scale = largest / coder.method.input_divisor().unwrap_or(1.0);
-    let weight = writer.quantize(member, coder, input_scale)?;
-    let output = errors_and_sizes(cpu, member, coder, &sample_rows(cpu, input, ERROR_ROWS));
+    let coder = with_feedback(coder, input);
+    let weight = writer.quantize(member, &coder, input_scale)?;
+    let output = errors_and_sizes(cpu, member, &coder, &sample_rows(cpu, input, ERROR_ROWS));
     let share = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 0.0 };
     Ok(MatrixReport {
         module: module_of(&member.name).to_owned(),
