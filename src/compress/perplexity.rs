@@ -14,7 +14,7 @@ use crate::format::{EngineConfig, FormatError, TensorFile};
 use crate::model::{BLOCK_LEN, Decoder, LogitRows, Segment, Workspace, block_ids};
 
 /// Tokens that are computed together: each use of a matrix costs its conversion once.
-const ROWS: usize = 2048;
+const ROWS: usize = 256;
 /// Logits that are held at once.
 const LOGIT_ELEMENTS: usize = 16 << 20;
 
