@@ -13,7 +13,8 @@ use crate::format::engine::{Item, items};
 use crate::format::{EngineConfig, FormatError, TensorFile};
 use crate::model::{BLOCK_LEN, Decoder, LogitRows, Segment, Workspace, block_ids};
 
-/// Tokens that are computed together: each use of a matrix costs its conversion once.
+/// Tokens that are computed together: each use of a matrix costs its conversion once, which is little beside so many
+/// products; and what they take is little beside the largest tensor.
 const ROWS: usize = 256;
 /// Logits that are held at once.
 const LOGIT_ELEMENTS: usize = 16 << 20;

@@ -20,7 +20,7 @@ use std::ops::Range;
 use half::f16;
 
 use super::simd::{LANES, Simd};
-use super::tile::{Element, TILE_ROWS, Tile};
+use super::tile::{Element, GROUP_ROWS, MAX_QUERIES, TILE_ROWS, Tile};
 
 /// Positions of a block.
 pub const BLOCK_LEN: usize = TILE_ROWS;
@@ -178,8 +178,8 @@ unsafe fn attend_queries<T: Tile, E: Cached<T>>(t: T, task: &mut AttendTask<'_>,
             1 => attend_group::<T, E, 1>(t, task, base),
             2 => attend_group::<T, E, 2>(t, task, base),
             3 => attend_group::<T, E, 3>(t, task, base),
-            4 => attend_group::<T, E, 4>(t, task, base),
-            8 if T::QUERIES == 8 => attend_group::<T, E, 8>(t, task, base),
+            GROUP_ROWS => attend_group::<T, E, GROUP_ROWS>(t, task, base),
+            MAX_QUERIES if T::QUERIES == MAX_QUERIES => attend_group::<T, E, MAX_QUERIES>(t, task, base),
             0 => {}
             n => panic!("a task of {n} queries"),
         }

@@ -17,6 +17,8 @@ pub const BLOCK: usize = 32;
 pub const GROUP_ROWS: usize = 4;
 /// Rows of f32 that do, at most: sums that wait for nothing else leave room for more of them in the registers.
 pub const F32_GROUP_ROWS: usize = 6;
+/// Queries of one task of attention, at most.
+pub const MAX_QUERIES: usize = 8;
 
 /// Bytes of a tile per input of nibbles.
 pub const NIBBLES: usize = TILE_ROWS / 2;
@@ -32,8 +34,8 @@ pub unsafe trait Tile: Simd {
     /// `[TILE_ROWS]` f32.
     type Wide: Copy;
 
-    /// Queries that pass through keys and values together where there are many: [`GROUP_ROWS`], or 8 where the
-    /// registers hold so many sums.
+    /// Queries that pass through keys and values together where there are many: [`GROUP_ROWS`], or
+    /// [`MAX_QUERIES`] where the registers hold so many sums.
     const QUERIES: usize = GROUP_ROWS;
 
     fn wide_splat(self, value: f32) -> Self::Wide;

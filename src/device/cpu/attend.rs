@@ -11,6 +11,7 @@ use super::shared::Shared;
 use crate::device::{Attend, CacheShape, StepPlan};
 use crate::kernels::activations;
 use crate::kernels::attention::{AttendTask, BLOCK_LEN, PART, Query, Weight, parts, scratch_len};
+use crate::kernels::tile::MAX_QUERIES;
 
 /// A few queries, in one part of the positions that they see.
 struct Group {
@@ -107,8 +108,9 @@ impl Cpu {
             let group = &groups[group_idx];
             let mut scratch = self.scratch[worker_idx].lock().expect("a task that panics ends the program");
             grow(&mut scratch, scratch_len(n_queries, head_dim));
-            let mut found = vec![Weight::default(); group.queries.len()];
-            let mut queries = Vec::with_capacity(group.queries.len());
+            let mut found = [Weight::default(); MAX_QUERIES];
+            let found = &mut found[..group.queries.len()];
+            let mut queries = Vec::with_capacity(MAX_QUERIES);
             for (row_idx, head) in group.queries(n_shared) {
                 let row = rows.row(row_idx);
                 let seen = parts(row.start..row.position + 1).nth(group.part_idx).unwrap_or_default();
@@ -131,7 +133,7 @@ impl Cpu {
                     cache: cache.head(task.layer, group.kv_head, rows.row(group.first_row).blocks),
                     scale: task.scale,
                     scratch: &mut scratch,
-                    weights: &mut found,
+                    weights: found,
                 });
                 for ((row_idx, head), weight) in group.queries(n_shared).zip(found) {
                     let Parts { n_parts, first } = places[row_idx];
@@ -140,7 +142,7 @@ impl Cpu {
                         let out = row_idx * stride + head * head_dim;
                         y_at.part(out..out + head_dim).iter_mut().for_each(|value| *value *= inverse);
                     } else {
-                        *weights_at.at(first + head * n_parts + group.part_idx) = weight;
+                        *weights_at.at(first + head * n_parts + group.part_idx) = *weight;
                     }
                 }
             }

@@ -21,7 +21,6 @@ impl Cpu {
     /// The system's, when it has no memory for the gigabyte that is read.
     pub fn read_rate(&self) -> std::io::Result<f64> {
         let mut map = MmapMut::map_anon(BYTES)?;
-        #[cfg(target_os = "linux")]
         // A kernel without them refuses, and the rate is that of small pages.
         let _ = map.advise(Advice::HugePage);
         // Pages that nobody has written are all the same one.

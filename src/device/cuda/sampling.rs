@@ -21,8 +21,10 @@ const DRAW_THREADS: u32 = 256;
 /// For so many of the host's threads the device takes one row with a sum over the vocabulary, and one at least.
 const THREADS_PER_SUM: usize = 3;
 
-/// Elements of [`super::draws::Buffers`] for each row of logits.
+/// Parts of a row of logits, and its elements of [`super::draws::Buffers`].
 struct PerRow {
+    n_parts: usize,
+    n_sum_parts: usize,
     scores: usize,
     groups: usize,
     parts: usize,
@@ -33,6 +35,8 @@ impl PerRow {
     fn of(vocab_size: usize) -> Self {
         let (n_parts, n_sum_parts) = (vocab_size.div_ceil(SCORE_PART), vocab_size.div_ceil(SUM_PART));
         Self {
+            n_parts,
+            n_sum_parts,
             scores: row_stride(vocab_size),
             groups: n_parts * GROUPS,
             parts: n_parts * PART_WORDS,
@@ -43,7 +47,7 @@ impl PerRow {
 
 /// See [`crate::device::Device::draw_bytes`]; the tables that the host writes are small.
 pub fn draw_bytes(vocab_size: usize) -> usize {
-    let PerRow { scores, groups, parts, sums } = PerRow::of(vocab_size);
+    let PerRow { scores, groups, parts, sums, .. } = PerRow::of(vocab_size);
     size_of::<f32>() * (scores + groups + parts) + size_of::<f64>() * sums
 }
 
@@ -71,10 +75,10 @@ impl Cuda {
         if draws.n_rows != n_rows {
             return;
         }
-        let (n_parts, n_sum_parts) = (vocab_size.div_ceil(SCORE_PART), vocab_size.div_ceil(SUM_PART));
+        let per_row = PerRow::of(vocab_size);
+        let PerRow { n_parts, n_sum_parts, .. } = per_row;
         let Draws { has_sums, mask_stride, buffers, .. } = &mut *draws;
         let (has_sums, mask_stride) = (*has_sums, whole(*mask_stride));
-        let per_row = PerRow::of(vocab_size);
         let scores = self.room(&mut buffers.scores, n_rows * per_row.scores);
         let groups = self.room(&mut buffers.groups, n_rows * per_row.groups);
         let parts = self.room(&mut buffers.parts, n_rows * per_row.parts);

@@ -8,7 +8,7 @@ use half::f16;
 use super::Avx2;
 use crate::kernels::minifloat::E4M3_FACTOR;
 use crate::kernels::simd::{LANES, Simd};
-use crate::kernels::tile::{E2M1_DOUBLED, Tile};
+use crate::kernels::tile::{E2M1_DOUBLED, MAX_QUERIES, Tile};
 
 /// Proof that the processor has AVX-512 F, BW, VL and VNNI, and what [`Avx2`] proves.
 #[derive(Clone, Copy)]
@@ -89,7 +89,7 @@ unsafe impl Simd for Avx512 {
 unsafe impl Tile for Avx512 {
     type Wide = __m512;
 
-    const QUERIES: usize = 8;
+    const QUERIES: usize = MAX_QUERIES;
 
     #[inline(always)]
     fn wide_splat(self, value: f32) -> __m512 {
