@@ -27,6 +27,15 @@
 
 using Clock = std::chrono::steady_clock;
 
+// Whether one batch has several adapters.
+static bool is_mixed() {
+#ifdef EDGE_LORA
+    return getenv("EDGE_LORA_MIXED") != nullptr;
+#else
+    return false;
+#endif
+}
+
 #ifdef EDGE_LORA
 // Adapters have numbers; 0 is none of them.
 using Adapter = llama_lazy_lora_adapter_container;
@@ -50,7 +59,6 @@ static int take_adapter(llama_context *context, Adapter *adapter) {
     return llama_lora_adapter_id_set(context, number(adapter));
 }
 static void clear(llama_context *context) { llama_kv_cache_clear(context); }
-static bool is_mixed() { return getenv("EDGE_LORA_MIXED") != nullptr; }
 #define llama_model_load_from_file llama_load_model_from_file
 #define llama_init_from_model llama_new_context_with_model
 #elif defined(IK_LLAMA)
@@ -104,12 +112,7 @@ struct Case {
 #endif
     }
 
-    bool takes_turns() const {
-#ifdef EDGE_LORA
-        if (is_mixed()) return false;
-#endif
-        return adapters.size() > 1;
-    }
+    bool takes_turns() const { return adapters.size() > 1 && !is_mixed(); }
 
     void compute() {
         if (llama_decode(context, batch) != 0) fail("llama_decode fails");
