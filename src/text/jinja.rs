@@ -2,7 +2,6 @@
 //!
 //! A template comes with a checkpoint and may be hostile: fuel bounds the steps and the bytes of one rendering.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use minijinja::syntax::SyntaxConfig;
@@ -14,10 +13,11 @@ use super::calendar::strftime;
 use super::coloured::coloured_environment;
 use super::error::TextError;
 use super::filters::add_filters;
+use super::message::ChatMessage;
 use super::methods::{method, print};
 use super::prompt::{MAX_PROMPT_BYTES, Prompt};
 use super::remainder;
-use super::render::{RenderOptions, Rendered, Turn};
+use super::render::{RenderOptions, Rendered};
 use super::scan::{Literal, literals, rewrite, tags};
 use super::source::TemplateVariables;
 use super::special::{Colours, SpecialTokens};
@@ -84,22 +84,22 @@ impl JinjaTemplate {
     /// `Template`, `TemplateRun`, `TooLong`, `NoColours`, `Unclear`.
     pub fn render(
         &self,
-        turns: &[Turn],
+        messages: &[ChatMessage],
         special: &SpecialTokens,
         options: &RenderOptions,
     ) -> Result<Rendered, TextError> {
-        with_stack(|why| TextError::TemplateRun { why }, || self.render_here(turns, special, options))
+        with_stack(|why| TextError::TemplateRun { why }, || self.render_here(messages, special, options))
     }
 
     fn render_here(
         &self,
-        turns: &[Turn],
+        messages: &[ChatMessage],
         special: &SpecialTokens,
         options: &RenderOptions,
     ) -> Result<Rendered, TextError> {
-        let text = self.run(&self.environment, turns, options)?;
-        let system_prompt = self.system_prompt(turns, options, &text).unwrap_or_default();
-        let prompt = self.prompt(text, turns, special, options)?;
+        let text = self.run(&self.environment, messages, options)?;
+        let system_prompt = self.system_prompt(messages, options, &text).unwrap_or_default();
+        let prompt = self.prompt(text, messages, special, options)?;
         Ok(Rendered { system_prompt, prompt })
     }
 
@@ -107,16 +107,17 @@ impl JinjaTemplate {
     fn prompt(
         &self,
         text: String,
-        turns: &[Turn],
+        messages: &[ChatMessage],
         special: &SpecialTokens,
         options: &RenderOptions,
     ) -> Result<Prompt, TextError> {
         let own =
             self.variables.named_tokens.iter().map(|(_, text)| text.as_str()).chain([self.source.as_str()]);
-        let values = turns.iter().flat_map(|turn| turn.fields).map(|(_, value)| value).chain(options.tools);
+        let fields = messages.iter().flat_map(|message| &message.fields);
+        let values = fields.map(|(_, value)| value).chain(options.tools);
         let mut said = Vec::new();
         values.for_each(|value| strings(value, &mut said));
-        let words = turns.iter().flat_map(|turn| [turn.role, turn.content]);
+        let words = messages.iter().flat_map(|message| [message.role.as_str(), &message.content]);
         let colours = special.colours(words.chain(said.iter().copied()).chain(own))?;
         // Templates branch on words of tools, such as the types of arguments: only what may be taken for a special
         // token is coloured.
@@ -124,21 +125,16 @@ impl JinjaTemplate {
             true => colours.paint(text).into_owned(),
             false => text.to_owned(),
         };
-        let coloured: Vec<Coloured> = turns
+        let coloured: Vec<ChatMessage> = messages
             .iter()
-            .map(|turn| Coloured {
-                role: if self.knows_role(turn.role) { turn.role.into() } else { colours.paint(turn.role) },
-                content: colours.paint(turn.content),
-                fields: turn
-                    .fields
-                    .iter()
-                    .map(|(name, value)| (name.clone(), painted(value, &paint)))
-                    .collect(),
+            .map(|ChatMessage { role, content, fields }| ChatMessage {
+                role: if self.knows_role(role) { role.clone() } else { colours.paint(role).into_owned() },
+                content: colours.paint(content).into_owned(),
+                fields: fields.iter().map(|(name, value)| (name.clone(), painted(value, &paint))).collect(),
             })
             .collect();
-        let coloured: Vec<Turn> = coloured.iter().map(Coloured::turn).collect();
         let tools = options.tools.map(|tools| painted(tools, &paint));
-        if tools.as_ref() == options.tools && coloured == turns {
+        if tools.as_ref() == options.tools && coloured == messages {
             return Prompt::trusted(text);
         }
         let options = &RenderOptions { tools: tools.as_ref(), ..*options };
@@ -146,7 +142,7 @@ impl JinjaTemplate {
         environment.set_fuel(Some(COLOURED_FUEL));
         for painting in [Painting::Nothing, Painting::Marks, Painting::All] {
             if painting != Painting::Nothing {
-                let source = self.painted_source(painting, turns, special, &colours);
+                let source = self.painted_source(painting, messages, special, &colours);
                 // Compiled once already, with other characters in its literals.
                 environment.add_template_owned(NAME, source).map_err(text_error)?;
             }
@@ -169,15 +165,16 @@ impl JinjaTemplate {
     fn painted_source(
         &self,
         painting: Painting,
-        turns: &[Turn],
+        messages: &[ChatMessage],
         special: &SpecialTokens,
         colours: &Colours,
     ) -> String {
-        let is_role = |text: &str| ROLES.contains(&text) || turns.iter().any(|turn| turn.role == text);
+        let is_role =
+            |text: &str| ROLES.contains(&text) || messages.iter().any(|message| message.role == text);
         let is_key = |text: &str| ["role", "content"].contains(&text) || is_role(text);
         let is_painted = |literal: &Literal| {
             let value = literal.value.as_str();
-            let occurs = || turns.iter().any(|turn| turn.content.contains(value));
+            let occurs = || messages.iter().any(|message| message.content.contains(value));
             let is_skipped = if painting == Painting::All { is_key(value) } else { is_word(value) };
             !is_skipped && occurs() && (literal.is_sought || is_word(value) || !special.may_touch(value))
         };
@@ -187,12 +184,12 @@ impl JinjaTemplate {
     /// The start of `text` that is the system prompt's block: what the template writes for the leading system messages
     /// alone, or, without any, what it writes of its own before the first user's block. None where the template has no
     /// block for it (it puts the system prompt into the user's message, or writes only the first token).
-    fn system_prompt(&self, turns: &[Turn], options: &RenderOptions, text: &str) -> Option<String> {
+    fn system_prompt(&self, messages: &[ChatMessage], options: &RenderOptions, text: &str) -> Option<String> {
         let options = RenderOptions { add_generation_prompt: false, ..*options };
-        let n_system = turns.iter().take_while(|turn| turn.role == "system").count();
+        let n_system = messages.iter().take_while(|message| message.role == "system").count();
         let block = match n_system {
             0 => self.default_system_prompt(&options)?,
-            _ => self.run(&self.environment, &turns[..n_system], &options).ok()?,
+            _ => self.run(&self.environment, &messages[..n_system], &options).ok()?,
         };
         let is_block = block.trim() != self.variables.token("bos_token").unwrap_or_default();
         (is_block && text.starts_with(&block)).then_some(block)
@@ -201,24 +198,21 @@ impl JinjaTemplate {
     /// The user's header is what stands between a system block and the user's text; without a system message, the part
     /// before that header is the template's own.
     fn default_system_prompt(&self, options: &RenderOptions) -> Option<String> {
-        let run = |turns: &[Turn]| self.run(&self.environment, turns, options).ok();
-        let turn = |role, content| Turn { role, content, fields: &[] };
-        let (system, user) = (turn("system", "."), turn("user", PROBE));
-        let system_alone = run(&[system])?;
-        let both = run(&[system, user])?;
-        let header = both.strip_prefix(&system_alone)?.split(PROBE).next()?;
-        let user_alone = run(&[user])?;
+        let run = |messages: &[ChatMessage]| self.run(&self.environment, messages, options).ok();
+        let both = [ChatMessage::new("system", "."), ChatMessage::new("user", PROBE)];
+        let (system_alone, user_alone) = (run(&both[..1])?, run(&both[1..])?);
+        let header = run(&both)?.strip_prefix(&system_alone)?.split(PROBE).next()?.to_owned();
         let before = user_alone.split(PROBE).next()?;
-        before.strip_suffix(header).map(str::to_owned)
+        before.strip_suffix(header.as_str()).map(str::to_owned)
     }
 
     fn run(
         &self,
         environment: &Environment,
-        turns: &[Turn],
+        messages: &[ChatMessage],
         options: &RenderOptions,
     ) -> Result<String, TextError> {
-        let messages: Vec<Value> = turns.iter().map(message).collect();
+        let messages: Vec<Value> = messages.iter().map(message).collect();
         let mut variables: BTreeMap<String, Value> = BTreeMap::from([
             ("messages".to_owned(), Value::from(messages)),
             ("add_generation_prompt".to_owned(), options.add_generation_prompt.into()),
@@ -244,10 +238,10 @@ impl JinjaTemplate {
 }
 
 /// A message as templates see it.
-fn message(turn: &Turn) -> Value {
-    let own = [("role", Value::from(turn.role)), ("content", Value::from(turn.content))];
-    let own = own.map(|(name, value)| (name.to_owned(), value));
-    let fields = turn.fields.iter().map(|(name, value)| (name.clone(), from_json(value)));
+fn message(said: &ChatMessage) -> Value {
+    let own = [("role", &said.role), ("content", &said.content)];
+    let own = own.map(|(name, text)| (name.to_owned(), Value::from(text.as_str())));
+    let fields = said.fields.iter().map(|(name, value)| (name.clone(), from_json(value)));
     Value::from_pairs(own.into_iter().chain(fields))
 }
 
@@ -265,19 +259,6 @@ fn from_json(value: &Json) -> Value {
         Json::Object(values) => {
             Value::from_pairs(values.iter().map(|(name, value)| (name.clone(), from_json(value))))
         }
-    }
-}
-
-/// A turn whose words are coloured.
-struct Coloured<'a> {
-    role: Cow<'a, str>,
-    content: Cow<'a, str>,
-    fields: Vec<(String, Json)>,
-}
-
-impl Coloured<'_> {
-    fn turn(&self) -> Turn<'_> {
-        Turn { role: &self.role, content: &self.content, fields: &self.fields }
     }
 }
 
@@ -415,9 +396,12 @@ mod tests {
     use super::*;
 
     fn render(source: &str, content: &str) -> Result<String, TextError> {
-        let turn = Turn { role: "user", content, fields: &[] };
         let template = JinjaTemplate::compile(source, TemplateVariables::default())?;
-        let rendered = template.render(&[turn], &SpecialTokens::default(), &RenderOptions::default())?;
+        let rendered = template.render(
+            &[ChatMessage::new("user", content)],
+            &SpecialTokens::default(),
+            &RenderOptions::default(),
+        )?;
         Ok(rendered.prompt.text().to_owned())
     }
 

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::error::TextError;
+use super::message::ChatMessage;
 use super::prompt::Prompt;
-use super::render::{RenderOptions, Rendered, Turn};
+use super::render::{RenderOptions, Rendered};
 use super::special::SpecialTokens;
 
 /// A checked processed_chat_template.json.
@@ -78,28 +79,29 @@ impl ProcessedTemplate {
     /// `Role` for a role without an entry, `NoTools`, `TooLong`, `NoColours`.
     pub fn render(
         &self,
-        turns: &[Turn],
+        messages: &[ChatMessage],
         special: &SpecialTokens,
         options: &RenderOptions,
     ) -> Result<Rendered, TextError> {
-        if options.tools.is_some() || turns.iter().any(|turn| !turn.fields.is_empty()) {
+        if options.tools.is_some() || messages.iter().any(|message| !message.fields.is_empty()) {
             return Err(TextError::NoTools);
         }
         let all_text = self.all_text();
-        let colours = special.colours(turns.iter().map(|turn| turn.content).chain([all_text.as_str()]))?;
+        let contents = messages.iter().map(|message| message.content.as_str());
+        let colours = special.colours(contents.chain([all_text.as_str()]))?;
         let mut text = self.prompt_prefix.clone();
-        let explicit = turns.first().filter(|turn| turn.role == "system").map(|turn| turn.content);
+        let explicit = messages.first().filter(|message| message.role == "system");
         let default = Some(self.default_system_prompt.as_str()).filter(|prompt| !prompt.is_empty());
         let mut system_prompt = String::new();
-        if let Some(content) = explicit {
+        if let Some(ChatMessage { content, .. }) = explicit {
             self.append(&mut text, "system", &colours.paint(self.trimmed(content)))?;
             system_prompt = colours.strip(&text).into_owned();
         } else if let Some(content) = default {
             self.append(&mut text, "system", self.trimmed(content))?;
             system_prompt.clone_from(&text);
         }
-        for turn in &turns[usize::from(explicit.is_some())..] {
-            self.append(&mut text, turn.role, &colours.paint(self.trimmed(turn.content)))?;
+        for message in &messages[usize::from(explicit.is_some())..] {
+            self.append(&mut text, &message.role, &colours.paint(self.trimmed(&message.content)))?;
         }
         if options.add_generation_prompt {
             let thinking =

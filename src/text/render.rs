@@ -25,11 +25,3 @@ pub struct Rendered {
     /// `formatted_complete_request` is its text.
     pub prompt: Prompt,
 }
-
-/// A message as templates see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Turn<'a> {
-    pub role: &'a str,
-    pub content: &'a str,
-    pub fields: &'a [(String, Value)],
-}

@@ -5,7 +5,7 @@ use super::jinja::JinjaTemplate;
 use super::message::ChatMessage;
 use super::processed::ProcessedTemplate;
 use super::prompt::Prompt;
-use super::render::{RenderOptions, Rendered, Turn};
+use super::render::{RenderOptions, Rendered};
 use super::source::TemplateVariables;
 use super::special::SpecialTokens;
 
@@ -63,14 +63,12 @@ impl ChatTemplate {
     /// `Template` if the template refuses the messages, `Role`, `NoTools`, `TemplateRun`, `TooLong`, `NoColours`,
     /// `Unclear`.
     pub fn render(&self, messages: &[ChatMessage], options: &RenderOptions) -> Result<Rendered, TextError> {
-        let turns: Vec<Turn> = messages
-            .iter()
-            .map(|ChatMessage { role, content, fields }| Turn { role, content, fields })
-            .collect();
         match (&self.kind, &self.of_tools) {
-            (_, Some(of_tools)) if options.tools.is_some() => of_tools.render(&turns, &self.special, options),
-            (Form::Jinja(template), _) => template.render(&turns, &self.special, options),
-            (Form::Processed(template), _) => template.render(&turns, &self.special, options),
+            (_, Some(of_tools)) if options.tools.is_some() => {
+                of_tools.render(messages, &self.special, options)
+            }
+            (Form::Jinja(template), _) => template.render(messages, &self.special, options),
+            (Form::Processed(template), _) => template.render(messages, &self.special, options),
         }
     }
 
