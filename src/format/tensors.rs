@@ -136,6 +136,11 @@ pub struct Tensor {
 }
 
 impl Tensor {
+    /// Where its bytes lie in the file.
+    pub fn place(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
     /// A tensor at a place of other bytes; none where the range leaves them or is not the shape's size.
     pub fn at(bytes: Bytes, dtype: Dtype, shape: Vec<usize>, range: Range<usize>) -> Option<Self> {
         let n_elements = shape.iter().try_fold(1_usize, |product, dim| product.checked_mul(*dim))?;

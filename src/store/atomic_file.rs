@@ -3,14 +3,13 @@
 //! A reader sees the old file or the new one, never a part; a crash leaves the old one.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
+use super::blocks::Blocks;
 use super::map::kind_of;
 
-/// Bytes collected before a write call.
-const BUFFER: usize = 1 << 16;
 /// Temporary names tried before giving up; several are taken only by writers of one target at one time.
 const MAX_TRIES: usize = 1000;
 
@@ -19,7 +18,7 @@ pub struct AtomicFile {
     target: PathBuf,
     temporary: PathBuf,
     /// None once committed.
-    writer: Option<BufWriter<File>>,
+    writer: Option<Blocks>,
 }
 
 impl AtomicFile {
@@ -51,8 +50,7 @@ impl AtomicFile {
         if let Some(mode) = mode {
             file.set_permissions(mode).map_err(StoreError::io(&temporary, "set the mode of"))?;
         }
-        let writer = Some(BufWriter::with_capacity(BUFFER, file));
-        Ok(Self { target: target.to_owned(), temporary, writer })
+        Ok(Self { target: target.to_owned(), temporary, writer: Some(Blocks::new(file)) })
     }
 
     /// Writes a whole file.
@@ -82,7 +80,7 @@ impl AtomicFile {
     pub fn commit(mut self) -> Result<(), StoreError> {
         let writer = self.writer.as_mut().expect("only commit takes the writer, and it consumes self");
         writer.flush().map_err(StoreError::io(&self.target, "write"))?;
-        writer.get_ref().sync_all().map_err(StoreError::io(&self.target, "sync"))?;
+        writer.file().sync_all().map_err(StoreError::io(&self.target, "sync"))?;
         fs::rename(&self.temporary, &self.target).map_err(StoreError::io(&self.target, "rename to"))?;
         self.writer = None;
         sync_directory(self.target.parent().unwrap_or(Path::new(".")))
@@ -101,9 +99,7 @@ impl Write for AtomicFile {
 
 impl Drop for AtomicFile {
     fn drop(&mut self) {
-        if let Some(writer) = self.writer.take() {
-            // Without into_parts the drop would write the rest of the buffer first.
-            drop(writer.into_parts());
+        if self.writer.is_some() {
             let _ = fs::remove_file(&self.temporary);
         }
     }

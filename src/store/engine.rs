@@ -12,6 +12,7 @@ pub use super::engine_files::{
 use super::expected::Expected;
 use super::map::{FileMap, Generation, read_small, read_small_optional};
 use super::mistaken::explain;
+use crate::format::engine::EMBEDDING;
 use crate::format::{Bytes, EngineConfig, TensorFile};
 
 /// Which content an engine directory had: that of each of its files.
@@ -79,6 +80,9 @@ impl Engine {
         {
             return Err(StoreError::MixedEngine { path: directory.to_owned() });
         }
+        // Of a table that is no head single rows are read.
+        let embedding = tensors.get(EMBEDDING).filter(|_| !config.architecture.tied_head);
+        weights.prefer_large_pages(embedding.map_or(0, |table| table.place().end));
         let optional = |name: &str| -> Result<Option<Bytes>, StoreError> {
             Ok(read_small_optional(&directory.join(name))?.map(|bytes| Arc::new(bytes) as Bytes))
         };

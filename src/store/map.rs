@@ -9,10 +9,11 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use memmap2::{Mmap, UncheckedAdvice};
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use super::StoreError;
+use super::blocks::LARGE_PAGE;
 use super::damage::{Damage, Guarded};
 use crate::format::Bytes;
 
@@ -137,6 +138,16 @@ impl FileMap {
 
     fn metadata(&self) -> Result<Metadata, StoreError> {
         self.file.metadata().map_err(StoreError::io(&self.path, "stat"))
+    }
+
+    /// Asks for large pages from `first_byte` on, for what is read as a whole again and again: the processor looks a
+    /// translation up for 2 MiB at once. The bytes then come from the disk in such pieces. Where the file system has
+    /// none (ext4 before Linux 6.16), or the bytes are in the system's cache in small pages, all stays as it is.
+    pub fn prefer_large_pages(&self, first_byte: usize) {
+        let Some(map) = &self.map else { return };
+        let first = first_byte.next_multiple_of(LARGE_PAGE).min(map.len());
+        // Only advice.
+        let _ = map.advise_range(Advice::HugePage, first, map.len() - first);
     }
 
     /// Takes the pages out of this process. The system keeps them as long as it has nothing better to do with

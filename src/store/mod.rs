@@ -4,6 +4,7 @@
 pub mod access;
 pub mod adapter_files;
 pub mod atomic_file;
+mod blocks;
 pub mod catalog;
 pub mod checkpoint;
 pub mod damage;

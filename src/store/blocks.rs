@@ -1,0 +1,68 @@
+//! A file that is written in blocks of one large page, so that the system's cache can hold it in such pages: who maps
+//! it has a translation for 2 MiB instead of 512.
+
+use std::fs::File;
+use std::io::{self, Write};
+
+/// Bytes of a large page on x86-64, and on aarch64 with pages of 4 KiB.
+pub(super) const LARGE_PAGE: usize = 2 << 20;
+
+/// Collects bytes from a file's beginning on. What was not flushed is not written.
+pub(super) struct Blocks {
+    file: File,
+    /// Less than a block.
+    rest: Vec<u8>,
+}
+
+impl Blocks {
+    /// `file` is empty.
+    pub fn new(file: File) -> Self {
+        Self { file, rest: Vec::new() }
+    }
+
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+impl Write for Blocks {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let whole = bytes.len() / LARGE_PAGE * LARGE_PAGE;
+        if self.rest.is_empty() && whole > 0 {
+            self.file.write_all(&bytes[..whole])?;
+            return Ok(whole);
+        }
+        let n = bytes.len().min(LARGE_PAGE - self.rest.len());
+        self.rest.extend_from_slice(&bytes[..n]);
+        if self.rest.len() == LARGE_PAGE {
+            self.flush()?;
+        }
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.write_all(&self.rest)?;
+        self.rest.clear();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_bytes_arrive_in_order() {
+        let bytes: Vec<u8> = (0..251).cycle().take(5 * LARGE_PAGE + 77).collect();
+        for len in [1, 4096, LARGE_PAGE - 1, LARGE_PAGE, LARGE_PAGE + 1, 3 * LARGE_PAGE, bytes.len()] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("x");
+            let mut blocks = Blocks::new(File::create(&path).unwrap());
+            let pieces = if len == 1 { bytes[..4096].chunks(1) } else { bytes.chunks(len) };
+            let wanted = if len == 1 { &bytes[..4096] } else { &bytes[..] };
+            pieces.for_each(|piece| blocks.write_all(piece).unwrap());
+            blocks.flush().unwrap();
+            assert!(std::fs::read(&path).unwrap() == wanted, "pieces of {len}");
+        }
+    }
+}
