@@ -13,7 +13,8 @@
 //! kernels  arithmetic on slices; scalar.rs is its meaning  store    live files: map, atomic writer, catalog
 //! format   bytes to typed views. Never a path or thread    numbers  kinds of weights, words of the architecture
 //! cuda     the driver of GPUs, loaded when asked for       progress how far long work is, on a terminal
-//! service  signals, and what systemd is told            exit     names of exit codes, for every room
+//! service  signals, and what systemd is told            exit, count  names of exit codes, `1 job`: for every room
+//! load     an engine and a device become a decoder, a file its adapter: `serve`, `run` and the probes begin here
 //! fleet    the bridge to a queue on NATS JetStream, a process of its own: the only room that knows a network
 //! ```
 //!
@@ -23,11 +24,12 @@
 //! main    -> cli answer compress config daemon doctor operator probe tools
 //! cli     -> answer compress config daemon doctor fleet operator probe tools format numbers (options, reports, errors only)
 //! daemon  -> answer spool config service infer (its counts)
-//! answer  -> spool (its wire) config store text infer model device format numbers progress
+//! answer  -> spool (its wire) config store text load infer model device format numbers progress
 //! operator -> spool store
 //! fleet   -> spool (its wire and socket) config service store (small files)
 //! doctor  -> answer spool store config format cuda
-//! probe   -> store infer (its sampler) model device kernels format numbers progress
+//! probe   -> load store infer (its sampler) model device kernels format numbers progress
+//! load    -> store model device format numbers
 //! compress -> tools store text model device format numbers progress
 //! tools   -> store text kernels format numbers progress device, cuda (kernels and their compiler only)
 //! infer   -> model device (its trait) format numbers
@@ -54,6 +56,7 @@ pub mod answer;
 pub mod cli;
 pub mod compress;
 pub mod config;
+pub mod count;
 pub mod cuda;
 pub mod daemon;
 pub mod device;
@@ -64,6 +67,7 @@ pub mod fleet;
 pub mod format;
 pub mod infer;
 pub mod kernels;
+pub mod load;
 pub mod model;
 pub mod numbers;
 pub mod operator;

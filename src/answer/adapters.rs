@@ -1,20 +1,16 @@
 //! A name in a request to an adapter: through the file's `available_lora_weights`, else the adapters directory.
-//!
-//! An adapter is read through once when it is first used: its values must be finite, and its checksum tells later
-//! whether somebody wrote into the file.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::contents::Contents;
 
 use crate::device::{Opened, OpenedLora};
-use crate::format::{AdapterError, Bytes, FiniteCheck, FormatError, TensorFile, bind_with_config};
+use crate::load::{AdapterLoadError, load_adapter};
 use crate::model::Decoder;
 use crate::spool::wire::{AdapterName, Fault, FaultCode, RequestFile};
 use crate::store::adapter_files::PROCESSED_WEIGHTS_FILE;
-use crate::store::{AllowedRoots, Catalog, Expected, FileMap, Sealed, StoreError, config_beside, explain};
+use crate::store::{AllowedRoots, Catalog, Expected, FileMap, Sealed, StoreError, explain};
 
 /// Where adapters may come from.
 #[derive(Debug, Clone)]
@@ -50,17 +46,6 @@ pub struct Adapters {
     loaded: Catalog<LoadedAdapter>,
     contents: Contents,
     max_rank: usize,
-}
-
-/// Why a mapped file is no adapter of this engine.
-#[derive(Debug, thiserror::Error)]
-enum LoadError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Format(#[from] FormatError),
-    #[error(transparent)]
-    Adapter(#[from] AdapterError),
 }
 
 impl Adapters {
@@ -112,36 +97,27 @@ impl Adapters {
     fn open(&self, decoder: &Decoder<Opened>, name: &str, path: &Path) -> Result<Arc<LoadedAdapter>, Fault> {
         self.loaded.get(path, |map| self.load(decoder, map)).map_err(|error| {
             let code = match &error {
-                LoadError::Store(StoreError::Damaged(_)) => return changed(name, &error),
+                AdapterLoadError::Store(StoreError::Damaged(_)) => return changed(name, &error),
                 // Its bytes are wrong.
-                LoadError::Store(StoreError::Format { .. } | StoreError::Mistaken { .. }) => {
+                AdapterLoadError::Store(StoreError::Format { .. } | StoreError::Mistaken { .. }) => {
                     FaultCode::AdapterMismatch
                 }
-                LoadError::Store(_) => FaultCode::AdapterRefused,
-                LoadError::Format(_) | LoadError::Adapter(_) => FaultCode::AdapterMismatch,
+                AdapterLoadError::Store(_) => FaultCode::AdapterRefused,
+                AdapterLoadError::Adapter(_) => FaultCode::AdapterMismatch,
             };
             let place = match &error {
                 // They begin with the path themselves.
-                LoadError::Store(_) => String::new(),
+                AdapterLoadError::Store(_) => String::new(),
                 _ => format!(" ({})", path.display()),
             };
             Fault::new(code, format!("adapter \"{name}\"{place}: {error}"))
         })
     }
 
-    /// Binds the tensors, and reads all of them once.
-    fn load(&self, decoder: &Decoder<Opened>, map: &Arc<FileMap>) -> Result<LoadedAdapter, LoadError> {
-        let tensors = TensorFile::parse(Arc::clone(map) as Bytes).map_err(StoreError::format(map.path()))?;
-        let config = config_beside(map.path());
-        let adapter = bind_with_config(&tensors, config.as_deref(), decoder.architecture(), self.max_rank)?;
-        let check = FiniteCheck::new(&tensors);
-        let look = |offset: usize, piece: &[u8]| match check.look(offset, piece) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => ControlFlow::Break(LoadError::from(error)),
-        };
-        let file = Sealed::new(Arc::clone(map), look)?;
-        let content = self.contents.number(file.seal());
-        Ok(LoadedAdapter { lora: Arc::new(decoder.lora(&adapter)?), file, content })
+    fn load(&self, decoder: &Decoder<Opened>, map: &Arc<FileMap>) -> Result<LoadedAdapter, AdapterLoadError> {
+        let bound = load_adapter(map, decoder, self.max_rank)?;
+        let content = self.contents.number(bound.file.seal());
+        Ok(LoadedAdapter { lora: bound.lora, file: bound.file, content })
     }
 
     /// The fault of all that was computed with an adapter since this was asked last, if its file changed under it.

@@ -11,10 +11,11 @@ use super::guides::Guides;
 use super::limits::Sources;
 use super::prompter::{Prepared, PromptRequest, Prompter};
 use super::text_files::TextFiles;
-use crate::device::{self, DeviceName, Opened};
+use crate::device::{DeviceName, Opened};
 use crate::format::{Bytes, Limits};
 use crate::infer::{Finish, PrefixCache, Runner, RunnerOptions, Sampling, Sharing, Submission};
-use crate::model::{BLOCK_LEN, Decoder};
+use crate::load::load_decoder;
+use crate::model::BLOCK_LEN;
 use crate::numbers::{DeviceChoice, KvCacheDtype, Precision};
 use crate::spool::wire::{Answer, Fault, FaultCode};
 use crate::store::engine::EngineGeneration;
@@ -103,14 +104,8 @@ impl TextEngine {
         let files = text_files(directory, &engine);
         let tokenizer = Arc::new(files.tokenizer()?);
         let stop_tokens = files.stop_tokens(&engine.config.eos_token_ids, &tokenizer)?;
-        let broken = |source| AnswerError::Engine { directory: directory.clone(), source };
-        let cubin = |architecture: &str| engine.cubin(architecture);
-        let tuning = |architecture: &str| engine.tuning(architecture);
-        let device = device::open(options.device, cubin, tuning, options.n_threads)
-            .map_err(|source| AnswerError::Device { directory: directory.clone(), source })?;
-        let decoder = Decoder::new(device, &engine.config, &engine.tensors)
-            .map_err(broken)?
-            .with_kv_cache(options.kv_cache_dtype);
+        let decoder =
+            load_decoder(&engine, directory, options.device, options.n_threads, options.kv_cache_dtype)?;
         let mut runner_options =
             RunnerOptions::of_engine(&engine.config.limits, options.max_step_rows, options.prefix_cache);
         let need = Need {

@@ -4,9 +4,8 @@ use std::path::PathBuf;
 
 use super::budget::TooLittle;
 use crate::config::{ConfigError, DEFAULT_FILE};
-use crate::device::DeviceError;
 use crate::exit;
-use crate::format::FormatError;
+use crate::load::EngineLoadError;
 use crate::spool::wire::{Fault, FaultCode};
 use crate::store::StoreError;
 use crate::store::mistaken::mistaken_text;
@@ -17,10 +16,8 @@ use crate::text::TextError;
 pub enum AnswerError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("engine {}: {source}; build it again", directory.display())]
-    Engine { directory: PathBuf, source: FormatError },
-    #[error("engine {}: {source}", directory.display())]
-    Device { directory: PathBuf, source: DeviceError },
+    #[error(transparent)]
+    Engine(#[from] EngineLoadError),
     #[error("{}: {source}", path.display())]
     Text { path: PathBuf, source: TextError },
     #[error("the text files of {}: {why}", directory.display())]
@@ -82,20 +79,27 @@ impl AnswerError {
         move |source| Self::System { action, source }
     }
 
+    /// Whether a restart may help: what is wrong is the machine's, and not the engine's.
+    pub fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::System { .. } | Self::Memory { .. } | Self::Engine(EngineLoadError::Device { .. })
+        )
+    }
+
     /// The exit code of sysexits.h.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Store(error) => error.exit_code(),
-            Self::Engine { .. } | Self::Text { .. } | Self::TextRefused { .. } | Self::NoTokenizer { .. } => {
-                65
-            }
+            Self::Engine(error) => error.exit_code(),
+            Self::Text { .. } | Self::TextRefused { .. } | Self::NoTokenizer { .. } => exit::DATA,
             Self::Rejected { .. } | Self::SomeFailed { .. } | Self::Resume { .. } => exit::DATA,
             Self::SelfTest { .. } => exit::SOFTWARE,
             // As with a wrong configuration; but what other programs hold may be free later.
             Self::Memory { source, .. } if source.is_lasting() => exit::CONFIGURATION,
             Self::Memory { .. } => exit::SYSTEM,
             Self::System { source, .. } if source.raw_os_error() == Some(libc::ENOSPC) => exit::IO,
-            Self::System { .. } | Self::Device { .. } => exit::SYSTEM,
+            Self::System { .. } => exit::SYSTEM,
             Self::Flag { .. } | Self::NoEngine => exit::USAGE,
             Self::Config(error) => error.exit_code(),
             Self::NoAdapter { .. } => exit::NO_INPUT,

@@ -9,6 +9,7 @@ use super::numbers::count;
 use super::show::show;
 use super::stop::Stop;
 use crate::config::{Config, DEFAULT_FILE};
+use crate::count::Count;
 use crate::exit;
 use crate::fleet::{
     Access, BridgeSettings, FleetError, Heartbeat, InitOptions, Layout, Made, Model, Seen, model, standing,
@@ -125,8 +126,11 @@ impl BridgeStatusArgs {
                 queue.fleet, counts.pulled, counts.given_back
             ),
             format!(
-                "answers   {}, of them {} failed and {} refused; {} jobs were answered already",
-                counts.answered, counts.failed, counts.refused, counts.duplicates
+                "answers   {}, of them {} failed and {} refused; {} answered already",
+                counts.answered,
+                counts.failed,
+                counts.refused,
+                Count(counts.duplicates, "job")
             ),
             format!("adapters  {}", heartbeat.adapters.len()),
             format!("speed     {:.1} tokens/s", heartbeat.tokens_per_second),

@@ -8,6 +8,7 @@ use clap::Args;
 use super::show::show;
 use super::stop::Stop;
 use crate::config::{DEFAULT_FILE, may_colour};
+use crate::count::Count;
 use crate::doctor::{DoctorOptions, Finding, Fix, Verdict};
 use crate::exit;
 
@@ -62,9 +63,10 @@ impl DoctorArgs {
         }
         match findings.iter().filter(|finding| finding.verdict == Verdict::Problem).count() {
             0 => Ok(()),
-            n => {
-                Err(Stop::new(exit::UNAVAILABLE, format!("{n} of {} things need attention", findings.len())))
-            }
+            n => Err(Stop::new(
+                exit::UNAVAILABLE,
+                format!("{n} of {} to be looked at", Count(findings.len(), "finding")),
+            )),
         }
     }
 }

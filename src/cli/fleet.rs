@@ -11,6 +11,7 @@ use super::show::show;
 use super::stop::Stop;
 use super::table::{Align, Table};
 use crate::config::{Config, DEFAULT_FILE};
+use crate::count::Count;
 use crate::fleet::{
     Access, Fleet, FleetError, JobKey, Model, NotAName, Priority, ProducerOptions, Seen, Told, add_adapter,
     list, produce,
@@ -165,12 +166,12 @@ fn text(fleet: &Fleet) -> String {
         queues.row([vec![format!("{} {}", queue.model, queue.priority)], counts.into()].concat(), Vec::new());
     }
     format!(
-        "{}\n{}\n{} answers are kept, {} jobs were given up, {} adapters are in the bucket",
+        "{}\n{}\n{} kept, {} given up, {} in the bucket",
         devices.text(),
         queues.text(),
-        fleet.n_answers,
-        fleet.n_dead,
-        fleet.n_adapters
+        Count(fleet.n_answers, "answer"),
+        Count(fleet.n_dead, "job"),
+        Count(fleet.n_adapters, "adapter")
     )
 }
 

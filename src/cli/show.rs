@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use super::Stop;
 use super::bench::BenchArgs;
 use crate::compress::QuantizeReport;
+use crate::count::Count;
 use crate::probe::BenchReport;
 use crate::tools::{BuildReport, ExportReport, InsertReport, MergeReport, ProcessReport};
 
@@ -29,13 +30,13 @@ pub fn show_build(report: &BuildReport) -> Result<(), Stop> {
     }
     let config = &report.config;
     show(&format_args!(
-        "{}: {} engine, {} ({}), {:.1} MB, {} tensors, adapters up to rank {}",
+        "{}: {} engine, {} ({}), {:.1} MB, {}, adapters up to rank {}",
         report.engine_dir.display(),
         config.architecture.family.name(),
         config.precision,
         report.kinds,
         report.n_bytes as f64 / 1e6,
-        report.n_tensors,
+        Count(report.n_tensors, "tensor"),
         config.limits.max_lora_rank
     ))
 }
@@ -66,8 +67,9 @@ pub fn show_merge(report: &MergeReport) -> Result<(), Stop> {
     let MergeReport { output_dir, n_merged, n_replaced, n_tensors, dtype, n_bytes, .. } = report;
     let replaced = if *n_replaced > 0 { format!(", {n_replaced} replaced") } else { String::new() };
     show(&format_args!(
-        "{}: {n_merged} matrices merged{replaced}, {n_tensors} tensors, {dtype}, {:.1} MB",
+        "{}: {n_merged} matrices merged{replaced}, {}, {dtype}, {:.1} MB",
         output_dir.display(),
+        Count(*n_tensors, "tensor"),
         *n_bytes as f64 / 1e6
     ))
 }

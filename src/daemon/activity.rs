@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::event::ComputeState;
 use crate::answer::Usage;
+use crate::count::Count;
 use crate::infer::StepCounts;
 use crate::spool::LastUse;
 use crate::spool::report::{
@@ -212,12 +213,13 @@ pub fn status_line(report: &Report) -> String {
         (0, 0) => "idle".to_owned(),
         (n_running, n_open) => {
             let speed = report.speed.generated;
-            format!("{n_running} requests running, {n_open} jobs open, {speed:.1} tokens/s")
+            let (running, open) = (Count(n_running, "request"), Count(n_open, "job"));
+            format!("{running} running, {open} open, {speed:.1} tokens/s")
         }
     };
     let n_answered = totals.files_answered + totals.files_rejected;
     text += &format!("; {} waiting, {n_answered} answered", queue.n_waiting);
-    text += &format!(", {} adapters mapped", report.n_adapters_mapped);
+    text += &format!(", {} mapped", Count(report.n_adapters_mapped, "adapter"));
     match &report.trouble {
         Some(trouble) => format!("{trouble}; {text}"),
         None => text,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::event::{ComputeState, Computed, Event, Events};
 use super::relief::Relief;
 use crate::answer::{AdapterPlaces, Engines, Runnable, TextEngine, Ticket};
+use crate::count::Count;
 use crate::spool::wire::Answer;
 
 /// With more adapters mapped, those that no request uses are let go without waiting for a quiet moment.
@@ -124,7 +125,7 @@ impl Worker {
             Compute::CancelAll => self.engines.cancel_all(),
             Compute::Replace(engine) => {
                 let n_left = self.engines.replace(*engine);
-                tracing::info!("new engine; {n_left} requests end on the old one");
+                tracing::info!("new engine; {} left for the old one", Count(n_left, "request"));
                 self.relief.note_work();
                 self.tell();
             }

@@ -29,6 +29,7 @@ use super::totals;
 use super::writer::{Save, Write};
 use crate::answer::{EngineFacts, Usage, mib};
 use crate::config::{Config, PressureSettings};
+use crate::count::Count;
 use crate::service::{Manager, Signals};
 use crate::spool::control::Reply;
 use crate::spool::report::{EngineReport, Report};
@@ -341,12 +342,12 @@ impl MainLoop {
         }
         tracing::info!(
             message_id = message::READY,
-            "ready: engine {}, spool {}, {}: {} kernels, {} threads",
+            "ready: engine {}, spool {}, {}: {} kernels, {}",
             self.config.engine.display(),
             self.config.spool.display(),
             self.engine.device,
             self.engine.kernels,
-            self.engine.n_threads
+            Count(self.engine.n_threads, "thread")
         );
         self.manager.ready();
     }
@@ -372,7 +373,7 @@ impl MainLoop {
     fn begin_drain(&mut self) -> Instant {
         self.manager.stopping();
         let limit = Duration::from_secs(self.config.drain_seconds as u64);
-        tracing::info!("ending: {} requests may finish within {limit:?}", self.compute.n_active);
+        tracing::info!("ending: {} may finish within {limit:?}", Count(self.compute.n_active, "request"));
         self.is_news = true;
         // What was not marked has not begun.
         self.marking.clear();
@@ -408,7 +409,8 @@ impl MainLoop {
         }
         self.tell();
         let _ = std::fs::remove_file(self.config.spool.join(crate::spool::control::SOCKET_NAME));
-        tracing::info!(message_id = message::ENDED, "ended: {n_left} requests are left for the next start");
+        let left = Count(n_left, "request");
+        tracing::info!(message_id = message::ENDED, "ended: {left} left for the next start");
         Ok(())
     }
 
@@ -456,10 +458,10 @@ async fn pressed(pressure: &mut PressureFd) -> bool {
 fn tell_recovery(recovery: &Recovery) {
     if recovery.n_finished + recovery.unfinished.len() + recovery.n_removed > 0 {
         tracing::info!(
-            "recovered the spool: {} jobs go on, {} answers were brought out, {} left-overs removed",
-            recovery.unfinished.len(),
-            recovery.n_finished,
-            recovery.n_removed
+            "recovered the spool: {} to go on with, {} brought out, {} removed",
+            Count(recovery.unfinished.len(), "job"),
+            Count(recovery.n_finished, "answer"),
+            Count(recovery.n_removed, "left-over")
         );
     }
 }

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::answer::{Executor, Usage, mib};
+use crate::count::Count;
 
 /// Idle for so long, the daemon gives private memory back that the next job can do without.
 const REST_AFTER: Duration = Duration::from_secs(5);
@@ -133,7 +134,7 @@ impl Relief {
                 self.swept = Some(Instant::now());
                 executor.drop_prefixes();
                 executor.give_back_unused();
-                tell(&format!("memory pressure: {n_idle} idle adapters are unmapped"));
+                tell(&format!("memory pressure: unmaps {}", Count(n_idle, "idle adapter")));
             }
             Some(Level::Weights) => {
                 executor.drop_prefixes();

@@ -140,10 +140,7 @@ fn rights(spool: &Spool) -> Result<Rights, DaemonError> {
     Ok(Rights { own_user: nix::unistd::geteuid().as_raw(), group: found.gid() })
 }
 
-/// Why the engine that the configuration names cannot be used: a restart would not help.
+/// Why the engine that the configuration names cannot be used.
 fn configured(source: AnswerError) -> DaemonError {
-    match source {
-        AnswerError::System { .. } | AnswerError::Memory { .. } | AnswerError::Device { .. } => source.into(),
-        _ => DaemonError::ConfiguredEngine { source },
-    }
+    if source.may_pass() { source.into() } else { DaemonError::ConfiguredEngine { source } }
 }

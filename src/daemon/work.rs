@@ -12,6 +12,7 @@ use super::message;
 use super::scout::Look;
 use super::writer::Write;
 use crate::answer::{Ready, Ticket};
+use crate::count::Count;
 use crate::spool::control::Reply;
 use crate::spool::wire::{Answer, Fault, FaultCode};
 use crate::spool::{
@@ -266,7 +267,8 @@ impl MainLoop {
                 message_id = message::JOB_ANSWERED,
                 job_id = job.to_string(),
                 job_name = name,
-                "{name}: {n_requests} requests answered, {n_failed} of them with an error"
+                "{name}: {} answered, {n_failed} with an error",
+                Count(n_requests, "request")
             );
         }
     }

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use super::event::{Event, Events, Peer, Written};
 use super::metrics;
 use super::totals::{TOTALS_FILE, replace};
+use crate::count::Count;
 use crate::spool::control::{Acted, JobName, Refusal};
 use crate::spool::last_use::LAST_USE_FILE;
 use crate::spool::operate::Chosen;
@@ -272,7 +273,7 @@ impl Writer {
         self.next_prune = Instant::now() + PRUNE_EVERY;
         match self.spool.prune(Now::read()) {
             Ok(0) => {}
-            Ok(n_removed) => tracing::info!("{n_removed} old files were removed"),
+            Ok(n_removed) => tracing::info!("removed {}", Count(n_removed, "old file")),
             Err(error) => tracing::warn!("old files cannot be removed: {error}"),
         }
     }

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::finding::Finding;
 use super::options::SERVICE_USER;
+use crate::count::Count;
 use crate::cuda::{self, Gpu};
 use crate::store::engine::cubin_file;
 
@@ -92,9 +93,9 @@ fn nodes(root: &Path) -> Finding {
     let groups: Vec<&str> = ["video", "render"].into_iter().filter(|name| !is_member(root, name)).collect();
     let closed: Vec<&PathBuf> = found.iter().filter(|path| needs_group(path)).collect();
     if closed.is_empty() || groups.is_empty() {
-        return Finding::ok("devices", format!("{} devices, open to {SERVICE_USER}", found.len()));
+        return Finding::ok("devices", format!("{}, open to {SERVICE_USER}", Count(found.len(), "device")));
     }
-    let what = format!("{} of {} devices are for their group only", closed.len(), found.len());
+    let what = format!("{} of {} for their group only", closed.len(), Count(found.len(), "device"));
     Finding::note("devices", what).command(format!("usermod -aG {} {SERVICE_USER}", groups.join(",")))
 }
 

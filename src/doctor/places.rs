@@ -9,6 +9,7 @@ use super::options::SERVICE_USER;
 use super::service::Viewer;
 use super::unit::Unit;
 use crate::config::{Config, DEFAULT_SPOOL};
+use crate::count::Count;
 use crate::spool::Place;
 use crate::spool::status::{Daemon, daemon, snapshot};
 
@@ -163,7 +164,8 @@ fn state(root: &Path, unit: Option<&Unit>) -> Finding {
     };
     let (n_waiting, n_failed, n_held) =
         (n_files(Place::New) + n_files(Place::Work), n_files(Place::Failed), n_files(Place::Hold));
-    let found = format!("{runs}; {n_waiting} jobs wait or run, {n_held} are held, {n_failed} failed");
+    let found =
+        format!("{runs}; {} waiting or running, {n_held} held, {n_failed} failed", Count(n_waiting, "job"));
     if runs == "no daemon runs" && n_waiting > 0 {
         let name = unit.map_or("jetspool.service", |unit| unit.name.as_str());
         return Finding::problem("jobs", found).command(format!("systemctl start {name}"));

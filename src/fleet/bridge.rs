@@ -23,6 +23,7 @@ use super::runtime::block_on;
 use super::settings::BridgeSettings;
 use super::shared::{Mode, Shared};
 use crate::config::ServiceSettings;
+use crate::count::Count;
 use crate::service::{Manager, Signals};
 use crate::spool::{Arrival, Place, Watch, check_spool};
 
@@ -223,7 +224,7 @@ impl Bridge {
             }
         };
         if timeout(END_WITHIN, all_left).await.is_err() {
-            tracing::warn!("{} jobs are left as they are", table.len());
+            tracing::warn!("{} left as found", Count(table.len(), "job"));
         }
         self.beat.last().await;
         let _ = timeout(END_WITHIN, self.shared.publisher.connection.client.flush()).await;

@@ -18,7 +18,7 @@ use crate::numbers::Precision;
 use crate::numbers::precision::scale_name;
 use crate::numbers::{DeviceChoice, KvCacheDtype};
 use crate::progress::{Bar, Progress};
-use crate::store::{Engine, map_file};
+use crate::store::Engine;
 
 /// The flags of `bench`.
 #[derive(Debug, Clone)]
@@ -128,12 +128,9 @@ impl Bench {
         let mut loras = Vec::new();
         let mut lora_bytes = Vec::new();
         for path in &options.loras {
-            loras.push(open_lora(&decoder, &engine, path)?);
-            let wrong = |source: crate::format::FormatError| ProbeError::Adapter {
-                path: path.clone(),
-                source: source.into(),
-            };
-            lora_bytes.push(tensor_bytes(&TensorFile::parse(map_file(path)?).map_err(wrong)?, |_| true));
+            let bound = open_lora(&decoder, &engine, path)?;
+            lora_bytes.push(tensor_bytes(&bound.tensors, |_| true));
+            loras.push(bound.lora);
         }
         Ok(Self { decoder, engine, loras, lora_bytes })
     }

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use crate::device::{DeviceError, DeviceFault};
 use crate::exit;
-use crate::format::{AdapterError, FormatError};
+use crate::format::AdapterError;
+use crate::load::EngineLoadError;
 use crate::store::StoreError;
 
 /// Why a probe cannot run.
@@ -12,16 +13,14 @@ use crate::store::StoreError;
 pub enum ProbeError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("engine {}: {source}; build it again", directory.display())]
-    Engine { directory: PathBuf, source: FormatError },
+    #[error(transparent)]
+    Engine(#[from] EngineLoadError),
     #[error("adapter {}: {source}", path.display())]
     Adapter { path: PathBuf, source: AdapterError },
     #[error("cannot {action}: {source}")]
     System { action: &'static str, source: std::io::Error },
     #[error("nothing can be tuned: {why}")]
     NoGpu { why: DeviceError },
-    #[error(transparent)]
-    Open(#[from] DeviceError),
     #[error(transparent)]
     Device(#[from] DeviceFault),
     #[error(
@@ -39,9 +38,10 @@ impl ProbeError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Store(error) => error.exit_code(),
-            Self::Engine { .. } | Self::Adapter { .. } => exit::DATA,
+            Self::Engine(error) => error.exit_code(),
+            Self::Adapter { .. } => exit::DATA,
             Self::NoGpu { .. } => exit::UNAVAILABLE,
-            Self::System { .. } | Self::Open(_) | Self::Device(_) => exit::SYSTEM,
+            Self::System { .. } | Self::Device(_) => exit::SYSTEM,
             Self::Scales { .. } | Self::Token { .. } | Self::OutOfRange { .. } => exit::USAGE,
         }
     }

@@ -1,18 +1,17 @@
 //! Logits of every position of a token sequence, as a safetensors file.
 
 use std::io::Write;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 
 use super::error::ProbeError;
-use crate::device::{self, Device, Opened};
+use crate::device::Opened;
 use crate::format::header::Header;
-use crate::format::{AdapterError, FiniteCheck, TensorFile, bind_with_config};
+use crate::load::{AdapterLoadError, BoundAdapter, load_adapter, load_decoder};
 use crate::model::{BLOCK_LEN, Decoder, LogitRows, Segment, block_ids};
 use crate::numbers::{DeviceChoice, KvCacheDtype};
-use crate::store::{AtomicFile, Engine, Losses, StoreError, config_beside, map_file, processed_file};
+use crate::store::{AtomicFile, Engine, FileMap, Losses, StoreError, processed_file};
 
 /// Tokens of one forward pass; bounds the memory of the logits held at once.
 const CHUNK: usize = 32;
@@ -56,8 +55,8 @@ pub fn logits(options: &LogitsOptions) -> Result<(), ProbeError> {
     if n_scales > n_loras {
         return Err(ProbeError::Scales { n_scales, n_loras });
     }
-    let loras = options.loras.iter().map(|path| open_lora(&decoder, &engine, path));
-    let loras = loras.collect::<Result<Vec<_>, _>>()?;
+    let loras = options.loras.iter().map(|path| Ok(open_lora(&decoder, &engine, path)?.lora));
+    let loras = loras.collect::<Result<Vec<_>, ProbeError>>()?;
     let scales = options.lora_scales.iter().copied().chain(std::iter::repeat(1.0));
     let path = &options.output_file;
     let failed = |source| StoreError::Io { path: path.clone(), action: "write", source };
@@ -90,36 +89,28 @@ pub fn logits(options: &LogitsOptions) -> Result<(), ProbeError> {
 
 /// Opens an engine without its text.
 pub fn open_decoder(
-    directory: &std::path::Path,
-    choice: DeviceChoice,
+    directory: &Path,
+    wanted: DeviceChoice,
     n_threads: usize,
     kv_cache_dtype: KvCacheDtype,
 ) -> Result<(Decoder<Opened>, Engine), ProbeError> {
     let engine = Engine::open(directory)?;
-    let device = device::open(
-        choice,
-        |architecture| engine.cubin(architecture),
-        |architecture| engine.tuning(architecture),
-        n_threads,
-    )?;
-    let broken = |source| ProbeError::Engine { directory: directory.to_owned(), source };
-    let decoder =
-        Decoder::new(device, &engine.config, &engine.tensors).map_err(broken)?.with_kv_cache(kv_cache_dtype);
+    let decoder = load_decoder(&engine, directory, wanted, n_threads, kv_cache_dtype)?;
     Ok((decoder, engine))
 }
 
 /// Opens a processed adapter for an engine.
-pub fn open_lora<D: Device>(
-    decoder: &Decoder<D>,
+pub fn open_lora(
+    decoder: &Decoder<Opened>,
     engine: &Engine,
-    path: &std::path::Path,
-) -> Result<Arc<D::Lora>, ProbeError> {
-    let path = &processed_file(path)?;
-    let wrong = |source: AdapterError| ProbeError::Adapter { path: path.clone(), source };
-    let tensors = TensorFile::parse(map_file(path)?).map_err(StoreError::format(path))?;
-    let (config, max_rank) = (config_beside(path), engine.config.limits.max_lora_rank);
-    let adapter =
-        bind_with_config(&tensors, config.as_deref(), decoder.architecture(), max_rank).map_err(wrong)?;
-    FiniteCheck::new(&tensors).look(0, tensors.as_bytes()).map_err(|error| wrong(error.into()))?;
-    Ok(Arc::new(decoder.lora(&adapter).map_err(|error| wrong(error.into()))?))
+    path: &Path,
+) -> Result<BoundAdapter, ProbeError> {
+    let path = processed_file(path)?;
+    load_adapter(&FileMap::open(&path)?, decoder, engine.config.limits.max_lora_rank).map_err(|source| {
+        match source {
+            // Says which file it is.
+            AdapterLoadError::Store(error) => error.into(),
+            AdapterLoadError::Adapter(source) => ProbeError::Adapter { path, source },
+        }
+    })
 }

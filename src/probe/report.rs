@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::case::{BenchMode, Case};
 use super::sampling::SamplingReport;
+use crate::count::Count;
 
 /// What was measured.
 #[derive(Debug, Clone)]
@@ -115,7 +116,8 @@ impl BenchReport {
         let [min, median, max] = case.step_ms;
         let gb = case.gb_per_second();
         let (mode, batch_size) = (case.mode_name(), case.case.batch_size);
-        writeln!(f, "{mode}, batch {batch_size}, {} threads, {} kernels", self.n_threads, self.kernels)?;
+        let threads = Count(self.n_threads, "thread");
+        writeln!(f, "{mode}, batch {batch_size}, {threads}, {} kernels", self.kernels)?;
         writeln!(f, "  load        {:.1} ms, first step {:.3} ms", self.load_ms, case.first_step_ms)?;
         writeln!(f, "  step        {median:.3} ms (median; {min:.3} to {max:.3}, mean {:.3})", case.mean_ms)?;
         writeln!(f, "  speed       {:.1} tokens/s", case.tokens_per_second())?;
@@ -128,7 +130,8 @@ impl BenchReport {
     }
 
     fn write_table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} threads, {} kernels, loaded in {:.1} ms", self.n_threads, self.kernels, self.load_ms)?;
+        let threads = Count(self.n_threads, "thread");
+        write!(f, "{threads}, {} kernels, loaded in {:.1} ms", self.kernels, self.load_ms)?;
         match self.read_bandwidth {
             Some(rate) => writeln!(f, ", this machine reads {:.1} GB/s", rate / 1e9)?,
             None => writeln!(f)?,

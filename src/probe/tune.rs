@@ -9,6 +9,7 @@ use crate::device::cuda::{Cuda, Timed};
 use crate::device::{DeviceFault, Either, Opened};
 use crate::format::TunedProduct;
 use crate::kernels::tile::TILE_ROWS;
+use crate::load::EngineLoadError;
 use crate::model::{BLOCK_LEN, Decoder, LogitRows, Segment};
 use crate::numbers::{DeviceChoice, KvCacheDtype};
 use crate::progress::{Bar, Progress};
@@ -41,7 +42,7 @@ const N_ROWS: [usize; 9] = [1, 2, 4, 8, 16, 24, 32, 48, 64];
 pub fn tune(options: &TuneOptions) -> Result<TuneReport, ProbeError> {
     let opened = open_decoder(&options.engine_dir, DeviceChoice::Cuda, 1, KvCacheDtype::Auto);
     let (decoder, engine) = opened.map_err(|error| match error {
-        ProbeError::Open(why) => ProbeError::NoGpu { why },
+        ProbeError::Engine(EngineLoadError::Device { source: why, .. }) => ProbeError::NoGpu { why },
         error => error,
     })?;
     let Either::Cuda(gpu) = decoder.device() else { unreachable!("a GPU was asked for") };

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::access::Closed;
 use super::damage::Damage;
+use crate::count::Count;
 use crate::exit;
 use crate::format::FormatError;
 
@@ -49,8 +50,8 @@ pub enum StoreError {
     NoWeights { path: PathBuf },
     /// The index names shards that are not there.
     #[error(
-        "{}: {count} of the shards that model.safetensors.index.json names are missing: {names}; fetch them: hf download \
-         OWNER/NAME --local-dir {}", path.display(), path.display()
+        "{}: {} of model.safetensors.index.json missing: {names}; fetch them: hf download \
+         OWNER/NAME --local-dir {}", path.display(), Count(*count, "shard"), path.display()
     )]
     MissingShards { path: PathBuf, count: usize, names: String },
     /// The index says that a shard holds a tensor, the shard says no.

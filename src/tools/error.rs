@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::count::Count;
 use crate::exit;
 use crate::format::{AdapterError, FormatError};
 use crate::store::mistaken::mistaken_text;
@@ -23,7 +24,7 @@ pub enum ToolError {
     /// Options that do not fit each other or the checkpoint.
     #[error("{0}")]
     Options(String),
-    #[error("{}: {count} tensors are missing: {names}", path.display())]
+    #[error("{}: {} missing: {names}", path.display(), Count(*count, "tensor"))]
     MissingTensors { path: PathBuf, count: usize, names: String },
     /// A weight that the wanted type cannot hold.
     #[error("{}: tensor {name} holds {found}, which {precision} cannot hold", path.display())]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use crate::count::Count;
 use crate::format::adapter::parse_name;
 use crate::format::checkpoint::naming::{Beside, beside};
 use crate::format::engine::{Item, PAD_PREFIX, items};
@@ -182,7 +183,10 @@ fn describe_beside(checkpoint: &Checkpoint, page: &mut Page) {
         }
     }
     if n_tower > 0 {
-        page.line("beside", format!("{n_tower} tensors for images and sound, which engines leave out"));
+        page.line(
+            "beside",
+            format!("{} for images and sound, which engines leave out", Count(n_tower, "tensor")),
+        );
     }
     if !adapters.is_empty() {
         let names = adapters.into_iter().collect::<Vec<_>>().join(", ");
@@ -273,12 +277,12 @@ fn describe_processed(path: &Path, file: &TensorFile, page: &mut Page) {
     let facts = AdapterFacts::of(file);
     page.line("targets", facts.target_names().join(" "));
     let last = facts.layers.last().copied().unwrap_or(0);
-    page.line("layers", format!("{} layers, the last is number {last}", facts.layers.len()));
+    page.line("layers", format!("{}, the last is number {last}", Count(facts.layers.len(), "layer")));
     describe_ranks(facts.ranks, page);
     if !facts.unknown.is_empty() {
         let unknown: Vec<&str> = facts.unknown.iter().map(String::as_str).collect();
         let names = crate::format::adapter::listed(&unknown);
-        page.line("warning", format!("{} tensors match no projection: {names}", unknown.len()));
+        page.line("warning", format!("{} without a projection: {names}", Count(unknown.len(), "tensor")));
     }
 }
 
@@ -293,7 +297,7 @@ fn describe_ranks(ranks: BTreeSet<usize>, page: &mut Page) {
 }
 
 fn describe_architecture(a: &Architecture, page: &mut Page) {
-    page.line("family", format!("{}, {} layers", a.family.name(), a.n_layers));
+    page.line("family", format!("{}, {}", a.family.name(), Count(a.n_layers, "layer")));
     page.line(
         "sizes",
         format!("vocab {}, hidden {}, intermediate {}", a.vocab_size, a.hidden_size, a.intermediate_size),
@@ -321,11 +325,14 @@ fn describe_architecture(a: &Architecture, page: &mut Page) {
     if let Some(experts) = &a.experts {
         let n_dense = experts.dense_layers.len();
         let (n, used, size) = (experts.n_experts, experts.n_used, experts.intermediate_size);
-        page.line("experts", format!("{n} of {size} a layer, {used} a token; {n_dense} layers without"));
+        page.line(
+            "experts",
+            format!("{n} of {size} a layer, {used} a token; {} without", Count(n_dense, "layer")),
+        );
     }
     let window = a.sliding_window.map(|window| match a.full_layers.len() {
         0 => format!("window of {window}"),
-        n => format!("window of {window} in {} layers", a.n_layers - n),
+        n => format!("window of {window} in {}", Count(a.n_layers - n, "layer")),
     });
     let flags = [
         (if a.tied_head { "tied head" } else { "own head" }).to_owned(),

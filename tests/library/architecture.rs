@@ -8,11 +8,11 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
-/// Every room may use it: the names of exit codes.
-const COMMON: &str = "exit";
+/// Every room may use them: the names of exit codes, and numbers with a noun.
+const COMMON: [&str; 2] = ["exit", "count"];
 
 /// Room and what it may use of ours.
-const ARROWS: [(&str, &[&str]); 24] = [
+const ARROWS: [(&str, &[&str]); 26] = [
     ("main", &["answer", "cli", "compress", "config", "daemon", "doctor", "operator", "probe", "tools"]),
     (
         "cli",
@@ -26,14 +26,18 @@ const ARROWS: [(&str, &[&str]); 24] = [
     // Of the spool only the wire.
     (
         "answer",
-        &["config", "device", "format", "infer", "model", "numbers", "progress", "spool", "store", "text"],
+        &[
+            "config", "device", "format", "infer", "load", "model", "numbers", "progress", "spool", "store",
+            "text",
+        ],
     ),
     ("operator", &["spool", "store"]),
     ("fleet", &["config", "service", "spool", "store"]),
     ("doctor", &["answer", "config", "cuda", "format", "spool", "store"]),
     ("cuda", &[]),
     // Of infer only the sampler.
-    ("probe", &["device", "format", "infer", "kernels", "model", "numbers", "progress", "store"]),
+    ("probe", &["device", "format", "infer", "kernels", "load", "model", "numbers", "progress", "store"]),
+    ("load", &["device", "format", "model", "numbers", "store"]),
     ("tools", &["cuda", "device", "format", "kernels", "numbers", "progress", "store", "text"]),
     // Of the device only the trait, as a bound on the model.
     ("infer", &["device", "format", "model", "numbers"]),
@@ -46,7 +50,8 @@ const ARROWS: [(&str, &[&str]); 24] = [
     ("config", &["numbers"]),
     ("format", &["numbers"]),
     ("numbers", &[]),
-    (COMMON, &[]),
+    (COMMON[0], &[]),
+    (COMMON[1], &[]),
     ("progress", &[]),
     ("service", &["config"]),
 ];
@@ -373,7 +378,7 @@ fn check_arrows(code: &str, room: &str, report: &mut impl FnMut(usize, String)) 
     };
     for (at, other) in uses(code) {
         let is_known = other == "everything" || ARROWS.iter().any(|(name, _)| *name == other);
-        if is_known && other != room && other != COMMON && !allowed.contains(&other) {
+        if is_known && other != room && !COMMON.contains(&other) && !allowed.contains(&other) {
             report(at, format!("{room} -> {other} is no arrow; allowed: {}", allowed.join(" ")));
         }
     }

@@ -292,7 +292,7 @@ fn yarn_is_that_of_the_checkpoint() {
 #[test]
 fn a_file_is_shown() {
     let page = inspect(&gguf("qwen2")).unwrap();
-    for part in ["GGUF", "qwen2, 1 layers", "vocab 608", "BF16", "gpt2, qwen2", "chat template", "--ggufFile"]
+    for part in ["GGUF", "qwen2, 1 layer", "vocab 608", "BF16", "gpt2, qwen2", "chat template", "--ggufFile"]
     {
         assert!(page.contains(part), "{part} is not in\n{page}");
     }

@@ -453,7 +453,7 @@ fn what_cannot_be_right_is_refused_by_name() {
                 });
             },
             said: &[
-                "6 tensors match nothing",
+                "6 tensors without a match",
                 "layers.9.mlp.down_proj.lora_A",
                 "layers.9.mlp.up_proj.lora_B",
             ],
@@ -464,7 +464,7 @@ fn what_cannot_be_right_is_refused_by_name() {
                     all.push(("base_model.model.model.norm.lora_A".to_owned(), filled(1.0, &[64])));
                 });
             },
-            said: &["1 tensors are not merged by adding", "base_model.model.model.norm.lora_A"],
+            said: &["1 tensor not merged by adding", "base_model.model.model.norm.lora_A"],
         },
         Case {
             change: |_, lora| {
@@ -683,7 +683,7 @@ fn tensors_without_a_place_are_told_in_one_short_list() {
         }
     });
     let message = merge(model.path(), &lora, &model.path().join("merged")).unwrap_err().to_string();
-    assert_eq!(message.matches("match nothing in the checkpoint").count(), 1, "{message}");
+    assert_eq!(message.matches("without a match in the checkpoint").count(), 1, "{message}");
     assert!(message.contains("28 tensors") && message.contains("and 8 more"), "{message}");
 }
 

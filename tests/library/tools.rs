@@ -359,19 +359,19 @@ fn damaged_checkpoints_are_refused_by_name() {
         Case {
             model: "llama3",
             change: |dir| fs::remove_file(dir.join("model-00002-of-00004.safetensors")).unwrap(),
-            names: &["1 of the shards", "missing: model-00002-of-00004.safetensors"],
+            names: &["1 shard of", "missing: model-00002-of-00004.safetensors"],
         },
         Case {
             model: "qwen2_odd",
             change: |dir| edit_tensors(dir, |tensors| tensors.retain(|tensor| !tensor.0.contains("1.mlp"))),
-            names: &["3 tensors are missing", "model.layers.1.mlp.up_proj.weight"],
+            names: &["3 tensors missing", "model.layers.1.mlp.up_proj.weight"],
         },
         Case {
             model: "qwen3_moe",
             change: |dir| {
                 edit_tensors(dir, |tensors| tensors.retain(|tensor| !tensor.0.contains("1.mlp.experts.4.")))
             },
-            names: &["3 tensors are missing", "model.layers.1.mlp.experts.4.up_proj.weight"],
+            names: &["3 tensors missing", "model.layers.1.mlp.experts.4.up_proj.weight"],
         },
         Case {
             model: "qwen3_moe",
@@ -391,7 +391,7 @@ fn damaged_checkpoints_are_refused_by_name() {
         Case {
             model: "qwen2",
             change: |dir| edit_config(dir, "tie_word_embeddings", false.into()),
-            names: &["1 tensors are missing", "lm_head.weight"],
+            names: &["1 tensor missing", "lm_head.weight"],
         },
         Case {
             model: "qwen2_odd",
@@ -452,7 +452,7 @@ fn odd_checkpoints_build_with_warnings() {
         ..options("qwen2", &scratch.path().join("engine"), Precision::Int8)
     };
     let warnings = build(&options).unwrap().warnings.join("\n");
-    assert!(warnings.contains("1 tensors are not used: vision.weight"), "{warnings}");
+    assert!(warnings.contains("1 tensor not used: vision.weight"), "{warnings}");
     assert!(!warnings.contains("lm_head") && !warnings.contains("inv_freq"), "{warnings}");
     assert!(warnings.contains("tokenizer.json"), "{warnings}");
 }
@@ -581,11 +581,11 @@ fn a_text_backbone_leaves_images_out_and_says_so() {
     let warnings = report.warnings.join("\n");
     assert!(warnings.contains("tensors for images") && !warnings.contains("not used"), "{warnings}");
     let text = inspect(&engine_dir).unwrap();
-    for words in ["gemma3, 2 layers", "window of 8 in 1 layers", "10000 under the window", "GELU"] {
+    for words in ["gemma3, 2 layers", "window of 8 in 1 layer", "10000 under the window", "GELU"] {
         assert!(text.contains(words), "{words} is not in:\n{text}");
     }
     let text = inspect(&model_dir("qwen3_moe")).unwrap();
-    assert!(text.contains("6 of 40 a layer, 2 a token; 1 layers without"), "{text}");
+    assert!(text.contains("6 of 40 a layer, 2 a token; 1 layer without"), "{text}");
     process("qwen3_moe", "experts_r4", &scratch.path().join("adapter")).unwrap();
     let text = inspect(&scratch.path().join("adapter")).unwrap();
     assert!(text.contains("experts' up_proj") && text.contains("router"), "{text}");

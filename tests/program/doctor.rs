@@ -91,7 +91,7 @@ fn a_healthy_machine_needs_nothing_and_each_fault_is_named_with_its_remedy() {
         Case {
             topic: "devices",
             verdict: "note",
-            words: ["1 of 1 devices", "usermod -aG render jetspool"],
+            words: ["1 of 1 device for", "usermod -aG render jetspool"],
             spoil: |folder| write(&folder.join("root/etc/group"), "video:x:44:jetspool\nrender:x:104:\n"),
         },
         Case {
@@ -141,7 +141,7 @@ fn a_healthy_machine_needs_nothing_and_each_fault_is_named_with_its_remedy() {
         Case {
             topic: "jobs",
             verdict: "problem",
-            words: ["no daemon runs; 1 jobs wait", "systemctl start"],
+            words: ["no daemon runs; 1 job waiting", "systemctl start"],
             spoil: |folder| write(&folder.join("spool/new/x.json"), "{}"),
         },
         Case {

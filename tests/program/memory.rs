@@ -108,7 +108,7 @@ fn each_event_of_pressure_takes_the_next_level() {
     service.wait_for_log("of cached keys and values are given back");
     assert!(service.resident(ADAPTER) > 0);
     press();
-    service.wait_for_log("memory pressure: 3 idle adapters are unmapped");
+    service.wait_for_log("memory pressure: unmaps 3 idle adapters");
     assert_eq!(service.resident(ADAPTER), 0);
     assert!(service.resident(WEIGHTS) > 3 * MIB);
     press();

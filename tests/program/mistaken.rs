@@ -226,7 +226,7 @@ fn directories_are_told_by_what_they_are() {
     let address = format!("https://huggingface.co/{hub}");
     let twenty: Vec<String> = (0..20).map(|i| format!("model-{i:05}-of-00030.safetensors")).collect();
     let shards = format!(
-        "shards: 30 of the shards that model.safetensors.index.json names are missing: {} and 10 more; fetch them: hf \
+        "shards: 30 shards of model.safetensors.index.json missing: {} and 10 more; fetch them: hf \
          download OWNER/NAME --local-dir shards",
         twenty.join(", ")
     );

@@ -64,7 +64,7 @@ fn a_new_engine_takes_new_requests_and_the_old_one_ends_its_own() {
     });
     build_demo(&path("engine"), "f16", &[]);
     service.signal(SIGHUP);
-    service.wait_for_log("1 requests end on the old one");
+    service.wait_for_log("1 request left for the old one");
     assert_eq!(service.ask("new.json", &new), wanted_new);
     assert!(runner().is_some() || !has_answered(&service, "old.json"), "it was over too soon");
     assert_eq!(service.answers("old.json"), wanted_old);
@@ -96,7 +96,7 @@ fn a_new_engine_takes_new_requests_and_the_old_one_ends_its_own() {
     // Another directory, by the configuration.
     configure(folder.path(), &path("int8"), "");
     service.signal(SIGHUP);
-    service.wait_for_log("0 requests end on the old one");
+    service.wait_for_log("0 requests left for the old one");
     assert_eq!(service.ask("other.json", &new), of_int8);
 }
 

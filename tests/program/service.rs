@@ -373,7 +373,7 @@ fn a_killed_daemon_goes_on_and_answers_once() {
     let other = folder.path().to_str().unwrap();
     let outer = Path::new(other).parent().unwrap().to_str().unwrap();
     assert_eq!(without_cost(&found.replace(other, outer)), without_cost(&undisturbed));
-    assert!(daemon.log().contains("1 jobs go on"), "{}", daemon.log());
+    assert!(daemon.log().contains("1 job to go on with"), "{}", daemon.log());
     daemon.wait_for("an empty work/", || daemon.names("work").is_empty().then_some(()));
 }
 

@@ -8,6 +8,7 @@ use std::ops::Range;
 use half::f16;
 use safetensors::Dtype;
 
+use crate::count::Count;
 use crate::format::{FormatError, Tensor, TensorFile};
 use crate::numbers::Module;
 use crate::numbers::architecture::{Architecture, Projection};
@@ -35,8 +36,8 @@ pub enum AdapterError {
     Foreign { why: String },
     /// Tensors that no projection of the engine takes; without this check they would do nothing, silently.
     #[error(
-        "{count} tensors match no projection of the engine: {names}; use it with an engine of the model that it was \
-         trained on"
+        "{} without a projection in the engine: {names}; use it with an engine of the model that it was trained on",
+        Count(*count, "tensor")
     )]
     Unmatched { count: usize, names: String },
     /// A matrix without its partner.
@@ -53,7 +54,7 @@ pub enum AdapterError {
     Twice { first: String, second: String },
     /// A checkpoint, for example.
     #[error(
-        "none of its {count} tensors is an adapter's, wanted names with lora_A and lora_B; give what process-lora wrote"
+        "none of its tensors ({count}) is an adapter's, wanted names with lora_A and lora_B; give what process-lora wrote"
     )]
     NoAdapter { count: usize },
     /// Nothing in it.
@@ -508,7 +509,7 @@ mod tests {
             }
         }
         let message = bind(&[("model.norm.weight", "F16", &[8])]).err().unwrap().to_string();
-        assert!(message.starts_with("none of its 1 tensors is an adapter's"), "{message}");
+        assert!(message.starts_with("none of its tensors (1) is an adapter's"), "{message}");
         let many: Vec<String> = (0..30).map(|i| format!("lora_x{i:02}")).collect();
         let tensors: Vec<_> = many.iter().map(|name| (name.as_str(), "F16", &[1][..])).collect();
         let message = bind(&tensors).err().unwrap().to_string();

@@ -11,6 +11,7 @@ use super::run::{
     set_head, write_engine,
 };
 use super::text_files::TextFiles;
+use crate::count::Count;
 use crate::format::adapter::listed;
 use crate::format::engine::{Item, items};
 use crate::format::gguf::{
@@ -75,7 +76,7 @@ fn refuse_unused(path: &Path, unused: &[String]) -> Result<(), ToolError> {
     let unused: Vec<&str> = unused.iter().map(String::as_str).collect();
     Err(ToolError::Refused {
         path: path.to_owned(),
-        what: format!("{} tensors are not of a decoder that is known: {}", unused.len(), listed(&unused)),
+        what: format!("{} of no decoder that is known: {}", Count(unused.len(), "tensor"), listed(&unused)),
         advice: "give the model's checkpoint with --modelDir",
     })
 }

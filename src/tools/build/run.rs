@@ -14,6 +14,7 @@ use super::precision::{
     has_quantized_head, is_quantization_part, numbers_note, quantization_notes, resolve_precision,
 };
 use super::text_files::{TEXT_FILES, TextFiles};
+use crate::count::Count;
 use crate::format::adapter::listed;
 use crate::format::checkpoint::naming::{Beside, beside, places};
 use crate::format::engine::{EMBEDDING, FORMAT_VERSION, HEAD, Item, checkpoint_names, items};
@@ -374,7 +375,7 @@ fn warnings(checkpoint: &Checkpoint, config: &EngineConfig, items: &[Item]) -> V
         }
     }
     if !unused.is_empty() {
-        warnings.push(format!("{} tensors are not used: {}", unused.len(), listed(&unused)));
+        warnings.push(format!("{} not used: {}", Count(unused.len(), "tensor"), listed(&unused)));
     }
     warnings.extend(limit_warnings(config));
     warnings
@@ -397,7 +398,10 @@ pub(crate) fn beside_warnings(family: Family, unused: &mut Vec<&str>) -> Vec<Str
     });
     let mut warnings = Vec::new();
     if n_tower > 0 {
-        warnings.push(format!("{n_tower} tensors for images and sound are left out: the output is for text"));
+        warnings.push(format!(
+            "{} for images and sound left out: the output is for text",
+            Count(n_tower, "tensor")
+        ));
     }
     if n_lora > 0 {
         let names = adapters.into_iter().collect::<Vec<_>>().join(", ");

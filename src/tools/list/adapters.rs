@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::daemon::Daemon;
 use super::engines::Listed;
+use crate::count::Count;
 use crate::format::{Adapter, AdapterError, FormatError, TensorFile, check_origin};
 use crate::store::adapter_files::{PEFT_WEIGHTS_FILE, PROCESSED_WEIGHTS_FILE};
 use crate::store::{DirectoryKind, StoreError, config_beside, map_file};
@@ -143,7 +144,9 @@ fn in_short(error: &AdapterError) -> String {
         AdapterError::Rank { rank, max_rank, .. } => {
             format!("its rank is {rank}, the engine takes {max_rank}")
         }
-        AdapterError::Unmatched { count, names } => format!("{count} tensors of another model: {names}"),
+        AdapterError::Unmatched { count, names } => {
+            format!("{} of another model: {names}", Count(*count, "tensor"))
+        }
         AdapterError::Unprocessed { .. } => "as PEFT saves it; run process-lora first".to_owned(),
         AdapterError::Format(FormatError::Shape { name, wanted, found }) => {
             format!("of another size: {found:?} instead of {wanted:?} in {name}")

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use crate::count::Count;
 use crate::format::adapter::{listed, without_wrappers_of_training};
 use crate::format::{FormatError, LoraPart, PeftConfig, PeftName, Tensor, TensorFile, first_not_finite};
 use crate::store::adapter_files::{PEFT_CONFIG_FILE, PEFT_PICKLE_FILE, PEFT_WEIGHTS_FILE};
@@ -150,7 +151,8 @@ impl AdapterTensors {
                 self.config.obstacles.iter().find(|obstacle| obstacle.key == "trainable_token_indices");
             let why = tokens.map_or_else(String::new, |obstacle| format!(" ({obstacle})"));
             let names = listed(&others.iter().map(String::as_str).collect::<Vec<_>>());
-            let what = format!("{} tensors are not merged by adding a product{why}: {names}", others.len());
+            let what =
+                format!("{} not merged by adding a product{why}: {names}", Count(others.len(), "tensor"));
             return Err(self.refused(what, WITH_PEFT));
         }
         let heads = names_of(&self.whole, is_value_head);

@@ -12,6 +12,7 @@ use safetensors::Dtype;
 use super::adapter::{AdapterTensors, ModuleParts, Named};
 use super::element::Element;
 use super::rows::{Delta, Dora, Factor, Floats, MergedMatrix};
+use crate::count::Count;
 use crate::format::adapter::listed;
 use crate::format::{FormatError, PeftConfig, PeftName, Tensor};
 use crate::numbers::round_to_f32;
@@ -309,7 +310,7 @@ fn find_places(
     if !unmatched.is_empty() {
         let n_unmatched = unmatched.len();
         let names = listed_owned(&unmatched.into_iter().collect::<Vec<_>>());
-        let what = format!("{n_unmatched} tensors match nothing in the checkpoint: {names}");
+        let what = format!("{} without a match in the checkpoint: {names}", Count(n_unmatched, "tensor"));
         return Err(adapter.refused(what, "give the checkpoint that the adapter was trained on"));
     }
     if !without_bias.is_empty() {

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::matrix::AdapterMatrix;
+use crate::count::Count;
 use crate::format::adapter::listed;
 use crate::format::gguf::{GgufFile, GgufPlace, RowOrder, gguf_module_place};
 use crate::format::{Bytes, EngineConfig, FormatError};
@@ -120,7 +121,11 @@ fn refuse_unused(path: &Path, unused: &BTreeSet<&str>) -> Result<(), ToolError> 
     let unused: Vec<&str> = unused.iter().copied().collect();
     Err(ToolError::Refused {
         path: path.to_owned(),
-        what: format!("{} tensors adapt no linear layer of the engine: {}", unused.len(), listed(&unused)),
+        what: format!(
+            "{} for no linear layer of the engine: {}",
+            Count(unused.len(), "tensor"),
+            listed(&unused)
+        ),
         advice: "merge it into the model with llama.cpp's llama-export-lora and build an engine of that",
     })
 }

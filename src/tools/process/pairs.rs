@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::matrix::AdapterMatrix;
+use crate::count::Count;
 use crate::format::adapter::{listed, without_wrappers_of_training};
 use crate::format::{FormatError, LoraPart, PeftConfig, PeftName, Tensor, TensorFile};
 use crate::store::adapter_files::PEFT_CONFIG_FILE;
@@ -188,11 +189,11 @@ fn refusals(config: &PeftConfig, outside: &[&str], heads: &[&str], others: &[&st
         }
     }
     if !outside.is_empty() {
-        let what = format!("{} tensors adapt a norm or the head: {}", outside.len(), listed(outside));
+        let what = format!("{} for a norm or the head: {}", Count(outside.len(), "tensor"), listed(outside));
         refusals.add_outside(what);
     }
     if !heads.is_empty() {
-        let what = format!("{} tensors are a value head's: {}", heads.len(), listed(heads));
+        let what = format!("{} of a value head: {}", Count(heads.len(), "tensor"), listed(heads));
         refusals.add_outside(what);
     }
     let mut by_way: BTreeMap<&'static str, Vec<&str>> = BTreeMap::new();
@@ -200,7 +201,8 @@ fn refusals(config: &PeftConfig, outside: &[&str], heads: &[&str], others: &[&st
         by_way.entry(way_of_tensor(&without_wrappers_of_training(name))).or_default().push(name);
     }
     for (way, names) in by_way {
-        refusals.add(format!("{} tensors are not lora_A or lora_B: {}", names.len(), listed(&names)), way);
+        let what = format!("{} neither lora_A nor lora_B: {}", Count(names.len(), "tensor"), listed(&names));
+        refusals.add(what, way);
     }
     refusals
 }
