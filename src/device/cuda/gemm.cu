@@ -23,7 +23,14 @@ struct GemmNibbles {
       a[i] = (u32)word(block, (t / 2 + i / 2 * 2) * TILE_ROWS + g + i % 2 * 8) >> t % 2 * 4 & 0x0f0f0f0f;
   }
 };
-
+// Twice the numbers, in halves as those of six bits.
+struct GemmNvfp4 {
+  static constexpr int WORDS = 64;
+  static __device__ __forceinline__ void load(const u8* block, int g, int t, u32 (&a)[4]) {
+    GemmNibbles::load(block, g, t, a);
+    for (int i = 0; i < 4; i++) a[i] = (u32)Nvfp4::numbers(a[i]);
+  }
+};
 struct GemmFives {
   static constexpr int WORDS = 80;
   static __device__ __forceinline__ void load(const u8* block, int g, int t, u32 (&a)[4]) {
@@ -112,6 +119,7 @@ extern "C" __global__ void __launch_bounds__(128) gemm_int8_groups(MATRICES, COD
 extern "C" __global__ void __launch_bounds__(128) gemm_int4_f16(MATRICES, CODES, ROWS_OF_PRODUCT) { GEMM(Int4<true>, GemmNibbles); }
 extern "C" __global__ void __launch_bounds__(128) gemm_int4_f32(MATRICES, CODES, ROWS_OF_PRODUCT) { GEMM(Int4<false>, GemmNibbles); }
 extern "C" __global__ void __launch_bounds__(128) gemm_affine(MATRICES, CODES, ROWS_OF_PRODUCT) { GEMM(Affine, GemmNibbles); }
+extern "C" __global__ void __launch_bounds__(128) gemm_nvfp4(MATRICES, CODES, ROWS_OF_PRODUCT) { GEMM(Nvfp4, GemmNvfp4); }
 extern "C" __global__ void __launch_bounds__(128) gemm_q4_1(MATRICES, CODES, ROWS_OF_PRODUCT) { GEMM(Q41, GemmNibbles); }
 extern "C" __global__ void __launch_bounds__(128) gemm_q5_0(MATRICES, CODES, ROWS_OF_PRODUCT) { GEMM(Q50, GemmFives); }
 extern "C" __global__ void __launch_bounds__(128) gemm_q5_1(MATRICES, CODES, ROWS_OF_PRODUCT) { GEMM(Q51, GemmFives); }

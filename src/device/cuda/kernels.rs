@@ -27,7 +27,7 @@ kernels! {
     matmul_f32 matmul_f16 matmul_fp8 matmul_fp8_groups matmul_mxfp8 matmul_int8 matmul_int8_groups
     matmul_int4_f16 matmul_int4_f32 matmul_affine matmul_nvfp4 matmul_levels
     matmul_q4_1 matmul_q5_0 matmul_q5_1 matmul_q4_k matmul_q5_k matmul_q6_k
-    gemm_int8 gemm_int8_groups gemm_int4_f16 gemm_int4_f32 gemm_affine
+    gemm_int8 gemm_int8_groups gemm_int4_f16 gemm_int4_f32 gemm_affine gemm_nvfp4
     gemm_q4_1 gemm_q5_0 gemm_q5_1 gemm_q4_k gemm_q5_k gemm_q6_k
     lora_shrink lora_expand
     prepare_heads attend combine_parts

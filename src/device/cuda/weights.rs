@@ -126,6 +126,7 @@ impl Weights {
             Kind::Int4 { scales: ScaleType::F16, .. } => Some(&kernels.gemm_int4_f16),
             Kind::Int4 { scales: ScaleType::F32, .. } => Some(&kernels.gemm_int4_f32),
             Kind::Affine => Some(&kernels.gemm_affine),
+            Kind::Nvfp4 => Some(&kernels.gemm_nvfp4),
             Kind::Int8Groups { .. } => Some(&kernels.gemm_int8_groups),
             Kind::Kept(KeptBlocks::Q4_1) => Some(&kernels.gemm_q4_1),
             Kind::Kept(KeptBlocks::Q5_0) => Some(&kernels.gemm_q5_0),
@@ -138,7 +139,6 @@ impl Weights {
             | Kind::Fp8
             | Kind::Fp8Groups { .. }
             | Kind::Mxfp8
-            | Kind::Nvfp4
             | Kind::Levels { .. } => None,
         }
     }
