@@ -193,18 +193,24 @@ fn long_sequences_are_put_together_of_the_same_parts() {
 #[test]
 fn every_choice_of_launches_gives_the_processors_bits() {
     let never = usize::MAX;
-    let choices = [([64, 64, 64, 128], never), ([256; 4], never), ([128; 4], 1), ([128; 4], 9)];
-    for (precision, choices) in [(Precision::Int4, &choices[..]), (Precision::F16, &choices[..2])] {
+    let choices = [([64, 64, 64, 128], never), ([256; 4], never), ([128; 4], 1), ([128; 4], 24)];
+    let cases = [
+        ("qwen2", "all_r8", Precision::Int4, 37, &choices[..]),
+        ("qwen2", "all_r8", Precision::F16, 37, &choices[..2]),
+        // More than 64 rows to an expert.
+        ("qwen3_moe", "experts_r4", Precision::Int4, 150, &choices[1..3]),
+    ];
+    for (model, adapter, precision, n_tokens, choices) in cases {
         let folder = tempfile::tempdir().unwrap();
-        let checkpoint = reference("models/qwen2");
+        let checkpoint = reference(&format!("models/{model}"));
         build_engine(&checkpoint, &folder.path().join("engine"), precision);
-        let adapter = checkpoint.join("adapters/all_r8");
+        let adapter = checkpoint.join("adapters").join(adapter);
         let adapters: &[&Path] = &[&adapter];
-        let case = Case { folder: folder.path(), adapters, kv_cache: KvCacheDtype::Auto, n_tokens: 37 };
+        let case = Case { folder: folder.path(), adapters, kv_cache: KvCacheDtype::Auto, n_tokens };
         for &(threads, gemm_from) in choices {
             let otherwise = Choice { threads, gemm_from };
             let tuned = gpu().with_tuning(Tuning { otherwise, ..Tuning::default() });
-            assert_same_on(tuned, &case, &format!("{precision} {otherwise:?}"));
+            assert_same_on(tuned, &case, &format!("{model} {precision} {otherwise:?}"));
         }
     }
 }

@@ -70,6 +70,15 @@ __device__ __forceinline__ void mma_s8(int (&d)[4], const u32 (&a)[4], u32 b0, u
   int4 out = cucpu::collective<int4>(~0u, in, mma_s8_of_warp);
   d[0] = out.x, d[1] = out.y, d[2] = out.z, d[3] = out.w;
 }
+__device__ __forceinline__ void mma_s8_half(int (&d)[4], u32 a0, u32 a1, u32 b) {
+  mma_s8(d, {a0, a1, 0, 0}, b, 0);
+}
+__device__ __forceinline__ void load_matrices(u32 (&d)[4], const void* row) { ldmatrix_x4(d, row); }
+template <int BYTES>
+__device__ __forceinline__ void copy_async(void* shared, const void* from) { cp_async<BYTES>(shared, from); }
+__device__ __forceinline__ void commit_copies() { cp_async_commit(); }
+template <int N>
+__device__ __forceinline__ void wait_copies() { cp_async_wait<N>(); }
 __device__ __forceinline__ float warp_sum(float v) {
   for (int o = 16; o; o >>= 1) v += __shfl_xor_sync(0xffffffffu, v, o);
   return v;

@@ -17,8 +17,10 @@ use crate::numbers::family::Activation;
 pub const GROUP_ROWS: usize = 8;
 /// Threads of a norm, at most.
 const NORM_THREADS: usize = 512;
+/// Groups of rows that meet a tile one after the other.
+pub const BAND: usize = 4;
 /// Rows and tiles of a block of threads of tensor cores.
-const GEMM_ROWS: usize = 64;
+pub const GEMM_ROWS: usize = 64;
 const GEMM_TILES: usize = 4;
 /// Blocks of inputs whose sums are in shared memory at once.
 const CHUNK: usize = 32;
@@ -85,15 +87,24 @@ pub fn products(of: &[Part], way: &Way, chosen: Choice) -> Launch {
     let n_tiles =
         |per_block: usize| -> usize { of.iter().map(|part| part.tiles().div_ceil(per_block)).sum() };
     let n_rows = way.n_rows;
-    let (groups, n_groups) = way.groups.unwrap_or((NONE, n_rows.div_ceil(GROUP_ROWS)));
     let rows = n_rows.next_power_of_two().min(GROUP_ROWS);
-    let many = way.gemm.as_ref().filter(|_| way.groups.is_none() && n_rows >= chosen.gemm_from);
-    let (kernel, blocks) = match many {
-        Some(gemm) => (gemm, grid(n_tiles(GEMM_TILES), n_rows.div_ceil(GEMM_ROWS), 1)),
+    let rows_each = way.groups.map_or(n_rows, |groups| groups.rows_each);
+    let many = way.gemm.as_ref().filter(|_| rows_each >= chosen.gemm_from);
+    let (kernel, group_rows, tiles_each) = match many {
+        Some(gemm) => (gemm, GEMM_ROWS, GEMM_TILES),
+        None => (&way.kernel, GROUP_ROWS, 1),
+    };
+    let (groups, n_groups) = match way.groups {
+        Some(groups) if many.is_some() => groups.many,
+        Some(groups) => groups.few,
+        None => (NONE, n_rows.div_ceil(group_rows)),
+    };
+    let blocks = grid(n_groups.min(BAND), n_tiles(tiles_each), n_groups.div_ceil(BAND));
+    let blocks = match many {
+        Some(_) => blocks,
         None => {
             let shared = shared::<f32>(CHUNK * way.n_sums * rows * TILE_ROWS);
-            let threads = chosen.threads(rows);
-            (&way.kernel, Grid { shared, threads, ..grid(n_tiles(1), n_groups, 1) })
+            Grid { shared, threads: chosen.threads(rows), ..blocks }
         }
     };
     let mut arguments = vec![whole(way.stride)];

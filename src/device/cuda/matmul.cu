@@ -6,12 +6,14 @@
 // in the order of the blocks, which is the processor's: how many half warps there are changes nothing.
 //
 // Rows meet up to three matrices of a kind in one launch (q, k and v; gate and up), whose tiles stand one after the other.
-// Grid [tiles of all, groups of rows]; shared memory [CHUNK][sums of a block][rows][16] f32. Rows of experts come as a list
-// of groups {expert, first row, rows}, all others are eight a group.
+// Rows of experts come as a list of groups {expert, first row, rows}, all others are eight a group. A few groups, the band,
+// have their turn with a tile one after the other, so that its weights come from memory once for all of them.
+// Grid [groups of a band, tiles of all, bands]; shared memory [CHUNK][sums of a block][rows][16] f32.
 
 // Blocks of inputs whose sums are in shared memory at once.
 constexpr int CHUNK = 32;
 constexpr int MAX_PARTS = 3;
+constexpr int GROUP_ROWS = 8;
 
 struct RowGroup {
   int expert, first, n_rows, unused;
@@ -41,7 +43,7 @@ struct Product {
 
 // `n_tiles` is what a block of threads has.
 __device__ __forceinline__ Product product_of(const Parts& all, int stride, int n_rows, const RowGroup* groups, int n_tiles) {
-  int which = 0, block = blockIdx.x;
+  int which = 0, block = blockIdx.y;
   for (int i = 0; i < MAX_PARTS - 1; i++) {
     int n_blocks = (all.parts[i].n_tiles + n_tiles - 1) / n_tiles;
     if (which == i && block >= n_blocks) which++, block -= n_blocks;
@@ -59,14 +61,29 @@ struct CodeRows {
 __device__ __forceinline__ int word(const u8* at, int index) { return reinterpret_cast<const int*>(at)[index]; }
 __device__ __forceinline__ float byte_as_float(u8 byte) { return (float)byte; }
 
-// Kinds of codes: what a block's products are, and how they are added to the total.
+// Which group of inputs a block is of, told by counting: a division for each block would be most of what adding it takes.
+struct GroupOfBlock {
+  int n_blocks, n_left, index;
+  __device__ __forceinline__ explicit GroupOfBlock(const Matrix& m) : n_blocks(m.group / BLOCK), n_left(n_blocks), index(0) {}
+  __device__ __forceinline__ void next() {
+    if (--n_left == 0) index++, n_left = n_blocks;
+  }
+};
+// Where an output's numbers of a group are.
+__device__ __forceinline__ long long at_group(const Matrix& m, long long tile, int group, int n) {
+  return (tile * (m.stride / m.group) + group) * TILE_ROWS + n;
+}
+
+// Kinds of codes: what a block's products are, what an output has of its own for a block, and how with that the products are
+// added to the total.
 struct Int8 {
+  struct Scales {};
   static constexpr int WORDS = 8, SUMS = 1;
   static __device__ __forceinline__ void dot(const int (&w)[WORDS], const int (&x)[8], int (&sums)[SUMS]) {
     for (int i = 0; i < 8; i++) sums[0] = __dp4a(w[i], x[i], sums[0]);
   }
-  static __device__ __forceinline__ float add(const Matrix&, long long, int, int, const float* sums, int, float scale,
-                                              float, float total) {
+  static __device__ __forceinline__ Scales scales(const Matrix&, long long, int, int, int) { return {}; }
+  static __device__ __forceinline__ float add(Scales, const float* sums, int, float scale, float, float total) {
     return fmaf(sums[0], scale, total);
   }
   static __device__ __forceinline__ float finish(const Matrix& m, long long tile, int n, float total) {
@@ -75,11 +92,15 @@ struct Int8 {
 };
 
 struct Int8Groups : Int8 {
-  static __device__ __forceinline__ float add(const Matrix& m, long long tile, int block, int n, const float* sums, int,
-                                              float scale, float sum, float total) {
-    long long at = (tile * (m.stride / m.group) + block * BLOCK / m.group) * TILE_ROWS + n;
-    float minus_zero = m.more ? float_at(m.more, at) * -1.0f : 0.0f;
-    return fmaf(fmaf(minus_zero, sum, sums[0]) * scale, float_at(m.scale, at), total);
+  struct Scales {
+    float minus_zero, scale;
+  };
+  static __device__ __forceinline__ Scales scales(const Matrix& m, long long tile, int, int group, int n) {
+    long long at = at_group(m, tile, group, n);
+    return {m.more ? float_at(m.more, at) * -1.0f : 0.0f, float_at(m.scale, at)};
+  }
+  static __device__ __forceinline__ float add(Scales of, const float* sums, int, float scale, float sum, float total) {
+    return fmaf(fmaf(of.minus_zero, sum, sums[0]) * scale, of.scale, total);
   }
   static __device__ __forceinline__ float finish(const Matrix&, long long, int, float total) { return total; }
 };
@@ -97,22 +118,31 @@ struct Nibbles {
 
 template <bool HALVES>
 struct Int4 : Nibbles {
-  static __device__ __forceinline__ float add(const Matrix& m, long long tile, int block, int n, const float* sums, int,
-                                              float scale, float sum, float total) {
-    long long at = (tile * (m.stride / m.group) + block * BLOCK / m.group) * TILE_ROWS + n;
+  struct Scales {
+    float minus_zero, scale;
+  };
+  static __device__ __forceinline__ Scales scales(const Matrix& m, long long tile, int, int group, int n) {
+    long long at = at_group(m, tile, group, n);
     float minus_zero = m.more ? byte_as_float(m.more[at]) * -1.0f : -8.0f;
-    float weight_scale = HALVES ? half_at(m.scale, at) : float_at(m.scale, at);
-    return fmaf(fmaf(minus_zero, sum, sums[0]) * scale, weight_scale, total);
+    return {minus_zero, HALVES ? half_at(m.scale, at) : float_at(m.scale, at)};
+  }
+  static __device__ __forceinline__ float add(Scales of, const float* sums, int, float scale, float sum, float total) {
+    return fmaf(fmaf(of.minus_zero, sum, sums[0]) * scale, of.scale, total);
   }
   static __device__ __forceinline__ float finish(const Matrix&, long long, int, float total) { return total; }
 };
 
 struct Affine : Nibbles {
-  static __device__ __forceinline__ float add(const Matrix& m, long long tile, int block, int n, const float* sums, int,
-                                              float scale, float sum, float total) {
-    const u8* scales = m.scale + (tile * (m.stride / BLOCK) + block) * 2 * TILE_ROWS + n;
-    float minimum = byte_as_float(scales[TILE_ROWS]) * float_at(m.more, (tile * 2 + 1) * TILE_ROWS + n);
-    return fmaf(minimum, -(scale * sum), fmaf(sums[0] * scale, byte_as_float(scales[0]), total));
+  struct Scales {
+    float scale, minimum;
+  };
+  static __device__ __forceinline__ Scales scales(const Matrix& m, long long tile, int block, int, int n) {
+    const u8* bytes = m.scale + (tile * (m.stride / BLOCK) + block) * 2 * TILE_ROWS + n;
+    float factor = float_at(m.more, (tile * 2 + 1) * TILE_ROWS + n);
+    return {byte_as_float(bytes[0]), byte_as_float(bytes[TILE_ROWS]) * factor};
+  }
+  static __device__ __forceinline__ float add(Scales of, const float* sums, int, float scale, float sum, float total) {
+    return fmaf(of.minimum, -(scale * sum), fmaf(sums[0] * scale, of.scale, total));
   }
   static __device__ __forceinline__ float finish(const Matrix& m, long long tile, int n, float total) {
     return total * float_at(m.more, tile * 2 * TILE_ROWS + n);
@@ -136,11 +166,15 @@ struct Nvfp4 {
       sums[i / 2] = __dp4a(numbers((u32)w[i] >> 4 & 0x0f0f0f0f), x[2 * i + 1], sums[i / 2]);
     }
   }
-  static __device__ __forceinline__ float add(const Matrix& m, long long tile, int block, int n, const float* sums,
-                                              int step, float scale, float, float total) {
-    const u8* scales = m.scale + (tile * (m.stride / 16) + block * 2) * TILE_ROWS + n;
-    total = fmaf(sums[0] * scale, e4m3(scales[0]), total);
-    return fmaf(sums[step] * scale, e4m3(scales[TILE_ROWS]), total);
+  struct Scales {
+    float halves[2];
+  };
+  static __device__ __forceinline__ Scales scales(const Matrix& m, long long tile, int block, int, int n) {
+    const u8* bytes = m.scale + (tile * (m.stride / 16) + block * 2) * TILE_ROWS + n;
+    return {{e4m3(bytes[0]), e4m3(bytes[TILE_ROWS])}};
+  }
+  static __device__ __forceinline__ float add(Scales of, const float* sums, int step, float scale, float, float total) {
+    return fmaf(sums[step] * scale, of.halves[1], fmaf(sums[0] * scale, of.halves[0], total));
   }
   static __device__ __forceinline__ float finish(const Matrix& m, long long tile, int n, float total) {
     return total * 0.5f * float_at(m.more, tile * TILE_ROWS + n);
@@ -181,23 +215,32 @@ struct Sixes {
 // Codes `C` with scales and offsets `S`.
 template <class C, class S>
 struct Lines : C {
-  static __device__ __forceinline__ float add(const Matrix& m, long long tile, int block, int n, const float* sums, int,
-                                              float scale, float sum, float total) {
-    float weight_scale, offset;
-    S::get(m, tile * (m.stride / BLOCK) + block, n, weight_scale, offset);
-    return fmaf(offset, scale * sum, fmaf(sums[0] * scale, weight_scale, total));
+  struct Scales {
+    float scale, offset;
+  };
+  static __device__ __forceinline__ Scales scales(const Matrix& m, long long tile, int block, int, int n) {
+    Scales found;
+    S::get(m, tile * (m.stride / BLOCK) + block, n, found.scale, found.offset);
+    return found;
+  }
+  static __device__ __forceinline__ float add(Scales of, const float* sums, int, float scale, float sum, float total) {
+    return fmaf(of.offset, scale * sum, fmaf(sums[0] * scale, of.scale, total));
   }
   static __device__ __forceinline__ float finish(const Matrix&, long long, int, float total) { return total; }
 };
 
 struct Q6K : Sixes {
-  static __device__ __forceinline__ float add(const Matrix& m, long long tile, int block, int n, const float* sums,
-                                              int step, float scale, float, float total) {
+  struct Scales {
+    float halves[2];
+  };
+  static __device__ __forceinline__ Scales scales(const Matrix& m, long long tile, int block, int, int n) {
     long long of_all = tile * (m.stride / BLOCK) + block;
-    const u8* scales = m.scale + of_all * 2 * TILE_ROWS + n;
+    const u8* bytes = m.scale + of_all * 2 * TILE_ROWS + n;
     float factor = half_at(m.more, of_all / 8 * TILE_ROWS + n);
-    total = fmaf(sums[0] * scale, (float)(i8)scales[0] * factor, total);
-    return fmaf(sums[step] * scale, (float)(i8)scales[TILE_ROWS] * factor, total);
+    return {{(float)(i8)bytes[0] * factor, (float)(i8)bytes[TILE_ROWS] * factor}};
+  }
+  static __device__ __forceinline__ float add(Scales of, const float* sums, int step, float scale, float, float total) {
+    return fmaf(sums[step] * scale, of.halves[1], fmaf(sums[0] * scale, of.halves[0], total));
   }
   static __device__ __forceinline__ float finish(const Matrix&, long long, int, float total) { return total; }
 };
@@ -208,19 +251,20 @@ using Q51 = Lines<Fives, PairScales>;
 using Q4K = Lines<Nibbles, SuperScales>;
 using Q5K = Lines<Fives, SuperScales>;
 
-// The rows that a block of threads has; false for none.
-__device__ __forceinline__ bool rows_of(const Product& p, RowGroup& group) {
+// The rows that a block of threads has, up to `most`; false for none.
+__device__ __forceinline__ bool rows_of(const Product& p, int most, RowGroup& group) {
+  int index = blockIdx.z * gridDim.x + blockIdx.x;
   if (p.groups) {
-    group = p.groups[blockIdx.y];
+    group = p.groups[index];
   } else {
-    int first = blockIdx.y * 8;
-    group = {0, first, min(8, p.n_rows - first), 0};
+    int first = index * most;
+    group = {0, first, min(most, p.n_rows - first), 0};
   }
   return group.n_rows > 0;
 }
 
-__device__ __forceinline__ void store(const Product& p, const RowGroup& group, int row, int n, float total) {
-  int output = p.first_tile * TILE_ROWS + n;
+__device__ __forceinline__ void store(const Product& p, const RowGroup& group, int tile, int row, int n, float total) {
+  int output = tile * TILE_ROWS + n;
   if (row < group.n_rows && output < p.n_outputs)
     p.y[(long long)(group.first + row) * p.y_stride + output] = p.bias ? total + p.bias[output] : total;
 }
@@ -228,13 +272,14 @@ __device__ __forceinline__ void store(const Product& p, const RowGroup& group, i
 template <class K, int R>
 __device__ __forceinline__ void multiply_codes(const Product& p, const CodeRows& x, float* sums) {
   RowGroup group;
-  if (!rows_of(p, group)) return;
+  if (!rows_of(p, GROUP_ROWS, group)) return;
   const Matrix& m = p.m;
   int n_blocks = m.stride / BLOCK, n = threadIdx.x % TILE_ROWS, part = threadIdx.x / TILE_ROWS;
   int half_warps = blockDim.x / TILE_ROWS;
   long long tile = (long long)group.expert * p.n_tiles + p.first_tile;
   const u8* w = m.w + tile * n_blocks * (K::WORDS * 64) + n * 4;
   long long my_row = group.first + min(part, group.n_rows - 1);
+  GroupOfBlock group_of(m);
   float total = 0.0f;
   for (int first = 0; first < n_blocks; first += CHUNK) {
     int end = min(n_blocks, first + CHUNK);
@@ -253,14 +298,15 @@ __device__ __forceinline__ void multiply_codes(const Product& p, const CodeRows&
     }
     __syncthreads();
     if (part < R)
-      for (int block = first; block < end; block++) {
+      for (int block = first; block < end; block++, group_of.next()) {
         const float* found = sums + (block - first) * K::SUMS * (R * TILE_ROWS) + threadIdx.x;
         long long place = my_row * n_blocks + block;
-        total = K::add(m, tile, block, n, found, R * TILE_ROWS, x.scale[place], x.sum[place], total);
+        typename K::Scales scales = K::scales(m, tile, block, group_of.index, n);
+        total = K::add(scales, found, R * TILE_ROWS, x.scale[place], x.sum[place], total);
       }
     __syncthreads();
   }
-  store(p, group, part, n, K::finish(m, tile, n, total));
+  store(p, group, p.first_tile, part, n, K::finish(m, tile, n, total));
 }
 
 // Kinds of numbers: those of four inputs, `w` being where the output's part of a block begins, and how a block's sum is
@@ -271,7 +317,7 @@ struct Elements {
   static __device__ __forceinline__ void quad(const Matrix&, const u8* w, int k, float (&weights)[4]) {
     for (int i = 0; i < 4; i++) weights[i] = K::at(w, (k + i) * TILE_ROWS);
   }
-  static __device__ __forceinline__ float add(const Matrix&, long long, int, int, float sum, float total) {
+  static __device__ __forceinline__ float add(const Matrix&, long long, int, int, int, float sum, float total) {
     return total + sum;
   }
   static __device__ __forceinline__ float finish(const Matrix&, long long, int, float total) { return total; }
@@ -291,13 +337,12 @@ struct Fp8 : E4m3 {
   }
 };
 struct Fp8Groups : E4m3 {
-  static __device__ __forceinline__ float add(const Matrix& m, long long tile, int block, int n, float sum, float total) {
-    long long at = (tile * (m.stride / m.group) + block * BLOCK / m.group) * TILE_ROWS + n;
-    return fmaf(sum, float_at(m.scale, at), total);
+  static __device__ __forceinline__ float add(const Matrix& m, long long tile, int, int group, int n, float sum, float total) {
+    return fmaf(sum, float_at(m.scale, at_group(m, tile, group, n)), total);
   }
 };
 struct Mxfp8 : E4m3 {
-  static __device__ __forceinline__ float add(const Matrix& m, long long tile, int block, int n, float sum, float total) {
+  static __device__ __forceinline__ float add(const Matrix& m, long long tile, int block, int, int n, float sum, float total) {
     return fmaf(sum, e8m0(m.scale[(tile * (m.stride / BLOCK) + block) * TILE_ROWS + n]), total);
   }
 };
@@ -314,12 +359,13 @@ struct Levels : Fp8Groups {
 template <class K, int R>
 __device__ __forceinline__ void multiply_numbers(const Product& p, const float* x, float* sums) {
   RowGroup group;
-  if (!rows_of(p, group)) return;
+  if (!rows_of(p, GROUP_ROWS, group)) return;
   const Matrix& m = p.m;
   int n_blocks = m.stride / BLOCK, n = threadIdx.x % TILE_ROWS, part = threadIdx.x / TILE_ROWS;
   int half_warps = blockDim.x / TILE_ROWS;
   long long tile = (long long)group.expert * p.n_tiles + p.first_tile;
   const u8* w = m.w + tile * m.stride * (K::BLOCK_BYTES / BLOCK) + n * K::OUTPUT_BYTES;
+  GroupOfBlock group_of(m);
   float total = 0.0f;
   for (int first = 0; first < n_blocks; first += CHUNK) {
     int end = min(n_blocks, first + CHUNK);
@@ -341,11 +387,11 @@ __device__ __forceinline__ void multiply_numbers(const Product& p, const float* 
     }
     __syncthreads();
     if (part < R)
-      for (int block = first; block < end; block++)
-        total = K::add(m, tile, block, n, sums[(block - first) * R * TILE_ROWS + threadIdx.x], total);
+      for (int block = first; block < end; block++, group_of.next())
+        total = K::add(m, tile, block, group_of.index, n, sums[(block - first) * R * TILE_ROWS + threadIdx.x], total);
     __syncthreads();
   }
-  store(p, group, part, n, K::finish(m, tile, n, total));
+  store(p, group, p.first_tile, part, n, K::finish(m, tile, n, total));
 }
 
 // For 1, 2, 4 or 8 rows.

@@ -68,8 +68,19 @@ pub struct Way {
     pub inputs: Inputs,
     pub stride: usize,
     pub n_rows: usize,
-    /// Rows of experts come as a list of so many groups.
-    pub groups: Option<(Argument, usize)>,
+    /// Of rows that are sorted by experts.
+    pub groups: Option<Groups>,
+}
+
+/// Lists of groups of rows of one expert, and how many there are.
+#[derive(Clone, Copy, PartialEq)]
+pub struct Groups {
+    /// Of rows as the kernel takes them.
+    pub few: (Argument, usize),
+    /// As that for many rows does.
+    pub many: (Argument, usize),
+    /// Rows of an expert, if all had as many.
+    pub rows_each: usize,
 }
 
 /// Rows as a matrix takes them.

@@ -85,7 +85,7 @@ impl Cuda {
             inputs,
             stride: x.stride(),
             n_rows,
-            groups: routing.map(|routing| (routing.groups(), routing.n_groups())),
+            groups: routing.map(Routing::groups),
         };
         let (n_outputs, y_stride) = (number(output.y.width()), number(output.y.stride()));
         let part = Part {

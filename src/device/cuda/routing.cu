@@ -37,31 +37,43 @@ choose_experts(const float* logits, int n_rows, int stride, int n_experts, int n
   }
 }
 
-// The choices in the order of their experts: of each place its row and expert, of each choice its place, and groups of up
-// to eight places of one expert; groups that are not needed have no rows. One block of threads, shared memory
-// [2][n_experts + 1] integers.
+// Groups of up to `most` places of one expert; those that are not needed have no rows. `first_group` is room for
+// n_experts + 1.
+__device__ __forceinline__ void groups_of(const int* first_place, int n_experts, int most, int* first_group, RowGroup* groups,
+                                          int n_groups) {
+  if (threadIdx.x == 0) {
+    first_group[0] = 0;
+    for (int e = 0; e < n_experts; e++)
+      first_group[e + 1] = first_group[e] + (first_place[e + 1] - first_place[e] + most - 1) / most;
+  }
+  __syncthreads();
+  for (int e = threadIdx.x; e < n_experts; e += 128) {
+    int group = first_group[e], end = first_place[e + 1];
+    for (int at = first_place[e]; at < end; at += most, group++) groups[group] = {e, at, min(most, end - at), 0};
+  }
+  for (int group = first_group[n_experts] + threadIdx.x; group < n_groups; group += 128) groups[group] = {0, 0, 0, 0};
+  __syncthreads();
+}
+
+// The choices in the order of their experts: of each place its row and expert, of each choice its place, and groups of places
+// for matmul.cu and gemm.cu. One block of threads, shared memory [2][n_experts + 1] integers.
 extern "C" __global__ void __launch_bounds__(128)
 sort_by_expert(const u32* experts, int n_choices, int n_used, int n_experts, u32* row_of, u32* expert_of, u32* place_of,
-               RowGroup* groups, int n_groups) {
+               RowGroup* groups, int n_groups, RowGroup* many, int n_many) {
   DYN_SHARED(int, first_place);
   int* first_group = first_place + n_experts + 1;
   for (int e = threadIdx.x; e < n_experts; e += 128) {
     int count = 0;
     for (int c = 0; c < n_choices; c++) count += experts[c] == (u32)e;
     first_place[e + 1] = count;
-    first_group[e + 1] = (count + 7) / 8;
   }
-  if (threadIdx.x == 0) first_place[0] = first_group[0] = 0;
+  if (threadIdx.x == 0) first_place[0] = 0;
   __syncthreads();
   if (threadIdx.x == 0)
-    for (int e = 0; e < n_experts; e++) {
-      first_place[e + 1] += first_place[e];
-      first_group[e + 1] += first_group[e];
-    }
+    for (int e = 0; e < n_experts; e++) first_place[e + 1] += first_place[e];
   __syncthreads();
   for (int e = threadIdx.x; e < n_experts; e += 128) {
-    int place = first_place[e], end = first_place[e + 1], group = first_group[e];
-    for (int at = place; at < end; at += 8, group++) groups[group] = {e, at, min(8, end - at), 0};
+    int place = first_place[e];
     for (int c = 0; c < n_choices; c++)
       if (experts[c] == (u32)e) {
         row_of[place] = (u32)(c / n_used);
@@ -69,7 +81,8 @@ sort_by_expert(const u32* experts, int n_choices, int n_used, int n_experts, u32
         place_of[c] = (u32)place++;
       }
   }
-  for (int group = first_group[n_experts] + threadIdx.x; group < n_groups; group += 128) groups[group] = {0, 0, 0, 0};
+  groups_of(first_place, n_experts, GROUP_ROWS, first_group, groups, n_groups);
+  groups_of(first_place, n_experts, GEMM_ROWS, first_group, many, n_many);
 }
 
 // y[i] = the weighted sum of what the row's experts gave, by rising expert. Grid [n_rows].

@@ -1,7 +1,8 @@
 //! Which experts a row goes through, decided on the device: routing.cu.
 
 use super::gpu::{Cuda, THREADS, grid, whole};
-use super::launches::GROUP_ROWS;
+use super::launches::{BAND, GEMM_ROWS, GROUP_ROWS};
+use super::operation::Groups;
 use super::rows::Rows;
 use super::scratch::Grown;
 use crate::cuda::{Argument, Grid};
@@ -12,7 +13,7 @@ use crate::numbers::architecture::Experts;
 pub struct Routing {
     n_rows: usize,
     n_used: usize,
-    n_groups: usize,
+    n_experts: usize,
     /// `[n_rows, n_used]` each: experts, their weights, the places of the choices.
     experts: Grown<u32>,
     weights: Grown<f32>,
@@ -20,8 +21,21 @@ pub struct Routing {
     /// `[n_rows * n_used]` each: of a place its row and its expert.
     row_of: Grown<u32>,
     expert_of: Grown<u32>,
-    /// `[n_groups, 4]`
+    few: List,
+    many: List,
+}
+
+/// Groups of rows of one expert: `[n, 4]`.
+#[derive(Default)]
+struct List {
     groups: Grown<i32>,
+    n: usize,
+}
+
+impl List {
+    fn at(&self) -> (Argument, usize) {
+        (self.groups.at(), self.n)
+    }
 }
 
 impl Routing {
@@ -30,13 +44,9 @@ impl Routing {
         self.n_rows * self.n_used
     }
 
-    /// Groups of rows of one expert, at most.
-    pub fn n_groups(&self) -> usize {
-        self.n_groups
-    }
-
-    pub fn groups(&self) -> Argument {
-        self.groups.at()
+    pub fn groups(&self) -> Groups {
+        let rows_each = self.n_places() / self.n_experts.max(1);
+        Groups { few: self.few.at(), many: self.many.at(), rows_each }
     }
 
     pub fn row_of(&self) -> Argument {
@@ -54,14 +64,17 @@ impl Cuda {
         let n_places = logits.n_rows() * experts.n_used;
         routing.n_rows = logits.n_rows();
         routing.n_used = experts.n_used;
-        // Every expert may have a group that is not full.
-        routing.n_groups = n_places.min(n_places / GROUP_ROWS + experts.n_experts);
+        routing.n_experts = experts.n_experts;
         self.room(&mut routing.experts, n_places);
         self.room(&mut routing.weights, n_places);
         self.room(&mut routing.place_of, n_places);
         self.room(&mut routing.row_of, n_places);
         self.room(&mut routing.expert_of, n_places);
-        self.room(&mut routing.groups, routing.n_groups * 4);
+        for (list, most) in [(&mut routing.few, GROUP_ROWS), (&mut routing.many, GEMM_ROWS)] {
+            // Every expert may have a group that is not full, and a band has all of its groups.
+            list.n = n_places.min(n_places / most + experts.n_experts).next_multiple_of(BAND);
+            self.room(&mut list.groups, list.n * 4);
+        }
         let choose = [
             logits.at(),
             whole(logits.n_rows()),
@@ -80,8 +93,10 @@ impl Cuda {
             routing.row_of.at(),
             routing.expert_of.at(),
             routing.place_of.at(),
-            routing.groups.at(),
-            whole(routing.n_groups),
+            routing.few.groups.at(),
+            whole(routing.few.n),
+            routing.many.groups.at(),
+            whole(routing.many.n),
         ];
         let shared = 2 * (experts.n_experts + 1) * size_of::<i32>();
         let shared = u32::try_from(shared).expect("experts are some hundreds");

@@ -36,7 +36,7 @@ impl Cuda {
     pub fn time_products(&self) -> Result<Vec<Timed>, CudaError> {
         let mut by_shape: BTreeMap<Shape, Vec<(Way, Vec<Part>)>> = BTreeMap::new();
         for (way, parts) in products_of(&self.last_operations()) {
-            // How many rows an expert has is not known before.
+            // How many rows an expert has is not known before, and in a step of few rows they are few.
             if way.groups.is_none() {
                 by_shape.entry(Shape::new(&way, &parts)).or_default().push((way, parts));
             }

@@ -17,14 +17,15 @@ const TILE_LANES: usize = 16;
 pub struct Choice {
     /// Threads that share a tile, for each of `ROWS`.
     pub threads: [u32; ROWS.len()],
-    /// From so many rows on, tensor cores make them, where there is a kernel for that.
+    /// From so many rows on, tensor cores make them, where there is a kernel for that. Rows of experts count as if all
+    /// had as many.
     pub gemm_from: usize,
 }
 
 impl Default for Choice {
-    /// Of devices that nobody has timed.
+    /// Of devices that nobody has timed. Of nine rows the other kernel makes two groups.
     fn default() -> Self {
-        Self { threads: [128; ROWS.len()], gemm_from: 24 }
+        Self { threads: [128; ROWS.len()], gemm_from: 9 }
     }
 }
 
