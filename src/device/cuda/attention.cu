@@ -217,28 +217,37 @@ attend(CACHE, const float* q, int stride, int n_shared, float scale, const u32* 
     lanes[j][lane] = sum;
   }
   __syncthreads();
-  int n_heads = n_shared * n_kv_heads;
-  for (int i = threadIdx.x; i < n_queries * head_dim; i += 128) {
-    int j = i / head_dim, d = i % head_dim, head = first_head + j;
-    float sum = 0.0f;
+  // An element of the values to a thread, for all queries, or for some of them where a head has fewer elements than threads.
+  int n_heads = n_shared * n_kv_heads, n_together = head_dim > 64 ? QUERIES : head_dim > 32 ? QUERIES / 2 : 1;
+  for (int i = threadIdx.x; i < QUERIES / n_together * head_dim; i += 128) {
+    int first = i / head_dim * n_together, d = i % head_dim, n_mine = min(n_together, n_queries - first);
+    float sums[QUERIES] = {};
     for (int at = low; at < high; at++) {
       u8* values = values_at[(at - base) / BLOCK_LEN];
       int slot = at % BLOCK_LEN;
-      float weight = scores[j * PART + at - base];
-      if (element_bytes == 1) weight *= *scale_of(cache, values, slot);
-      sum = fmaf(weight, element(cache, values, slot * head_stride(cache) + d), sum);
+      float value = element(cache, values, slot * head_stride(cache) + d);
+      float factor = element_bytes == 1 ? *scale_of(cache, values, slot) : 1.0f;
+      for (int j = 0; j < QUERIES; j++)
+        if (j < n_mine) sums[j] = fmaf(scores[(first + j) * PART + at - base] * factor, value, sums[j]);
     }
-    int any_wrong = wrong[j][0] + wrong[j][1] + wrong[j][2] + wrong[j][3];
-    Weight found{largest[j], any_wrong ? float_of_bits(0x7fc00000u) : sum_of_lanes(lanes[j])};
-    if (n_parts == 1) {
-      long long at = (long long)row * stride + head * head_dim + d;
-      y[at] = sum = sum * (1.0f / found.sum);
-      if (codes) write_codes(to, at / BLOCK, sum);
-    } else {
-      long long place = ((long long)row * n_heads + head) * gridDim.z + part;
-      outs[place * head_dim + d] = sum;
-      if (d == 0) weights[place] = found;
-    }
+    for (int j = 0; j < QUERIES; j++)
+      if (j < n_mine) {
+        int query = first + j, head = first_head + query;
+        int any_wrong = wrong[query][0] + wrong[query][1] + wrong[query][2] + wrong[query][3];
+        float of_query = largest[0];
+        for (int other = 1; other < QUERIES; other++) of_query = other == query ? largest[other] : of_query;
+        Weight found{of_query, any_wrong ? float_of_bits(0x7fc00000u) : sum_of_lanes(lanes[query])};
+        if (n_parts == 1) {
+          long long at = (long long)row * stride + head * head_dim + d;
+          float output = sums[j] * (1.0f / found.sum);
+          y[at] = output;
+          if (codes) write_codes(to, at / BLOCK, output);
+        } else {
+          long long place = ((long long)row * n_heads + head) * gridDim.z + part;
+          outs[place * head_dim + d] = sums[j];
+          if (d == 0) weights[place] = found;
+        }
+      }
   }
 }
 
