@@ -9,10 +9,14 @@ import sys
 import sysconfig
 import tempfile
 
+import kernel_counts
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "src/device/cuda"
 TABLE = ROOT / "scripts/kernels.tsv"
 ARCHITECTURES = ("sm_87", "sm_90", "sm_110")
+# Whose instructions are counted.
+COUNTED = "sm_87"
 # As src/cuda/compiler.rs.
 OPTIONS = ("--std=c++17", "-default-device", "--fmad=false")
 
@@ -80,8 +84,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--cubins", type=pathlib.Path)
+    parser.add_argument("--counts", action="store_true")
     options = parser.parse_args()
     library, text = load(), source()
+    if options.counts:
+        cubin = compiled(library, text + kernel_counts.more_kernels(), COUNTED, "CUBIN")
+        print(kernel_counts.table(cubin, toolkit() / "bin/nvdisasm"))
+        return
     lines = ["architecture\tkernel\tregisters\tshared\tspilled"]
     for architecture in ARCHITECTURES:
         if options.cubins:
