@@ -47,6 +47,6 @@ fn one_tensor_is_in_memory_at_a_time() {
     assert_eq!(report.n_pairs, N_LAYERS);
     let written = fs::metadata(&report.path).unwrap().len();
     assert!(written > (N_LAYERS * TENSOR_BYTES) as u64);
-    // A tensor of the output, a row of the widest, and what names and buffers take.
-    assert!(peak < TENSOR_BYTES / 2 + (1 << 20), "{peak} bytes at once for a file of {written}");
+    // A tensor of the output, a row of the widest, the block that a file is written in, and what names and buffers take.
+    assert!(peak < TENSOR_BYTES / 2 + (2 << 20) + (1 << 20), "{peak} bytes at once for a file of {written}");
 }

@@ -7,6 +7,9 @@ use std::io::{self, Write};
 /// Bytes of a large page on x86-64, and on aarch64 with pages of 4 KiB.
 pub(super) const LARGE_PAGE: usize = 2 << 20;
 
+/// What a file may have before it gets the room of a whole block.
+const SMALL: usize = 64 << 10;
+
 /// Collects bytes from a file's beginning on. What was not flushed is not written.
 pub(super) struct Blocks {
     file: File,
@@ -33,6 +36,9 @@ impl Write for Blocks {
             return Ok(whole);
         }
         let n = bytes.len().min(LARGE_PAGE - self.rest.len());
+        if self.rest.len() + n > SMALL {
+            self.rest.reserve_exact(LARGE_PAGE - self.rest.len());
+        }
         self.rest.extend_from_slice(&bytes[..n]);
         if self.rest.len() == LARGE_PAGE {
             self.flush()?;

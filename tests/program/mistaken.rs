@@ -382,7 +382,7 @@ fn adapters_of_requests_are_told_by_what_they_are() {
             "checkpoint/model.safetensors".to_owned(),
             "adapter-mismatch",
             format!(
-                "requests[0].lora_name: adapter \"x\" ({real}/checkpoint/model.safetensors): none of its 50 tensors is \
+                "requests[0].lora_name: adapter \"x\" ({real}/checkpoint/model.safetensors): none of its tensors (50) is \
                  an adapter's, wanted names with lora_A and lora_B; give what process-lora wrote"
             ),
         ),
