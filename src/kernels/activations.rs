@@ -42,9 +42,32 @@ pub struct CodesMut<'a> {
     pub sum: &'a mut [f32],
 }
 
-/// The groups of some rows of codes.
+/// The usual groups of some rows.
 pub fn groups(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     rows.clone().step_by(GROUP_ROWS).map(move |first| first..rows.end.min(first + GROUP_ROWS))
+}
+
+/// The groups of some rows of codes: of `large` rows as many as there are, the usual ones of what is left.
+pub fn code_groups(rows: Range<usize>, large: usize) -> impl Iterator<Item = Range<usize>> {
+    let n_rows = rows.len();
+    (0..n_code_groups(n_rows, large)).map(move |group| {
+        let group = code_group(n_rows, large, group);
+        rows.start + group.start..rows.start + group.end
+    })
+}
+
+pub fn n_code_groups(n_rows: usize, large: usize) -> usize {
+    n_rows / large + (n_rows % large).div_ceil(GROUP_ROWS)
+}
+
+/// One of the groups of `n_rows` rows.
+pub fn code_group(n_rows: usize, large: usize, group: usize) -> Range<usize> {
+    let n_large = n_rows / large;
+    if group < n_large {
+        return group * large..(group + 1) * large;
+    }
+    let start = n_large * large + (group - n_large) * GROUP_ROWS;
+    start..n_rows.min(start + GROUP_ROWS)
 }
 
 /// The groups of some rows of f32: as few as can be, none more than a row larger than another.

@@ -19,7 +19,7 @@ use std::ops::Range;
 use super::activations::{self, Panel};
 use super::matrix::{GroupScales, LineBits, LineScales, Matrix, Values};
 use super::numbers::{self, BlockScales, LevelTiles, NumberTiles, Numbers, RowScales, Unscaled};
-use super::tile::{BLOCK, E4m3, F32_GROUP_ROWS, GROUP_ROWS, TILE_ROWS, Tile};
+use super::tile::{BLOCK, E4m3, F32_GROUP_ROWS, GROUP_ROWS, MAX_CODE_ROWS, TILE_ROWS, Tile};
 use super::weights::{
     AffineTiles, CodeRows, Codes, I4Tiles, I8GroupTiles, I8Tiles, LineTiles, MiddleScales, Nvfp4Tiles,
     PairScales, SixTiles, SuperScales,
@@ -209,6 +209,8 @@ struct Piece {
 struct Pieces {
     tiles: Range<usize>,
     n_groups: usize,
+    /// Groups whose sums wait at once.
+    n_slots: usize,
     stride: usize,
     /// Inputs of a piece.
     len: usize,
@@ -220,15 +222,15 @@ struct Pieces {
 impl Pieces {
     /// Inputs of a piece where there are several groups: whole blocks.
     const LEN: usize = 512;
-    /// Groups whose sums wait at once.
+    /// Groups whose sums wait at once, of the usual size.
     const SLOTS: usize = 16;
 
     #[inline(always)]
-    fn new(task: &MatmulTask<'_>, n_groups: usize) -> Self {
+    fn new(task: &MatmulTask<'_>, n_groups: usize, n_slots: usize) -> Self {
         let (tiles, stride) = (task.tiles.clone(), task.w.stride());
         let len = if n_groups == 1 { stride } else { Self::LEN };
         let next = Piece { tile: tiles.start, group: 0, inputs: 0..len.min(stride), slot: 0 };
-        Self { tiles, n_groups, stride, len, next, first_group: 0 }
+        Self { tiles, n_groups, n_slots, stride, len, next, first_group: 0 }
     }
 }
 
@@ -243,7 +245,7 @@ impl Iterator for Pieces {
         let Piece { mut tile, mut group, ref inputs, slot } = self.next;
         let (inputs, mut first_input) = (inputs.clone(), inputs.start);
         group += 1;
-        if group == self.n_groups.min(self.first_group + Self::SLOTS) {
+        if group == self.n_groups.min(self.first_group + self.n_slots) {
             first_input = inputs.end;
             if first_input == self.stride {
                 first_input = 0;
@@ -289,7 +291,7 @@ type Kept<const N: usize> = [MaybeUninit<f32>; N];
 unsafe fn numbers<T: Tile, W: Numbers<T>>(t: T, task: &MatmulTask<'_>, x: *const f32, w: W) {
     const SLOT: usize = F32_GROUP_ROWS * TILE_ROWS;
     let mut kept: Kept<{ Pieces::SLOTS * SLOT }> = [const { MaybeUninit::uninit() }; _];
-    for piece in Pieces::new(task, activations::n_f32_groups(task.n_rows)) {
+    for piece in Pieces::new(task, activations::n_f32_groups(task.n_rows), Pieces::SLOTS) {
         let rows = activations::f32_group(task.n_rows, piece.group);
         // SAFETY: the caller's promise; the group lies in the panel, and its slot in what is kept.
         unsafe {
@@ -333,20 +335,28 @@ unsafe fn numbers_piece<T: Tile, W: Numbers<T>, const R: usize>(
 
 #[inline(always)]
 unsafe fn products<T: Tile, W: Codes<T>>(t: T, task: &MatmulTask<'_>, x: CodeRows, w: W) {
-    const SLOT: usize = GROUP_ROWS * TILE_ROWS;
+    const ROWS: usize = Pieces::SLOTS * GROUP_ROWS;
+    const { assert!(T::CODE_ROWS == GROUP_ROWS || T::CODE_ROWS == MAX_CODE_ROWS) };
     let n_blocks = task.w.stride() / BLOCK;
-    let mut kept: Kept<{ Pieces::SLOTS * SLOT }> = [const { MaybeUninit::uninit() }; _];
-    for piece in Pieces::new(task, task.n_rows.div_ceil(GROUP_ROWS)) {
-        let first = piece.group * GROUP_ROWS;
+    let mut kept: Kept<{ ROWS * TILE_ROWS }> = [const { MaybeUninit::uninit() }; _];
+    let n_groups = activations::n_code_groups(task.n_rows, T::CODE_ROWS);
+    // Larger groups are fewer at once: a piece meets as many rows.
+    for piece in Pieces::new(task, n_groups, ROWS / T::CODE_ROWS) {
+        let rows = activations::code_group(task.n_rows, T::CODE_ROWS, piece.group);
+        let first = rows.start;
         // SAFETY: the caller's promise; the group lies in the panel, and its slot in what is kept.
         unsafe {
             let x = CodeRows {
                 codes: x.codes.add(first * n_blocks * BLOCK),
                 scale: x.scale.add(first * n_blocks),
                 sum: x.sum.add(first * n_blocks),
-                n_rows: GROUP_ROWS.min(task.n_rows - first),
+                n_rows: rows.len(),
             };
-            let kept = kept.as_mut_ptr().cast::<f32>().add(piece.slot * SLOT);
+            let kept = kept.as_mut_ptr().cast::<f32>().add(piece.slot * T::CODE_ROWS * TILE_ROWS);
+            if T::CODE_ROWS == MAX_CODE_ROWS && x.n_rows == MAX_CODE_ROWS {
+                products_piece::<T, W, MAX_CODE_ROWS>(t, task, w, &piece, (first, x), kept);
+                continue;
+            }
             with_rows!(
                 x.n_rows,
                 [1 2 3 GROUP_ROWS],

@@ -11,6 +11,8 @@ use super::matrix::Partner;
 use super::merge_delta::{self, LowRankTask};
 use super::scalar::Scalar;
 use super::tile::Tile;
+#[cfg(target_arch = "x86_64")]
+use super::x86_64::{Amx, Avx2, Avx512};
 
 /// One instruction set's operations; the safety contracts are those of the functions of the same name.
 #[derive(Clone, Copy)]
@@ -18,6 +20,8 @@ pub struct Kernels {
     pub name: &'static str,
     multiply_numbers: unsafe fn(&MatmulTask<'_>),
     multiply_codes: unsafe fn(&MatmulTask<'_>),
+    /// Rows of a group of codes where there are so many, see [`activations::code_groups`].
+    pub code_rows: usize,
     pub quantize: unsafe fn(&[f32], usize, &mut CodesMut<'_>),
     /// Queries of a task where there are many.
     pub n_queries: usize,
@@ -92,6 +96,7 @@ macro_rules! table {
             name: $name,
             multiply_numbers,
             multiply_codes,
+            code_rows: <$isa as Tile>::CODE_ROWS,
             quantize,
             n_queries: <$isa as Tile>::QUERIES,
             attend,
@@ -145,17 +150,34 @@ impl Kernels {
 
     #[cfg(target_arch = "x86_64")]
     fn vectors() -> Vec<Self> {
-        use super::x86_64::{Avx2, Avx512};
         // SAFETY (of the tables' functions): a table exists only after the detection.
         let avx2 = Avx2::new().map(|_| table!("avx2", Avx2, #[target_feature(enable = "avx2,fma,f16c")]));
-        let avx512 = Avx512::new().map(|_| {
-            table!(
-                "avx512vnni",
-                Avx512,
-                #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-            )
-        });
-        [avx512, avx2].into_iter().flatten().collect()
+        let (avx512, amx) = (Avx512::new().map(Self::by_avx512), Amx::new().map(Self::by_amx));
+        [amx, avx512, avx2].into_iter().flatten().collect()
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn by_avx512(_: Avx512) -> Self {
+        table!(
+            "avx512vnni",
+            Avx512,
+            #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+        )
+    }
+
+    /// By AMX, and by AVX-512 what AMX is not for. [`Kernels::all`] has it where the processor has AMX.
+    #[cfg(target_arch = "x86_64")]
+    pub fn by_amx(amx: Amx) -> Self {
+        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+        unsafe fn multiply_codes(task: &MatmulTask<'_>) {
+            // SAFETY: a table exists only after the detection; registers have their shapes where a group needs them.
+            unsafe {
+                let amx = Amx::assume();
+                let _shaped = (task.n_rows >= Amx::CODE_ROWS).then(|| amx.shape());
+                matmul::multiply_codes(amx, task);
+            }
+        }
+        Kernels { name: "amx", multiply_codes, code_rows: Amx::CODE_ROWS, ..Self::by_avx512(amx.0) }
     }
 
     #[cfg(target_arch = "aarch64")]

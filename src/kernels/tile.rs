@@ -13,8 +13,10 @@ pub use crate::numbers::tiles::TILE_ROWS;
 
 /// Elements along the input that share a scale of activations, and of sums that are added up by themselves.
 pub const BLOCK: usize = 32;
-/// Rows of codes that pass through a tile together, at most; also rows that share an adapter, and queries that share keys.
+/// Rows of codes that pass through a tile together, as a rule; also rows that share an adapter, and queries that share keys.
 pub const GROUP_ROWS: usize = 4;
+/// Rows of codes that do, at most.
+pub const MAX_CODE_ROWS: usize = 16;
 /// Rows of f32 that do, at most: sums that wait for nothing else leave room for more of them in the registers.
 pub const F32_GROUP_ROWS: usize = 6;
 /// Queries of one task of attention, at most.
@@ -37,6 +39,10 @@ pub unsafe trait Tile: Simd {
     /// Queries that pass through keys and values together where there are many: [`GROUP_ROWS`], or
     /// [`MAX_QUERIES`] where the registers hold so many sums.
     const QUERIES: usize = GROUP_ROWS;
+
+    /// Rows of codes that pass through a tile together where there are so many: [`GROUP_ROWS`], or [`MAX_CODE_ROWS`]
+    /// where an instruction multiplies matrices of that many rows.
+    const CODE_ROWS: usize = GROUP_ROWS;
 
     fn wide_splat(self, value: f32) -> Self::Wide;
     fn wide_add(self, a: Self::Wide, b: Self::Wide) -> Self::Wide;

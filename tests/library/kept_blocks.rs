@@ -9,6 +9,7 @@ use jetspool::numbers::round_to_f32;
 use crate::products::{padded_rows, rounded, woven};
 use crate::support::panels::matmul;
 use crate::support::random::Random;
+use crate::support::tables;
 
 /// A row is whole blocks of 256.
 const STRIDE: usize = 512;
@@ -119,13 +120,13 @@ impl Stored {
 #[test]
 fn products_equal_scalar_and_a_naive_sum() {
     let mut numbers = Random(21);
-    for (n_rows, n_outputs) in [(1, 1), (2, 17), (3, 32), (4, 15), (5, 50), (7, 16), (13, 33)] {
+    for (n_rows, n_outputs) in [(1, 1), (2, 17), (3, 32), (4, 15), (5, 50), (7, 16), (13, 33), (37, 18)] {
         let x = padded_rows(&mut numbers, n_rows, STRIDE);
         let bias = numbers.floats(n_outputs);
         for name in KINDS {
             let stored = Stored::new(name, &mut numbers, n_outputs);
             let wanted = matmul(&Kernels::scalar(), &x, stored.matrix(), Some(&bias));
-            for kernels in Kernels::all() {
+            for kernels in tables() {
                 let found = matmul(&kernels, &x, stored.matrix(), Some(&bias));
                 assert_eq!(found, wanted, "{name} {n_rows} rows, {n_outputs} outputs, {}", kernels.name);
             }
@@ -163,12 +164,12 @@ fn rows_that_are_read_are_exact() {
 
 #[test]
 fn tiles_and_rows_do_not_depend_on_others() {
-    let (best, mut numbers) = (Kernels::detect(), Random(23));
-    let x = padded_rows(&mut numbers, 11, STRIDE);
+    let (best, mut numbers) = (tables()[0], Random(23));
+    let x = padded_rows(&mut numbers, 19, STRIDE);
     for name in KINDS {
         let stored = Stored::new(name, &mut numbers, 48);
         let whole = matmul(&best, &x, stored.matrix(), None);
-        for row in 0..11 {
+        for row in 0..19 {
             let alone = matmul(&best, &x[row * STRIDE..][..STRIDE], stored.matrix(), None);
             assert_eq!(whole[row * 48..][..48], alone, "{name} row {row}");
         }
@@ -193,7 +194,7 @@ fn extreme_codes_are_summed_exactly() {
         sixes.each_ref().map(|q| Values::Sixes { q, scale: &ones, factor: &halves[..STRIDE / 16] });
     for (values, weight) in [(five, 15.0), (low, -32.0), (high, 31.0)] {
         let matrix = Matrix::new(values, 16, STRIDE).unwrap();
-        for kernels in Kernels::all() {
+        for kernels in tables() {
             for activation in [1.0, -1.0] {
                 let wanted = activation * weight * STRIDE as f32;
                 for y in matmul(&kernels, &[activation; STRIDE], matrix, None) {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::support::panels::matmul;
-use crate::support::{build_engine, limits, reference, tensors};
+use crate::support::{build_engine, limits, reference, tables, tensors};
 use half::f16;
 use jetspool::device::Cpu;
 use jetspool::device::cpu::Lora;
@@ -26,7 +26,7 @@ fn same(a: &[f32], b: &[f32]) -> bool {
 /// The results of all tables, which must be the same.
 fn both(what: &str, run: impl Fn(&Kernels) -> Vec<f32>) -> Vec<f32> {
     let scalar = run(&Kernels::scalar());
-    for kernels in Kernels::all() {
+    for kernels in tables() {
         let found = run(&kernels);
         assert!(same(&scalar, &found), "{what}: scalar {scalar:?}, {} {found:?}", kernels.name);
     }

@@ -3,9 +3,10 @@
 
 use crate::support::panels::{Panels, matmul};
 use crate::support::random::Random;
+use crate::support::tables;
 use half::f16;
 use jetspool::kernels::Kernels;
-use jetspool::kernels::activations::groups;
+use jetspool::kernels::activations::code_groups;
 use jetspool::kernels::lora::{ExpandTask, PART_INPUTS, ShrinkTask};
 use jetspool::kernels::matrix::{GroupScales, Matrix, Partner, Values, row_stride};
 
@@ -244,7 +245,7 @@ pub fn rounded(x: &[f32], partner: Partner) -> Vec<f64> {
 fn products_equal_scalar_and_a_naive_sum() {
     let mut numbers = Random(1);
     let scalar = Kernels::scalar();
-    for n_rows in [1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 18] {
+    for n_rows in [1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 18, 35] {
         for (n_outputs, width) in
             [(1, 1), (2, 31), (16, 32), (15, 33), (17, 72), (32, 100), (33, 128), (50, 257)]
         {
@@ -254,7 +255,7 @@ fn products_equal_scalar_and_a_naive_sum() {
                 let place = format!("{} rows {n_rows} [{n_outputs}, {width}]", stored.name);
                 let bias = (i % 2 == 0).then_some(&bias[..]);
                 let wanted = matmul(&scalar, &x, stored.matrix(), bias);
-                for kernels in Kernels::all() {
+                for kernels in tables() {
                     let found = matmul(&kernels, &x, stored.matrix(), bias);
                     assert_eq!(found, wanted, "{place} {}", kernels.name);
                 }
@@ -277,15 +278,32 @@ fn products_equal_scalar_and_a_naive_sum() {
     }
 }
 
+/// Groups of every size, alone and behind others; with several pieces of the inputs, and more groups than wait at once.
+#[test]
+fn rows_in_groups_of_every_size_equal_scalar() {
+    let mut numbers = Random(9);
+    let scalar = Kernels::scalar();
+    for (n_rows, width) in (1..=40).map(|n_rows| (n_rows, 90)).chain([(20, 1200), (83, 540)]) {
+        let x = padded_rows(&mut numbers, n_rows, width);
+        for stored in Stored::all(&mut numbers, 18, width) {
+            let wanted = matmul(&scalar, &x, stored.matrix(), None);
+            for kernels in tables() {
+                let found = matmul(&kernels, &x, stored.matrix(), None);
+                assert_eq!(found, wanted, "{} rows {n_rows} width {width} {}", stored.name, kernels.name);
+            }
+        }
+    }
+}
+
 #[test]
 fn codes_of_activations_are_as_near_as_they_can_be() {
     let mut numbers = Random(8);
-    for n_rows in [1, 2, 3, 4, 6] {
+    for n_rows in [1, 2, 3, 4, 6, 21] {
         let stride = 96;
         let x = padded_rows(&mut numbers, n_rows, stride);
-        for kernels in Kernels::all() {
+        for kernels in tables() {
             let panels = Panels::new(&kernels, &x, stride);
-            for rows in groups(0..n_rows) {
+            for rows in code_groups(0..n_rows, kernels.code_rows) {
                 for (row, block) in rows.clone().flat_map(|row| (0..3).map(move |block| (row, block))) {
                     let place = rows.start * 3 + block * rows.len() + row - rows.start;
                     let codes = &panels.codes[place * 32..][..32];
@@ -325,7 +343,7 @@ fn extreme_codes_are_summed_exactly() {
         let (ones, rows) = (vec![0x38; 16 * 4], vec![1.0; 16]);
         let values = Values::Nvfp4 { q: &numbers, scale: &ones, row_scale: &rows };
         let floats = Matrix::new(values, 16, stride).unwrap();
-        for kernels in Kernels::all() {
+        for kernels in tables() {
             for (matrix, weight) in [(eight, f64::from(weight)), (four, 7.0), (floats, 6.0)] {
                 let wanted = f64::from(activation) * weight * stride as f64;
                 for y in matmul(&kernels, &x, matrix, None) {
@@ -342,7 +360,7 @@ fn extreme_codes_are_summed_exactly() {
 
 #[test]
 fn a_row_of_a_product_does_not_depend_on_the_other_rows() {
-    let best = Kernels::detect();
+    let best = tables()[0];
     let mut numbers = Random(2);
     let (n_rows, n_outputs, width) = (23, 21, 200);
     let x = padded_rows(&mut numbers, n_rows, width);
@@ -357,7 +375,7 @@ fn a_row_of_a_product_does_not_depend_on_the_other_rows() {
 
 #[test]
 fn tiles_of_a_matrix_are_a_matrix_of_their_rows() {
-    let best = Kernels::detect();
+    let best = tables()[0];
     let mut numbers = Random(7);
     let (n_outputs, width) = (48, 100);
     let x = padded_rows(&mut numbers, 6, width);
@@ -420,7 +438,7 @@ fn lora_equals_scalar_and_a_naive_product() {
                 y
             };
             let wanted = run(&Kernels::scalar());
-            for kernels in Kernels::all() {
+            for kernels in tables() {
                 assert_eq!(run(&kernels), wanted, "{} {n_rows} rank {rank}", kernels.name);
             }
             for row in 0..n_rows {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::support::{build_engine, limits, reference, tensors, token};
+use crate::support::{build_engine, limits, reference, tables, tensors, token};
 use jetspool::device::Cpu;
 use jetspool::format::Adapter;
 use jetspool::kernels::Kernels;
@@ -67,7 +67,7 @@ fn logits_are_the_same_on_every_processor() {
     for (model, adapter, precision, kv_cache, wanted) in DIGESTS {
         let scratch = tempfile::tempdir().unwrap();
         build_engine(&reference(&format!("models/{model}")), &scratch.path().join("engine"), precision);
-        let mut tables = Kernels::all();
+        let mut tables = tables();
         let adapter =
             if adapter.is_empty() { String::new() } else { format!("models/{model}/adapters/{adapter}") };
         let best = logits(tables.remove(0), scratch.path(), &adapter, kv_cache);

@@ -1,6 +1,8 @@
 //! What several tests need: the reference fixtures, engines built of them, tensors read from them.
 #![allow(dead_code, reason = "each test program uses a part")]
 
+#[cfg(target_arch = "x86_64")]
+pub mod amx;
 pub mod cost;
 #[cfg(feature = "fleet")]
 pub mod fleet;
@@ -41,6 +43,14 @@ pub fn reference(path: &str) -> PathBuf {
 pub fn json(path: &Path) -> serde_json::Value {
     let text = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_slice(&text).unwrap()
+}
+
+/// Every table of kernels that can be tried: those of this processor, and that of AMX by an emulator where it has none.
+pub fn tables() -> Vec<Kernels> {
+    let tables = Kernels::all().into_iter();
+    #[cfg(target_arch = "x86_64")]
+    let tables = amx::emulated().into_iter().chain(tables);
+    tables.collect()
 }
 
 /// Reference models, each with the adapters that must work and have logits.

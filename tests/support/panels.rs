@@ -1,7 +1,7 @@
 //! Products as the device makes them: rows to panels, then tile after tile.
 
 use jetspool::kernels::Kernels;
-use jetspool::kernels::activations::{Codes, CodesMut, Panel, f32_groups, groups, interleave};
+use jetspool::kernels::activations::{Codes, CodesMut, Panel, code_groups, f32_groups, interleave};
 use jetspool::kernels::matmul::MatmulTask;
 use jetspool::kernels::matrix::{Matrix, Partner};
 
@@ -25,7 +25,7 @@ impl Panels {
             let elements = rows.start * stride..rows.end * stride;
             interleave(&x[elements.clone()], stride, &mut panels.f32[elements]);
         }
-        for rows in groups(0..x.len() / stride) {
+        for rows in code_groups(0..x.len() / stride, kernels.code_rows) {
             let elements = rows.start * stride..rows.end * stride;
             let blocks = elements.start / 32..elements.end / 32;
             let mut out = CodesMut {

@@ -18,7 +18,7 @@ use super::shared::Shared;
 use super::weights::Weights;
 use crate::device::{AdapterRows, Output, Pairs};
 use crate::format::LoraPair;
-use crate::kernels::activations::{CodesMut, f32_groups, groups, interleave};
+use crate::kernels::activations::{CodesMut, code_groups, f32_groups, groups, interleave};
 use crate::kernels::lora::{ExpandTask, PART_INPUTS, ShrinkTask};
 use crate::kernels::matmul::MatmulTask;
 use crate::kernels::matrix::{Matrix, Partner};
@@ -268,7 +268,8 @@ impl Cpu {
         let mut fills: Vec<(Partner, Range<usize>)> = Vec::new();
         for rows in experts.iter().map(|expert| expert.rows.clone()) {
             fills.extend(f32_groups(rows.clone()).filter(|_| with_f32).map(|rows| (Partner::F32, rows)));
-            fills.extend(groups(rows).filter(|_| with_codes).map(|rows| (Partner::I8, rows)));
+            let code_groups = code_groups(rows, self.kernels.code_rows);
+            fills.extend(code_groups.filter(|_| with_codes).map(|rows| (Partner::I8, rows)));
         }
         let (f32, codes) = (Shared::new(inputs.f32.as_mut_ptr()), Shared::new(inputs.codes.as_mut_ptr()));
         let (scale, sum) = (Shared::new(inputs.scale.as_mut_ptr()), Shared::new(inputs.sum.as_mut_ptr()));

@@ -5,10 +5,11 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::Avx2;
+use super::inner::simd_of_inner;
+use super::{Avx2, codes};
 use crate::kernels::minifloat::E4M3_FACTOR;
 use crate::kernels::simd::{LANES, Simd};
-use crate::kernels::tile::{E2M1_DOUBLED, MAX_QUERIES, Tile};
+use crate::kernels::tile::{BLOCK, MAX_QUERIES, Tile};
 
 /// Proof that the processor has AVX-512 F, BW, VL and VNNI, and what [`Avx2`] proves.
 #[derive(Clone, Copy)]
@@ -32,56 +33,9 @@ impl Avx512 {
     }
 }
 
-/// [`Simd`]'s functions as those of AVX2.
-macro_rules! as_avx2 {
-    (safe { $($name:ident($($value:ident: $kind:ty),*) -> $result:ty;)* }
-     by_pointer { $($of:ident($($at:ident: $at_kind:ty),*) $(-> $found:ty)?;)* }) => {
-        $(
-            #[inline(always)]
-            fn $name(self, $($value: $kind),*) -> $result {
-                self.0.$name($($value),*)
-            }
-        )*
-        $(
-            #[inline(always)]
-            unsafe fn $of(self, $($at: $at_kind),*) $(-> $found)? {
-                // SAFETY: the caller's promise.
-                unsafe { self.0.$of($($at),*) }
-            }
-        )*
-    };
-}
-
 // SAFETY: AVX2 keeps the promises.
 unsafe impl Simd for Avx512 {
-    type F32 = __m256;
-
-    as_avx2! {
-        safe {
-            splat(value: f32) -> __m256;
-            add(a: __m256, b: __m256) -> __m256;
-            sub(a: __m256, b: __m256) -> __m256;
-            mul(a: __m256, b: __m256) -> __m256;
-            div(a: __m256, b: __m256) -> __m256;
-            max(a: __m256, b: __m256) -> __m256;
-            min(a: __m256, b: __m256) -> __m256;
-            mul_add(a: __m256, b: __m256, c: __m256) -> __m256;
-            round(a: __m256) -> __m256;
-            exp2_integral(a: __m256) -> __m256;
-            to_array(a: __m256) -> [f32; LANES];
-            sum(a: __m256) -> f32;
-        }
-        by_pointer {
-            load(from: *const f32) -> __m256;
-            store(to: *mut f32, value: __m256);
-            load_f16(from: *const f16) -> __m256;
-            store_f16(to: *mut f16, value: __m256);
-            load_u8(from: *const u8) -> __m256;
-            load_i8(from: *const i8) -> __m256;
-            load_e4m3(from: *const u8) -> __m256;
-            store_i8(to: *mut i8, value: __m256);
-        }
-    }
+    simd_of_inner!();
 }
 
 // SAFETY: a value exists only where the features were detected, which is what each intrinsic needs; the loads and
@@ -151,91 +105,58 @@ unsafe impl Tile for Avx512 {
     }
     #[inline(always)]
     unsafe fn dot_i8<const R: usize>(self, w: *const i8, x: *const i8) -> [__m512; R] {
-        unsafe {
-            let mut sums = [_mm512_setzero_si512(); R];
-            for quad in 0..8 {
-                let codes = Signed::new(_mm512_loadu_si512(w.add(quad * 64).cast()));
-                for (r, sum) in sums.iter_mut().enumerate() {
-                    *sum = codes.dot(*sum, broadcast(x.add(r * 32 + quad * 4)));
-                }
-            }
-            to_f32(&sums)
-        }
+        unsafe { dot_signed(codes::bytes(w), x) }
     }
     #[inline(always)]
     unsafe fn dot_u4<const R: usize>(self, w: *const u8, x: *const i8) -> [__m512; R] {
-        unsafe {
-            let mut sums = [_mm512_setzero_si512(); R];
-            for oct in 0..4 {
-                for (quad, codes) in nibbles(w.add(oct * 64)).into_iter().enumerate() {
-                    for (r, sum) in sums.iter_mut().enumerate() {
-                        let x = broadcast(x.add(r * 32 + oct * 8 + quad * 4));
-                        *sum = _mm512_dpbusd_epi32(*sum, codes, x);
-                    }
-                }
-            }
-            to_f32(&sums)
-        }
+        unsafe { dot_unsigned(codes::fours(w), x) }
     }
     #[inline(always)]
     unsafe fn dot_u5<const R: usize>(self, w: *const u8, x: *const i8) -> [__m512; R] {
-        unsafe {
-            let fifth = _mm512_set1_epi8(16);
-            let upper = _mm512_loadu_si512(w.add(4 * 64).cast());
-            let mut sums = [_mm512_setzero_si512(); R];
-            for half in 0..2 {
-                // The bits of this half's quads come to the fifth place one after the other.
-                let mut upper = if half == 0 { _mm512_slli_epi16::<4>(upper) } else { upper };
-                for oct in half * 2..half * 2 + 2 {
-                    for (quad, low) in nibbles(w.add(oct * 64)).into_iter().enumerate() {
-                        let codes = _mm512_or_si512(low, _mm512_and_si512(upper, fifth));
-                        upper = _mm512_srli_epi16::<1>(upper);
-                        for (r, sum) in sums.iter_mut().enumerate() {
-                            let x = broadcast(x.add(r * 32 + oct * 8 + quad * 4));
-                            *sum = _mm512_dpbusd_epi32(*sum, codes, x);
-                        }
-                    }
-                }
-            }
-            to_f32(&sums)
-        }
+        unsafe { dot_unsigned(codes::fives(w), x) }
     }
     #[inline(always)]
     unsafe fn dot_i6<const R: usize>(self, w: *const u8, x: *const i8) -> [__m512; R] {
-        unsafe {
-            let (mask, middle) = (_mm512_set1_epi8(0x30), _mm512_set1_epi8(32));
-            let upper = _mm512_loadu_si512(w.add(2 * 64).cast());
-            let mut sums = [_mm512_setzero_si512(); R];
-            for oct in 0..2 {
-                // The bits of this oct's quads come to their place one after the other.
-                let mut upper = if oct == 0 { _mm512_slli_epi16::<4>(upper) } else { upper };
-                for (quad, low) in nibbles(w.add(oct * 64)).into_iter().enumerate() {
-                    let code = _mm512_or_si512(low, _mm512_and_si512(upper, mask));
-                    upper = _mm512_srli_epi16::<2>(upper);
-                    let codes = Signed::new(_mm512_sub_epi8(code, middle));
-                    for (r, sum) in sums.iter_mut().enumerate() {
-                        *sum = codes.dot(*sum, broadcast(x.add(r * 32 + oct * 8 + quad * 4)));
-                    }
-                }
-            }
-            to_f32(&sums)
-        }
+        unsafe { dot_signed(codes::sixes(w), x) }
     }
     #[inline(always)]
     unsafe fn dot_e2m1<const R: usize>(self, w: *const u8, x: *const i8) -> [__m512; R] {
-        unsafe {
-            let numbers = _mm512_broadcast_i32x4(_mm_loadu_si128(E2M1_DOUBLED.as_ptr().cast()));
-            let mut sums = [_mm512_setzero_si512(); R];
-            for oct in 0..2 {
-                for (quad, codes) in nibbles(w.add(oct * 64)).into_iter().enumerate() {
-                    let codes = Signed::new(_mm512_shuffle_epi8(numbers, codes));
-                    for (r, sum) in sums.iter_mut().enumerate() {
-                        *sum = codes.dot(*sum, broadcast(x.add(r * 32 + oct * 8 + quad * 4)));
-                    }
-                }
+        unsafe { dot_signed(codes::e2m1(w), x) }
+    }
+}
+
+/// Sums over quads of four inputs, of codes without a sign; row r of the activations begins at `x + 32 r`.
+///
+/// # Safety
+/// So many activations; the processor is as [`Avx512::new`] proves.
+#[inline(always)]
+unsafe fn dot_unsigned<const QUADS: usize, const R: usize>(w: [__m512i; QUADS], x: *const i8) -> [__m512; R] {
+    unsafe {
+        let mut sums = [_mm512_setzero_si512(); R];
+        for (quad, codes) in w.into_iter().enumerate() {
+            for (r, sum) in sums.iter_mut().enumerate() {
+                *sum = _mm512_dpbusd_epi32(*sum, codes, broadcast(x.add(r * BLOCK + quad * 4)));
             }
-            to_f32(&sums)
         }
+        to_f32(&sums)
+    }
+}
+
+/// The same of codes of -127..=127.
+///
+/// # Safety
+/// As above.
+#[inline(always)]
+unsafe fn dot_signed<const QUADS: usize, const R: usize>(w: [__m512i; QUADS], x: *const i8) -> [__m512; R] {
+    unsafe {
+        let mut sums = [_mm512_setzero_si512(); R];
+        for (quad, codes) in w.into_iter().enumerate() {
+            let codes = Signed::new(codes);
+            for (r, sum) in sums.iter_mut().enumerate() {
+                *sum = codes.dot(*sum, broadcast(x.add(r * BLOCK + quad * 4)));
+            }
+        }
+        to_f32(&sums)
     }
 }
 
@@ -274,18 +195,6 @@ impl Signed {
 #[inline(always)]
 unsafe fn broadcast(from: *const i8) -> __m512i {
     unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }
-}
-
-/// The low nibbles of 64 bytes, and the high ones.
-///
-/// # Safety
-/// 64 bytes; the processor has AVX-512 F and BW.
-#[inline(always)]
-unsafe fn nibbles(from: *const u8) -> [__m512i; 2] {
-    unsafe {
-        let (codes, mask) = (_mm512_loadu_si512(from.cast()), _mm512_set1_epi8(15));
-        [_mm512_and_si512(codes, mask), _mm512_and_si512(_mm512_srli_epi16::<4>(codes), mask)]
-    }
 }
 
 /// # Safety
