@@ -1,7 +1,8 @@
 //! The emulator of AMX with which the products are tried where the processor has none: it refuses what the processor
 //! would, and nothing but the instructions of AMX.
 
-use crate::support::amx::{Instruction, Rows, Tiles, emulated};
+use crate::support::amx::decode::{Instruction, Rows};
+use crate::support::amx::{Tiles, emulated};
 
 /// The operand of LDTILECFG with rows and bytes a row of the first tiles.
 fn shapes(tiles: &[(u8, u8)]) -> [u8; 64] {
@@ -42,7 +43,8 @@ fn what_the_processor_refuses_is_refused() {
     };
     // Palette, first row, reserved, 65 bytes a row, 17 rows, no rows, a ninth tile.
     for (at, byte) in [(0, 2), (1, 1), (2, 1), (16, 65), (17, 1), (48, 17), (48, 0), (32, 64), (56, 16)] {
-        assert!(Tiles::RELEASED.configure(&bytes(at, byte)).is_err(), "{at} {byte}");
+        let mut registers = Tiles::RELEASED;
+        assert!(registers.configure(&bytes(at, byte)).is_err(), "{at} {byte}");
     }
     let multiply = |tiles: &[(u8, u8)], [sums, a, b]: [usize; 3]| {
         let mut registers = Tiles::RELEASED;

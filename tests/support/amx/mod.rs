@@ -1,7 +1,7 @@
 //! AMX where the processor has none: a handler of SIGILL does what each of the instructions that the kernels use would
 //! do (Intel, Software Developer's Manual, volume 2). What the processor would refuse ends the program with a message.
 
-mod decode;
+pub mod decode;
 mod tiles;
 
 use std::cell::RefCell;
@@ -10,7 +10,6 @@ use std::sync::Once;
 use jetspool::kernels::Kernels;
 use jetspool::kernels::x86_64::{Amx, Avx512};
 
-pub use decode::{Instruction, Rows};
 use decode::{RIP, decode};
 pub use tiles::Tiles;
 
