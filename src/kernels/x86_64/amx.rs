@@ -173,7 +173,9 @@ unsafe impl Tile for Amx {
     unsafe fn dot_u4<const R: usize>(self, w: *const u8, x: *const i8) -> [__m512; R] {
         unsafe {
             if R == MAX_CODE_ROWS {
-                multiply::<QUADS, R>(codes::fours(w).as_ptr().cast(), x)
+                let mut quads = [_mm512_setzero_si512(); QUADS];
+                codes::fours(w, |quad, codes| quads[quad] = codes);
+                multiply::<QUADS, R>(quads.as_ptr().cast(), x)
             } else {
                 self.0.dot_u4(w, x)
             }
@@ -183,7 +185,9 @@ unsafe impl Tile for Amx {
     unsafe fn dot_u5<const R: usize>(self, w: *const u8, x: *const i8) -> [__m512; R] {
         unsafe {
             if R == MAX_CODE_ROWS {
-                multiply::<QUADS, R>(codes::fives(w).as_ptr().cast(), x)
+                let mut quads = [_mm512_setzero_si512(); QUADS];
+                codes::fives(w, |quad, codes| quads[quad] = codes);
+                multiply::<QUADS, R>(quads.as_ptr().cast(), x)
             } else {
                 self.0.dot_u5(w, x)
             }
@@ -193,7 +197,9 @@ unsafe impl Tile for Amx {
     unsafe fn dot_i6<const R: usize>(self, w: *const u8, x: *const i8) -> [__m512; R] {
         unsafe {
             if R == MAX_CODE_ROWS {
-                multiply::<HALF, R>(codes::sixes(w).as_ptr().cast(), x)
+                let mut quads = [_mm512_setzero_si512(); HALF];
+                codes::sixes(w, |quad, codes| quads[quad] = codes);
+                multiply::<HALF, R>(quads.as_ptr().cast(), x)
             } else {
                 self.0.dot_i6(w, x)
             }
@@ -203,7 +209,9 @@ unsafe impl Tile for Amx {
     unsafe fn dot_e2m1<const R: usize>(self, w: *const u8, x: *const i8) -> [__m512; R] {
         unsafe {
             if R == MAX_CODE_ROWS {
-                multiply::<HALF, R>(codes::e2m1(w).as_ptr().cast(), x)
+                let mut quads = [_mm512_setzero_si512(); HALF];
+                codes::e2m1(w, |quad, codes| quads[quad] = codes);
+                multiply::<HALF, R>(quads.as_ptr().cast(), x)
             } else {
                 self.0.dot_e2m1(w, x)
             }

@@ -105,58 +105,84 @@ unsafe impl Tile for Avx512 {
     }
     #[inline(always)]
     unsafe fn dot_i8<const R: usize>(self, w: *const i8, x: *const i8) -> [__m512; R] {
-        unsafe { dot_signed(codes::bytes(w), x) }
+        unsafe {
+            let mut sums = Sums::new(x);
+            codes::bytes(w, |quad, codes| sums.add_signed(quad, codes));
+            sums.to_f32()
+        }
     }
     #[inline(always)]
     unsafe fn dot_u4<const R: usize>(self, w: *const u8, x: *const i8) -> [__m512; R] {
-        unsafe { dot_unsigned(codes::fours(w), x) }
+        unsafe {
+            let mut sums = Sums::new(x);
+            codes::fours(w, |quad, codes| sums.add_unsigned(quad, codes));
+            sums.to_f32()
+        }
     }
     #[inline(always)]
     unsafe fn dot_u5<const R: usize>(self, w: *const u8, x: *const i8) -> [__m512; R] {
-        unsafe { dot_unsigned(codes::fives(w), x) }
+        unsafe {
+            let mut sums = Sums::new(x);
+            codes::fives(w, |quad, codes| sums.add_unsigned(quad, codes));
+            sums.to_f32()
+        }
     }
     #[inline(always)]
     unsafe fn dot_i6<const R: usize>(self, w: *const u8, x: *const i8) -> [__m512; R] {
-        unsafe { dot_signed(codes::sixes(w), x) }
+        unsafe {
+            let mut sums = Sums::new(x);
+            codes::sixes(w, |quad, codes| sums.add_signed(quad, codes));
+            sums.to_f32()
+        }
     }
     #[inline(always)]
     unsafe fn dot_e2m1<const R: usize>(self, w: *const u8, x: *const i8) -> [__m512; R] {
-        unsafe { dot_signed(codes::e2m1(w), x) }
-    }
-}
-
-/// Sums over quads of four inputs, of codes without a sign; row r of the activations begins at `x + 32 r`.
-///
-/// # Safety
-/// So many activations; the processor is as [`Avx512::new`] proves.
-#[inline(always)]
-unsafe fn dot_unsigned<const QUADS: usize, const R: usize>(w: [__m512i; QUADS], x: *const i8) -> [__m512; R] {
-    unsafe {
-        let mut sums = [_mm512_setzero_si512(); R];
-        for (quad, codes) in w.into_iter().enumerate() {
-            for (r, sum) in sums.iter_mut().enumerate() {
-                *sum = _mm512_dpbusd_epi32(*sum, codes, broadcast(x.add(r * BLOCK + quad * 4)));
-            }
+        unsafe {
+            let mut sums = Sums::new(x);
+            codes::e2m1(w, |quad, codes| sums.add_signed(quad, codes));
+            sums.to_f32()
         }
-        to_f32(&sums)
     }
 }
 
-/// The same of codes of -127..=127.
-///
-/// # Safety
-/// As above.
-#[inline(always)]
-unsafe fn dot_signed<const QUADS: usize, const R: usize>(w: [__m512i; QUADS], x: *const i8) -> [__m512; R] {
-    unsafe {
-        let mut sums = [_mm512_setzero_si512(); R];
-        for (quad, codes) in w.into_iter().enumerate() {
+/// Sums over quads of four inputs; row r of the activations begins at `x + 32 r`.
+struct Sums<const R: usize> {
+    sums: [__m512i; R],
+    x: *const i8,
+}
+
+impl<const R: usize> Sums<R> {
+    /// # Safety
+    /// `x` has the quads that are added; the processor is as [`Avx512::new`] proves.
+    #[inline(always)]
+    unsafe fn new(x: *const i8) -> Self {
+        Self { sums: [unsafe { _mm512_setzero_si512() }; R], x }
+    }
+
+    /// Codes without a sign.
+    #[inline(always)]
+    fn add_unsigned(&mut self, quad: usize, codes: __m512i) {
+        for (r, sum) in self.sums.iter_mut().enumerate() {
+            // SAFETY: what `new` was promised.
+            *sum = unsafe { _mm512_dpbusd_epi32(*sum, codes, broadcast(self.x.add(r * BLOCK + quad * 4))) };
+        }
+    }
+
+    /// Codes of -127..=127.
+    #[inline(always)]
+    fn add_signed(&mut self, quad: usize, codes: __m512i) {
+        // SAFETY: what `new` was promised.
+        unsafe {
             let codes = Signed::new(codes);
-            for (r, sum) in sums.iter_mut().enumerate() {
-                *sum = codes.dot(*sum, broadcast(x.add(r * BLOCK + quad * 4)));
+            for (r, sum) in self.sums.iter_mut().enumerate() {
+                *sum = codes.dot(*sum, broadcast(self.x.add(r * BLOCK + quad * 4)));
             }
         }
-        to_f32(&sums)
+    }
+
+    #[inline(always)]
+    fn to_f32(&self) -> [__m512; R] {
+        self.sums.map(|sum| unsafe { _mm512_cvtepi32_ps(sum) })
     }
 }
 
@@ -195,17 +221,4 @@ impl Signed {
 #[inline(always)]
 unsafe fn broadcast(from: *const i8) -> __m512i {
     unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }
-}
-
-/// # Safety
-/// The processor has AVX-512 F.
-#[inline(always)]
-unsafe fn to_f32<const R: usize>(sums: &[__m512i; R]) -> [__m512; R] {
-    unsafe {
-        let mut found = [_mm512_setzero_ps(); R];
-        for (found, sum) in found.iter_mut().zip(sums) {
-            *found = _mm512_cvtepi32_ps(*sum);
-        }
-        found
-    }
 }

@@ -1,5 +1,6 @@
 //! Weights of a block as bytes: quads of four inputs, each a register with four codes of each of sixteen rows. How they
-//! lie is in [`crate::numbers::tiles`].
+//! lie is in [`crate::numbers::tiles`]. Each quad is given away with its number before the next one is made, so that
+//! few registers are taken.
 
 use std::arch::x86_64::*;
 
@@ -13,13 +14,10 @@ const PLANE: usize = 64;
 /// # Safety
 /// 512 bytes; the processor has AVX-512 F.
 #[inline(always)]
-pub unsafe fn bytes(w: *const i8) -> [__m512i; 8] {
-    unsafe {
-        let mut quads = [_mm512_setzero_si512(); 8];
-        for (quad, codes) in quads.iter_mut().enumerate() {
-            *codes = _mm512_loadu_si512(w.add(quad * PLANE).cast());
-        }
-        quads
+pub unsafe fn bytes(w: *const i8, mut each: impl FnMut(usize, __m512i)) {
+    for quad in 0..8 {
+        // SAFETY: the caller's promise.
+        each(quad, unsafe { _mm512_loadu_si512(w.add(quad * PLANE).cast()) });
     }
 }
 
@@ -28,13 +26,12 @@ pub unsafe fn bytes(w: *const i8) -> [__m512i; 8] {
 /// # Safety
 /// 256 bytes; the processor has AVX-512 F and BW.
 #[inline(always)]
-pub unsafe fn fours(w: *const u8) -> [__m512i; 8] {
-    unsafe {
-        let mut quads = [_mm512_setzero_si512(); 8];
-        for (oct, codes) in quads.as_chunks_mut().0.iter_mut().enumerate() {
-            *codes = nibbles(w.add(oct * PLANE));
+pub unsafe fn fours(w: *const u8, mut each: impl FnMut(usize, __m512i)) {
+    for oct in 0..4 {
+        // SAFETY: the caller's promise.
+        for (quad, codes) in unsafe { nibbles(w.add(oct * PLANE)) }.into_iter().enumerate() {
+            each(oct * 2 + quad, codes);
         }
-        quads
     }
 }
 
@@ -43,20 +40,21 @@ pub unsafe fn fours(w: *const u8) -> [__m512i; 8] {
 /// # Safety
 /// 320 bytes; the processor has AVX-512 F and BW.
 #[inline(always)]
-pub unsafe fn fives(w: *const u8) -> [__m512i; 8] {
+pub unsafe fn fives(w: *const u8, mut each: impl FnMut(usize, __m512i)) {
+    // SAFETY: the caller's promise.
     unsafe {
         let fifth = _mm512_set1_epi8(16);
-        let mut quads = fours(w);
-        let bits = _mm512_loadu_si512(w.add(4 * PLANE).cast());
-        for (half, quads) in quads.chunks_exact_mut(4).enumerate() {
+        let upper = _mm512_loadu_si512(w.add(4 * PLANE).cast());
+        for half in 0..2 {
             // The bits of this half's quads come to the fifth place one after the other.
-            let mut bits = if half == 0 { _mm512_slli_epi16::<4>(bits) } else { bits };
-            for codes in quads {
-                *codes = _mm512_or_si512(*codes, _mm512_and_si512(bits, fifth));
-                bits = _mm512_srli_epi16::<1>(bits);
+            let mut upper = if half == 0 { _mm512_slli_epi16::<4>(upper) } else { upper };
+            for oct in half * 2..half * 2 + 2 {
+                for (quad, low) in nibbles(w.add(oct * PLANE)).into_iter().enumerate() {
+                    each(oct * 2 + quad, _mm512_or_si512(low, _mm512_and_si512(upper, fifth)));
+                    upper = _mm512_srli_epi16::<1>(upper);
+                }
             }
         }
-        quads
     }
 }
 
@@ -65,22 +63,20 @@ pub unsafe fn fives(w: *const u8) -> [__m512i; 8] {
 /// # Safety
 /// 192 bytes; the processor has AVX-512 F and BW.
 #[inline(always)]
-pub unsafe fn sixes(w: *const u8) -> [__m512i; 4] {
+pub unsafe fn sixes(w: *const u8, mut each: impl FnMut(usize, __m512i)) {
+    // SAFETY: the caller's promise.
     unsafe {
         let (mask, middle) = (_mm512_set1_epi8(0x30), _mm512_set1_epi8(32));
         let upper = _mm512_loadu_si512(w.add(2 * PLANE).cast());
-        let mut quads = [_mm512_setzero_si512(); 4];
-        for (oct, quads) in quads.as_chunks_mut().0.iter_mut().enumerate() {
+        for oct in 0..2 {
             // The bits of this oct's quads come to their place one after the other.
             let mut upper = if oct == 0 { _mm512_slli_epi16::<4>(upper) } else { upper };
-            *quads = nibbles(w.add(oct * PLANE));
-            for codes in quads {
-                let code = _mm512_or_si512(*codes, _mm512_and_si512(upper, mask));
-                *codes = _mm512_sub_epi8(code, middle);
+            for (quad, low) in nibbles(w.add(oct * PLANE)).into_iter().enumerate() {
+                let code = _mm512_or_si512(low, _mm512_and_si512(upper, mask));
                 upper = _mm512_srli_epi16::<2>(upper);
+                each(oct * 2 + quad, _mm512_sub_epi8(code, middle));
             }
         }
-        quads
     }
 }
 
@@ -89,17 +85,15 @@ pub unsafe fn sixes(w: *const u8) -> [__m512i; 4] {
 /// # Safety
 /// 128 bytes; the processor has AVX-512 F and BW.
 #[inline(always)]
-pub unsafe fn e2m1(w: *const u8) -> [__m512i; 4] {
+pub unsafe fn e2m1(w: *const u8, mut each: impl FnMut(usize, __m512i)) {
+    // SAFETY: the caller's promise.
     unsafe {
         let numbers = _mm512_broadcast_i32x4(_mm_loadu_si128(E2M1_DOUBLED.as_ptr().cast()));
-        let mut quads = [_mm512_setzero_si512(); 4];
-        for (oct, quads) in quads.as_chunks_mut().0.iter_mut().enumerate() {
-            *quads = nibbles(w.add(oct * PLANE));
-            for codes in quads {
-                *codes = _mm512_shuffle_epi8(numbers, *codes);
+        for oct in 0..2 {
+            for (quad, codes) in nibbles(w.add(oct * PLANE)).into_iter().enumerate() {
+                each(oct * 2 + quad, _mm512_shuffle_epi8(numbers, codes));
             }
         }
-        quads
     }
 }
 
