@@ -283,7 +283,7 @@ fn write_weights(
         Ok(())
     };
     staging.write(WEIGHTS_FILE, |out| {
-        fill(out.get_ref())
+        fill(out.file())
             .map_err(|error| error.at(&options.model_dir, &options.output_dir, plan.n_bytes()))?;
         Ok(out)
     })?;

@@ -11,7 +11,7 @@ pub(super) const LARGE_PAGE: usize = 2 << 20;
 const SMALL: usize = 64 << 10;
 
 /// Collects bytes from a file's beginning on. What was not flushed is not written.
-pub(super) struct Blocks {
+pub struct Blocks {
     file: File,
     /// Less than a block.
     rest: Vec<u8>,
@@ -23,8 +23,18 @@ impl Blocks {
         Self { file, rest: Vec::new() }
     }
 
+    /// The file, to write at places of it or to sync what was flushed.
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Writes what is left; the file is not synced.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn finish(mut self) -> io::Result<File> {
+        self.flush()?;
+        Ok(self.file)
     }
 }
 

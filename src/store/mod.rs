@@ -25,6 +25,7 @@ pub mod weight_files;
 
 pub use adapter_files::config_beside;
 pub use atomic_file::AtomicFile;
+pub use blocks::Blocks;
 pub use catalog::Catalog;
 pub use checkpoint::Checkpoint;
 pub use damage::{Damage, Losses};

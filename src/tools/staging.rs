@@ -1,11 +1,11 @@
 //! A directory that is built aside and then takes its place, file by file and configuration last.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::store::atomic_file::sync_directory;
-use crate::store::{Losses, StoreError};
+use crate::store::{Blocks, Losses, StoreError};
 use crate::tools::ToolError;
 
 /// A directory `TARGET.tmp-PID`; dropped unpublished, it is removed.
@@ -52,14 +52,12 @@ impl Staging {
     pub fn write(
         &mut self,
         name: &str,
-        fill: impl FnOnce(BufWriter<File>) -> Result<BufWriter<File>, ToolError>,
+        fill: impl FnOnce(Blocks) -> Result<Blocks, ToolError>,
     ) -> Result<(), ToolError> {
         let path = self.temporary.join(name);
         make_folder(&self.temporary, name)?;
         let file = File::create(&path).map_err(StoreError::io(&path, "create"))?;
-        let written = fill(BufWriter::with_capacity(1 << 20, file))?;
-        let file =
-            written.into_inner().map_err(|error| StoreError::io(&path, "write")(error.into_error()))?;
+        let file = fill(Blocks::new(file))?.finish().map_err(StoreError::io(&path, "write"))?;
         file.sync_all().map_err(StoreError::io(&path, "sync"))?;
         self.names.push(name.to_owned());
         Ok(())
