@@ -8,7 +8,7 @@ use std::io::{self, Write};
 pub(super) const LARGE_PAGE: usize = 2 << 20;
 
 /// What a file may have before it gets the room of a whole block.
-const SMALL: usize = 64 << 10;
+const SMALL: usize = 512 << 10;
 
 /// Collects bytes from a file's beginning on. What was not flushed is not written.
 pub struct Blocks {
