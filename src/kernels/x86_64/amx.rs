@@ -29,7 +29,7 @@ const LINE: usize = 4 * TILE_ROWS;
 
 /// Proof that the processor has AMX for bytes, that the system lets this process use it, and what [`Avx512`] proves.
 ///
-/// Products of [`MAX_CODE_ROWS`] rows are made while a [`Shaped`] of the same thread lives.
+/// Products of [`MAX_CODE_ROWS`] rows are made while a `Shaped` of the same thread lives.
 #[derive(Clone, Copy)]
 pub struct Amx(pub(in crate::kernels) Avx512);
 
