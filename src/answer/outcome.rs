@@ -1,6 +1,6 @@
 //! The answers of a run, and the file that it writes.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
 use super::resume::Kept;
@@ -68,7 +68,7 @@ pub fn write_answers(
     (file, answers): (&RequestFile, &[Outcome]),
 ) -> Result<(), StoreError> {
     let failed = |source| StoreError::Io { path: path.to_owned(), action: "write", source };
-    let mut out = BufWriter::new(AtomicFile::create(path)?);
+    let mut out = AtomicFile::create(path)?;
     match file.form() {
         Form::Lines(_) => {
             for answer in answers {
@@ -83,5 +83,5 @@ pub fn write_answers(
             out = writer.finish(&file.warnings).map_err(failed)?;
         }
     }
-    out.into_inner().map_err(|error| failed(error.into_error()))?.commit()
+    out.commit()
 }

@@ -70,13 +70,12 @@ mod tests {
     #[test]
     fn all_bytes_arrive_in_order() {
         let bytes: Vec<u8> = (0..251).cycle().take(5 * LARGE_PAGE + 77).collect();
-        for len in [1, 4096, LARGE_PAGE - 1, LARGE_PAGE, LARGE_PAGE + 1, 3 * LARGE_PAGE, bytes.len()] {
+        let sizes = [4096, LARGE_PAGE - 1, LARGE_PAGE, LARGE_PAGE + 1, 3 * LARGE_PAGE, bytes.len()];
+        for (len, wanted) in sizes.map(|len| (len, &bytes[..])).into_iter().chain([(1, &bytes[..4096])]) {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("x");
             let mut blocks = Blocks::new(File::create(&path).unwrap());
-            let pieces = if len == 1 { bytes[..4096].chunks(1) } else { bytes.chunks(len) };
-            let wanted = if len == 1 { &bytes[..4096] } else { &bytes[..] };
-            pieces.for_each(|piece| blocks.write_all(piece).unwrap());
+            wanted.chunks(len).for_each(|piece| blocks.write_all(piece).unwrap());
             blocks.flush().unwrap();
             assert!(std::fs::read(&path).unwrap() == wanted, "pieces of {len}");
         }

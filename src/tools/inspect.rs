@@ -163,7 +163,7 @@ fn inspect_checkpoint(path: &Path, page: &mut Page) -> Result<(), ToolError> {
     describe_architecture(&checkpoint.config.architecture, page);
     describe_ids(&checkpoint.config.eos_token_ids, checkpoint.config.bos_token_id, page);
     let n_files = checkpoint.shards().count();
-    page.line("weights", format!("{n_files} file{}", if n_files == 1 { "" } else { "s" }));
+    page.line("weights", Count(n_files, "file").to_string());
     describe_tensors(checkpoint.shards().map(|(_, file)| file), page);
     describe_beside(&checkpoint, page);
     page.line("next", "build --modelDir DIR --engineDir DIR");

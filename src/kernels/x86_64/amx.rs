@@ -134,6 +134,26 @@ unsafe fn multiply<const N: usize, const R: usize>(w: *const i8, x: *const i8) -
     }
 }
 
+/// Products with codes that are unpacked first: of sixteen rows by the tile registers, of fewer as the one inside has them.
+macro_rules! dots {
+    ($($dot:ident: $unpack:ident, $quads:ident;)*) => {
+        $(
+            #[inline(always)]
+            unsafe fn $dot<const R: usize>(self, w: *const u8, x: *const i8) -> [__m512; R] {
+                unsafe {
+                    if R == MAX_CODE_ROWS {
+                        let mut quads = [_mm512_setzero_si512(); $quads];
+                        codes::$unpack(w, |quad, codes| quads[quad] = codes);
+                        multiply::<$quads, R>(quads.as_ptr().cast(), x)
+                    } else {
+                        self.0.$dot(w, x)
+                    }
+                }
+            }
+        )*
+    };
+}
+
 // SAFETY: AVX-512 keeps the promises.
 unsafe impl Simd for Amx {
     simd_of_inner!();
@@ -169,53 +189,11 @@ unsafe impl Tile for Amx {
     unsafe fn dot_i8<const R: usize>(self, w: *const i8, x: *const i8) -> [__m512; R] {
         unsafe { if R == MAX_CODE_ROWS { multiply::<QUADS, R>(w, x) } else { self.0.dot_i8(w, x) } }
     }
-    #[inline(always)]
-    unsafe fn dot_u4<const R: usize>(self, w: *const u8, x: *const i8) -> [__m512; R] {
-        unsafe {
-            if R == MAX_CODE_ROWS {
-                let mut quads = [_mm512_setzero_si512(); QUADS];
-                codes::fours(w, |quad, codes| quads[quad] = codes);
-                multiply::<QUADS, R>(quads.as_ptr().cast(), x)
-            } else {
-                self.0.dot_u4(w, x)
-            }
-        }
-    }
-    #[inline(always)]
-    unsafe fn dot_u5<const R: usize>(self, w: *const u8, x: *const i8) -> [__m512; R] {
-        unsafe {
-            if R == MAX_CODE_ROWS {
-                let mut quads = [_mm512_setzero_si512(); QUADS];
-                codes::fives(w, |quad, codes| quads[quad] = codes);
-                multiply::<QUADS, R>(quads.as_ptr().cast(), x)
-            } else {
-                self.0.dot_u5(w, x)
-            }
-        }
-    }
-    #[inline(always)]
-    unsafe fn dot_i6<const R: usize>(self, w: *const u8, x: *const i8) -> [__m512; R] {
-        unsafe {
-            if R == MAX_CODE_ROWS {
-                let mut quads = [_mm512_setzero_si512(); HALF];
-                codes::sixes(w, |quad, codes| quads[quad] = codes);
-                multiply::<HALF, R>(quads.as_ptr().cast(), x)
-            } else {
-                self.0.dot_i6(w, x)
-            }
-        }
-    }
-    #[inline(always)]
-    unsafe fn dot_e2m1<const R: usize>(self, w: *const u8, x: *const i8) -> [__m512; R] {
-        unsafe {
-            if R == MAX_CODE_ROWS {
-                let mut quads = [_mm512_setzero_si512(); HALF];
-                codes::e2m1(w, |quad, codes| quads[quad] = codes);
-                multiply::<HALF, R>(quads.as_ptr().cast(), x)
-            } else {
-                self.0.dot_e2m1(w, x)
-            }
-        }
+    dots! {
+        dot_u4: fours, QUADS;
+        dot_u5: fives, QUADS;
+        dot_i6: sixes, HALF;
+        dot_e2m1: e2m1, HALF;
     }
 }
 
