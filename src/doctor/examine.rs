@@ -24,8 +24,8 @@ pub fn examine(options: &DoctorOptions, mut progress: impl FnMut(&Path)) -> Vec<
         findings.extend(unit::examine(unit, &config));
     }
     let viewer = Viewer::of(options, unit.as_ref());
-    findings.extend(places::examine(&config, &viewer, unit.as_ref()));
     findings.extend(viewer.finding());
+    findings.extend(places::examine(&config, &viewer));
     findings.extend(match &viewer {
         Viewer::Root { user } => service::ask(options, user),
         Viewer::NoUser { .. } => Vec::new(),
@@ -36,6 +36,8 @@ pub fn examine(options: &DoctorOptions, mut progress: impl FnMut(&Path)) -> Vec<
         }
         Viewer::Other { .. } => Vec::new(),
     });
+    // Its remedy starts the service, which needs all of the others.
+    findings.extend(places::jobs(&config, unit.as_ref()));
     findings
 }
 

@@ -16,7 +16,7 @@ use crate::spool::status::{Daemon, daemon, snapshot};
 /// Every job takes up to four files.
 const MIN_FREE_INODES: u64 = 1000;
 
-pub fn examine(config: &Config, viewer: &Viewer, unit: Option<&Unit>) -> Vec<Finding> {
+pub fn examine(config: &Config, viewer: &Viewer) -> Vec<Finding> {
     let root = &config.spool;
     let found = match std::fs::metadata(root) {
         Ok(found) => found,
@@ -46,7 +46,6 @@ pub fn examine(config: &Config, viewer: &Viewer, unit: Option<&Unit>) -> Vec<Fin
         findings.push(Finding::ok("spool", format!("{} with its directories", root.display())));
     }
     findings.push(space(config));
-    findings.push(state(root, unit));
     findings
 }
 
@@ -143,6 +142,11 @@ fn space(config: &Config) -> Finding {
         ));
     }
     Finding::ok("space", found)
+}
+
+/// Whether jobs wait for a daemon; none where there is no spool.
+pub fn jobs(config: &Config, unit: Option<&Unit>) -> Option<Finding> {
+    config.spool.is_dir().then(|| state(&config.spool, unit))
 }
 
 fn state(root: &Path, unit: Option<&Unit>) -> Finding {
